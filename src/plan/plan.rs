@@ -1,0 +1,94 @@
+//! [`Plan`]: the whole compiled pipeline.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use super::queue::{Capacity, Cut};
+use super::stage::{Stage, StageKind};
+
+/// Index of a stage in [`Plan::stages`]. Ids follow a topological order: a stage's inputs have smaller ids than the stage.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct StageId(pub u32);
+
+/// Index of an edge in [`Plan::edges`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct EdgeId(pub u32);
+
+impl StageId {
+    pub fn index(self) -> usize {
+        self.0 as usize
+    }
+}
+
+impl EdgeId {
+    pub fn index(self) -> usize {
+        self.0 as usize
+    }
+}
+
+/// A queue between a port of one stage and an input of another.
+#[derive(Clone, Debug)]
+pub struct Edge {
+    pub id: EdgeId,
+    pub from: StageId,
+    /// Index into the producer's [`Stage::ports`].
+    pub port: usize,
+    pub to: StageId,
+    /// Index into the consumer's [`Stage::inputs`].
+    pub input: usize,
+    pub capacity: Capacity,
+    /// The cut that the consumer asked for (`batch:`); `None` passes batches on as they come.
+    pub cut: Option<Cut>,
+    /// Whether batches over the capacity go to disk instead of stopping the producer. Set where a branch meets again at
+    /// an input that may wait for another one, which would deadlock with bounded queues (see `plan/deadlock.rs`).
+    pub spills: bool,
+}
+
+/// What the workers of this pipeline need from Python: the `python:` block.
+#[derive(Clone, Debug, Default)]
+pub struct PythonPlan {
+    /// Requirement specifiers as pip reads them, in the order of the file.
+    pub requirements: Vec<String>,
+    /// Requirement files, absolute.
+    pub requirement_files: Vec<PathBuf>,
+    /// Folders put on `sys.path`, absolute, in order.
+    pub path: Vec<PathBuf>,
+    /// An interpreter that exists and is used as it is, absolute.
+    pub interpreter: Option<PathBuf>,
+    /// A virtual environment that exists and is used as it is, absolute.
+    pub venv: Option<PathBuf>,
+}
+
+/// A compiled pipeline: a DAG of stages, connected by bounded queues. Cannot be cyclic; no id in it dangles.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    pub name: String,
+    /// The pipeline file, absolute.
+    pub file: PathBuf,
+    /// The folder of the pipeline file: relative paths in the file are relative to it, and stages run in it.
+    pub folder: PathBuf,
+    pub stages: Vec<Stage>,
+    pub edges: Vec<Edge>,
+    /// Values of the params of this run, typed: string, integer, float or boolean.
+    pub params: BTreeMap<String, serde_json::Value>,
+    pub python: PythonPlan,
+    /// Attempts that may run at once.
+    pub workers: u32,
+    /// Seed of every random choice that a run makes (`run.seed`).
+    pub seed: u64,
+}
+
+impl Plan {
+    pub fn stage(&self, id: StageId) -> &Stage {
+        &self.stages[id.index()]
+    }
+
+    pub fn edge(&self, id: EdgeId) -> &Edge {
+        &self.edges[id.index()]
+    }
+
+    /// Returns whether any stage runs Python code.
+    pub fn needs_python(&self) -> bool {
+        self.stages.iter().any(|stage| matches!(stage.kind, StageKind::Python(_)))
+    }
+}

@@ -1,0 +1,214 @@
+//! [`Stage`]: one compiled stage and its kinds. No `Option` here stands for "use the default".
+
+use std::collections::BTreeMap;
+use std::num::NonZeroU32;
+use std::path::PathBuf;
+
+use super::plan::{EdgeId, StageId};
+use super::queue::Cut;
+use crate::format::{Compression, Format};
+
+/// Name under which an input of a `sql` stage is known in the query.
+pub type TableName = String;
+
+#[derive(Clone, Debug)]
+pub struct Stage {
+    pub id: StageId,
+    pub name: String,
+    pub description: Option<String>,
+    pub kind: StageKind,
+    /// A `sql` stage has an input per table; another stage has one input or none.
+    pub inputs: Vec<Input>,
+    /// The main output first (named `out`), then declared ports, then `rejected` where the stage can reject rows. Sinks
+    /// and tasks without output have none.
+    pub ports: Vec<Port>,
+    pub workers: WorkerLimits,
+    pub retry: Retry,
+    pub on_error: OnError,
+    /// How a source cuts its rows. Other stages are cut at their incoming edges ([`super::Edge::cut`]).
+    pub cut: Cut,
+    /// Environment variables of the stage's processes, on top of the inherited ones.
+    pub env: BTreeMap<String, String>,
+    /// Working directory of the stage's processes, absolute.
+    pub cwd: PathBuf,
+    /// 1-based line of the stage's name in the pipeline file, for messages at run time.
+    pub line: u32,
+}
+
+/// One input of a stage: the concatenation of its members in this order.
+#[derive(Clone, Debug)]
+pub struct Input {
+    pub table: TableName,
+    pub members: Vec<EdgeId>,
+}
+
+/// One output of a stage and the edges that every one of its batches goes to.
+#[derive(Clone, Debug)]
+pub struct Port {
+    pub name: String,
+    pub edges: Vec<EdgeId>,
+}
+
+impl Port {
+    pub const MAIN: &'static str = "out";
+    pub const REJECTED: &'static str = "rejected";
+}
+
+#[derive(Clone, Debug)]
+pub enum StageKind {
+    Read(Read),
+    Write(Write),
+    Sql(Sql),
+    Python(Python),
+    Command(Command),
+}
+
+/// Arrow type of a declared column, kept as the word the user wrote (`int64`, `string`, ...) and resolved by
+/// [`crate::format::column_type`].
+pub type ColumnType = arrow::datatypes::DataType;
+
+/// A source of files. Paths are absolute and may contain glob patterns; `-` is standard input.
+#[derive(Clone, Debug)]
+pub struct Read {
+    pub paths: Vec<PathBuf>,
+    pub stdin: bool,
+    pub format: Format,
+    /// `None`: from each file's extension.
+    pub compression: Option<Compression>,
+    /// Declared columns; these are not inferred.
+    pub schema: Vec<(String, ColumnType)>,
+    /// CSV only: the byte between fields.
+    pub delimiter: u8,
+    /// CSV only: whether the first record names the columns.
+    pub header: bool,
+}
+
+#[derive(Clone, Debug)]
+pub struct Write {
+    pub target: WriteTarget,
+    pub format: Format,
+    pub compression: Compression,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum WriteTarget {
+    /// Absolute.
+    File(PathBuf),
+    Stdout,
+}
+
+/// A query whose syntax has been checked and whose tables are the stage's inputs.
+#[derive(Clone, Debug)]
+pub struct Sql {
+    pub query: crate::sql::Query,
+    /// Whether every output row depends on one input row only, so that batches can be worked on one by one.
+    pub row_wise: bool,
+}
+
+#[derive(Clone, Debug)]
+pub struct Python {
+    pub call: Call,
+    /// `None`: inferred in the worker from the first parameter's annotation.
+    pub convention: Option<Convention>,
+    /// Keyword arguments for the function or the class's constructor.
+    pub with: serde_json::Map<String, serde_json::Value>,
+    /// Declared output columns.
+    pub returns: Vec<(String, ColumnType)>,
+    /// A stage without inputs: the function is a generator.
+    pub is_source: bool,
+    /// `class` keeps its instances in workers of its own.
+    pub target: PythonTarget,
+}
+
+/// `module:name`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Call {
+    pub module: String,
+    pub name: String,
+}
+
+/// What a Python function gets and gives (`as:`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Convention {
+    Row,
+    Rows,
+    Arrow,
+    Pandas,
+    Numpy,
+}
+
+/// Whether `call` names a function or a class: by its spelling, as nothing is imported before the run (`CamelCase` or a
+/// leading capital is a class); the worker finds out what it really is and calls it accordingly.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PythonTarget {
+    Function,
+    Class,
+}
+
+#[derive(Clone, Debug)]
+pub struct Command {
+    pub line: CommandLine,
+    pub mode: CommandMode,
+    /// How a batch is written to the child's standard input; `None` gives it an empty one.
+    pub input: Option<Format>,
+    /// How the child's standard output is read; `None` sends it to the log.
+    pub output: Option<Format>,
+}
+
+#[derive(Clone, Debug)]
+pub enum CommandLine {
+    /// Program and arguments; no shell is involved.
+    Argv(Vec<String>),
+    /// A script for `bash -euo pipefail`; params reach it as environment variables.
+    Shell(String),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CommandMode {
+    /// One process per batch.
+    Batch,
+    /// One process per run, without input.
+    Once,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct WorkerLimits {
+    pub min: u32,
+    pub max: NonZeroU32,
+}
+
+/// How often a batch is tried. `attempts` counts all verdicts in `on`; a verdict that is not in `on` gets one attempt.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Retry {
+    pub exception: NonZeroU32,
+    pub crash: NonZeroU32,
+}
+
+/// Why a row or a batch could not be processed. The same words are used in `retry.on`, in events and in rejects.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Verdict {
+    /// The user's code raised, or a command exited with a status other than 0.
+    Exception,
+    /// The process died: a signal, or an exit that the engine did not ask for.
+    Crash,
+    /// What the stage returned does not fit its declared or settled columns.
+    Schema,
+}
+
+impl Verdict {
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Exception => "exception",
+            Self::Crash => "crash",
+            Self::Schema => "schema",
+        }
+    }
+}
+
+/// What happens to rows that keep failing (`on_error`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnError {
+    Fail,
+    Skip,
+    Reject,
+}

@@ -1,0 +1,5 @@
+//! SQL over Arrow batches: the only module that names DataFusion.
+
+/// A query whose syntax has been checked.
+#[derive(Clone, Debug)]
+pub struct Query;
