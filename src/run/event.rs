@@ -1,0 +1,44 @@
+//! [`RunEvent`]: what a run tells people. All that a reporter may know.
+
+use std::path::PathBuf;
+
+use serde::Serialize;
+
+use super::outcome::StageAccount;
+use super::scheduler::{Snapshot, WorkerId};
+use crate::plan::{StageId, Verdict};
+
+#[derive(Clone, Debug)]
+pub enum RunEvent {
+    Started {
+        /// The run's folder.
+        folder: PathBuf,
+    },
+    /// A worker answered.
+    WorkerStarted { worker: WorkerId, pid: i32 },
+    /// A worker is gone. `reason` says how it ended.
+    WorkerExited { worker: WorkerId, pid: i32, reason: String },
+    AttemptFailed { stage: StageId, sequence: u64, attempt: u32, verdict: Verdict, message: String, will_retry: bool },
+    /// Rows that keep failing were taken out of their batch; `kept` tells whether they go to the port `rejected`.
+    Rejected { stage: StageId, sequence: u64, rows: u64, kept: bool, verdict: Verdict, message: String },
+    StageEnded { stage: StageId, account: StageAccount },
+    /// What a worker or a command wrote to its standard output or error.
+    Line { from: Speaker, stream: Stream, text: String },
+    /// Lines that were not passed on because there were too many; they are in the log file.
+    LinesDropped { from: Speaker, lines: u64 },
+    Progress(Snapshot),
+}
+
+/// Who wrote a line.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Speaker {
+    Worker { worker: WorkerId, stage: Option<StageId> },
+    Command { stage: StageId },
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Stream {
+    Stdout,
+    Stderr,
+}

@@ -1,0 +1,95 @@
+//! [`Outcome`]: how a run ended, with the accounts of every stage and edge.
+
+use std::ops::Range;
+use std::time::Duration;
+
+use serde::Serialize;
+
+use super::scheduler::{BatchId, Failure};
+use crate::plan::{EdgeId, StageId};
+
+/// Why a run is over.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Ending {
+    /// Everything was published.
+    Succeeded,
+    /// A stage failed; nothing was published.
+    Failed(Box<StageFailure>),
+    /// The sinks could not be published.
+    CommitFailed(Box<Failure>),
+    /// The user interrupted the run; nothing was published.
+    Interrupted,
+    /// Rows were lost or doubled inside the engine: an error of millpond itself. Nothing was published.
+    AccountsDiffer(Vec<AccountDifference>),
+    /// Nothing runs, and nothing can: an error of millpond itself. Names who waits for what.
+    Stuck(Vec<String>),
+}
+
+/// The failure that ended a run.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StageFailure {
+    pub stage: StageId,
+    /// Number of the batch in the stage's input, where there is one.
+    pub sequence: Option<u64>,
+    /// The batch and the rows in it that are to blame, where they are known.
+    pub rows: Option<(BatchId, Range<u64>)>,
+    /// Attempts that the rows took part in.
+    pub attempts: u32,
+    pub failure: Failure,
+}
+
+/// An edge whose two ends counted different numbers of rows.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AccountDifference {
+    pub edge: EdgeId,
+    pub published: u64,
+    pub consumed: u64,
+}
+
+/// The accounts of one stage, in rows, and where its time went.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct StageAccount {
+    /// Rows taken from the inputs (given a verdict).
+    pub rows_in: u64,
+    /// Rows published on all ports but `rejected`.
+    pub rows_out: u64,
+    pub rejected: u64,
+    pub skipped: u64,
+    pub batches: u64,
+    /// Attempts that failed and were tried again in some form.
+    pub retries: u64,
+    /// Sum of the durations of all attempts.
+    pub busy: Duration,
+    /// Time in which the stage had no input to work on.
+    pub waited_for_input: Duration,
+    /// Time in which a full queue behind the stage stopped it.
+    pub waited_for_output: Duration,
+    /// Time in which the stage could have worked, but no worker was free.
+    pub waited_for_worker: Duration,
+    /// Most attempts of the stage at one time.
+    pub peak_attempts: u32,
+}
+
+/// The accounts of one edge, in rows, counted independently at both ends.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct EdgeAccount {
+    pub published: u64,
+    pub consumed: u64,
+    /// The consumer stopped before the end (`LIMIT`), so that not all that was published was consumed.
+    pub closed_early: bool,
+}
+
+/// How a run ended.
+#[derive(Clone, Debug)]
+pub struct Outcome {
+    pub ending: Ending,
+    pub duration: Duration,
+    /// By [`StageId`].
+    pub stages: Vec<StageAccount>,
+    /// By [`EdgeId`].
+    pub edges: Vec<EdgeAccount>,
+    /// Workers that were started, in all.
+    pub workers_started: u32,
+    /// The place of the failure in the input (`orders-2.csv, row 17`), where it is known.
+    pub place: Option<String>,
+}

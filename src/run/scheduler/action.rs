@@ -1,0 +1,78 @@
+//! [`Action`]: what is to be done. The executor carries actions out in the order in which they are given.
+
+use std::ops::Range;
+
+use super::event::{Failure, Meta};
+use super::worker_state::ClassId;
+use super::{AttemptId, BatchId, WorkerId};
+use crate::plan::StageId;
+
+#[derive(Clone, Debug)]
+pub enum Action {
+    /// Start a resident stage. It waits to be fed and pulled.
+    Start { stage: StageId },
+    /// A resident stage may make one batch per port. Answered by `Produced`, `Ended` or `StageFailed`.
+    Pull { stage: StageId },
+    /// Give a resident stage the next batch of one input. Answered by `Taken`.
+    Feed { stage: StageId, input: usize, batch: BatchId },
+    /// An input of a resident stage has no more batches.
+    EndInput { stage: StageId, input: usize },
+    /// Nobody wants the output of this resident stage any more. Answered by `Ended`.
+    Close { stage: StageId },
+    StartWorker { worker: WorkerId, class: ClassId },
+    /// Run one attempt. Answered by `AttemptDone`, `AttemptFailed` or the exit of its worker.
+    Dispatch(Dispatch),
+    /// Settle the columns of a batch, cut it, and put it on the port's edges; in order. Answered by `Queued`.
+    Publish { stage: StageId, port: usize, batch: BatchId },
+    /// Make and publish the rejected rows of a batch. Answered by `Queued`.
+    PublishRejects { stage: StageId, port: usize, batch: BatchId, rejects: Vec<Reject> },
+    /// The stage publishes no more. Answered by `PortsFinished`.
+    FinishPorts { stage: StageId },
+    /// The scheduler needs this batch no more.
+    Release { batch: BatchId },
+    /// All stages ended and all accounts agree: publish the sinks. Answered by `Committed` or `CommitFailed`.
+    Commit,
+    /// Tell the reporters.
+    Emit(crate::run::RunEvent),
+    /// The run is over; nothing that it started may go on.
+    Finish(crate::run::Ending),
+}
+
+#[derive(Clone, Debug)]
+pub struct Dispatch {
+    pub attempt: AttemptId,
+    pub stage: StageId,
+    /// Number of the batch in the stage's input.
+    pub sequence: u64,
+    pub host: Host,
+    pub work: Work,
+}
+
+#[derive(Clone, Debug)]
+pub enum Work {
+    /// These rows of this batch, in ascending order.
+    Rows { batch: Meta, rows: Vec<Range<u64>> },
+    /// The next batch of a generator.
+    Pull,
+    /// A task without input.
+    Task,
+}
+
+/// Where an attempt runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Host {
+    Worker(WorkerId),
+    /// A process of its own.
+    Process,
+    /// A thread of this process.
+    Native,
+}
+
+/// A range of rows that could not be processed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Reject {
+    pub rows: Range<u64>,
+    pub failure: Failure,
+    /// Attempts that these rows took part in.
+    pub attempts: u32,
+}

@@ -1,0 +1,95 @@
+//! [`Event`]: what happened. A closed set of plain data, so that all triggers of the scheduler are visible in one place.
+
+use super::{AttemptId, BatchId, WorkerId};
+use crate::plan::{EdgeId, StageId, Verdict};
+
+/// A batch as the scheduler knows it: where its data lies is the executor's business.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Meta {
+    pub id: BatchId,
+    pub rows: u64,
+    /// Bytes that the batch is charged with in a queue.
+    pub bytes: u64,
+}
+
+/// One batch on one output port.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Output {
+    /// Index into [`Stage::ports`](crate::plan::Stage::ports).
+    pub port: usize,
+    pub batch: Meta,
+}
+
+/// Why an attempt, a resident stage or a publication failed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Failure {
+    pub verdict: Verdict,
+    pub scope: Scope,
+    /// One line: the exception's type and message, the signal, the exit status.
+    pub message: String,
+    /// The user's traceback, or the last lines of a command's standard error. May be empty.
+    pub traceback: String,
+}
+
+/// What a failure is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scope {
+    /// The rows of the attempt: trying fewer rows can tell which.
+    Rows,
+    /// The stage could not be prepared (import, constructor, program not found): no row is to blame.
+    Opening,
+    /// Data could not be read: exit code 6.
+    Input,
+    /// Data could not be written: exit code 6.
+    Output,
+    /// The reader of standard output has gone: the run ends quietly.
+    ClosedPipe,
+    /// The engine broke one of its own promises.
+    Internal,
+}
+
+#[derive(Clone, Debug)]
+pub enum Event {
+    /// A resident stage gave what one [`Pull`](super::Action::Pull) asked for.
+    Produced { stage: StageId, outputs: Vec<Output> },
+    /// A resident stage took the batch that it was fed.
+    Taken { stage: StageId, input: usize, rows: u64 },
+    /// A resident stage wants no more of an input (a `LIMIT` is reached). What is queued for it may be dropped.
+    InputClosed { stage: StageId, input: usize },
+    /// A resident stage is done: a source is exhausted, a query gave its last batch, a sink is on disk.
+    Ended { stage: StageId },
+    /// A resident stage, or the publication of a stage's output, failed.
+    StageFailed { stage: StageId, failure: Failure },
+    /// The answer to [`Publish`](super::Action::Publish): the pieces that the batch was cut into, per edge.
+    Queued { stage: StageId, queued: Vec<QueuedPieces> },
+    /// The answer to [`FinishPorts`](super::Action::FinishPorts): the last pieces of the stage's edges.
+    PortsFinished { stage: StageId, queued: Vec<QueuedPieces> },
+    AttemptDone { attempt: AttemptId, rows: u64, outputs: Vec<Output>, end: bool },
+    AttemptFailed { attempt: AttemptId, failure: Failure },
+    WorkerReady { worker: WorkerId },
+    /// A worker is gone and reaped. `failure` says how it died; the scheduler knows what it was doing.
+    WorkerExited { worker: WorkerId, failure: Failure, cause: ExitCause },
+    Interrupted,
+    Committed,
+    CommitFailed { failure: Failure },
+}
+
+/// Who is to blame for the end of a worker.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ExitCause {
+    /// The worker died by itself or was killed by somebody else: costs its attempt.
+    Own,
+    /// The engine ended it (its template died, it was stopped): costs no attempt.
+    Engine,
+}
+
+/// What one publication added to one edge.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct QueuedPieces {
+    pub edge: EdgeId,
+    pub pieces: Vec<Meta>,
+    /// Bytes that the edge's cut keeps back for a piece that is not full yet.
+    pub held_bytes: u64,
+    /// Bytes of `pieces` that went to disk, and so do not count.
+    pub spilled: bool,
+}

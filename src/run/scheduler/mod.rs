@@ -1,0 +1,39 @@
+//! The scheduler: events in, actions out. PURE: no clock, thread, process, file or async in here; time comes in as an argument.
+//!
+//! [`Scheduler::handle`] is all there is to call. It applies one [`Event`], then lets every stage that the event touched take
+//! its next steps, gives free workers to the deepest ready stages (work nearest a sink), and returns the [`Action`]s in the order in
+//! which they are to be carried out. Stages that work batch by batch are in `jobs.rs`, resident ones in `resident.rs`; the credits of the
+//! edges are counted in `queue.rs`; the search for the rows to blame is `blame.rs`.
+
+mod action;
+mod blame;
+mod clock;
+mod event;
+mod jobs;
+mod queue;
+mod resident;
+#[allow(clippy::module_inception)]
+mod scheduler;
+//#[cfg(test)]
+//mod simulation;
+mod stage_state;
+mod worker_state;
+
+pub use action::{Action, Dispatch, Host, Reject, Work};
+pub use clock::Activity;
+pub use event::{Event, ExitCause, Failure, Meta, Output, QueuedPieces, Scope};
+pub use scheduler::{Scheduler, Snapshot, StageSnapshot};
+pub use stage_state::{MapHost, Role};
+pub use worker_state::{Class, ClassId, Classes};
+
+/// A batch in the executor's store. Never reused in a run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct BatchId(pub u64);
+
+/// One try to process rows. Never reused in a run; 0 is no attempt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct AttemptId(pub u64);
+
+/// A worker process. Never reused in a run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct WorkerId(pub u32);

@@ -1,0 +1,578 @@
+//! [`Scheduler`]: the state of a run, and the one function that changes it.
+
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::action::{Action, Host};
+use super::clock::Activity;
+use super::event::{Event, ExitCause, Failure, Meta, QueuedPieces};
+use super::queue::{Queue, Reservation};
+use super::stage_state::{Estimate, InputState, Jobs, Phase, Resident, ResidentInput, Role, StageState, Work};
+use super::worker_state::{ClassId, Classes, Pool, WorkerState};
+use super::{AttemptId, BatchId, WorkerId};
+use crate::plan::{EdgeId, Plan, StageId};
+use crate::run::{AccountDifference, EdgeAccount, Ending, RunEvent, StageAccount, StageFailure};
+
+/// Starts of workers of one class that may fail in a row before the run fails.
+const FAILED_STARTS: u32 = 3;
+
+/// The pure scheduler of one run.
+#[derive(Debug)]
+pub struct Scheduler {
+    pub(super) plan: Arc<Plan>,
+    pub(super) classes: Classes,
+    pub(super) stages: Vec<StageState>,
+    pub(super) queues: Vec<Queue>,
+    pub(super) pool: Pool,
+    pub(super) running: BTreeMap<AttemptId, Running>,
+    /// Attempts in workers and processes; bounded by [`Plan::workers`].
+    pub(super) busy_slots: u32,
+    /// Attempts on threads of this process; bounded by [`Plan::workers`] too.
+    pub(super) busy_native: u32,
+    pub(super) actions: Vec<Action>,
+    pub(super) now: Duration,
+    /// Stages whose situation changed.
+    dirty: BTreeSet<StageId>,
+    /// Stages that could begin an attempt, the deepest first.
+    pub(super) ready: BTreeSet<Reverse<StageId>>,
+    next_attempt: u64,
+    workers_started: u32,
+    ended: usize,
+    state: State,
+}
+
+/// An attempt that runs.
+#[derive(Clone, Copy, Debug)]
+pub struct Running {
+    pub stage: StageId,
+    pub sequence: u64,
+    pub host: Host,
+    pub since: Duration,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    New,
+    Running,
+    Committing,
+    Over,
+}
+
+impl Scheduler {
+    pub fn new(plan: Arc<Plan>) -> Self {
+        let classes = Classes::new(&plan);
+        let stages = plan.stages.iter().map(|stage| new_stage(stage, &classes)).collect();
+        let queues = plan.edges.iter().map(Queue::new).collect();
+        let pool = Pool::new(classes.classes.len());
+        Self {
+            plan,
+            classes,
+            stages,
+            queues,
+            pool,
+            running: BTreeMap::new(),
+            busy_slots: 0,
+            busy_native: 0,
+            actions: Vec::new(),
+            now: Duration::ZERO,
+            dirty: BTreeSet::new(),
+            ready: BTreeSet::new(),
+            next_attempt: 1,
+            workers_started: 0,
+            ended: 0,
+            state: State::New,
+        }
+    }
+
+    /// Begins the run. `now` is the time since some fixed moment, here and in [`Scheduler::handle`].
+    pub fn start(&mut self, now: Duration) -> Vec<Action> {
+        self.now = now;
+        self.state = State::Running;
+        for index in 0..self.stages.len() {
+            let stage = self.plan.stages[index].id;
+            if self.stages[index].role == Role::Resident {
+                self.actions.push(Action::Start { stage });
+            }
+            self.touch(stage);
+        }
+        self.settle();
+        std::mem::take(&mut self.actions)
+    }
+
+    /// Applies one event and returns what is to be done next. After the run is over, events change nothing.
+    pub fn handle(&mut self, event: Event, now: Duration) -> Vec<Action> {
+        self.now = now;
+        if self.state != State::Over {
+            self.apply(event);
+            self.settle();
+        }
+        std::mem::take(&mut self.actions)
+    }
+
+    pub fn is_over(&self) -> bool {
+        self.state == State::Over
+    }
+
+    fn apply(&mut self, event: Event) {
+        match event {
+            Event::Produced { stage, outputs } => self.resident_produced(stage, &outputs),
+            Event::Taken { stage, input, rows } => self.resident_took(stage, input, rows),
+            Event::InputClosed { stage, input } => self.close_input(stage, input),
+            Event::Ended { stage } => self.resident_ended(stage),
+            Event::StageFailed { stage, failure } => self.fail(StageFailure::of_stage(stage, failure)),
+            Event::Queued { stage, queued } => self.queued(stage, &queued),
+            Event::PortsFinished { stage, queued } => self.ports_finished(stage, &queued),
+            Event::AttemptDone { attempt, rows, outputs, end } => self.attempt_done(attempt, rows, outputs, end),
+            Event::AttemptFailed { attempt, failure } => self.attempt_failed(attempt, failure),
+            Event::WorkerReady { worker } => {
+                self.pool.make_idle(worker);
+            }
+            Event::WorkerExited { worker, failure, cause } => self.worker_exited(worker, failure, cause),
+            Event::Interrupted => self.finish(Ending::Interrupted),
+            Event::Committed => self.finish(Ending::Succeeded),
+            Event::CommitFailed { failure } => self.finish(Ending::CommitFailed(Box::new(failure))),
+        }
+    }
+
+    /// Lets all touched stages take their steps and gives out free workers, until nothing changes any more.
+    fn settle(&mut self) {
+        while self.state == State::Running {
+            if let Some(stage) = self.dirty.pop_last() {
+                self.step(stage);
+            } else if !self.assign() {
+                break;
+            }
+        }
+        if self.state == State::Running {
+            self.check_end();
+        }
+    }
+
+    fn step(&mut self, stage: StageId) {
+        match self.stages[stage.index()].role {
+            Role::Resident => self.step_resident(stage),
+            Role::Map(_) | Role::Generator(_) | Role::Task => self.step_jobs(stage),
+        }
+    }
+
+    pub(super) fn touch(&mut self, stage: StageId) {
+        self.dirty.insert(stage);
+    }
+
+    /// Begins one attempt of the deepest ready stage for which there is a worker; starts workers where they are missing.
+    /// Returns whether anything changed.
+    fn assign(&mut self) -> bool {
+        let ready: Vec<StageId> = self.ready.iter().map(|stage| stage.0).collect();
+        let mut workers_wanted = self.plan.workers.saturating_sub(self.busy_slots + self.pool.total_starting());
+        for stage in ready {
+            let host = match self.stages[stage.index()].role {
+                Role::Map(super::MapHost::Native) => (self.busy_native < self.plan.workers).then_some(Place::Native),
+                _ if self.busy_slots >= self.plan.workers => None,
+                Role::Map(super::MapHost::Process) | Role::Task => Some(Place::Process),
+                Role::Map(super::MapHost::Worker(class)) | Role::Generator(class) => {
+                    if self.pool.has_idle(class) {
+                        Some(Place::Worker(class))
+                    } else {
+                        self.start_workers(stage, class, &mut workers_wanted);
+                        None
+                    }
+                }
+                Role::Resident => unreachable!("resident stages have no attempts"),
+            };
+            match host {
+                Some(place) => {
+                    self.dispatch_next(stage, place);
+                    return true;
+                }
+                None => self.enter(stage, Activity::WaitsForWorker),
+            }
+        }
+        false
+    }
+
+    /// Starts as many workers as the stage has batches to work on, within the limits of its class and of the run.
+    fn start_workers(&mut self, stage: StageId, class: ClassId, wanted: &mut u32) {
+        let missing = self.runnable(stage).saturating_sub(self.pool.starting(class));
+        let room = self.classes.get(class).limit.saturating_sub(self.pool.alive(class));
+        for _ in 0..missing.min(room).min(*wanted) {
+            let worker = self.pool.start(class);
+            self.workers_started += 1;
+            *wanted -= 1;
+            self.actions.push(Action::StartWorker { worker, class });
+        }
+    }
+
+    pub(super) fn new_attempt(&mut self, stage: StageId, sequence: u64, place: Place) -> (AttemptId, Host) {
+        let attempt = AttemptId(self.next_attempt);
+        self.next_attempt += 1;
+        let host = match place {
+            Place::Native => {
+                self.busy_native += 1;
+                Host::Native
+            }
+            Place::Process => {
+                self.busy_slots += 1;
+                Host::Process
+            }
+            Place::Worker(class) => {
+                self.busy_slots += 1;
+                Host::Worker(self.pool.take(class, attempt).expect("`assign` saw an idle worker"))
+            }
+        };
+        self.running.insert(attempt, Running { stage, sequence, host, since: self.now });
+        (attempt, host)
+    }
+
+    /// An attempt is over: its slot is free, and so is its worker if it lives.
+    pub(super) fn end_attempt(&mut self, attempt: AttemptId) -> Option<Running> {
+        let running = self.running.remove(&attempt)?;
+        match running.host {
+            Host::Native => self.busy_native -= 1,
+            Host::Process => self.busy_slots -= 1,
+            Host::Worker(worker) => {
+                self.busy_slots -= 1;
+                self.pool.make_idle(worker);
+            }
+        }
+        let state = &mut self.stages[running.stage.index()];
+        state.account.busy += self.now.saturating_sub(running.since);
+        self.touch(running.stage);
+        Some(running)
+    }
+
+    fn worker_exited(&mut self, worker: WorkerId, failure: Failure, cause: ExitCause) {
+        let Some((class, state, failed_starts)) = self.pool.remove(worker) else { return };
+        match state {
+            WorkerState::Running(attempt) => {
+                let Some(running) = self.running.remove(&attempt) else { return };
+                self.busy_slots -= 1;
+                self.stages[running.stage.index()].account.busy += self.now.saturating_sub(running.since);
+                self.job_failed(running.stage, running.sequence, failure, cause);
+            }
+            WorkerState::Starting if failed_starts >= FAILED_STARTS => {
+                self.fail(StageFailure::of_stage(self.classes.get(class).stage, failure));
+            }
+            WorkerState::Starting | WorkerState::Idle => {}
+        }
+    }
+
+    /// Takes the next batch of an input, in the order of its members.
+    pub(super) fn take(&mut self, stage: StageId, input: usize) -> Option<(EdgeId, Meta)> {
+        let edge = self.current_edge(stage, input)?;
+        let meta = self.queues[edge.index()].pop()?;
+        self.touch(self.plan.edge(edge).from);
+        Some((edge, meta))
+    }
+
+    /// The edge that the input's next batch comes from; `None` when the input is exhausted.
+    pub(super) fn current_edge(&mut self, stage: StageId, input: usize) -> Option<EdgeId> {
+        let input = &mut self.stages[stage.index()].inputs[input];
+        while let Some(&edge) = input.members.get(input.current) {
+            if !self.queues[edge.index()].is_exhausted() {
+                return Some(edge);
+            }
+            input.current += 1;
+        }
+        None
+    }
+
+    /// Reserves a place on every open edge behind the stage, or returns `None` if one of them has none.
+    pub(super) fn reserve(&mut self, stage: StageId, input: Option<&Meta>) -> Option<Vec<(EdgeId, Reservation)>> {
+        if !self.admits(stage, input) {
+            return None;
+        }
+        let estimate = self.stages[stage.index()].estimate.of(input);
+        let edges = edges_behind(&self.plan, stage);
+        Some(edges.into_iter().map(|edge| (edge, self.queues[edge.index()].reserve(estimate))).collect())
+    }
+
+    pub(super) fn admits(&self, stage: StageId, input: Option<&Meta>) -> bool {
+        let estimate = self.stages[stage.index()].estimate.of(input);
+        let ports = &self.plan.stage(stage).ports;
+        ports.iter().flat_map(|port| &port.edges).all(|edge| self.queues[edge.index()].admits(estimate))
+    }
+
+    /// Whether the stage has consumers and none of them wants anything more.
+    pub(super) fn is_unwanted(&self, stage: StageId) -> bool {
+        let mut edges = self.plan.stage(stage).ports.iter().flat_map(|port| &port.edges).peekable();
+        edges.peek().is_some() && edges.all(|edge| self.queues[edge.index()].is_closed())
+    }
+
+    /// Corrects the reservations of a batch whose outputs are known.
+    pub(super) fn correct(&mut self, stage: StageId, reservations: &mut [(EdgeId, Reservation)], bytes: impl Fn(usize) -> u64) {
+        for (edge, reservation) in reservations {
+            let port = self.plan.edge(*edge).port;
+            self.queues[edge.index()].correct(reservation, bytes(port));
+        }
+        self.touch(stage);
+    }
+
+    /// Publishes one batch on one port. The reservations of the port's edges are taken out of `reservations`, and released when
+    /// the executor has put the batch on the edges.
+    pub(super) fn publish(
+        &mut self,
+        stage: StageId,
+        port: usize,
+        rows: u64,
+        reservations: &mut Vec<(EdgeId, Reservation)>,
+        action: Action,
+    ) {
+        let plan = Arc::clone(&self.plan);
+        let mine = reservations.extract_if(.., |(edge, _)| plan.edge(*edge).port == port).collect();
+        for edge in &plan.stage(stage).ports[port].edges {
+            self.queues[edge.index()].published_rows += rows;
+        }
+        self.stages[stage.index()].publishing.push_back(mine);
+        self.actions.push(action);
+    }
+
+    /// Gives back the places of ports that got no batch.
+    pub(super) fn release(&mut self, stage: StageId, reservations: Vec<(EdgeId, Reservation)>) {
+        for (edge, reservation) in reservations {
+            self.queues[edge.index()].release(reservation);
+        }
+        self.touch(stage);
+    }
+
+    fn queued(&mut self, stage: StageId, queued: &[QueuedPieces]) {
+        let reservations = self.stages[stage.index()].publishing.pop_front().unwrap_or_default();
+        self.release(stage, reservations);
+        self.push(queued);
+    }
+
+    fn push(&mut self, queued: &[QueuedPieces]) {
+        for pieces in queued {
+            let queue = &mut self.queues[pieces.edge.index()];
+            if queue.is_closed() {
+                self.actions.extend(pieces.pieces.iter().map(|piece| Action::Release { batch: piece.id }));
+                continue;
+            }
+            queue.push(pieces);
+            self.touch(self.plan.edge(pieces.edge).to);
+        }
+    }
+
+    /// The stage publishes nothing more: asks for the last pieces of its edges.
+    pub(super) fn finish_ports(&mut self, stage: StageId) {
+        self.stages[stage.index()].phase = Phase::Finishing;
+        self.actions.push(Action::FinishPorts { stage });
+    }
+
+    fn ports_finished(&mut self, stage: StageId, queued: &[QueuedPieces]) {
+        self.push(queued);
+        for edge in edges_behind(&self.plan, stage) {
+            self.queues[edge.index()].end();
+            self.touch(self.plan.edge(edge).to);
+        }
+        self.stages[stage.index()].phase = Phase::Ended;
+        self.ended += 1;
+        self.enter(stage, Activity::Over);
+        let account = self.stages[stage.index()].account.clone();
+        self.actions.push(Action::Emit(RunEvent::StageEnded { stage, account }));
+    }
+
+    /// A consumer wants no more of one of its inputs: what is queued is dropped, and so is what still comes.
+    pub(super) fn close_input(&mut self, stage: StageId, input: usize) {
+        if let Work::Resident(resident) = &mut self.stages[stage.index()].work {
+            resident.inputs[input] = ResidentInput::Over;
+        }
+        for edge in self.plan.stage(stage).inputs[input].members.clone() {
+            let dropped = self.queues[edge.index()].close();
+            self.actions.extend(dropped.into_iter().map(|meta| Action::Release { batch: meta.id }));
+            self.touch(self.plan.edge(edge).from);
+        }
+        self.touch(stage);
+    }
+
+    pub(super) fn enter(&mut self, stage: StageId, activity: Activity) {
+        let now = self.now;
+        let state = &mut self.stages[stage.index()];
+        state.clock.enter(activity, now, &mut state.account);
+    }
+
+    pub(super) fn fail(&mut self, failure: StageFailure) {
+        self.finish(Ending::Failed(Box::new(failure)));
+    }
+
+    fn finish(&mut self, ending: Ending) {
+        if self.state == State::Over {
+            return;
+        }
+        self.state = State::Over;
+        for index in 0..self.stages.len() {
+            self.enter(StageId(index as u32), Activity::Over);
+        }
+        self.actions.push(Action::Finish(ending));
+    }
+
+    fn check_end(&mut self) {
+        if self.ended == self.stages.len() {
+            let differences = self.differences();
+            if differences.is_empty() {
+                self.state = State::Committing;
+                self.actions.push(Action::Commit);
+            } else {
+                self.finish(Ending::AccountsDiffer(differences));
+            }
+        } else if self.is_stuck() {
+            let waiting = self.waiting();
+            self.finish(Ending::Stuck(waiting));
+        }
+    }
+
+    fn differences(&self) -> Vec<AccountDifference> {
+        let open = self.queues.iter().zip(&self.plan.edges).filter(|(queue, _)| !queue.is_closed());
+        open.filter(|(queue, _)| queue.published_rows != queue.consumed_rows)
+            .map(|(queue, edge)| AccountDifference {
+                edge: edge.id,
+                published: queue.published_rows,
+                consumed: queue.consumed_rows,
+            })
+            .collect()
+    }
+
+    /// Nothing runs, and so nothing will ever happen: not a matter of time.
+    fn is_stuck(&self) -> bool {
+        self.running.is_empty() && self.pool.total_starting() == 0 && self.stages.iter().all(StageState::is_quiet)
+    }
+
+    fn waiting(&self) -> Vec<String> {
+        let waiting = self.stages.iter().zip(&self.plan.stages).filter(|(state, _)| state.phase != Phase::Ended);
+        waiting.map(|(state, stage)| format!("`{}`: {:?}", stage.name, state.clock.activity())).collect()
+    }
+
+    /// The accounts of all stages and edges, as they stand.
+    pub fn accounts(&self) -> (Vec<StageAccount>, Vec<EdgeAccount>) {
+        let stages = self.stages.iter().map(|state| state.account.clone()).collect();
+        let edges = self.queues.iter().map(|queue| EdgeAccount {
+            published: queue.published_rows,
+            consumed: queue.consumed_rows,
+            closed_early: queue.is_closed(),
+        });
+        (stages, edges.collect())
+    }
+
+    pub fn workers_started(&self) -> u32 {
+        self.workers_started
+    }
+
+    /// What the run is doing right now, for the live views.
+    pub fn snapshot(&self) -> Snapshot {
+        let stages = self.stages.iter().zip(&self.plan.stages).map(|(state, stage)| StageSnapshot {
+            stage: stage.id,
+            rows_in: state.account.rows_in,
+            rows_out: state.account.rows_out,
+            rejected: state.account.rejected + state.account.skipped,
+            retries: state.account.retries,
+            running: state.running(),
+            queue_fill: stage
+                .inputs
+                .iter()
+                .flat_map(|input| &input.members)
+                .map(|edge| self.queues[edge.index()].fill())
+                .fold(0.0, f64::max),
+            activity: state.clock.activity(),
+        });
+        Snapshot { stages: stages.collect(), workers: self.busy_slots }
+    }
+}
+
+/// Where an attempt could run right now.
+#[derive(Clone, Copy, Debug)]
+pub enum Place {
+    Native,
+    Process,
+    Worker(ClassId),
+}
+
+/// What a run is doing at one moment.
+#[derive(Clone, Debug)]
+pub struct Snapshot {
+    /// By [`StageId`].
+    pub stages: Vec<StageSnapshot>,
+    /// Workers and processes that run an attempt.
+    pub workers: u32,
+}
+
+#[derive(Clone, Debug)]
+pub struct StageSnapshot {
+    pub stage: StageId,
+    pub rows_in: u64,
+    pub rows_out: u64,
+    /// Rows rejected or skipped.
+    pub rejected: u64,
+    pub retries: u64,
+    /// Attempts running now; 1 for a resident stage that works.
+    pub running: u32,
+    /// The fullest queue in front of the stage, 0 to 1.
+    pub queue_fill: f64,
+    pub activity: Activity,
+}
+
+impl StageFailure {
+    /// A failure that no particular rows are to blame for.
+    pub fn of_stage(stage: StageId, failure: Failure) -> Self {
+        Self { stage, sequence: None, rows: None, attempts: 1, failure }
+    }
+}
+
+impl StageState {
+    fn is_quiet(&self) -> bool {
+        let phase = self.phase != Phase::Finishing && self.publishing.is_empty();
+        phase
+            && match &self.work {
+                Work::Resident(resident) => {
+                    let fed = resident.inputs.iter().any(|input| matches!(input, ResidentInput::Fed(_)));
+                    // A resident stage that was told that an input is over, or that nobody wants its output, is at work.
+                    let ending = self.phase == Phase::Running
+                        && (resident.closing || resident.inputs.iter().all(|input| *input == ResidentInput::Over))
+                        && !resident.inputs.is_empty();
+                    resident.pull.is_none() && !fed && !(ending || resident.closing && self.phase == Phase::Running)
+                }
+                Work::Jobs(_) => true,
+            }
+    }
+
+    fn running(&self) -> u32 {
+        match &self.work {
+            Work::Jobs(jobs) => jobs.running,
+            Work::Resident(resident) => {
+                let fed = resident.inputs.iter().any(|input| matches!(input, ResidentInput::Fed(_)));
+                u32::from(resident.pull.is_some() || fed)
+            }
+        }
+    }
+}
+
+fn new_stage(stage: &crate::plan::Stage, classes: &Classes) -> StageState {
+    let role = Role::of(stage, classes);
+    let work = match role {
+        Role::Resident => {
+            Work::Resident(Resident { inputs: vec![ResidentInput::Waiting; stage.inputs.len()], ..Resident::default() })
+        }
+        Role::Map(_) | Role::Generator(_) | Role::Task => Work::Jobs(Jobs::default()),
+    };
+    let inputs = stage.inputs.iter().map(|input| InputState { members: input.members.clone(), current: 0 });
+    StageState {
+        role,
+        inputs: inputs.collect(),
+        phase: Phase::Running,
+        work,
+        publishing: std::collections::VecDeque::new(),
+        estimate: Estimate::default(),
+        account: StageAccount::default(),
+        clock: super::clock::StageClock::default(),
+    }
+}
+
+/// All edges behind a stage, of all its ports.
+pub fn edges_behind(plan: &Plan, stage: StageId) -> Vec<EdgeId> {
+    plan.stage(stage).ports.iter().flat_map(|port| port.edges.iter().copied()).collect()
+}
+
+/// A batch that the scheduler needs no more.
+pub fn release(batch: BatchId) -> Action {
+    Action::Release { batch }
+}

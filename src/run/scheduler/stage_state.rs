@@ -1,0 +1,203 @@
+//! [`StageState`]: the life of one stage, and of the jobs of a stage that works batch by batch.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
+
+use super::action::Reject;
+use super::blame::Blame;
+use super::event::{Failure, Meta, Output};
+use super::queue::Reservation;
+use super::worker_state::{ClassId, Classes};
+use super::AttemptId;
+use crate::plan::{CommandMode, EdgeId, Stage, StageKind};
+use crate::run::StageAccount;
+
+/// How a stage is run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// One thread for the whole run, fed and pulled: sources, sinks, queries over whole streams, one-process commands.
+    Resident,
+    /// Batch by batch, in any order, published in order.
+    Map(MapHost),
+    /// A generator in a worker: batch by batch, one after the other.
+    Generator(ClassId),
+    /// One attempt without input and output.
+    Task,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MapHost {
+    Worker(ClassId),
+    Process,
+    Native,
+}
+
+impl Role {
+    pub fn of(stage: &Stage, classes: &Classes) -> Self {
+        let class = || classes.of(stage.id).expect("every Python stage has a class");
+        match &stage.kind {
+            StageKind::Read(_) | StageKind::Write(_) => Self::Resident,
+            StageKind::Sql(sql) if sql.row_wise && !stage.inputs.is_empty() => Self::Map(MapHost::Native),
+            StageKind::Sql(_) => Self::Resident,
+            StageKind::Python(python) if python.is_source => Self::Generator(class()),
+            StageKind::Python(_) => Self::Map(MapHost::Worker(class())),
+            StageKind::Command(command) => match (command.mode, command.output) {
+                (CommandMode::Batch, _) => Self::Map(MapHost::Process),
+                (CommandMode::Once, None) => Self::Task,
+                (CommandMode::Once, Some(_)) => Self::Resident,
+            },
+        }
+    }
+}
+
+/// One input: its members are read one after the other.
+#[derive(Debug)]
+pub struct InputState {
+    pub members: Vec<EdgeId>,
+    /// Index of the member that is being read.
+    pub current: usize,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Phase {
+    Running,
+    /// All is published; the last pieces of the edges are being made.
+    Finishing,
+    Ended,
+}
+
+#[derive(Debug)]
+pub struct StageState {
+    pub role: Role,
+    pub inputs: Vec<InputState>,
+    pub phase: Phase,
+    pub work: Work,
+    /// `Publish` actions that are not answered yet, each with its edges' reservations, in order.
+    pub publishing: std::collections::VecDeque<Vec<(EdgeId, Reservation)>>,
+    pub estimate: Estimate,
+    pub account: StageAccount,
+    pub clock: super::clock::StageClock,
+}
+
+#[derive(Debug)]
+pub enum Work {
+    Resident(Resident),
+    Jobs(Jobs),
+}
+
+/// A resident stage as seen from outside.
+#[derive(Debug, Default)]
+pub struct Resident {
+    pub inputs: Vec<ResidentInput>,
+    /// The reservations of the pull that is not answered yet.
+    pub pull: Option<Vec<(EdgeId, Reservation)>>,
+    pub closing: bool,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ResidentInput {
+    /// Ready for a batch.
+    #[default]
+    Waiting,
+    /// Was fed a batch of this edge and has not taken it yet.
+    Fed(EdgeId),
+    /// Was told that there is no more, or does not want more.
+    Over,
+}
+
+/// The jobs of a stage that works batch by batch.
+#[derive(Debug, Default)]
+pub struct Jobs {
+    /// Jobs that are not published yet, by sequence number.
+    pub jobs: BTreeMap<u64, Job>,
+    /// Jobs that are to be dispatched (again); they go before new input.
+    pub ready: BTreeSet<u64>,
+    pub running: u32,
+    pub next_sequence: u64,
+    pub next_publish: u64,
+    /// A job failed for good: no job after it is begun.
+    pub failed: bool,
+    /// Generators and tasks: there is nothing more to begin.
+    pub exhausted: bool,
+}
+
+/// One batch on its way through a stage.
+#[derive(Debug)]
+pub struct Job {
+    /// `None` for generators and tasks.
+    pub input: Option<(EdgeId, Meta)>,
+    pub reservations: Vec<(EdgeId, Reservation)>,
+    pub step: Step,
+    pub tries: Tries,
+    pub rejects: Vec<Reject>,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Tries {
+    pub exception: u32,
+    pub crash: u32,
+    pub total: u32,
+    /// Searches for the rows to blame that found none.
+    pub acquittals: u32,
+}
+
+#[derive(Debug)]
+pub enum Step {
+    /// All rows in one attempt.
+    Whole,
+    /// Looking for the rows to blame.
+    Blaming(Blame),
+    /// The rows that are not to blame, in one attempt.
+    Rest(Vec<Range<u64>>),
+    /// `rows` is what the final attempt was given, as counted by the worker.
+    Done { rows: u64, outputs: Vec<Output> },
+    Failed { failure: Failure, rows: Option<Range<u64>> },
+}
+
+/// What a batch of a stage's output will weigh, before it is made: a moving average.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Estimate {
+    /// Output bytes per input byte.
+    ratio: f64,
+    /// Output bytes of a batch without input.
+    bytes: f64,
+    seen: bool,
+}
+
+impl Estimate {
+    const WEIGHT: f64 = 0.3;
+
+    pub fn of(&self, input: Option<&Meta>) -> u64 {
+        let estimate = match input {
+            Some(meta) if self.seen => meta.bytes as f64 * self.ratio,
+            Some(meta) => meta.bytes as f64,
+            None => self.bytes,
+        };
+        estimate as u64
+    }
+
+    pub fn learn(&mut self, input: Option<&Meta>, bytes: u64) {
+        let bytes = bytes as f64;
+        let ratio = input.map_or(0.0, |meta| bytes / (meta.bytes.max(1) as f64));
+        let weight = if self.seen { Self::WEIGHT } else { 1.0 };
+        self.ratio += weight * (ratio - self.ratio);
+        self.bytes += weight * (bytes - self.bytes);
+        self.seen = true;
+    }
+}
+
+/// The ranges of `0..rows` that none of `rejects` covers.
+pub fn rest(rows: u64, rejects: &[Reject]) -> Vec<Range<u64>> {
+    let mut rest = Vec::new();
+    let mut start = 0;
+    for reject in rejects {
+        if start < reject.rows.start {
+            rest.push(start..reject.rows.start);
+        }
+        start = reject.rows.end;
+    }
+    if start < rows {
+        rest.push(start..rows);
+    }
+    rest
+}

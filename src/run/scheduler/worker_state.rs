@@ -1,0 +1,153 @@
+//! The pool as the scheduler knows it: classes of interchangeable workers, and what each worker is doing.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::{AttemptId, WorkerId};
+use crate::plan::{Plan, PythonTarget, Stage, StageId, StageKind};
+
+/// Index of a class of interchangeable workers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ClassId(pub usize);
+
+/// Workers that can run the same stages: same environment variables, same working directory. A stage with a class, or
+/// a generator, has workers of its own, so that its state is where it expects it and no more often than `workers` says.
+#[derive(Clone, Debug)]
+pub struct Class {
+    /// A stage of the class; its `env` and `cwd` are those of all its workers.
+    pub stage: StageId,
+    /// Workers that the class may have.
+    pub limit: u32,
+}
+
+/// Which class serves which Python stage.
+#[derive(Clone, Debug, Default)]
+pub struct Classes {
+    pub classes: Vec<Class>,
+    of_stage: BTreeMap<StageId, ClassId>,
+}
+
+impl Classes {
+    pub fn new(plan: &Plan) -> Self {
+        let mut classes = Self::default();
+        let mut shared = BTreeMap::new();
+        for stage in &plan.stages {
+            let StageKind::Python(python) = &stage.kind else { continue };
+            let own = python.is_source || python.target == PythonTarget::Class;
+            let limit = if own { own_limit(stage, python.is_source) } else { plan.workers };
+            let class = if own {
+                classes.add(stage.id, limit)
+            } else {
+                *shared.entry((&stage.env, &stage.cwd)).or_insert_with(|| classes.add(stage.id, limit))
+            };
+            classes.of_stage.insert(stage.id, class);
+        }
+        classes
+    }
+
+    fn add(&mut self, stage: StageId, limit: u32) -> ClassId {
+        self.classes.push(Class { stage, limit });
+        ClassId(self.classes.len() - 1)
+    }
+
+    pub fn of(&self, stage: StageId) -> Option<ClassId> {
+        self.of_stage.get(&stage).copied()
+    }
+
+    pub fn get(&self, class: ClassId) -> &Class {
+        &self.classes[class.0]
+    }
+}
+
+fn own_limit(stage: &Stage, is_source: bool) -> u32 {
+    if is_source { 1 } else { stage.workers.max.get() }
+}
+
+/// The life of one worker.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WorkerState {
+    Starting,
+    Idle,
+    Running(AttemptId),
+}
+
+/// All workers that live or are being started.
+#[derive(Debug)]
+pub struct Pool {
+    workers: BTreeMap<WorkerId, (ClassId, WorkerState)>,
+    classes: Vec<ClassState>,
+    next: u32,
+}
+
+#[derive(Clone, Debug, Default)]
+struct ClassState {
+    idle: BTreeSet<WorkerId>,
+    starting: u32,
+    alive: u32,
+    failed_starts: u32,
+}
+
+impl Pool {
+    pub fn new(classes: usize) -> Self {
+        Self { workers: BTreeMap::new(), classes: vec![ClassState::default(); classes], next: 0 }
+    }
+
+    /// Takes an idle worker for an attempt.
+    pub fn take(&mut self, class: ClassId, attempt: AttemptId) -> Option<WorkerId> {
+        // The lowest id: the same few workers are used again, so that what they have loaded stays warm.
+        let worker = self.classes[class.0].idle.pop_first()?;
+        self.workers.insert(worker, (class, WorkerState::Running(attempt)));
+        Some(worker)
+    }
+
+    pub fn has_idle(&self, class: ClassId) -> bool {
+        !self.classes[class.0].idle.is_empty()
+    }
+
+    /// Workers that live or are being started.
+    pub fn alive(&self, class: ClassId) -> u32 {
+        self.classes[class.0].alive
+    }
+
+    pub fn starting(&self, class: ClassId) -> u32 {
+        self.classes[class.0].starting
+    }
+
+    pub fn total_starting(&self) -> u32 {
+        self.classes.iter().map(|class| class.starting).sum()
+    }
+
+    pub fn start(&mut self, class: ClassId) -> WorkerId {
+        let worker = WorkerId(self.next);
+        self.next += 1;
+        self.workers.insert(worker, (class, WorkerState::Starting));
+        let state = &mut self.classes[class.0];
+        state.starting += 1;
+        state.alive += 1;
+        worker
+    }
+
+    /// A started worker answered, or finished an attempt.
+    pub fn make_idle(&mut self, worker: WorkerId) {
+        let Some((class, state)) = self.workers.get_mut(&worker) else { return };
+        let class_state = &mut self.classes[class.0];
+        if *state == WorkerState::Starting {
+            class_state.starting -= 1;
+            class_state.failed_starts = 0;
+        }
+        *state = WorkerState::Idle;
+        class_state.idle.insert(worker);
+    }
+
+    /// Forgets a worker; returns its class, what it was doing, and how many starts have failed in a row.
+    pub fn remove(&mut self, worker: WorkerId) -> Option<(ClassId, WorkerState, u32)> {
+        let (class, state) = self.workers.remove(&worker)?;
+        let class_state = &mut self.classes[class.0];
+        class_state.alive -= 1;
+        class_state.idle.remove(&worker);
+        if state == WorkerState::Starting {
+            class_state.starting -= 1;
+            class_state.failed_starts += 1;
+        }
+        Some((class, state, class_state.failed_starts))
+    }
+}
