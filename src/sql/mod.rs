@@ -3,3 +3,6 @@
 /// A query whose syntax has been checked.
 #[derive(Clone, Debug)]
 pub struct Query;
+impl Query {
+    pub fn parse(_: &str) -> Result<Self, ()> { Ok(Self) }
+}

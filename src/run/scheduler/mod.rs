@@ -14,8 +14,8 @@ mod queue;
 mod resident;
 #[allow(clippy::module_inception)]
 mod scheduler;
-//#[cfg(test)]
-//mod simulation;
+#[cfg(test)]
+mod simulation;
 mod stage_state;
 mod worker_state;
 

@@ -8,7 +8,6 @@ use super::blame::Blame;
 use super::event::{Failure, Meta, Output};
 use super::queue::Reservation;
 use super::worker_state::{ClassId, Classes};
-use super::AttemptId;
 use crate::plan::{CommandMode, EdgeId, Stage, StageKind};
 use crate::run::StageAccount;
 
