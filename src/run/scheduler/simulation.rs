@@ -221,8 +221,9 @@ struct Fake<'a> {
     /// What will happen, in any order but within one lane, which is first in, first out.
     lanes: BTreeMap<Lane, Vec<Event>>,
     busy: BTreeMap<WorkerId, AttemptId>,
-    /// Attempts of one row.
+    /// Attempts that are not killed: those of one row, and the last ones of generators' batches.
     single: BTreeSet<AttemptId>,
+    pulls: BTreeMap<(StageId, u64), u32>,
     residents: BTreeMap<StageId, FakeResident>,
     sinks: BTreeMap<StageId, Vec<u64>>,
     kills: u32,
@@ -384,6 +385,11 @@ impl Fake<'_> {
             }
             Work::Pull => {
                 let Kind::Generator { rows } = self.shapes[stage.index()].kind else { panic!("not a generator") };
+                let pulls = self.pulls.entry((stage, sequence)).or_default();
+                *pulls += 1;
+                if *pulls == 3 {
+                    self.single.insert(attempt);
+                }
                 let (from, to) = (sequence * 7, (sequence * 7 + 7).min(rows));
                 let given = (from..to).map(|row| row + stage.index() as u64 * 1000).collect::<Vec<_>>();
                 let outputs = if given.is_empty() { vec![] } else { vec![Output { port: 0, batch: self.store(given) }] };
@@ -451,6 +457,7 @@ fn run(shapes: &[Shape], workers: u32, kills: u32, rng: TestRng) {
         lanes: BTreeMap::new(),
         busy: BTreeMap::new(),
         single: BTreeSet::new(),
+        pulls: BTreeMap::new(),
         residents: BTreeMap::new(),
         sinks: BTreeMap::new(),
         kills,
