@@ -16,7 +16,7 @@ pub struct Blame {
     /// Ranges still to be decided; the last one is tried next.
     open: Vec<Open>,
     found: Vec<Reject>,
-    /// Attempts for a crash of one row alone, before it is blamed.
+    /// Attempts for a crash of rows that cannot be divided further, before they are blamed.
     crash_attempts: u32,
     tried: u32,
 }
@@ -28,7 +28,7 @@ enum Open {
     /// Failed; both halves lie above it on the stack. `blamed_before` tells whether one of them was blamed.
     Split { rows: Range<u64>, blamed_before: usize },
     /// Failed, and both halves passed: being tried once more.
-    Again { rows: Range<u64> },
+    Again { rows: Range<u64>, failures: u32 },
 }
 
 impl Blame {
@@ -43,7 +43,7 @@ impl Blame {
     /// The rows to try next; `None` when all is decided.
     pub fn next(&self) -> Option<Range<u64>> {
         match self.open.last()? {
-            Open::Untried { rows, .. } | Open::Again { rows } => Some(rows.clone()),
+            Open::Untried { rows, .. } | Open::Again { rows, .. } => Some(rows.clone()),
             Open::Split { .. } => unreachable!("`settle` leaves no decided range on top"),
         }
     }
@@ -60,7 +60,7 @@ impl Blame {
         self.tried += 1;
         match self.open.pop() {
             Some(Open::Untried { rows, failures }) => self.failed(rows, failure, failures + 1),
-            Some(Open::Again { rows }) => self.found.push(Reject { rows, failure, attempts: self.tried }),
+            Some(Open::Again { rows, failures }) => self.failed_together(rows, failure, failures + 1),
             other => unreachable!("no range was being tried: {other:?}"),
         }
         self.settle();
@@ -81,11 +81,24 @@ impl Blame {
             let halves = [middle..rows.end, rows.start..middle];
             self.open.push(Open::Split { rows, blamed_before: self.found.len() });
             self.open.extend(halves.map(|rows| Open::Untried { rows, failures: 0 }));
-        } else if failure.verdict == Verdict::Crash && failures < self.crash_attempts {
+        } else if self.deserves_another(&failure, failures) {
             self.open.push(Open::Untried { rows, failures });
         } else {
             self.found.push(Reject { rows, failure, attempts: self.tried.max(failures) });
         }
+    }
+
+    fn failed_together(&mut self, rows: Range<u64>, failure: Failure, failures: u32) {
+        if self.deserves_another(&failure, failures) {
+            self.open.push(Open::Again { rows, failures });
+        } else {
+            self.found.push(Reject { rows, failure, attempts: self.tried });
+        }
+    }
+
+    /// A crash may come from outside: it is tried again before rows are blamed for it.
+    fn deserves_another(&self, failure: &Failure, failures: u32) -> bool {
+        failure.verdict == Verdict::Crash && failures < self.crash_attempts
     }
 
     /// Decides the ranges whose halves are all decided.
@@ -94,7 +107,7 @@ impl Blame {
             let (rows, halves_passed) = (rows.clone(), self.found.len() == *blamed_before);
             self.open.pop();
             if halves_passed {
-                self.open.push(Open::Again { rows });
+                self.open.push(Open::Again { rows, failures: 0 });
                 return;
             }
         }
