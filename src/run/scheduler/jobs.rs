@@ -286,6 +286,7 @@ impl Scheduler {
                     self.job_done(stage, sequence, 0, Vec::new());
                 } else {
                     job.step = Step::Rest(rest);
+                    job.tries.forgive();
                     self.again(stage, sequence);
                 }
             }
@@ -299,8 +300,7 @@ impl Scheduler {
         job.step = Step::Whole;
         job.tries.acquittals += 1;
         if job.tries.acquittals < ACQUITTALS {
-            job.tries.exception = 0;
-            job.tries.crash = 0;
+            job.tries.forgive();
         }
         self.again(stage, sequence);
     }
@@ -415,6 +415,12 @@ impl Job {
 }
 
 impl Tries {
+    /// What is tried next is given as many attempts as a new batch.
+    fn forgive(&mut self) {
+        self.exception = 0;
+        self.crash = 0;
+    }
+
     /// Counts a failed attempt; returns how many have failed with this verdict.
     fn count(&mut self, verdict: Verdict) -> u32 {
         let tries = match verdict {

@@ -504,7 +504,7 @@ fn check_bounds(scheduler: &Scheduler, plan: &Plan) {
 
 fn histories(cases: u32) {
     let mut runner = TestRunner::new(Config { cases, failure_persistence: None, ..Config::default() });
-    let result = runner.run(&(shapes(), 0u32..4, any::<u64>()), |((shapes, workers), kills, seed)| {
+    let result = runner.run(&(shapes(), 0u32..3, any::<u64>()), |((shapes, workers), kills, seed)| {
         let mut bytes = [0; 32];
         bytes[..8].copy_from_slice(&seed.to_le_bytes());
         run(&shapes, workers, kills, TestRng::from_seed(prop::test_runner::RngAlgorithm::ChaCha, &bytes));
