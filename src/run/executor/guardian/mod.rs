@@ -1,0 +1,153 @@
+//! [`Guardian`]: a small process that is the ancestor of everything that a run starts.
+//!
+//! It starts templates and commands when the coordinator asks, reaps them, and reports how they ended. It is a subreaper: whatever
+//! detaches itself (double forks, `setsid`) becomes its child. When its socket closes, because the run is over or because the
+//! coordinator died in whatever way, it kills all that is left and exits.
+
+mod process;
+
+pub use process::guard;
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::io;
+use std::os::fd::{BorrowedFd, OwnedFd};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+
+use serde::{Deserialize, Serialize};
+
+use super::connection::{Connection, ConnectionError};
+use super::frame::{Frame, Kind};
+
+/// First argument that turns this binary into a guardian. Not for people.
+pub const GUARDIAN_ARGUMENT: &str = "__guardian";
+
+/// A process that the guardian started, in this run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ProcessId(pub u64);
+
+/// What to start.
+#[derive(Debug)]
+pub struct Spawn<'a> {
+    pub argv: &'a [String],
+    /// On top of the environment of this process.
+    pub env: &'a BTreeMap<String, String>,
+    pub cwd: &'a Path,
+    /// Standard input, output, error, and then descriptor 3 where there is a fourth.
+    pub fds: Vec<OwnedFd>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct SpawnText {
+    argv: Vec<String>,
+    env: BTreeMap<String, String>,
+    cwd: String,
+}
+
+/// How a process ended: its exit status, or the signal that killed it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProcessEnd {
+    pub status: Option<i32>,
+    pub signal: Option<i32>,
+}
+
+/// What the guardian reports.
+#[derive(Debug)]
+pub enum Report {
+    Spawned { process: ProcessId, pid: i32 },
+    /// The program could not be started; the text says why.
+    SpawnFailed { process: ProcessId, message: String },
+    /// The process is reaped, and what was left of its process group is killed.
+    Exited { process: ProcessId, end: ProcessEnd },
+}
+
+/// The coordinator's end.
+#[derive(Debug)]
+pub struct Guardian {
+    connection: Connection,
+    child: Child,
+    next: u64,
+}
+
+impl Guardian {
+    /// Starts the guardian.
+    ///
+    /// # Errors
+    /// If this binary cannot be started again.
+    pub fn start() -> io::Result<Self> {
+        let (connection, theirs) = Connection::pair()?;
+        let program: OsString = "/proc/self/exe".into();
+        let mut command = Command::new(program);
+        command.arg(GUARDIAN_ARGUMENT).stdin(Stdio::from(theirs)).stdout(Stdio::null()).stderr(Stdio::inherit());
+        let child = command.spawn()?;
+        Ok(Self { connection, child, next: 0 })
+    }
+
+    pub fn fd(&self) -> BorrowedFd<'_> {
+        self.connection.fd()
+    }
+
+    /// Starts a process in a session and process group of its own.
+    pub fn spawn(&mut self, spawn: Spawn<'_>) -> ProcessId {
+        self.next += 1;
+        let text = SpawnText {
+            argv: spawn.argv.to_vec(),
+            env: spawn.env.clone(),
+            cwd: spawn.cwd.to_string_lossy().into_owned(),
+        };
+        let mut frame = Frame::new(Kind::Spawn);
+        frame.text = serde_json::to_vec(&text).expect("strings are JSON");
+        frame.attempt = self.next;
+        frame.fds = spawn.fds;
+        self.connection.send(frame);
+        ProcessId(self.next)
+    }
+
+    /// Sends a signal to a process's group, if the process is not reaped yet.
+    pub fn signal(&mut self, process: ProcessId, signal: rustix::process::Signal) {
+        let mut frame = Frame::new(Kind::Signal);
+        frame.attempt = process.0;
+        frame.port = signal.as_raw().unsigned_abs();
+        self.connection.send(frame);
+    }
+
+    pub fn wants_to_send(&self) -> bool {
+        self.connection.wants_to_send()
+    }
+
+    pub fn flush(&mut self) {
+        self.connection.flush();
+    }
+
+    /// Reads the reports that have arrived. `None` after the last one if the guardian is gone.
+    ///
+    /// # Errors
+    /// If the socket fails.
+    pub fn reports(&mut self) -> Result<Option<Vec<Report>>, ConnectionError> {
+        let frames = self.connection.receive()?;
+        if frames.is_empty() && self.connection.is_closed() {
+            return Ok(None);
+        }
+        frames.iter().map(report).collect::<Result<Vec<_>, _>>().map(Some)
+    }
+
+    /// Ends everything that it started and that is left, and waits until it is gone.
+    ///
+    /// # Errors
+    /// If the guardian cannot be waited for.
+    pub fn shut_down(self) -> io::Result<()> {
+        let Self { connection, mut child, .. } = self;
+        drop(connection);
+        child.wait().map(drop)
+    }
+}
+
+fn report(frame: &Frame) -> Result<Report, ConnectionError> {
+    let process = ProcessId(frame.attempt);
+    Ok(match frame.kind {
+        Kind::Spawned => Report::Spawned { process, pid: i32::try_from(frame.port).unwrap_or(0) },
+        Kind::ProcessExited => Report::Exited { process, end: frame.text()? },
+        _ => Report::SpawnFailed { process, message: String::from_utf8_lossy(&frame.text).into_owned() },
+    })
+}

@@ -1,0 +1,239 @@
+//! The guardian's own process. Single-threaded; does nothing but start, reap and kill.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::io::Errno;
+use rustix::process::{
+    Pid, Signal, WaitOptions, getpid, getppid, kill_process, kill_process_group, set_child_subreaper,
+    set_parent_process_death_signal, setsid, wait,
+};
+
+use super::{ProcessEnd, SpawnText};
+use crate::run::executor::connection::{Connection, ConnectionError};
+use crate::run::executor::frame::{Frame, Kind};
+
+/// How long the guardian goes on killing what will not die (processes in uninterruptible sleep).
+const KILL_ROUNDS: u32 = 400;
+
+/// Runs the guardian on its standard input, which is the socket to the coordinator. Returns when all is over.
+///
+/// # Errors
+/// If the process cannot be set up.
+pub fn guard() -> io::Result<()> {
+    // A session of its own: an interrupt from the terminal is the coordinator's to handle.
+    let _ = setsid();
+    set_child_subreaper(Some(getpid()))?;
+    let socket = io::stdin().as_fd().try_clone_to_owned()?;
+    let null = fs::File::open("/dev/null")?;
+    rustix::stdio::dup2_stdin(&null)?;
+    for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM, signal_hook::consts::SIGHUP] {
+        // Only the coordinator's end ends the guardian; it watches that itself.
+        signal_hook::flag::register(signal, std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false)))?;
+    }
+    let (deaths, writer) = UnixStream::pair()?;
+    deaths.set_nonblocking(true)?;
+    signal_hook::low_level::pipe::register(signal_hook::consts::SIGCHLD, writer)?;
+    let mut guard = Guard { connection: Connection::new(socket), processes: BTreeMap::new() };
+    let result = guard.serve(&deaths);
+    kill_all();
+    result.map_err(io::Error::other)
+}
+
+struct Guard {
+    connection: Connection,
+    /// Processes that were asked for and are not reaped, by pid.
+    processes: BTreeMap<i32, u64>,
+}
+
+impl Guard {
+    fn serve(&mut self, deaths: &UnixStream) -> Result<(), ConnectionError> {
+        loop {
+            let mut interest = PollFlags::IN;
+            if self.connection.wants_to_send() {
+                interest |= PollFlags::OUT;
+            }
+            let ready = {
+                let mut fds = [PollFd::from_borrowed_fd(self.connection.fd(), interest), PollFd::new(deaths, PollFlags::IN)];
+                match poll(&mut fds, None) {
+                    Ok(_) | Err(Errno::INTR) => [!fds[0].revents().is_empty(), !fds[1].revents().is_empty()],
+                    Err(errno) => return Err(io::Error::from(errno).into()),
+                }
+            };
+            if ready[1] {
+                drain(deaths);
+                self.reap();
+            }
+            if ready[0] {
+                self.connection.flush();
+                for frame in self.connection.receive()? {
+                    self.handle(frame);
+                }
+                if self.connection.is_closed() {
+                    return Ok(());
+                }
+            }
+        }
+    }
+
+    fn handle(&mut self, frame: Frame) {
+        match frame.kind {
+            Kind::Spawn => self.spawn(frame),
+            Kind::Signal => {
+                let pid = self.processes.iter().find(|(_, process)| **process == frame.attempt).map(|(pid, _)| *pid);
+                let signal = i32::try_from(frame.port).ok().and_then(Signal::from_named_raw);
+                if let (Some(pid), Some(signal)) = (pid.and_then(Pid::from_raw), signal) {
+                    // A process that has died in the meantime is reaped by the next turn of the loop.
+                    let _ = kill_process_group(pid, signal);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn spawn(&mut self, mut frame: Frame) {
+        let fds = std::mem::take(&mut frame.fds);
+        let mut answer = Frame::new(Kind::Spawned);
+        answer.attempt = frame.attempt;
+        match frame.text().map_err(io::Error::other).and_then(|text: SpawnText| spawn(&text, fds)) {
+            Ok(pid) => {
+                self.processes.insert(pid, frame.attempt);
+                answer.port = pid.unsigned_abs();
+            }
+            Err(error) => {
+                answer.kind = Kind::SpawnFailed;
+                answer.text = error.to_string().into_bytes();
+            }
+        }
+        self.connection.send(answer);
+    }
+
+    fn reap(&mut self) {
+        loop {
+            self.kill_groups_of_the_dead();
+            match wait(WaitOptions::NOHANG) {
+                Ok(Some((pid, status))) => {
+                    let Some(process) = self.processes.remove(&pid.as_raw_nonzero().get()) else { continue };
+                    let end = ProcessEnd { status: status.exit_status(), signal: status.terminating_signal() };
+                    let mut frame = Frame::new(Kind::ProcessExited);
+                    frame.attempt = process;
+                    frame.text = serde_json::to_vec(&end).expect("numbers are JSON");
+                    self.connection.send(frame);
+                }
+                Ok(None) | Err(Errno::CHILD) => return,
+                Err(Errno::INTR) => {}
+                Err(_) => return,
+            }
+        }
+    }
+
+    /// Kills what is left of the groups of processes that have died but are not reaped: their ids cannot belong to anybody else yet.
+    fn kill_groups_of_the_dead(&self) {
+        use rustix::process::{WaitId, WaitIdOptions, waitid};
+        for &pid in self.processes.keys() {
+            let Some(pid) = Pid::from_raw(pid) else { continue };
+            let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
+            if let Ok(Some(_)) = waitid(WaitId::Pid(pid), options) {
+                let _ = kill_process_group(pid, Signal::KILL);
+            }
+        }
+    }
+}
+
+fn spawn(text: &SpawnText, fds: Vec<OwnedFd>) -> io::Result<i32> {
+    let Some((program, arguments)) = text.argv.split_first() else {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "there is no program to start"));
+    };
+    let mut command = Command::new(program);
+    command.args(arguments).envs(&text.env).current_dir(&text.cwd);
+    let mut fds = fds.into_iter();
+    let mut stdio = || fds.next().map_or_else(Stdio::null, Stdio::from);
+    command.stdin(stdio()).stdout(stdio()).stderr(stdio());
+    let extra = fds.next();
+    let guardian = getpid();
+    // SAFETY: only system calls that are safe between fork and exec; this process has one thread.
+    unsafe {
+        command.pre_exec(move || {
+            setsid()?;
+            set_parent_process_death_signal(Some(Signal::KILL))?;
+            if getppid() != Some(guardian) {
+                return Err(io::Error::other("the guardian died"));
+            }
+            if let Some(fd) = &extra {
+                pass_as_three(fd)?;
+            }
+            Ok(())
+        });
+    }
+    let child = command.spawn()?;
+    // Not waited for through `child`: all children are reaped in one place.
+    Ok(i32::try_from(child.id()).expect("pids are positive numbers of 31 bits"))
+}
+
+/// Makes `fd` descriptor 3 of the program about to be started. Async-signal-safe.
+fn pass_as_three(fd: &OwnedFd) -> io::Result<()> {
+    use std::os::fd::{AsRawFd, FromRawFd, IntoRawFd};
+    if fd.as_raw_fd() == 3 {
+        return rustix::io::fcntl_setfd(fd, rustix::io::FdFlags::empty()).map_err(Into::into);
+    }
+    // SAFETY: whatever descriptor 3 is here, it is of no use to the program about to be started, and `dup2` replaces it.
+    let mut three = unsafe { OwnedFd::from_raw_fd(3) };
+    let result = rustix::io::dup2(fd, &mut three);
+    let _ = three.into_raw_fd();
+    result.map_err(Into::into)
+}
+
+fn drain(mut deaths: &UnixStream) {
+    use std::io::Read;
+    let mut buffer = [0; 64];
+    while matches!(deaths.read(&mut buffer), Ok(1..)) {}
+}
+
+/// Kills all descendants, again and again until there are none: what they start while they are being killed becomes a child of
+/// this process too.
+fn kill_all() {
+    for round in 0..KILL_ROUNDS {
+        for pid in descendants() {
+            let _ = kill_process(pid, Signal::KILL);
+        }
+        loop {
+            match wait(WaitOptions::NOHANG) {
+                Ok(Some(_)) | Err(Errno::INTR) => {}
+                Err(_) => return,
+                Ok(None) => break,
+            }
+        }
+        // Killed processes take a moment to die.
+        std::thread::sleep(Duration::from_millis(if round < 20 { 1 } else { 5 }));
+    }
+}
+
+/// All processes below this one, by the parents that `/proc` shows.
+fn descendants() -> Vec<Pid> {
+    let mut children: BTreeMap<i32, Vec<i32>> = BTreeMap::new();
+    let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
+    for pid in entries.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok()) {
+        let Ok(stat) = fs::read_to_string(format!("/proc/{pid}/stat")) else { continue };
+        // The command's name, in parentheses, may contain anything; the parent is the second field after it.
+        let parent = stat.rsplit_once(')').and_then(|(_, rest)| rest.split_whitespace().nth(1)?.parse::<i32>().ok());
+        if let Some(parent) = parent {
+            children.entry(parent).or_default().push(pid);
+        }
+    }
+    let mut found = Vec::new();
+    let mut open = vec![getpid().as_raw_nonzero().get()];
+    while let Some(parent) = open.pop() {
+        for &child in children.get(&parent).map_or(&[][..], Vec::as_slice) {
+            found.extend(Pid::from_raw(child));
+            open.push(child);
+        }
+    }
+    found
+}

@@ -1,0 +1,7 @@
+//! Carries out the scheduler's actions and returns what happened as events.
+
+mod connection;
+mod frame;
+mod guardian;
+
+pub use guardian::{GUARDIAN_ARGUMENT, guard};
