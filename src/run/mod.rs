@@ -1,1 +1,5 @@
-//! TODO
+//! A run in progress.
+
+pub mod executor;
+pub mod fail_point;
+pub mod publish;

@@ -1,0 +1,3 @@
+//! Carries out the scheduler's actions.
+
+pub mod stage;
