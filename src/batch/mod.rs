@@ -2,14 +2,21 @@
 
 #[allow(clippy::module_inception)]
 mod batch;
+mod conform;
+mod cut;
+mod file_table;
 pub mod ipc;
 mod origin;
 mod pool;
 mod segment;
+mod value_bytes;
 
 pub use batch::{Batch, BatchError, INLINE_BYTES, Parcel, Shared};
+pub(crate) use conform::is_open;
+pub use conform::{Columns, ConformError};
+pub use cut::Cutter;
+pub use file_table::FileTable;
 pub use origin::{FileId, Origin, Place};
 pub use pool::{Lease, SegmentPool};
 pub use segment::{Segment, SegmentError, SegmentId};
-
-fn value_bytes(batch: &arrow::array::RecordBatch) -> usize { batch.get_array_memory_size() }
+pub use value_bytes::value_bytes;

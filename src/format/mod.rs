@@ -1,4 +1,32 @@
 //! Files and byte streams to Arrow batches and back. Knows nothing of pipelines, runs or processes.
+//!
+//! Text comes in as bytes, is split into [`Records`] by a [`Splitter`], and becomes a batch in a [`TextDecoder`], which
+//! also infers the types of columns. Batches go out through a [`FileEncoder`]. A command's standard input and output, which are whole in
+//! memory, are [`encode`]d and [`decode`]d at once.
+
+mod compression;
+mod csv;
+mod error;
+mod file_encoder;
+mod inference;
+mod jsonl;
+mod lines;
+mod memory;
+mod parquet_file;
+mod records;
+mod splitter;
+mod text_decoder;
+mod text_value;
+
+use std::path::Path;
+
+pub use compression::{BlockWriter, decompress};
+pub use error::{EncodeError, Problem, RecordError};
+pub use file_encoder::{EncodeMode, FileEncoder};
+pub use memory::{DecodeError, decode, encode};
+pub use records::{Limit, Records};
+pub use splitter::Splitter;
+pub use text_decoder::{SAMPLE_BYTES, SAMPLE_ROWS, SampleError, TextDecoder, declare, headerless};
 
 /// How rows are written in a file or on a pipe.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -13,9 +41,48 @@ pub enum Format {
     Lines,
 }
 
+impl Format {
+    /// Endings of file names, without the ending of a compression.
+    pub fn extensions(self) -> &'static [&'static str] {
+        match self {
+            Self::Csv => &["csv"],
+            Self::Tsv => &["tsv"],
+            Self::Jsonl => &["jsonl", "ndjson"],
+            Self::Parquet => &["parquet", "pq"],
+            Self::Arrow => &["arrow", "arrows", "feather", "ipc"],
+            Self::Lines => &["txt", "log", "lines"],
+        }
+    }
+
+    /// Returns whether files of this format are text that is split into records.
+    pub fn is_text(self) -> bool {
+        matches!(self, Self::Csv | Self::Tsv | Self::Jsonl | Self::Lines)
+    }
+
+    /// Returns whether the name of `path` has one of the format's endings, before the ending of a compression if any.
+    pub fn names(self, path: &Path) -> bool {
+        let bare = match Compression::of(path) {
+            Compression::None => path.to_owned(),
+            Compression::Gzip | Compression::Zstd => path.with_extension(""),
+        };
+        bare.extension().is_some_and(|extension| self.extensions().iter().any(|known| extension == *known))
+    }
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Compression {
     None,
     Gzip,
     Zstd,
+}
+
+impl Compression {
+    /// The compression that the ending of a file's name says.
+    pub fn of(path: &Path) -> Self {
+        match path.extension().and_then(|extension| extension.to_str()) {
+            Some("gz") => Self::Gzip,
+            Some("zst") => Self::Zstd,
+            _ => Self::None,
+        }
+    }
 }

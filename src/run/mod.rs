@@ -1,8 +1,10 @@
-//! A run in progress: the pure [`scheduler`], the [`executor`](self) that carries out its actions, and what they tell.
+//! A run in progress: the pure [`scheduler`], the [`executor`] that carries out its actions, and what they tell.
 
 mod event;
-mod executor;
+pub mod executor;
+pub mod fail_point;
 mod outcome;
+pub mod publish;
 pub mod scheduler;
 
 pub use event::{RunEvent, Speaker, Stream};

@@ -3,5 +3,6 @@
 mod connection;
 mod frame;
 mod guardian;
+pub mod stage;
 
 pub use guardian::{GUARDIAN_ARGUMENT, guard};

@@ -1,0 +1,138 @@
+//! CSV and TSV: records to batches, batches to text.
+
+use std::sync::Arc;
+
+use arrow::array::{ArrayRef, RecordBatch, RecordBatchOptions, new_null_array};
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+
+use super::error::{EncodeError, Problem, RecordError};
+use super::inference::Guess;
+use super::records::Records;
+use super::text_value::parse_cells;
+
+/// Turns records into batches, with the types that were declared or inferred. An empty field is null.
+#[derive(Debug)]
+pub(super) struct CsvDecoder {
+    columns: Vec<CsvColumn>,
+    schema: SchemaRef,
+}
+
+#[derive(Debug)]
+struct CsvColumn {
+    name: String,
+    data_type: DataType,
+    is_declared: bool,
+}
+
+impl CsvDecoder {
+    /// Columns in the order of the file. A declared column that the file does not have is an error.
+    pub(super) fn new(names: &[String], declared: &[(String, DataType)]) -> Result<Self, Problem> {
+        let missing: Vec<_> =
+            declared.iter().map(|(name, _)| name).filter(|name| !names.contains(name)).cloned().collect();
+        if !missing.is_empty() {
+            return Err(Problem::MissingColumn { missing, found: names.to_vec() });
+        }
+        let columns = names.iter().map(|name| match declared.iter().find(|(declared, _)| declared == name) {
+            Some((_, data_type)) if data_type.is_nested() => {
+                Err(Problem::Unsupported { column: name.clone(), data_type: data_type.clone() })
+            }
+            Some((_, data_type)) => {
+                Ok(CsvColumn { name: name.clone(), data_type: data_type.clone(), is_declared: true })
+            }
+            None => Ok(CsvColumn { name: name.clone(), data_type: DataType::Null, is_declared: false }),
+        });
+        let mut decoder = Self { columns: columns.collect::<Result<_, _>>()?, schema: Arc::new(Schema::empty()) };
+        decoder.update_schema();
+        Ok(decoder)
+    }
+
+    pub(super) fn schema(&self) -> SchemaRef {
+        Arc::clone(&self.schema)
+    }
+
+    /// Infers the open columns from the first `rows` rows of `chunks`.
+    pub(super) fn infer(&mut self, chunks: &[&Records], rows: usize) {
+        for (index, column) in self.columns.iter_mut().enumerate() {
+            if !column.is_declared && column.data_type == DataType::Null {
+                let sample = chunks.iter().flat_map(|chunk| (0..chunk.len()).map(move |row| cell(chunk, row, index)));
+                let cells = sample.take(rows).map(Option::unwrap_or_default);
+                column.data_type = guess(cells).data_type();
+            }
+        }
+        self.update_schema();
+    }
+
+    pub(super) fn decode(&mut self, records: &Records) -> Result<RecordBatch, RecordError> {
+        if let Some(record) = records.invalid_utf8() {
+            return Err(RecordError { record, problem: Problem::NotUtf8 });
+        }
+        self.infer(&[records], records.len());
+        let arrays = self.columns.iter().enumerate().map(|(index, column)| column.decode(records, index));
+        let arrays = arrays.collect::<Result<Vec<_>, _>>()?;
+        let options = RecordBatchOptions::new().with_row_count(Some(records.len()));
+        Ok(RecordBatch::try_new_with_options(self.schema(), arrays, &options)
+            .expect("columns have the types of the schema"))
+    }
+
+    fn update_schema(&mut self) {
+        let unchanged = self.schema.fields().len() == self.columns.len()
+            && self
+                .schema
+                .fields()
+                .iter()
+                .zip(&self.columns)
+                .all(|(field, column)| *field.data_type() == column.data_type);
+        if !unchanged {
+            let fields = self.columns.iter().map(|column| Field::new(&column.name, column.data_type.clone(), true));
+            self.schema = Arc::new(Schema::new(fields.collect::<Vec<_>>()));
+        }
+    }
+}
+
+impl CsvColumn {
+    fn decode(&self, records: &Records, index: usize) -> Result<ArrayRef, RecordError> {
+        if self.data_type == DataType::Null && !self.is_declared {
+            return Ok(new_null_array(&DataType::Null, records.len()));
+        }
+        let cells = (0..records.len()).map(|row| cell(records, row, index));
+        parse_cells(cells, &self.data_type, !self.is_declared).map_err(|record| RecordError {
+            record,
+            problem: Problem::Misfit {
+                column: self.name.clone(),
+                value: super::lines::quoted(cell(records, record, index).unwrap_or_default()),
+                expected: self.data_type.clone(),
+            },
+        })
+    }
+}
+
+fn guess<'a>(cells: impl Iterator<Item = &'a str>) -> Guess {
+    let mut guess = Guess::Open;
+    for cell in cells {
+        guess = guess.merge(Guess::of(cell));
+        if guess == Guess::Text {
+            break;
+        }
+    }
+    guess
+}
+
+/// A cell as text; text that is not UTF-8 counts as text like any other while types are inferred, and fails when decoded.
+fn cell(records: &Records, row: usize, column: usize) -> Option<&str> {
+    let field = records.field(row, column);
+    (!field.is_empty()).then(|| std::str::from_utf8(field).unwrap_or("\u{fffd}"))
+}
+
+/// Appends rows as CSV. Nulls and empty strings are empty fields, binary values are hexadecimal.
+pub(super) fn encode(batch: &RecordBatch, delimiter: u8, header: bool, out: &mut Vec<u8>) -> Result<(), EncodeError> {
+    let schema = batch.schema_ref();
+    if let Some(field) = schema.fields().iter().find(|field| field.data_type().is_nested()) {
+        let (column, data_type) = (field.name().clone(), field.data_type().clone());
+        return Err(EncodeError::Unsupported { column, data_type, format: "CSV" });
+    }
+    if schema.fields().is_empty() {
+        return Ok(());
+    }
+    arrow::csv::WriterBuilder::new().with_header(header).with_delimiter(delimiter).build(out).write(batch)?;
+    Ok(())
+}

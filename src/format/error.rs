@@ -1,0 +1,102 @@
+//! What can be wrong with a record, and with a batch that is to be written.
+
+use arrow::datatypes::DataType;
+use arrow::error::ArrowError;
+
+/// A record that could not be read.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{problem}")]
+pub struct RecordError {
+    /// Index of the record in its [`super::Records`].
+    pub record: usize,
+    pub problem: Problem,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Problem {
+    #[error("column `{column}` holds {value}, which is not {expected}")]
+    Misfit { column: String, value: String, expected: DataType },
+    #[error("column `{column}` holds {found} here and {settled} in an earlier row")]
+    Mixed { column: String, settled: DataType, found: DataType },
+    #[error("column `{column}` does not appear in the rows from which the columns were inferred")]
+    UnknownColumn { column: String },
+    #[error("column `{column}` appears twice in one record")]
+    DuplicateKey { column: String },
+    #[error("the record has {found} fields, but there are {expected} columns")]
+    Ragged { found: usize, expected: usize },
+    #[error("the text is not valid UTF-8")]
+    NotUtf8,
+    #[error("{message}")]
+    Json { message: String },
+    #[error("a quoted field is not closed")]
+    UnclosedQuote,
+    #[error("the record is longer than {} MiB", limit >> 20)]
+    TooLong { limit: usize },
+    #[error("the header has the columns {}, but it should have {}", list(found), list(expected))]
+    Header { expected: Vec<String>, found: Vec<String> },
+    #[error("two columns have the name `{column}`")]
+    DuplicateColumn { column: String },
+    #[error("there is no column {}; the columns are {}", list(missing), list(found))]
+    MissingColumn { missing: Vec<String>, found: Vec<String> },
+    #[error("column `{column}` cannot be {data_type} in this format")]
+    Unsupported { column: String, data_type: DataType },
+}
+
+impl Problem {
+    /// The column that would have to be declared for this record to be read, if that is the way out.
+    pub fn column_to_declare(&self) -> Option<&str> {
+        match self {
+            Self::Misfit { column, .. } | Self::Mixed { column, .. } | Self::UnknownColumn { column } => Some(column),
+            _ => None,
+        }
+    }
+}
+
+/// A batch that cannot be written in the format that was asked for.
+#[derive(Debug, thiserror::Error)]
+pub enum EncodeError {
+    #[error("column `{column}` is {data_type}, which {format} cannot hold")]
+    Unsupported { column: String, data_type: DataType, format: &'static str },
+    #[error("lines are written from one column or from a column named `line`; there are {}", list(columns))]
+    NoLine { columns: Vec<String> },
+    #[error("row {row} of the batch contains a line break, so that it would become more than one line")]
+    LineBreak { row: usize },
+    #[error(transparent)]
+    Io(std::io::Error),
+    #[error("the values cannot be written: {0}")]
+    Arrow(ArrowError),
+    #[error("the values cannot be written: {0}")]
+    Parquet(parquet::errors::ParquetError),
+}
+
+impl From<std::io::Error> for EncodeError {
+    fn from(error: std::io::Error) -> Self {
+        Self::Io(error)
+    }
+}
+
+impl From<ArrowError> for EncodeError {
+    fn from(error: ArrowError) -> Self {
+        match error {
+            ArrowError::IoError(_, source) => Self::Io(source),
+            other => Self::Arrow(other),
+        }
+    }
+}
+
+impl From<parquet::errors::ParquetError> for EncodeError {
+    fn from(error: parquet::errors::ParquetError) -> Self {
+        use parquet::errors::ParquetError;
+        match error {
+            ParquetError::External(source) => match source.downcast::<std::io::Error>() {
+                Ok(source) => Self::Io(*source),
+                Err(source) => Self::Parquet(ParquetError::External(source)),
+            },
+            other => Self::Parquet(other),
+        }
+    }
+}
+
+fn list(names: &[String]) -> String {
+    names.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ")
+}

@@ -1,0 +1,231 @@
+//! JSON lines: records to batches, batches to text.
+
+mod builder;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use arrow::array::{ArrayRef, RecordBatch, RecordBatchOptions};
+use arrow::compute::cast;
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use serde_json::Value;
+
+use self::builder::{Builder, Misfit};
+use super::error::{EncodeError, Problem, RecordError};
+use super::inference::{Conflict, Shape};
+use super::records::Records;
+
+/// Turns lines into batches. Each line is one object; a key that is missing is a null.
+#[derive(Debug)]
+pub(super) struct JsonlDecoder {
+    columns: Vec<(String, Shape)>,
+    index: HashMap<String, usize>,
+    schema: SchemaRef,
+}
+
+impl JsonlDecoder {
+    /// Infers the columns from the first `rows` rows of `chunks`: in order of their first appearance, then the
+    /// declared ones that did not appear. The error is the index of a chunk and what is wrong with one of its records.
+    pub(super) fn new(
+        chunks: &[&Records],
+        rows: usize,
+        declared: &[(String, DataType)],
+    ) -> Result<Self, (usize, RecordError)> {
+        let mut decoder = Self { columns: Vec::new(), index: HashMap::new(), schema: Arc::new(Schema::empty()) };
+        let sample =
+            chunks.iter().enumerate().flat_map(|(at, chunk)| (0..chunk.len()).map(move |row| (at, chunk, row)));
+        for (at, chunk, record) in sample.take(rows) {
+            let observed = parse(chunk.field(record, 0)).and_then(|object| decoder.observe(&object, declared));
+            observed.map_err(|problem| (at, RecordError { record, problem }))?;
+        }
+        for (name, data_type) in declared {
+            if !decoder.index.contains_key(name) {
+                decoder.add(name, Shape::Fixed(data_type.clone()));
+            }
+        }
+        decoder.update_schema();
+        Ok(decoder)
+    }
+
+    pub(super) fn schema(&self) -> SchemaRef {
+        Arc::clone(&self.schema)
+    }
+
+    pub(super) fn decode(&mut self, records: &Records) -> Result<RecordBatch, RecordError> {
+        if let Some(record) = records.invalid_utf8() {
+            return Err(RecordError { record, problem: Problem::NotUtf8 });
+        }
+        match self.try_decode(records) {
+            // A value has come for an open column: the rows at hand decide its type.
+            Err(Failure::Open) => {
+                self.settle(records)?;
+                self.try_decode(records).map_err(|failure| match failure {
+                    Failure::Record(error) => error,
+                    Failure::Open => unreachable!("columns with values have been settled"),
+                })
+            }
+            Err(Failure::Record(error)) => Err(error),
+            Ok(batch) => Ok(batch),
+        }
+    }
+
+    fn add(&mut self, name: &str, shape: Shape) -> usize {
+        self.index.insert(name.to_owned(), self.columns.len());
+        self.columns.push((name.to_owned(), shape));
+        self.columns.len() - 1
+    }
+
+    /// Widens the columns by the values of one record of the sample.
+    fn observe(
+        &mut self,
+        object: &serde_json::Map<String, Value>,
+        declared: &[(String, DataType)],
+    ) -> Result<(), Problem> {
+        for (key, value) in object {
+            let at = match self.index.get(key) {
+                Some(at) => *at,
+                None => {
+                    let fixed = declared.iter().find(|(name, _)| name == key);
+                    self.add(key, fixed.map_or(Shape::Open, |(_, data_type)| Shape::Fixed(data_type.clone())))
+                }
+            };
+            let shape = &mut self.columns[at].1;
+            if !matches!(shape, Shape::Fixed(_)) {
+                let merged = Shape::of(value).and_then(|found| std::mem::replace(shape, Shape::Open).merge(found));
+                *shape = merged.map_err(|conflict| mixed(key, conflict))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Lets the records decide what is still open.
+    fn settle(&mut self, records: &Records) -> Result<(), RecordError> {
+        let mut found: Vec<_> = self.columns.iter().map(|_| Shape::Open).collect();
+        for record in 0..records.len() {
+            let object = parse(records.field(record, 0)).map_err(|problem| RecordError { record, problem })?;
+            for (key, value) in &object {
+                let Some(&at) = self.index.get(key) else { continue };
+                let merged =
+                    Shape::of(value).and_then(|shape| std::mem::replace(&mut found[at], Shape::Open).merge(shape));
+                match merged {
+                    Ok(shape) => found[at] = shape,
+                    // A column that is settled already says by itself which value does not fit it.
+                    Err(conflict) if crate::batch::is_open(&self.columns[at].1.data_type()) => {
+                        return Err(RecordError { record, problem: mixed(key, conflict) });
+                    }
+                    Err(_) => {}
+                }
+            }
+        }
+        for ((_, shape), found) in self.columns.iter_mut().zip(found) {
+            *shape = std::mem::replace(shape, Shape::Open).settle(found);
+        }
+        self.update_schema();
+        Ok(())
+    }
+
+    fn try_decode(&self, records: &Records) -> Result<RecordBatch, Failure> {
+        let mut builders: Vec<_> =
+            self.schema.fields().iter().map(|field| Builder::new(field.data_type(), records.len())).collect();
+        for record in 0..records.len() {
+            builder::append_record(records.field(record, 0), &self.index, &mut builders).map_err(
+                |misfit| match misfit {
+                    Misfit::Open => Failure::Open,
+                    Misfit::Problem(problem) => Failure::Record(RecordError { record, problem }),
+                },
+            )?;
+        }
+        let mut columns = Vec::with_capacity(builders.len());
+        for (builder, (name, _)) in builders.into_iter().zip(&self.columns) {
+            columns.push(builder.finish().map_err(|unfit| self.blame(records, name, unfit))?);
+        }
+        let options = RecordBatchOptions::new().with_row_count(Some(records.len()));
+        Ok(RecordBatch::try_new_with_options(self.schema(), columns, &options)
+            .expect("builders have the types of the schema"))
+    }
+
+    /// Finds the record whose text does not parse as the declared type: a nested value's index says nothing about it.
+    fn blame(&self, records: &Records, column: &str, unfit: builder::Unfit) -> Failure {
+        let at = self.index[column];
+        let record = (0..records.len()).find(|record| {
+            let mut builders: Vec<_> =
+                self.schema.fields().iter().map(|field| Builder::new(field.data_type(), 1)).collect();
+            let appended = builder::append_record(records.field(*record, 0), &self.index, &mut builders);
+            appended.is_ok() && builders.swap_remove(at).finish().is_err()
+        });
+        let problem = Problem::Misfit { column: column.to_owned(), value: unfit.value, expected: unfit.expected };
+        Failure::Record(RecordError { record: record.unwrap_or(0), problem })
+    }
+
+    fn update_schema(&mut self) {
+        let fields = self.columns.iter().map(|(name, shape)| Field::new(name, shape.data_type(), true));
+        self.schema = Arc::new(Schema::new(fields.collect::<Vec<_>>()));
+    }
+}
+
+enum Failure {
+    /// A value has come for a column whose type is open.
+    Open,
+    Record(RecordError),
+}
+
+fn mixed(column: &str, conflict: Conflict) -> Problem {
+    Problem::Mixed { column: column.to_owned(), settled: conflict.settled, found: conflict.found }
+}
+
+fn parse(line: &[u8]) -> Result<serde_json::Map<String, Value>, Problem> {
+    serde_json::from_slice(line).map_err(|error| json_problem(&error))
+}
+
+/// The parser's message without its line number, which is always 1.
+fn json_problem(error: &serde_json::Error) -> Problem {
+    let message = error.to_string();
+    let bare = message.split(" at line ").next().unwrap_or(&message);
+    Problem::Json { message: format!("not a JSON object: {bare} (column {})", error.column()) }
+}
+
+/// Appends one object per row, nulls included. NaN and infinities are null, decimals are strings, binary values are
+/// strings of hexadecimal digits.
+pub(super) fn encode(batch: &RecordBatch, out: &mut Vec<u8>) -> Result<(), EncodeError> {
+    let schema = batch.schema_ref();
+    let mut fields = Vec::with_capacity(schema.fields().len());
+    let mut columns = Vec::with_capacity(schema.fields().len());
+    for (field, column) in schema.fields().iter().zip(batch.columns()) {
+        let written = written_type(field.data_type());
+        let column: ArrayRef = if written == *field.data_type() { Arc::clone(column) } else { cast(column, &written)? };
+        fields.push(Field::new(field.name(), written, true));
+        columns.push(column);
+    }
+    if let Some(field) = fields.iter().find(|field| !is_writable(field.data_type())) {
+        let (column, data_type) = (field.name().clone(), field.data_type().clone());
+        return Err(EncodeError::Unsupported { column, data_type, format: "JSON" });
+    }
+    let options = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
+    let batch = RecordBatch::try_new_with_options(Arc::new(Schema::new(fields)), columns, &options)?;
+    let builder = arrow::json::WriterBuilder::new().with_explicit_nulls(true);
+    let mut writer = builder.build::<_, arrow::json::writer::LineDelimited>(out);
+    writer.write(&batch)?;
+    writer.finish()?;
+    Ok(())
+}
+
+/// The type as which values are written: decimals become strings, wherever they are.
+fn written_type(data_type: &DataType) -> DataType {
+    let inside = |field: &Field| Arc::new(field.clone().with_data_type(written_type(field.data_type())));
+    match data_type {
+        DataType::Decimal32(..) | DataType::Decimal64(..) | DataType::Decimal128(..) | DataType::Decimal256(..) => {
+            DataType::Utf8
+        }
+        DataType::List(field) => DataType::List(inside(field)),
+        DataType::LargeList(field) => DataType::LargeList(inside(field)),
+        DataType::FixedSizeList(field, size) => DataType::FixedSizeList(inside(field), *size),
+        DataType::Map(field, sorted) => DataType::Map(inside(field), *sorted),
+        DataType::Struct(fields) => DataType::Struct(fields.iter().map(|field| inside(field)).collect()),
+        DataType::Dictionary(key, value) => DataType::Dictionary(key.clone(), Box::new(written_type(value))),
+        other => other.clone(),
+    }
+}
+
+fn is_writable(data_type: &DataType) -> bool {
+    !matches!(data_type, DataType::Interval(_) | DataType::Union(..))
+}

@@ -1,0 +1,120 @@
+//! Whole tables in memory: the standard input and output of commands.
+
+use std::io::Cursor;
+use std::sync::Arc;
+
+use arrow::array::RecordBatch;
+use arrow::compute::concat_batches;
+use arrow::datatypes::{DataType, SchemaRef};
+use arrow::error::ArrowError;
+use arrow::ipc::reader::{FileReader, StreamReader};
+use bytes::Bytes;
+use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+
+use super::error::{EncodeError, Problem, RecordError};
+use super::file_encoder::{EncodeMode, FileEncoder};
+use super::records::{Limit, Records};
+use super::splitter::Splitter;
+use super::text_decoder::{SampleError, TextDecoder, declared_schema, headerless};
+use super::{Compression, Format, text_decoder};
+use crate::batch::{Columns, ConformError};
+
+const ARROW_MAGIC: &[u8] = b"ARROW1";
+
+/// Why bytes are not a table in a format.
+#[derive(Debug, thiserror::Error)]
+pub enum DecodeError {
+    /// `row` is 1-based and does not count the header.
+    #[error("row {row}: {problem}")]
+    Record { row: usize, problem: Problem },
+    #[error(transparent)]
+    Columns(Problem),
+    #[error(transparent)]
+    Conform(ConformError),
+    #[error("not valid Arrow IPC data: {0}")]
+    Arrow(ArrowError),
+    #[error("not valid Parquet data: {0}")]
+    Parquet(parquet::errors::ParquetError),
+}
+
+/// Appends a whole table to `out`: text with a header where the format has one, Arrow as a stream.
+pub fn encode(format: Format, batch: &RecordBatch, out: &mut Vec<u8>) -> Result<(), EncodeError> {
+    let mut encoder = FileEncoder::new(out, format, Compression::None, batch.schema_ref(), EncodeMode::Stream)?;
+    encoder.write(batch)?;
+    encoder.finish()?;
+    Ok(())
+}
+
+/// Reads a whole table. Columns that are not `declared` are inferred from the first rows, as they are for files. No bytes at
+/// all are a table without rows, with the declared columns.
+pub fn decode(format: Format, bytes: &[u8], declared: &[(String, DataType)]) -> Result<RecordBatch, DecodeError> {
+    match format {
+        _ if bytes.is_empty() && format != Format::Lines => {
+            Ok(RecordBatch::new_empty(Arc::new(declared_schema(declared))))
+        }
+        Format::Csv => decode_text(format, Splitter::csv(b',', true), bytes, declared),
+        Format::Tsv => decode_text(format, Splitter::csv(b'\t', true), bytes, declared),
+        Format::Jsonl => decode_text(format, Splitter::jsonl(), bytes, declared),
+        Format::Lines => decode_text(format, Splitter::lines(), bytes, declared),
+        Format::Arrow => decode_arrow(bytes, declared),
+        Format::Parquet => decode_parquet(bytes, declared),
+    }
+}
+
+fn decode_text(
+    format: Format,
+    mut splitter: Splitter,
+    bytes: &[u8],
+    declared: &[(String, DataType)],
+) -> Result<RecordBatch, DecodeError> {
+    let mut records = Records::default();
+    let all = Limit { records: usize::MAX, bytes: usize::MAX };
+    let split = splitter.push(bytes, &mut records, all).and_then(|_| splitter.finish(&mut records));
+    split.map_err(|problem| DecodeError::Record { row: records.len() + 1, problem })?;
+    let header = match splitter.header() {
+        Some(names) => names.to_vec(),
+        None => headerless(splitter.width().unwrap_or(0), declared),
+    };
+    let mut decoder =
+        TextDecoder::from_sample(format, &header, declared, &[&records]).map_err(|error| match error {
+            SampleError::Columns(problem) => DecodeError::Columns(problem),
+            SampleError::Record(_, error) => in_row(error),
+        })?;
+    decoder.decode(&records).map_err(in_row)
+}
+
+fn in_row(error: RecordError) -> DecodeError {
+    DecodeError::Record { row: error.record + 1, problem: error.problem }
+}
+
+fn decode_arrow(bytes: &[u8], declared: &[(String, DataType)]) -> Result<RecordBatch, DecodeError> {
+    let (schema, batches) = if bytes.starts_with(ARROW_MAGIC) {
+        let reader = FileReader::try_new(Cursor::new(bytes), None).map_err(DecodeError::Arrow)?;
+        (reader.schema(), reader.collect::<Result<Vec<_>, _>>())
+    } else {
+        let reader = StreamReader::try_new(bytes, None).map_err(DecodeError::Arrow)?;
+        (reader.schema(), reader.collect::<Result<Vec<_>, _>>())
+    };
+    conform(&schema, &batches.map_err(DecodeError::Arrow)?, declared)
+}
+
+fn decode_parquet(bytes: &[u8], declared: &[(String, DataType)]) -> Result<RecordBatch, DecodeError> {
+    let builder =
+        ParquetRecordBatchReaderBuilder::try_new(Bytes::copy_from_slice(bytes)).map_err(DecodeError::Parquet)?;
+    let schema = Arc::clone(builder.schema());
+    let reader = builder.build().map_err(DecodeError::Parquet)?;
+    let batches = reader.collect::<Result<Vec<_>, _>>().map_err(DecodeError::Arrow)?;
+    conform(&schema, &batches, declared)
+}
+
+fn conform(
+    schema: &SchemaRef,
+    batches: &[RecordBatch],
+    declared: &[(String, DataType)],
+) -> Result<RecordBatch, DecodeError> {
+    let batch = concat_batches(schema, batches).map_err(DecodeError::Arrow)?;
+    let batch = Columns::from_first().conform(batch).map_err(DecodeError::Conform)?;
+    text_decoder::declare(&batch.schema(), declared)
+        .map_err(DecodeError::Columns)
+        .and_then(|mut columns| columns.conform(batch).map_err(DecodeError::Conform))
+}

@@ -1,0 +1,119 @@
+//! [`TextDecoder`]: records to batches, with types from a sample.
+
+use arrow::array::RecordBatch;
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+
+use super::Format;
+use super::csv::CsvDecoder;
+use super::error::{Problem, RecordError};
+use super::jsonl::JsonlDecoder;
+use super::lines;
+use super::records::Records;
+use crate::batch::Columns;
+
+/// Rows from which the types of columns are inferred.
+pub const SAMPLE_ROWS: usize = 4096;
+
+/// Bytes of text after which a sample ends early, so that long rows do not have to be held by the thousand.
+pub const SAMPLE_BYTES: usize = 8 << 20;
+
+/// Decodes the records of one format in sequence. It is made from a sample, and given all records, those of the sample
+/// included, in order: a column that is all null in the sample has the `Null` type until a value comes.
+#[derive(Debug)]
+pub struct TextDecoder {
+    decoder: Decoder,
+}
+
+#[derive(Debug)]
+enum Decoder {
+    Csv(CsvDecoder),
+    Jsonl(JsonlDecoder),
+    Lines,
+}
+
+/// Why no decoder could be made from a sample.
+#[derive(Debug)]
+pub enum SampleError {
+    /// The declared columns do not fit the header.
+    Columns(Problem),
+    /// Index of a chunk, and what is wrong in it.
+    Record(usize, RecordError),
+}
+
+impl TextDecoder {
+    /// Infers the columns that are not `declared` from the first [`SAMPLE_ROWS`] records of `sample`. `header` names the
+    /// columns of CSV; it is not used for other text.
+    pub fn from_sample(
+        format: Format,
+        header: &[String],
+        declared: &[(String, DataType)],
+        sample: &[&Records],
+    ) -> Result<Self, SampleError> {
+        let decoder = match format {
+            Format::Csv | Format::Tsv => {
+                let mut decoder = CsvDecoder::new(header, declared).map_err(SampleError::Columns)?;
+                decoder.infer(sample, SAMPLE_ROWS);
+                Decoder::Csv(decoder)
+            }
+            Format::Jsonl => {
+                let decoder = JsonlDecoder::new(sample, SAMPLE_ROWS, declared);
+                Decoder::Jsonl(decoder.map_err(|(chunk, error)| SampleError::Record(chunk, error))?)
+            }
+            Format::Lines => Decoder::Lines,
+            Format::Parquet | Format::Arrow => unreachable!("not a text format"),
+        };
+        Ok(Self { decoder })
+    }
+
+    /// Decodes the records that follow.
+    pub fn decode(&mut self, records: &Records) -> Result<RecordBatch, RecordError> {
+        match &mut self.decoder {
+            Decoder::Csv(csv) => csv.decode(records),
+            Decoder::Jsonl(jsonl) => jsonl.decode(records),
+            Decoder::Lines => lines::decode(records),
+        }
+    }
+
+    /// The columns as they are known so far.
+    pub fn schema(&self) -> SchemaRef {
+        match &self.decoder {
+            Decoder::Csv(csv) => csv.schema(),
+            Decoder::Jsonl(jsonl) => jsonl.schema(),
+            Decoder::Lines => lines::schema(),
+        }
+    }
+}
+
+/// The names of the columns of CSV without a header: the declared ones, or `column_1`, `column_2`, ...
+pub fn headerless(width: usize, declared: &[(String, DataType)]) -> Vec<String> {
+    if declared.is_empty() {
+        (1..=width).map(|column| format!("column_{column}")).collect()
+    } else {
+        declared.iter().map(|(name, _)| name.clone()).collect()
+    }
+}
+
+/// A schema of declared columns, all nullable.
+pub(super) fn declared_schema(declared: &[(String, DataType)]) -> Schema {
+    let fields = declared.iter().map(|(name, data_type)| Field::new(name, data_type.clone(), true));
+    Schema::new(fields.collect::<Vec<_>>())
+}
+
+/// The columns of a file that carries its own types, with those of `declared` that it has to be cast to.
+pub fn declare(schema: &Schema, declared: &[(String, DataType)]) -> Result<Columns, Problem> {
+    let found = || schema.fields().iter().map(|field| field.name().clone()).collect::<Vec<_>>();
+    let missing: Vec<_> =
+        declared.iter().map(|(name, _)| name).filter(|name| schema.index_of(name).is_err()).cloned().collect();
+    if !missing.is_empty() {
+        return Err(Problem::MissingColumn { missing, found: found() });
+    }
+    let columns: Vec<_> = schema
+        .fields()
+        .iter()
+        .map(|field| match declared.iter().find(|(name, _)| name == field.name()) {
+            Some((name, data_type)) => (name.clone(), data_type.clone()),
+            None => (field.name().clone(), field.data_type().clone()),
+        })
+        .collect();
+    Ok(Columns::declared(&columns))
+}

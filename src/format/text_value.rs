@@ -1,0 +1,133 @@
+//! Text to typed values: the cells of CSV, and strings in JSON that stand for other types.
+
+use std::sync::{Arc, LazyLock};
+
+use arrow::array::timezone::Tz;
+use arrow::array::{
+    Array, ArrayRef, BinaryArray, BooleanArray, Date32Array, FixedSizeBinaryBuilder, LargeBinaryArray, PrimitiveArray,
+    StringArray, TimestampMicrosecondArray,
+};
+use arrow::compute::kernels::cast_utils::{Parser, string_to_datetime};
+use arrow::compute::{CastOptions, cast_with_options};
+use arrow::datatypes::{
+    ArrowPrimitiveType, DataType, Date32Type, Float32Type, Float64Type, Int8Type, Int16Type, Int32Type, Int64Type,
+    TimeUnit, UInt8Type, UInt16Type, UInt32Type, UInt64Type,
+};
+
+use super::inference::Guess;
+
+/// The type of timestamps with an offset: an instant. Its zone is written as an offset, as named zones need a database.
+pub(super) const INSTANT_ZONE: &str = "+00:00";
+
+static UTC: LazyLock<Tz> = LazyLock::new(|| INSTANT_ZONE.parse().expect("a valid offset"));
+
+/// Parses cells into an array of `data_type`; `None` is a null. The error is the index of the first cell that does not fit.
+///
+/// `strict` is for types that were inferred: a cell fits only if it would have been inferred as that type, so that nothing
+/// is lost silently (the `007` among whole numbers). Binary values are hexadecimal. A nested type fits no cell.
+pub(super) fn parse_cells<'a, I>(cells: I, data_type: &DataType, strict: bool) -> Result<ArrayRef, usize>
+where
+    I: Iterator<Item = Option<&'a str>> + Clone,
+{
+    match data_type {
+        DataType::Utf8 => Ok(Arc::new(StringArray::from_iter(cells))),
+        DataType::Boolean => Ok(Arc::new(BooleanArray::from(collect(cells, boolean)?))),
+        DataType::Int64 if strict => {
+            let parse = |cell: &str| (Guess::of(cell) == Guess::Int64).then(|| Int64Type::parse(cell)).flatten();
+            Ok(Arc::new(PrimitiveArray::<Int64Type>::from_iter(collect(cells, parse)?)))
+        }
+        DataType::Float64 if strict => {
+            let parse =
+                |cell: &str| matches!(Guess::of(cell), Guess::Int64 | Guess::Float64).then(|| float(cell)).flatten();
+            Ok(Arc::new(PrimitiveArray::<Float64Type>::from_iter(collect(cells, parse)?)))
+        }
+        DataType::Date32 if strict => {
+            let parse = |cell: &str| (Guess::of(cell) == Guess::Date).then(|| Date32Type::parse(cell)).flatten();
+            Ok(Arc::new(Date32Array::from_iter(collect(cells, parse)?)))
+        }
+        DataType::Timestamp(TimeUnit::Microsecond, zone) if strict => {
+            let guess = if zone.is_some() { Guess::Instant } else { Guess::Timestamp };
+            let parse = |cell: &str| (Guess::of(cell) == guess).then(|| microseconds(cell)).flatten();
+            let array = TimestampMicrosecondArray::from_iter(collect(cells, parse)?);
+            Ok(Arc::new(array.with_timezone_opt(zone.clone())))
+        }
+        DataType::Int8 => primitive::<Int8Type>(cells),
+        DataType::Int16 => primitive::<Int16Type>(cells),
+        DataType::Int32 => primitive::<Int32Type>(cells),
+        DataType::Int64 => primitive::<Int64Type>(cells),
+        DataType::UInt8 => primitive::<UInt8Type>(cells),
+        DataType::UInt16 => primitive::<UInt16Type>(cells),
+        DataType::UInt32 => primitive::<UInt32Type>(cells),
+        DataType::UInt64 => primitive::<UInt64Type>(cells),
+        DataType::Float32 => primitive::<Float32Type>(cells),
+        DataType::Float64 => primitive::<Float64Type>(cells),
+        DataType::Binary => Ok(Arc::new(BinaryArray::from_iter(collect(cells, hex)?))),
+        DataType::LargeBinary => Ok(Arc::new(LargeBinaryArray::from_iter(collect(cells, hex)?))),
+        DataType::FixedSizeBinary(width) => fixed_binary(cells, *width),
+        other => cast_cells(cells, other),
+    }
+}
+
+fn collect<'a, T>(
+    cells: impl Iterator<Item = Option<&'a str>>,
+    parse: impl Fn(&str) -> Option<T>,
+) -> Result<Vec<Option<T>>, usize> {
+    cells.enumerate().map(|(row, cell)| cell.map(|cell| parse(cell).ok_or(row)).transpose()).collect()
+}
+
+fn primitive<'a, T>(cells: impl Iterator<Item = Option<&'a str>>) -> Result<ArrayRef, usize>
+where
+    T: ArrowPrimitiveType + Parser,
+{
+    Ok(Arc::new(PrimitiveArray::<T>::from_iter(collect(cells, T::parse)?)))
+}
+
+pub(super) fn boolean(cell: &str) -> Option<bool> {
+    match cell {
+        "true" | "True" | "TRUE" => Some(true),
+        "false" | "False" | "FALSE" => Some(false),
+        _ => None,
+    }
+}
+
+pub(super) fn float(cell: &str) -> Option<f64> {
+    cell.parse().ok()
+}
+
+/// Microseconds since the epoch; of the wall clock if the text has no offset.
+pub(super) fn microseconds(cell: &str) -> Option<i64> {
+    string_to_datetime(&*UTC, cell).ok().map(|at| at.timestamp_micros())
+}
+
+fn hex(cell: &str) -> Option<Vec<u8>> {
+    let digit = |byte: u8| char::from(byte).to_digit(16);
+    let pairs = cell.as_bytes().chunks(2);
+    pairs.map(|pair| Some((digit(pair[0])? * 16 + digit(*pair.get(1)?)?) as u8)).collect()
+}
+
+fn fixed_binary<'a>(cells: impl Iterator<Item = Option<&'a str>>, width: i32) -> Result<ArrayRef, usize> {
+    let mut builder = FixedSizeBinaryBuilder::new(width);
+    for (row, cell) in cells.enumerate() {
+        match cell {
+            None => builder.append_null(),
+            Some(cell) => hex(cell).and_then(|value| builder.append_value(value).ok()).ok_or(row)?,
+        }
+    }
+    Ok(Arc::new(builder.finish()))
+}
+
+fn cast_cells<'a>(cells: impl Iterator<Item = Option<&'a str>>, data_type: &DataType) -> Result<ArrayRef, usize> {
+    let text: ArrayRef = Arc::new(StringArray::from_iter(cells));
+    let options = CastOptions { safe: true, ..CastOptions::default() };
+    let Ok(array) = cast_with_options(&text, data_type, &options) else {
+        // No text can be cast to the type at all: the first value is the one that does not fit.
+        return match (0..text.len()).find(|row| text.is_valid(*row)) {
+            Some(row) => Err(row),
+            None => Ok(arrow::array::new_null_array(data_type, text.len())),
+        };
+    };
+    match (0..text.len()).find(|row| text.is_valid(*row) && array.is_null(*row)) {
+        Some(row) => Err(row),
+        None => Ok(array),
+    }
+}

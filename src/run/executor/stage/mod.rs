@@ -1,0 +1,4 @@
+//! What the kinds of stages do.
+
+pub mod read;
+pub mod write;

@@ -1,0 +1,258 @@
+//! [`ColumnarSource`]: files of Parquet or Arrow, which carry their own types.
+
+use std::collections::VecDeque;
+use std::fs::File;
+use std::io::{BufReader, Cursor, Read as _};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use arrow::array::RecordBatch;
+use arrow::datatypes::{DataType, SchemaRef};
+use arrow::error::ArrowError;
+use arrow::ipc::reader::{FileReader, StreamReader};
+use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+
+use super::error::ReadError;
+use super::input::{Canceller, Input, failure, open_file};
+use super::{FileToRead, Target};
+use crate::batch::{Columns, Cutter, FileId, FileTable, Origin};
+use crate::format::{Compression, Format, declare};
+use crate::plan::{Cut, Read};
+
+const ARROW_MAGIC: &[u8; 6] = b"ARROW1";
+
+/// Reads files one after the other; the first decides the columns and the others must have the same ones.
+pub(super) struct ColumnarSource {
+    format: Format,
+    declared: Vec<(String, DataType)>,
+    files: VecDeque<FileToRead>,
+    table: FileTable,
+    canceller: Canceller,
+    bytes_read: Arc<AtomicU64>,
+    cut: Cut,
+    columns: Option<Columns>,
+    current: Option<Current>,
+    cutter: Cutter,
+    ready: VecDeque<(RecordBatch, Origin)>,
+}
+
+type Batches = Box<dyn Iterator<Item = Result<RecordBatch, ArrowError>> + Send>;
+
+/// The file that is being read.
+struct Current {
+    path: PathBuf,
+    file: FileId,
+    schema: SchemaRef,
+    batches: Batches,
+    /// 1-based number of the next row.
+    row: u64,
+    /// Whether what has come is passed on at once, because the next batch may be long in coming.
+    is_live: bool,
+    progress: Progress,
+}
+
+/// How bytes are counted as read.
+enum Progress {
+    /// By the input itself.
+    Counted,
+    /// As the share of a file's size that the rows or batches read so far have of all.
+    Share { size: u64, total: u64, done: u64 },
+}
+
+impl ColumnarSource {
+    pub(super) fn new(
+        read: &Read,
+        cut: Cut,
+        files: Vec<FileToRead>,
+        table: FileTable,
+        canceller: Canceller,
+        bytes_read: Arc<AtomicU64>,
+    ) -> Self {
+        Self {
+            format: read.format,
+            declared: read.schema.clone(),
+            files: files.into(),
+            table,
+            canceller,
+            bytes_read,
+            cut,
+            columns: None,
+            current: None,
+            cutter: Cutter::new(cut.rows, cut.bytes),
+            ready: VecDeque::new(),
+        }
+    }
+
+    pub(super) fn schema(&self) -> Option<SchemaRef> {
+        self.columns.as_ref().and_then(Columns::settled)
+    }
+
+    pub(super) fn next_batch(&mut self) -> Result<Option<(RecordBatch, Origin)>, ReadError> {
+        loop {
+            if let Some(batch) = self.ready.pop_front() {
+                return Ok(Some(batch));
+            }
+            if self.canceller.is_cancelled() {
+                return Err(ReadError::Cancelled);
+            }
+            if self.current.is_some() {
+                self.advance()?;
+            } else if let Some(file) = self.files.pop_front() {
+                self.start(&file)?;
+            } else {
+                return Ok(self.cutter.finish());
+            }
+        }
+    }
+
+    fn start(&mut self, file: &FileToRead) -> Result<(), ReadError> {
+        let current = self.open(file)?;
+        if self.columns.is_none() {
+            self.columns = Some(if self.declared.is_empty() {
+                Columns::from_first()
+            } else {
+                let path = current.path.clone();
+                declare(&current.schema, &self.declared).map_err(|problem| ReadError::Columns { path, problem })?
+            });
+        }
+        let empty = RecordBatch::new_empty(Arc::clone(&current.schema));
+        current.conform(self.columns.as_mut().expect("just set"), empty)?;
+        self.current = Some(current);
+        Ok(())
+    }
+
+    /// Reads one batch of the current file, or ends it.
+    fn advance(&mut self) -> Result<(), ReadError> {
+        let current = self.current.as_mut().expect("a file is open");
+        let Some(batch) = current.batches.next() else {
+            self.current = None;
+            return Ok(());
+        };
+        let batch = match batch {
+            Err(_) if self.canceller.is_cancelled() => return Err(ReadError::Cancelled),
+            Err(error) => return Err(damage(&current.path, error)),
+            Ok(batch) => current.conform(self.columns.as_mut().expect("set at the start"), batch)?,
+        };
+        let origin = Origin::consecutive(current.file, current.row, batch.num_rows());
+        current.row += batch.num_rows() as u64;
+        current.progress.add(batch.num_rows(), self.format, &self.bytes_read);
+        let is_live = current.is_live;
+        self.ready.extend(self.cutter.push(batch, origin));
+        if is_live {
+            self.ready.extend(self.cutter.finish());
+        }
+        Ok(())
+    }
+
+    fn open(&self, file: &FileToRead) -> Result<Current, ReadError> {
+        match (self.format, &file.target) {
+            (Format::Parquet, Target::Path(path)) => self.open_parquet(path),
+            (Format::Parquet, Target::Stdin) => Err(ReadError::NotRegular { path: PathBuf::from(super::input::STDIN) }),
+            (_, Target::Path(path)) => self.open_arrow(path, file.compression),
+            (_, Target::Stdin) => self.stream(Input::stdin(file.compression, &self.canceller, &self.bytes_read)?),
+        }
+    }
+
+    fn open_parquet(&self, path: &Path) -> Result<Current, ReadError> {
+        let (file, size) = regular(path)?.ok_or_else(|| ReadError::NotRegular { path: path.to_owned() })?;
+        let corrupt = |error: parquet::errors::ParquetError| damage(path, error.into());
+        let builder = ParquetRecordBatchReaderBuilder::try_new(file).map_err(corrupt)?;
+        let schema = Arc::clone(builder.schema());
+        let metadata = builder.metadata();
+        let rows = u64::try_from(metadata.file_metadata().num_rows()).unwrap_or(0);
+        let bytes: i64 =
+            metadata.row_groups().iter().map(parquet::file::metadata::RowGroupMetaData::total_byte_size).sum();
+        let row_bytes = (u64::try_from(bytes).unwrap_or(0) / rows.max(1)).max(1);
+        // Rows are decoded a batch at a time; long ones must not be decoded by the thousand.
+        let fitting = usize::try_from(self.cut.bytes.get() / row_bytes).unwrap_or(usize::MAX).max(1);
+        let reader = builder.with_batch_size(fitting.min(self.cut.rows.get() as usize)).build().map_err(corrupt)?;
+        let progress = Progress::Share { size, total: rows, done: 0 };
+        Ok(self.current(path, schema, Box::new(reader), false, progress))
+    }
+
+    fn open_arrow(&self, path: &Path, compression: Compression) -> Result<Current, ReadError> {
+        if compression == Compression::None
+            && let Some((mut file, size)) = regular(path)?
+        {
+            let mut magic = [0; ARROW_MAGIC.len()];
+            let unreadable = |source| ReadError::Unreadable { path: path.to_owned(), source };
+            let count = file.read(&mut magic).map_err(unreadable)?;
+            if magic[..count] == ARROW_MAGIC[..] {
+                let reader = FileReader::try_new(BufReader::new(file), None).map_err(|error| damage(path, error))?;
+                let progress = Progress::Share { size, total: reader.num_batches() as u64, done: 0 };
+                return Ok(self.current(path, reader.schema(), Box::new(reader), false, progress));
+            }
+        }
+        self.stream(Input::open(path, compression, &self.canceller, &self.bytes_read)?)
+    }
+
+    /// Reads Arrow's stream format. A file is a stream between a magic number and a footer, so that it, too, can be read from a
+    /// pipe.
+    fn stream(&self, input: Input) -> Result<Current, ReadError> {
+        let (path, is_live) = (input.path().to_owned(), !input.is_regular());
+        let mut reader = input.into_reader();
+        let mut start = [0; 8];
+        let mut count = 0;
+        while count < start.len() {
+            match reader.read(&mut start[count..]) {
+                Ok(0) => break,
+                Ok(read) => count += read,
+                Err(_) if self.canceller.is_cancelled() => return Err(ReadError::Cancelled),
+                Err(error) => return Err(failure(&path, error)),
+            }
+        }
+        let rest = if start.starts_with(ARROW_MAGIC) { &[][..] } else { &start[..count] };
+        let reader = BufReader::new(Cursor::new(rest.to_vec()).chain(reader));
+        let reader = StreamReader::try_new(reader, None)
+            .map_err(|error| if self.canceller.is_cancelled() { ReadError::Cancelled } else { damage(&path, error) })?;
+        Ok(self.current(&path, reader.schema(), Box::new(reader), is_live, Progress::Counted))
+    }
+
+    fn current(&self, path: &Path, schema: SchemaRef, batches: Batches, is_live: bool, progress: Progress) -> Current {
+        let file = self.table.register(path);
+        Current { path: path.to_owned(), file, schema, batches, row: 1, is_live, progress }
+    }
+}
+
+impl Current {
+    fn conform(&self, columns: &mut Columns, batch: RecordBatch) -> Result<RecordBatch, ReadError> {
+        let failed = |source| ReadError::Conform { path: self.path.clone(), row: self.row, source };
+        columns.conform(batch).map_err(failed)
+    }
+}
+
+impl Progress {
+    fn add(&mut self, rows: usize, format: Format, bytes_read: &AtomicU64) {
+        let Self::Share { size, total, done } = self else { return };
+        let before = share(*size, *done, *total);
+        *done += if format == Format::Parquet { rows as u64 } else { 1 };
+        bytes_read.fetch_add(share(*size, *done, *total) - before, Ordering::Relaxed);
+    }
+}
+
+fn share(size: u64, done: u64, total: u64) -> u64 {
+    let share = u128::from(size) * u128::from(done.min(total)) / u128::from(total.max(1));
+    u64::try_from(share).expect("at most the size")
+}
+
+/// Opens a file and returns its size, if it is a regular one.
+fn regular(path: &Path) -> Result<Option<(File, u64)>, ReadError> {
+    // A named pipe must not be opened here only to be closed again: its writer would see that.
+    let unreadable = |source: std::io::Error| match source.kind() {
+        std::io::ErrorKind::NotFound => ReadError::Vanished { path: path.to_owned() },
+        _ => ReadError::Unreadable { path: path.to_owned(), source },
+    };
+    let metadata = path.metadata().map_err(unreadable)?;
+    if !metadata.is_file() {
+        return Ok(None);
+    }
+    Ok(Some((open_file(path)?, metadata.len())))
+}
+
+fn damage(path: &Path, error: ArrowError) -> ReadError {
+    match error {
+        ArrowError::IoError(_, source) => failure(path, source),
+        other => ReadError::Corrupt { path: path.to_owned(), message: other.to_string() },
+    }
+}

@@ -1,0 +1,43 @@
+//! [`ReadError`]: why a source could not be read.
+
+use std::io;
+use std::path::PathBuf;
+
+use crate::batch::ConformError;
+use crate::format::Problem;
+
+#[derive(Debug, thiserror::Error)]
+pub enum ReadError {
+    #[error("there is no file {}", path.display())]
+    Missing { path: PathBuf },
+    #[error("no file matches {}", pattern.display())]
+    NoMatch { pattern: PathBuf },
+    #[error("{} is not a valid pattern: {message}", pattern.display())]
+    Pattern { pattern: PathBuf, message: String },
+    #[error("the folder {} has no file whose name ends in .{}", path.display(), extensions.join(" or ."))]
+    EmptyFolder { path: PathBuf, extensions: &'static [&'static str] },
+    #[error("{} was there when the run started and is gone", path.display())]
+    Vanished { path: PathBuf },
+    #[error("{} cannot be read: {source}", path.display())]
+    Unreadable { path: PathBuf, source: io::Error },
+    /// `row` is 1-based and does not count the header.
+    #[error("{}, row {row}: {problem}{}", path.display(), advice(problem))]
+    Record { path: PathBuf, row: u64, problem: Problem },
+    #[error("{}: {problem}", path.display())]
+    Columns { path: PathBuf, problem: Problem },
+    /// The rows of the batch that does not fit; the first may be of an earlier file.
+    #[error("{}, row {row} or after it: {source}; declare the column in `schema:`", path.display())]
+    Conform { path: PathBuf, row: u64, source: ConformError },
+    #[error("{} ends too early: the compressed data is cut off", path.display())]
+    Truncated { path: PathBuf },
+    #[error("{} is damaged or is not what its name says: {message}", path.display())]
+    Corrupt { path: PathBuf, message: String },
+    #[error("{} is not a regular file, and Parquet can only be read from one", path.display())]
+    NotRegular { path: PathBuf },
+    #[error("reading was cancelled")]
+    Cancelled,
+}
+
+fn advice(problem: &Problem) -> String {
+    problem.column_to_declare().map_or_else(String::new, |column| format!("; declare `{column}` in `schema:`"))
+}

@@ -1,0 +1,238 @@
+//! [`Input`]: one open file or pipe, whose reads can be cancelled and do not wait for ever beside rows that are ready.
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
+use rustix::fs::OFlags;
+
+use super::error::ReadError;
+use crate::format::{Compression, decompress};
+
+/// How long a pipe may be silent before the rows that have come are passed on as a batch. This is the one place where
+/// timing decides where a batch ends.
+const SILENCE: Timespec = Timespec { tv_sec: 0, tv_nsec: 100_000_000 };
+
+const FILE_BUFFER: usize = 1 << 20;
+const PIPE_BUFFER: usize = 64 << 10;
+
+/// Name of standard input in messages and in the table of files.
+pub(super) const STDIN: &str = "<stdin>";
+
+/// Ends a source's reads from another thread, also one that waits for a pipe.
+#[derive(Clone, Debug)]
+pub struct Canceller {
+    signal: Arc<Signal>,
+}
+
+#[derive(Debug)]
+struct Signal {
+    is_cancelled: AtomicBool,
+    /// Becomes readable when the source is cancelled.
+    event: OwnedFd,
+}
+
+impl Canceller {
+    pub(super) fn new() -> io::Result<Self> {
+        let event = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
+        Ok(Self { signal: Arc::new(Signal { is_cancelled: AtomicBool::new(false), event }) })
+    }
+
+    /// From now on the source returns [`ReadError::Cancelled`].
+    pub fn cancel(&self) {
+        self.signal.is_cancelled.store(true, Ordering::SeqCst);
+        // Fails only if the counter is full, and then the event is set.
+        let _ = rustix::io::write(&self.signal.event, &1_u64.to_ne_bytes());
+    }
+
+    pub(super) fn is_cancelled(&self) -> bool {
+        self.signal.is_cancelled.load(Ordering::SeqCst)
+    }
+}
+
+/// What a call of [`Input::fill`] has found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Fill {
+    Bytes,
+    /// Nothing has come for a while; the pipe is still open.
+    Silence,
+    End,
+}
+
+/// An open file, decompressed.
+pub(super) struct Input {
+    path: PathBuf,
+    reader: Box<dyn Read + Send>,
+    buffer: Vec<u8>,
+    start: usize,
+    end: usize,
+    is_regular: bool,
+    waits_for_ever: Arc<AtomicBool>,
+    canceller: Canceller,
+}
+
+impl Input {
+    /// Opens a file. A named pipe is opened at once, too: waiting for its writer is part of reading. The raw bytes that
+    /// are read are added to `bytes_read`.
+    pub(super) fn open(
+        path: &Path,
+        compression: Compression,
+        canceller: &Canceller,
+        bytes_read: &Arc<AtomicU64>,
+    ) -> Result<Self, ReadError> {
+        let file = open_file(path)?;
+        Self::new(path, file, compression, canceller, bytes_read)
+    }
+
+    pub(super) fn stdin(
+        compression: Compression,
+        canceller: &Canceller,
+        bytes_read: &Arc<AtomicU64>,
+    ) -> Result<Self, ReadError> {
+        let path = Path::new(STDIN);
+        let file = io::stdin().as_fd().try_clone_to_owned().map(File::from);
+        let file = file.map_err(|source| ReadError::Unreadable { path: path.to_owned(), source })?;
+        Self::new(path, file, compression, canceller, bytes_read)
+    }
+
+    fn new(
+        path: &Path,
+        file: File,
+        compression: Compression,
+        canceller: &Canceller,
+        bytes_read: &Arc<AtomicU64>,
+    ) -> Result<Self, ReadError> {
+        let unreadable = |source| ReadError::Unreadable { path: path.to_owned(), source };
+        let is_regular = file.metadata().map_err(unreadable)?.is_file();
+        let waits_for_ever = Arc::new(AtomicBool::new(true));
+        let raw = RawInput {
+            file,
+            is_regular,
+            waits_for_ever: Arc::clone(&waits_for_ever),
+            canceller: canceller.clone(),
+            bytes_read: Arc::clone(bytes_read),
+        };
+        let size = if is_regular { FILE_BUFFER } else { PIPE_BUFFER };
+        Ok(Self {
+            path: path.to_owned(),
+            reader: decompress(raw, compression).map_err(unreadable)?,
+            buffer: vec![0; size],
+            start: 0,
+            end: 0,
+            is_regular,
+            waits_for_ever,
+            canceller: canceller.clone(),
+        })
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Whether the bytes are all there, so that a read never waits for a writer.
+    pub(super) fn is_regular(&self) -> bool {
+        self.is_regular
+    }
+
+    /// The bytes that have been read and not consumed.
+    pub(super) fn bytes(&self) -> &[u8] {
+        &self.buffer[self.start..self.end]
+    }
+
+    pub(super) fn consume(&mut self, count: usize) {
+        self.start += count;
+    }
+
+    /// Reads what is there, once the bytes from before are consumed. `waits_for_ever`: whether to wait however long a pipe
+    /// is silent.
+    pub(super) fn fill(&mut self, waits_for_ever: bool) -> Result<Fill, ReadError> {
+        debug_assert!(self.bytes().is_empty(), "nothing is overwritten");
+        self.waits_for_ever.store(waits_for_ever, Ordering::Relaxed);
+        (self.start, self.end) = (0, 0);
+        if self.canceller.is_cancelled() {
+            return Err(ReadError::Cancelled);
+        }
+        match self.reader.read(&mut self.buffer) {
+            Ok(0) => Ok(Fill::End),
+            Ok(count) => {
+                self.end = count;
+                Ok(Fill::Bytes)
+            }
+            Err(_) if self.canceller.is_cancelled() => Err(ReadError::Cancelled),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(Fill::Silence),
+            Err(error) => Err(failure(&self.path, error)),
+        }
+    }
+
+    /// A plain reader for decoders that pull for themselves; it waits however long it takes.
+    pub(super) fn into_reader(self) -> impl Read + Send {
+        self.waits_for_ever.store(true, Ordering::Relaxed);
+        self.reader
+    }
+}
+
+/// Opens a file that was there when the source was opened.
+pub(super) fn open_file(path: &Path) -> Result<File, ReadError> {
+    let nonblocking = i32::try_from(OFlags::NONBLOCK.bits()).expect("a small number");
+    File::options().read(true).custom_flags(nonblocking).open(path).map_err(|source| match source.kind() {
+        io::ErrorKind::NotFound => ReadError::Vanished { path: path.to_owned() },
+        _ => ReadError::Unreadable { path: path.to_owned(), source },
+    })
+}
+
+/// What a failed read of a file means. Only decompression tells of a file that ends too early or is not what it seems.
+pub(super) fn failure(path: &Path, source: io::Error) -> ReadError {
+    let path = path.to_owned();
+    match source.kind() {
+        io::ErrorKind::UnexpectedEof => ReadError::Truncated { path },
+        io::ErrorKind::InvalidData | io::ErrorKind::InvalidInput => {
+            ReadError::Corrupt { path, message: source.to_string() }
+        }
+        // Zstandard reports damage without a kind of its own, and without a number from the system.
+        _ if source.raw_os_error().is_none() => ReadError::Corrupt { path, message: source.to_string() },
+        _ => ReadError::Unreadable { path, source },
+    }
+}
+
+/// Bytes as they lie in the file or come through the pipe.
+struct RawInput {
+    file: File,
+    is_regular: bool,
+    waits_for_ever: Arc<AtomicBool>,
+    canceller: Canceller,
+    bytes_read: Arc<AtomicU64>,
+}
+
+impl RawInput {
+    /// Waits until there is something to read: bytes, or the end. A named pipe that no writer has opened yet has neither.
+    fn wait(&self) -> io::Result<()> {
+        loop {
+            let timeout = (!self.waits_for_ever.load(Ordering::Relaxed)).then_some(&SILENCE);
+            let mut waited =
+                [PollFd::new(&self.file, PollFlags::IN), PollFd::new(&self.canceller.signal.event, PollFlags::IN)];
+            match poll(&mut waited, timeout) {
+                Ok(0) => return Err(io::ErrorKind::WouldBlock.into()),
+                Ok(_) if !waited[1].revents().is_empty() => return Err(io::Error::other("cancelled")),
+                Ok(_) => return Ok(()),
+                Err(rustix::io::Errno::INTR) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+}
+
+impl Read for RawInput {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        if !self.is_regular {
+            self.wait()?;
+        }
+        let count = self.file.read(buffer)?;
+        self.bytes_read.fetch_add(count as u64, Ordering::Relaxed);
+        Ok(count)
+    }
+}

@@ -1,0 +1,125 @@
+//! [`Source`]: the files of a `read` stage as a sequence of batches with their origin.
+//!
+//! Reading is lazy: a batch is read when it is asked for, and no more than one buffer beyond it. Text is handled in
+//! `text.rs`, formats that carry their own types in `columnar.rs`; `input.rs` is where bytes come from.
+
+mod columnar;
+mod error;
+mod input;
+mod paths;
+#[cfg(test)]
+mod tests;
+mod text;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use arrow::array::RecordBatch;
+use arrow::datatypes::SchemaRef;
+
+pub use self::error::ReadError;
+pub use self::input::Canceller;
+
+use self::columnar::ColumnarSource;
+use self::input::STDIN;
+use self::text::TextSource;
+use crate::batch::{FileTable, Origin};
+use crate::format::Compression;
+use crate::plan::{Cut, Read};
+
+/// Reads the files of one `read` stage, in order. Used from one thread; [`Canceller`] works from any.
+pub struct Source {
+    batches: Batches,
+    canceller: Canceller,
+    known_size: Option<u64>,
+    bytes_read: Arc<AtomicU64>,
+}
+
+enum Batches {
+    Text(Box<TextSource>),
+    Columnar(Box<ColumnarSource>),
+}
+
+/// A file that has not been opened yet.
+struct FileToRead {
+    target: Target,
+    compression: Compression,
+}
+
+enum Target {
+    Path(PathBuf),
+    Stdin,
+}
+
+impl Source {
+    /// Finds the files. They are opened, and registered in `files`, one by one when it is their turn.
+    pub fn open(read: &Read, cut: Cut, files: &FileTable) -> Result<Self, ReadError> {
+        let unreadable = |source| ReadError::Unreadable { path: PathBuf::from(STDIN), source };
+        let canceller = Canceller::new().map_err(unreadable)?;
+        let paths = paths::expand(&read.paths, read.format)?;
+        let known_size = if read.stdin { None } else { total_size(&paths) };
+        let compression = |path: &Path| read.compression.unwrap_or_else(|| Compression::of(path));
+        let mut found: Vec<_> = paths
+            .into_iter()
+            .map(|path| FileToRead { compression: compression(&path), target: Target::Path(path) })
+            .collect();
+        if read.stdin {
+            found
+                .push(FileToRead { target: Target::Stdin, compression: read.compression.unwrap_or(Compression::None) });
+        }
+        let bytes_read = Arc::new(AtomicU64::new(0));
+        let (table, cancel, count) = (files.clone(), canceller.clone(), Arc::clone(&bytes_read));
+        let batches = if read.format.is_text() {
+            Batches::Text(Box::new(TextSource::new(read, cut, found, table, cancel, count)))
+        } else {
+            Batches::Columnar(Box::new(ColumnarSource::new(read, cut, found, table, cancel, count)))
+        };
+        Ok(Self { batches, canceller, known_size, bytes_read })
+    }
+
+    /// Reads the next batch; `None` after the last. Blocks while a pipe is silent, until it is cancelled.
+    ///
+    /// A batch ends by `cut` alone, except that rows from a pipe are passed on when nothing has come for 100 ms.
+    pub fn next_batch(&mut self) -> Result<Option<(RecordBatch, Origin)>, ReadError> {
+        if self.canceller.is_cancelled() {
+            return Err(ReadError::Cancelled);
+        }
+        match &mut self.batches {
+            Batches::Text(text) => text.next_batch(),
+            Batches::Columnar(columnar) => columnar.next_batch(),
+        }
+    }
+
+    /// A handle that ends this source from another thread.
+    pub fn canceller(&self) -> Canceller {
+        self.canceller.clone()
+    }
+
+    /// The columns as they are known so far, also where there are no rows; `None` before the first batch has been asked
+    /// for, and for files that do not say.
+    pub fn schema(&self) -> Option<SchemaRef> {
+        let schema = match &self.batches {
+            Batches::Text(text) => text.schema(),
+            Batches::Columnar(columnar) => columnar.schema(),
+        };
+        schema.filter(|schema| !schema.fields().is_empty())
+    }
+
+    /// Bytes of all files together; `None` if one of them is a pipe.
+    pub fn known_size(&self) -> Option<u64> {
+        self.known_size
+    }
+
+    /// Bytes of files that have been read so far, before decompression.
+    pub fn bytes_read(&self) -> u64 {
+        self.bytes_read.load(Ordering::Relaxed)
+    }
+}
+
+fn total_size(paths: &[PathBuf]) -> Option<u64> {
+    paths
+        .iter()
+        .map(|path| path.metadata().ok().filter(std::fs::Metadata::is_file).map(|metadata| metadata.len()))
+        .sum()
+}

@@ -1,0 +1,237 @@
+//! [`TextSource`]: files of CSV, JSONL or lines.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+
+use arrow::array::RecordBatch;
+use arrow::datatypes::{DataType, SchemaRef};
+
+use super::error::ReadError;
+use super::input::{Canceller, Fill, Input};
+use super::{FileToRead, Target};
+use crate::batch::{Cutter, FileId, FileTable, Origin};
+use crate::format::{
+    Format, Limit, Problem, RecordError, Records, SAMPLE_BYTES, SAMPLE_ROWS, SampleError, Splitter, TextDecoder,
+    headerless,
+};
+use crate::plan::{Cut, Read};
+
+/// Reads files of text one after the other, as if they were one: a batch may hold the end of one and the start of the next.
+pub(super) struct TextSource {
+    format: Format,
+    declared: Vec<(String, DataType)>,
+    files: VecDeque<FileToRead>,
+    table: FileTable,
+    canceller: Canceller,
+    bytes_read: Arc<AtomicU64>,
+    cut: Cut,
+    splitter: Splitter,
+    current: Option<Current>,
+    /// Chunks of the sample that are not decoded yet.
+    sample: VecDeque<Chunk>,
+    decoder: Option<TextDecoder>,
+    ready: VecDeque<(RecordBatch, Origin)>,
+}
+
+/// The file that is being read.
+struct Current {
+    input: Input,
+    file: FileId,
+    /// 1-based number of the next row.
+    row: u64,
+}
+
+/// Records that become one batch, or several if their values are much larger than their text.
+struct Chunk {
+    records: Records,
+    origin: Origin,
+}
+
+impl TextSource {
+    pub(super) fn new(
+        read: &Read,
+        cut: Cut,
+        files: Vec<FileToRead>,
+        table: FileTable,
+        canceller: Canceller,
+        bytes_read: Arc<AtomicU64>,
+    ) -> Self {
+        let splitter = match read.format {
+            Format::Jsonl => Splitter::jsonl(),
+            Format::Lines => Splitter::lines(),
+            _ => Splitter::csv(read.delimiter, read.header),
+        };
+        Self {
+            format: read.format,
+            declared: read.schema.clone(),
+            files: files.into(),
+            table,
+            canceller,
+            bytes_read,
+            cut,
+            splitter,
+            current: None,
+            sample: VecDeque::new(),
+            decoder: None,
+            ready: VecDeque::new(),
+        }
+    }
+
+    pub(super) fn schema(&self) -> Option<SchemaRef> {
+        self.decoder.as_ref().map(TextDecoder::schema)
+    }
+
+    pub(super) fn next_batch(&mut self) -> Result<Option<(RecordBatch, Origin)>, ReadError> {
+        if self.decoder.is_none() {
+            self.take_sample()?;
+        }
+        if let Some(batch) = self.ready.pop_front() {
+            return Ok(Some(batch));
+        }
+        let chunk = match self.sample.pop_front() {
+            Some(chunk) => Some(chunk),
+            None => self.next_chunk()?,
+        };
+        match chunk {
+            Some(chunk) => {
+                self.decode(chunk)?;
+                Ok(self.ready.pop_front())
+            }
+            None => Ok(None),
+        }
+    }
+
+    fn decode(&mut self, chunk: Chunk) -> Result<(), ReadError> {
+        let decoder = self.decoder.as_mut().expect("a sample has been taken");
+        let batch = decoder.decode(&chunk.records).map_err(|error| located(&self.table, &chunk.origin, error))?;
+        // Values can be larger than their text; each chunk is cut for itself, so that nothing has to be copied.
+        let mut cutter = Cutter::new(self.cut.rows, self.cut.bytes);
+        self.ready.extend(cutter.push(batch, chunk.origin));
+        self.ready.extend(cutter.finish());
+        Ok(())
+    }
+
+    /// Reads the rows that decide the types of columns. From a pipe these are the rows of the first batch: waiting for
+    /// more could take for ever.
+    fn take_sample(&mut self) -> Result<(), ReadError> {
+        let (mut rows, mut bytes) = (0, 0);
+        while rows < SAMPLE_ROWS && bytes < SAMPLE_BYTES {
+            let Some(chunk) = self.next_chunk()? else { break };
+            rows += chunk.records.len();
+            bytes += chunk.records.bytes();
+            self.sample.push_back(chunk);
+            if self.current.as_ref().is_some_and(|current| !current.input.is_regular()) {
+                break;
+            }
+        }
+        let header = match (self.splitter.header(), self.splitter.width()) {
+            (Some(names), _) => names.to_vec(),
+            // Files without even a header: what is declared is all that is known.
+            (None, None) => headerless(0, &self.declared),
+            (None, Some(width)) => self.headerless(width)?,
+        };
+        let sample: Vec<_> = self.sample.iter().map(|chunk| &chunk.records).collect();
+        let decoder = TextDecoder::from_sample(self.format, &header, &self.declared, &sample);
+        self.decoder = Some(decoder.map_err(|error| match error {
+            SampleError::Record(chunk, error) => located(&self.table, &self.sample[chunk].origin, error),
+            SampleError::Columns(problem) => self.in_first_file(problem),
+        })?);
+        Ok(())
+    }
+
+    fn headerless(&self, width: usize) -> Result<Vec<String>, ReadError> {
+        let names = headerless(width, &self.declared);
+        if names.len() != width && matches!(self.format, Format::Csv | Format::Tsv) {
+            return Err(self.in_first_file(Problem::Ragged { found: width, expected: names.len() }));
+        }
+        Ok(names)
+    }
+
+    fn in_first_file(&self, problem: Problem) -> ReadError {
+        let first = self.sample.front().and_then(|chunk| chunk.origin.place(0)).map(|place| place.file);
+        let file = first.or_else(|| self.current.as_ref().map(|current| current.file));
+        ReadError::Columns { path: path(&self.table, file.unwrap_or(FileId(0))), problem }
+    }
+
+    /// Reads records up to the cut, the end of the last file, or the silence of a pipe.
+    fn next_chunk(&mut self) -> Result<Option<Chunk>, ReadError> {
+        let limit = Limit {
+            records: self.cut.rows.get() as usize,
+            bytes: usize::try_from(self.cut.bytes.get()).unwrap_or(usize::MAX),
+        };
+        let mut chunk = Chunk { records: Records::default(), origin: Origin::default() };
+        while !chunk.records.is_full(limit) {
+            let Some(current) = &mut self.current else {
+                match self.files.pop_front() {
+                    Some(file) => self.current = Some(self.open(&file)?),
+                    None => break,
+                }
+                continue;
+            };
+            if current.input.bytes().is_empty() {
+                match current.input.fill(chunk.records.is_empty())? {
+                    Fill::Bytes => {}
+                    Fill::Silence if chunk.records.is_empty() => continue,
+                    Fill::Silence => break,
+                    Fill::End => {
+                        current.end(&mut self.splitter, &mut chunk)?;
+                        self.current = None;
+                        continue;
+                    }
+                }
+            }
+            current.split(&mut self.splitter, &mut chunk, limit)?;
+        }
+        Ok((!chunk.records.is_empty()).then_some(chunk))
+    }
+
+    fn open(&self, file: &FileToRead) -> Result<Current, ReadError> {
+        let input = match &file.target {
+            Target::Stdin => Input::stdin(file.compression, &self.canceller, &self.bytes_read)?,
+            Target::Path(path) => Input::open(path, file.compression, &self.canceller, &self.bytes_read)?,
+        };
+        let file = self.table.register(input.path());
+        Ok(Current { input, file, row: 1 })
+    }
+}
+
+impl Current {
+    fn split(&mut self, splitter: &mut Splitter, chunk: &mut Chunk, limit: Limit) -> Result<(), ReadError> {
+        let before = chunk.records.len();
+        let taken = splitter.push(self.input.bytes(), &mut chunk.records, limit);
+        self.count(chunk, before);
+        self.input.consume(taken.map_err(|problem| self.malformed(problem))?);
+        Ok(())
+    }
+
+    fn end(&mut self, splitter: &mut Splitter, chunk: &mut Chunk) -> Result<(), ReadError> {
+        let before = chunk.records.len();
+        let finished = splitter.finish(&mut chunk.records);
+        self.count(chunk, before);
+        finished.map_err(|problem| self.malformed(problem))
+    }
+
+    fn count(&mut self, chunk: &mut Chunk, before: usize) {
+        let rows = chunk.records.len() - before;
+        chunk.origin.extend(Origin::consecutive(self.file, self.row, rows));
+        self.row += rows as u64;
+    }
+
+    fn malformed(&self, problem: Problem) -> ReadError {
+        let path = self.input.path().to_owned();
+        match problem {
+            Problem::Header { .. } | Problem::DuplicateColumn { .. } => ReadError::Columns { path, problem },
+            problem => ReadError::Record { path, row: self.row, problem },
+        }
+    }
+}
+
+fn located(table: &FileTable, origin: &Origin, error: RecordError) -> ReadError {
+    let place = origin.place(error.record).expect("every record comes from a file");
+    ReadError::Record { path: path(table, place.file), row: place.first, problem: error.problem }
+}
+
+fn path(table: &FileTable, file: FileId) -> std::path::PathBuf {
+    table.path(file).expect("the file was registered when it was opened")
+}

@@ -1,0 +1,59 @@
+//! File operations that are on disk when they return.
+
+use std::fs::{self, File};
+use std::io::{self, ErrorKind, Write};
+use std::path::Path;
+
+use super::error::PublishError;
+
+/// Makes the entries of a folder durable: files created, renamed or removed in it.
+pub(super) fn sync_folder(folder: &Path) -> Result<(), PublishError> {
+    File::open(folder).and_then(|folder| folder.sync_all()).map_err(PublishError::at("sync", folder))
+}
+
+/// Creates a folder and those above it, where they are missing.
+pub(super) fn create_folders(folder: &Path) -> Result<(), PublishError> {
+    if folder.is_dir() {
+        return Ok(());
+    }
+    let parent = parent(folder);
+    if parent != folder {
+        create_folders(parent)?;
+    }
+    match fs::create_dir(folder) {
+        Err(error) if error.kind() == ErrorKind::AlreadyExists && folder.is_dir() => Ok(()),
+        Err(error) => Err(PublishError::at("create the folder", folder)(error)),
+        Ok(()) => sync_folder(parent),
+    }
+}
+
+/// Creates or replaces a file; the folder is not synced.
+pub(super) fn write_file(path: &Path, content: &[u8]) -> Result<(), PublishError> {
+    let write = || -> io::Result<()> {
+        let mut file = File::create(path)?;
+        file.write_all(content)?;
+        file.sync_all()
+    };
+    write().map_err(PublishError::at("write", path))
+}
+
+pub(super) fn rename(from: &Path, to: &Path) -> Result<(), PublishError> {
+    fs::rename(from, to).map_err(PublishError::at("rename the staged output to", to))?;
+    sync_folder(parent(to))
+}
+
+/// Removes a file that may be gone already.
+pub(super) fn remove(path: &Path) -> Result<(), PublishError> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != ErrorKind::NotFound => Err(PublishError::at("remove", path)(error)),
+        _ => Ok(()),
+    }
+}
+
+pub(super) fn parent(path: &Path) -> &Path {
+    match path.parent() {
+        Some(parent) if parent.as_os_str().is_empty() => Path::new("."),
+        Some(parent) => parent,
+        None => path,
+    }
+}

@@ -1,0 +1,33 @@
+//! [`PublishError`]: why outputs could not be published.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+#[derive(Debug, thiserror::Error)]
+pub enum PublishError {
+    #[error("cannot {action} {}: {source}", path.display())]
+    Io { action: &'static str, path: PathBuf, source: io::Error },
+    #[error("the output {} is a folder", path.display())]
+    IsFolder { path: PathBuf },
+    #[error("the output {} is neither a file nor new; to write to a pipe, write to `-` and redirect it", path.display())]
+    NotRegular { path: PathBuf },
+    #[error("two outputs have the path {}", path.display())]
+    Twice { path: PathBuf },
+    #[error("the journal {} of an interrupted run cannot be understood: {message}", path.display())]
+    Journal { path: PathBuf, message: String },
+}
+
+impl PublishError {
+    /// The failure of the system behind this error, if there is one.
+    pub fn io(&self) -> Option<&io::Error> {
+        match self {
+            Self::Io { source, .. } => Some(source),
+            Self::IsFolder { .. } | Self::NotRegular { .. } | Self::Twice { .. } | Self::Journal { .. } => None,
+        }
+    }
+
+    pub(super) fn at(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
+        let path = path.to_owned();
+        move |source| Self::Io { action, path, source }
+    }
+}

@@ -1,0 +1,120 @@
+//! What a run's folder says about its outputs: the record of staged files, the journal, and how the run ended.
+
+use std::ffi::OsString;
+use std::fs;
+use std::io::ErrorKind;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::{Path, PathBuf};
+
+use serde_json::{Value, json};
+
+use super::durable::{sync_folder, write_file};
+use super::error::PublishError;
+use crate::run::fail_point::reach;
+
+/// Lists staged files, one JSON object a line, each written before its file is created.
+pub(super) const RECORD: &str = "staged.jsonl";
+
+/// Lists what is renamed. It is there in full or not at all, and its being there publishes the run.
+const JOURNAL: &str = "journal.json";
+
+/// A staged file and the path that it is published under; both absolute.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Output {
+    pub(super) staged: PathBuf,
+    pub(super) target: PathBuf,
+}
+
+/// How a run ended: an empty file in its folder.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Ending {
+    Committed,
+    /// Nothing was published, and what was staged is removed.
+    Aborted,
+}
+
+impl Ending {
+    fn file_name(self) -> &'static str {
+        match self {
+            Self::Committed => "committed",
+            Self::Aborted => "aborted",
+        }
+    }
+
+    pub(super) fn write(self, run: &Path) -> Result<(), PublishError> {
+        write_file(&run.join(self.file_name()), b"")?;
+        sync_folder(run)
+    }
+}
+
+/// Returns whether nothing is left to do for a run.
+pub(super) fn has_ended(run: &Path) -> bool {
+    [Ending::Committed, Ending::Aborted].iter().any(|ending| run.join(ending.file_name()).exists())
+}
+
+impl Output {
+    pub(super) fn to_json(&self) -> Value {
+        json!({ "staged": path_to_json(&self.staged), "final": path_to_json(&self.target) })
+    }
+
+    fn from_json(value: &Value) -> Option<Self> {
+        Some(Self { staged: path_from_json(value.get("staged")?)?, target: path_from_json(value.get("final")?)? })
+    }
+}
+
+pub(super) fn write_journal(run: &Path, outputs: &[Output]) -> Result<(), PublishError> {
+    let (journal, draft) = (run.join(JOURNAL), run.join("journal.json.tmp"));
+    let outputs: Vec<_> = outputs.iter().map(Output::to_json).collect();
+    write_file(&draft, json!({ "version": 1, "outputs": outputs }).to_string().as_bytes())?;
+    reach("publish.journal_synced");
+    fs::rename(&draft, &journal).map_err(PublishError::at("write", &journal))?;
+    sync_folder(run)
+}
+
+/// The journal of a run; `None` if it did not get that far.
+pub(super) fn read_journal(run: &Path) -> Result<Option<Vec<Output>>, PublishError> {
+    let path = run.join(JOURNAL);
+    let text = match fs::read(&path) {
+        Ok(text) => text,
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(PublishError::at("read", &path)(error)),
+    };
+    let unclear = |message: String| PublishError::Journal { path: path.clone(), message };
+    let journal: Value = serde_json::from_slice(&text).map_err(|error| unclear(error.to_string()))?;
+    if journal["version"] != 1 {
+        return Err(unclear(format!("it has version {}", journal["version"])));
+    }
+    let outputs = journal["outputs"].as_array().and_then(|outputs| outputs.iter().map(Output::from_json).collect());
+    outputs.map(Some).ok_or_else(|| unclear("it does not list outputs".to_owned()))
+}
+
+/// The files that a run has staged. A last line that is torn belongs to a file that was not created.
+pub(super) fn read_record(run: &Path) -> Result<Vec<Output>, PublishError> {
+    let path = run.join(RECORD);
+    let text = match fs::read_to_string(&path) {
+        Ok(text) => text,
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(PublishError::at("read", &path)(error)),
+    };
+    let whole = text.split_inclusive('\n').filter(|line| line.ends_with('\n'));
+    Ok(whole.filter_map(|line| Output::from_json(&serde_json::from_str(line).ok()?)).collect())
+}
+
+/// A path as text, or as its bytes if it is not text.
+fn path_to_json(path: &Path) -> Value {
+    match path.to_str() {
+        Some(text) => text.into(),
+        None => path.as_os_str().as_bytes().into(),
+    }
+}
+
+fn path_from_json(value: &Value) -> Option<PathBuf> {
+    match value {
+        Value::String(text) => Some(text.into()),
+        Value::Array(bytes) => {
+            let bytes = bytes.iter().map(|byte| u8::try_from(byte.as_u64()?).ok()).collect::<Option<Vec<_>>>()?;
+            Some(OsString::from_vec(bytes).into())
+        }
+        _ => None,
+    }
+}

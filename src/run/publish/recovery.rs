@@ -1,0 +1,57 @@
+//! [`recover`]: finishes or undoes what interrupted runs have left.
+
+use std::path::{Path, PathBuf};
+
+use super::durable::{parent, remove, rename, sync_folder};
+use super::error::PublishError;
+use super::journal::{Ending, has_ended, read_journal, read_record};
+use super::run_folder::{list_runs, lock_state, try_lock};
+
+/// What recovery has done.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Recovered {
+    /// Outputs of interrupted runs that are published now.
+    pub published: Vec<PathBuf>,
+    /// Staged files that are removed now.
+    pub removed: Vec<PathBuf>,
+}
+
+/// Brings the outputs of runs that died to a whole: all new if the run had written its journal, and all old if not. Runs
+/// that are alive are left alone. Doing it again, also after a crash in the middle of it, does no harm.
+pub fn recover(state_dir: &Path) -> Result<Recovered, PublishError> {
+    let mut recovered = Recovered::default();
+    if !state_dir.is_dir() {
+        return Ok(recovered);
+    }
+    let _guard = lock_state(state_dir)?;
+    for run in list_runs(&state_dir.join("runs"))? {
+        if !has_ended(&run)
+            && let Some(_lock) = try_lock(&run)?
+        {
+            recover_run(&run, &mut recovered)?;
+        }
+    }
+    Ok(recovered)
+}
+
+fn recover_run(run: &Path, recovered: &mut Recovered) -> Result<(), PublishError> {
+    if let Some(outputs) = read_journal(run)? {
+        for output in outputs {
+            // A staged file that is gone has been renamed already; its folder may not have been synced.
+            if output.staged.exists() {
+                rename(&output.staged, &output.target)?;
+                recovered.published.push(output.target);
+            } else {
+                sync_folder(parent(&output.target))?;
+            }
+        }
+        return Ending::Committed.write(run);
+    }
+    for output in read_record(run)? {
+        if output.staged.exists() {
+            remove(&output.staged)?;
+            recovered.removed.push(output.staged);
+        }
+    }
+    Ending::Aborted.write(run)
+}

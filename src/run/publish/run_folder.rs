@@ -1,0 +1,116 @@
+//! [`RunFolder`]: the folder that a run keeps, and the lock that shows that it is alive.
+
+use std::fs::{self, File};
+use std::hash::{BuildHasher, Hasher, RandomState};
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+use rustix::fs::{FlockOperation, flock};
+
+use super::durable::{create_folders, write_file};
+use super::error::PublishError;
+use super::journal::has_ended;
+
+/// Finished runs whose folders are kept.
+pub const KEPT_RUNS: usize = 20;
+
+const LOCK: &str = "lock";
+
+/// The folder of a live run. Dropping it frees its lock, as does the end of the process.
+#[derive(Debug)]
+pub struct RunFolder {
+    path: PathBuf,
+    id: String,
+    _lock: File,
+}
+
+impl RunFolder {
+    /// Creates the folder of a new run in `state_dir` (`.millpond`), and removes those of the oldest finished runs.
+    pub fn create(state_dir: &Path) -> Result<Self, PublishError> {
+        let runs = state_dir.join("runs");
+        create_folders(&runs)?;
+        let ignore = state_dir.join(".gitignore");
+        if !ignore.exists() {
+            write_file(&ignore, b"*\n")?;
+        }
+        // While this is held nobody else looks at the runs: a folder is never seen before it is locked.
+        let _guard = lock_state(state_dir)?;
+        prune(&runs, KEPT_RUNS)?;
+        let id = new_id();
+        let path = runs.join(&id);
+        fs::create_dir(&path).map_err(PublishError::at("create the folder", &path))?;
+        let lock = try_lock(&path)?.expect("nobody else knows the folder");
+        Ok(Self { path, id, _lock: lock })
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Sorts by time; unique.
+    pub fn id(&self) -> &str {
+        &self.id
+    }
+}
+
+/// Waits until no other process changes the set of runs, and keeps others from doing so.
+pub(super) fn lock_state(state_dir: &Path) -> Result<File, PublishError> {
+    let path = state_dir.join(LOCK);
+    let file = File::create(&path).map_err(PublishError::at("create", &path))?;
+    loop {
+        match flock(&file, FlockOperation::LockExclusive) {
+            Ok(()) => return Ok(file),
+            Err(rustix::io::Errno::INTR) => {}
+            Err(error) => return Err(PublishError::at("lock", &path)(error.into())),
+        }
+    }
+}
+
+/// Locks the folder of a run; `None` if the run is alive.
+pub(super) fn try_lock(run: &Path) -> Result<Option<File>, PublishError> {
+    let path = run.join(LOCK);
+    let file = File::create(&path).map_err(PublishError::at("create", &path))?;
+    match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(Some(file)),
+        Err(rustix::io::Errno::WOULDBLOCK) => Ok(None),
+        Err(error) => Err(PublishError::at("lock", &path)(error.into())),
+    }
+}
+
+/// The folders of all runs, oldest first.
+pub(super) fn list_runs(runs: &Path) -> Result<Vec<PathBuf>, PublishError> {
+    let failed = || PublishError::at("list", runs);
+    let entries = match fs::read_dir(runs) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(failed()(error)),
+    };
+    let mut found = Vec::new();
+    for entry in entries {
+        let path = entry.map_err(|error| failed()(error))?.path();
+        if path.is_dir() {
+            found.push(path);
+        }
+    }
+    found.sort();
+    Ok(found)
+}
+
+fn prune(runs: &Path, kept: usize) -> Result<(), PublishError> {
+    let finished: Vec<_> = list_runs(runs)?.into_iter().filter(|run| has_ended(run)).collect();
+    for run in finished.iter().take(finished.len().saturating_sub(kept)) {
+        if let Some(_lock) = try_lock(run)? {
+            fs::remove_dir_all(run).map_err(PublishError::at("remove the folder", run))?;
+        }
+    }
+    Ok(())
+}
+
+/// The time in UTC to the millisecond, and six random digits.
+fn new_id() -> String {
+    let time = humantime::format_rfc3339_millis(SystemTime::now()).to_string();
+    let digits: String = time.chars().filter(char::is_ascii_digit).collect();
+    let random = RandomState::new().build_hasher().finish() & 0x00ff_ffff;
+    format!("{}-{}-{random:06x}", &digits[..8], &digits[8..])
+}

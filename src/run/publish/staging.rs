@@ -1,0 +1,138 @@
+//! [`Staging`]: outputs that are being written, and their publication.
+
+use std::ffi::OsString;
+use std::fs::{self, File, OpenOptions};
+use std::io::{ErrorKind, Write};
+use std::path::{Path, PathBuf};
+
+use super::durable::{create_folders, parent, remove, rename, sync_folder};
+use super::error::PublishError;
+use super::journal::{Ending, Output, RECORD, write_journal};
+use super::run_folder::RunFolder;
+use crate::run::fail_point::reach;
+
+/// The outputs of one run. Dropping it without [`Staging::commit`] removes them.
+#[derive(Debug)]
+pub struct Staging {
+    run: PathBuf,
+    run_id: String,
+    record: File,
+    outputs: Vec<Output>,
+    /// Whether the outputs are removed when this is dropped. Once a journal may exist they belong to recovery.
+    is_revocable: bool,
+}
+
+/// A new, empty file beside the path that it will be published under.
+#[derive(Debug)]
+pub struct StagedFile {
+    pub file: File,
+    pub path: PathBuf,
+}
+
+impl Staging {
+    /// Begins the outputs of a run, of which there may be none. A run has one staging.
+    pub fn begin(run: &RunFolder) -> Result<Self, PublishError> {
+        let path = run.path().join(RECORD);
+        let record = OpenOptions::new().append(true).create(true).open(&path);
+        let record = record.map_err(PublishError::at("create", &path))?;
+        sync_folder(run.path())?;
+        let (run_id, run) = (run.id().to_owned(), run.path().to_owned());
+        Ok(Self { run, run_id, record, outputs: Vec::new(), is_revocable: true })
+    }
+
+    /// The run's folder, where files without a name may lie while outputs are made.
+    pub fn folder(&self) -> &Path {
+        &self.run
+    }
+
+    /// Creates the file that will replace `target`. Folders above it are created where they are missing; a symbolic
+    /// link is followed, so that it stays one.
+    pub fn stage(&mut self, target: &Path) -> Result<StagedFile, PublishError> {
+        let target = resolve(target)?;
+        let old = check_target(&target)?;
+        if self.outputs.iter().any(|output| output.target == target) {
+            return Err(PublishError::Twice { path: target });
+        }
+        create_folders(parent(&target))?;
+        let output = Output { staged: self.staged_path(&target), target };
+        reach("publish.before_recorded");
+        self.record(&output)?;
+        reach("publish.recorded");
+        let file = OpenOptions::new().write(true).create_new(true).open(&output.staged);
+        let file = file.map_err(PublishError::at("create", &output.staged))?;
+        if let Some(old) = old {
+            file.set_permissions(old.permissions()).map_err(PublishError::at("set the mode of", &output.staged))?;
+        }
+        reach("publish.staged");
+        Ok(StagedFile { file, path: output.staged })
+    }
+
+    /// Publishes all outputs, which must be complete and synced. An error before the journal is written leaves the old
+    /// outputs, and one after it leaves the rest to [`super::recover`].
+    pub fn commit(mut self) -> Result<(), PublishError> {
+        reach("publish.before_journal");
+        self.is_revocable = false;
+        write_journal(&self.run, &self.outputs).inspect_err(|_| self.is_revocable = !self.may_have_journal())?;
+        reach("publish.journal_written");
+        for output in &self.outputs {
+            rename(&output.staged, &output.target)?;
+            reach("publish.renamed");
+        }
+        reach("publish.before_committed");
+        Ending::Committed.write(&self.run)?;
+        reach("publish.committed");
+        Ok(())
+    }
+
+    fn may_have_journal(&self) -> bool {
+        super::journal::read_journal(&self.run).map_or(true, |journal| journal.is_some())
+    }
+
+    fn staged_path(&self, target: &Path) -> PathBuf {
+        let mut name = OsString::from(".");
+        name.push(target.file_name().unwrap_or_default());
+        name.push(format!(".millpond-{}.tmp", self.run_id));
+        target.with_file_name(name)
+    }
+
+    fn record(&mut self, output: &Output) -> Result<(), PublishError> {
+        let line = format!("{}\n", output.to_json());
+        let written = self.record.write_all(line.as_bytes()).and_then(|()| self.record.sync_data());
+        written.map_err(PublishError::at("write", &self.run.join(RECORD)))?;
+        self.outputs.push(output.clone());
+        Ok(())
+    }
+}
+
+impl Drop for Staging {
+    fn drop(&mut self) {
+        if !self.is_revocable {
+            return;
+        }
+        let removed =
+            self.outputs.iter().map(|output| remove(&output.staged)).fold(true, |all, one| all && one.is_ok());
+        // What could not be removed now is left to recovery, which will say why it cannot.
+        if removed {
+            let _ = Ending::Aborted.write(&self.run);
+        }
+    }
+}
+
+/// The path with the symbolic links followed, if it exists.
+fn resolve(target: &Path) -> Result<PathBuf, PublishError> {
+    match fs::canonicalize(target) {
+        Ok(path) => Ok(path),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(target.to_owned()),
+        Err(error) => Err(PublishError::at("resolve", target)(error)),
+    }
+}
+
+fn check_target(target: &Path) -> Result<Option<fs::Metadata>, PublishError> {
+    match fs::metadata(target) {
+        Ok(old) if old.is_dir() => Err(PublishError::IsFolder { path: target.to_owned() }),
+        Ok(old) if !old.is_file() => Err(PublishError::NotRegular { path: target.to_owned() }),
+        Ok(old) => Ok(Some(old)),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(PublishError::at("look at", target)(error)),
+    }
+}
