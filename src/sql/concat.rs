@@ -10,7 +10,8 @@ use datafusion::common::Result;
 use datafusion::common::config::ConfigOptions;
 use datafusion::common::tree_node::{Transformed, TransformedResult, TreeNode, TreeNodeRecursion};
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
-use datafusion::physical_expr::{EquivalenceProperties, Partitioning, PhysicalExpr};
+use datafusion::physical_expr::expressions::UnKnownColumn;
+use datafusion::physical_expr::{EquivalenceProperties, Partitioning, PhysicalExpr, PhysicalSortExpr};
 use datafusion::physical_optimizer::PhysicalOptimizerRule;
 use datafusion::physical_plan::execution_plan::ReplaceChildrenOptions;
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
@@ -25,7 +26,7 @@ impl PhysicalOptimizerRule for OnePartition {
     fn optimize(&self, plan: Arc<dyn ExecutionPlan>, _: &ConfigOptions) -> Result<Arc<dyn ExecutionPlan>> {
         plan.transform_up(|node| {
             Ok(if node.output_partitioning().partition_count() > 1 {
-                Transformed::yes(Arc::new(Concat::new(node)) as Arc<dyn ExecutionPlan>)
+                Transformed::yes(Arc::new(Concat::new(node, Order::Unknown)) as Arc<dyn ExecutionPlan>)
             } else {
                 Transformed::no(node)
             })
@@ -42,21 +43,36 @@ impl PhysicalOptimizerRule for OnePartition {
     }
 }
 
+/// What a [`Concat`] says about the order of its rows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Order {
+    Unknown,
+    /// The rows are ordered, by something that no operator can ask for. Joins then keep the order of these rows, which they
+    /// only do where they believe that there is one.
+    Claimed,
+}
+
 #[derive(Debug)]
-struct Concat {
+pub(super) struct Concat {
     input: Arc<dyn ExecutionPlan>,
+    order: Order,
     properties: Arc<PlanProperties>,
 }
 
 impl Concat {
-    fn new(input: Arc<dyn ExecutionPlan>) -> Self {
+    pub(super) fn new(input: Arc<dyn ExecutionPlan>, order: Order) -> Self {
+        let mut equivalences = EquivalenceProperties::new(input.schema());
+        if order == Order::Claimed {
+            equivalences
+                .add_ordering([PhysicalSortExpr::new_default(Arc::new(UnKnownColumn::new("order of arrival")))]);
+        }
         let properties = PlanProperties::new(
-            EquivalenceProperties::new(input.schema()),
+            equivalences,
             Partitioning::UnknownPartitioning(1),
             input.pipeline_behavior(),
             input.boundedness(),
         );
-        Self { input, properties: Arc::new(properties) }
+        Self { input, order, properties: Arc::new(properties) }
     }
 }
 
@@ -97,7 +113,7 @@ impl ExecutionPlan for Concat {
         _: ReplaceChildrenOptions,
     ) -> Result<Arc<dyn ExecutionPlan>> {
         match (children.pop(), children.is_empty()) {
-            (Some(input), true) => Ok(Arc::new(Self::new(input))),
+            (Some(input), true) => Ok(Arc::new(Self::new(input, self.order))),
             _ => datafusion::common::internal_err!("Concat has one input"),
         }
     }

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use arrow::datatypes::{Schema, SchemaRef};
 use datafusion::catalog::TableProvider;
 use datafusion::common::{ParamValues, ScalarValue};
 use datafusion::execution::SessionStateDefaults;
@@ -13,7 +14,7 @@ use datafusion::execution::disk_manager::{DiskManagerBuilder, DiskManagerMode};
 use datafusion::execution::memory_pool::FairSpillPool;
 use datafusion::execution::runtime_env::{RuntimeEnv, RuntimeEnvBuilder};
 use datafusion::execution::session_state::{SessionState, SessionStateBuilder};
-use datafusion::logical_expr::LogicalPlan;
+use datafusion::logical_expr::{LogicalPlan, Volatility};
 use datafusion::physical_optimizer::PhysicalOptimizerRule;
 use datafusion::physical_optimizer::optimizer::PhysicalOptimizer;
 use datafusion::prelude::SessionConfig;
@@ -22,7 +23,7 @@ use futures::FutureExt;
 
 use super::concat::OnePartition;
 use super::error::{SqlError, SqlErrorKind};
-use super::join_sides::StreamFirstTable;
+use super::join_sides::{KeepStreamedOrder, StreamFirstTable};
 use super::query::Query;
 use super::seeded;
 
@@ -79,9 +80,18 @@ pub(super) fn unlimited_state(settings: &Settings) -> Result<SessionState, SqlEr
     Ok(state(settings, runtime))
 }
 
+/// The schema under which an input is planned. Whether a column may hold nulls is not believed: it decides what the
+/// optimiser leaves out, and sources differ in how carefully they say it.
+pub(super) fn planned_schema(schema: &Schema) -> SchemaRef {
+    let fields: Vec<_> = schema.fields().iter().map(|field| field.as_ref().clone().with_nullable(true)).collect();
+    Arc::new(Schema::new(fields))
+}
+
 /// Registers what makes values from values; file formats and table factories are left out on purpose.
 fn state(settings: &Settings, runtime: Arc<RuntimeEnv>) -> SessionState {
     let mut functions = SessionStateDefaults::default_scalar_functions();
+    // What is left of them reads the place of a row in a file, which no table here has.
+    functions.retain(|function| function.signature().volatility != Volatility::Volatile);
     functions.extend(seeded::functions());
     let tables = SessionStateDefaults::default_table_functions();
     let config = config(settings);
@@ -114,16 +124,16 @@ fn config(settings: &Settings) -> SessionConfig {
     options.sql_parser.enable_ident_normalization = false;
     options.sql_parser.map_string_types_to_utf8view = false;
     options.execution.sort_spill_reservation_bytes = sort_reservation(settings.memory_limit);
-    // Its round-robin choice among equal rows counts polls, which depend on timing.
     options.execution.time_zone = Some("+00:00".to_owned());
     config
 }
 
-/// Ours come first, as the rules that insert sorts and enforce distributions must see what they did.
+/// Rules that move or split work come first, as those that insert sorts and enforce distributions must see what they did.
 fn physical_rules() -> Vec<Arc<dyn PhysicalOptimizerRule + Send + Sync>> {
     let mut rules: Vec<Arc<dyn PhysicalOptimizerRule + Send + Sync>> =
         vec![Arc::new(OnePartition), Arc::new(StreamFirstTable)];
     rules.extend(PhysicalOptimizer::new().rules);
+    rules.push(Arc::new(KeepStreamedOrder));
     rules
 }
 

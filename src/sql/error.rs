@@ -64,11 +64,16 @@ fn end_of(sql: &str) -> Location {
 
 /// `Expected: an expression, found: FROM` becomes ``expected an expression, found `FROM` ``.
 fn message_of_parser(message: &str) -> String {
-    let message = message.trim().replacen("Expected: ", "expected ", 1);
-    match message.rsplit_once(", found: ") {
-        Some((expected, "EOF")) => format!("{expected}, found the end of the query"),
-        Some((expected, found)) => format!("{expected}, found `{found}`"),
-        None => message,
+    let Some((expected, found)) = message.rsplit_once(", found: ") else { return message.trim().to_owned() };
+    let expected = expected.trim().trim_start_matches("Expected: ");
+    let expected = if expected.starts_with(char::is_alphabetic) && expected.contains(char::is_lowercase) {
+        expected.to_owned()
+    } else {
+        format!("`{expected}`")
+    };
+    match found {
+        "EOF" => format!("expected {expected}, found the end of the query"),
+        found => format!("expected {expected}, found `{found}`"),
     }
 }
 
@@ -153,7 +158,7 @@ impl SqlError {
             DataFusionError::IoError(error) => Self::from_disk(&error.to_string(), settings),
             DataFusionError::Plan(text)
             | DataFusionError::NotImplemented(text)
-            | DataFusionError::Configuration(text) => Self::new(SqlErrorKind::Plan, sentence(text)),
+            | DataFusionError::Configuration(text) => Self::new(SqlErrorKind::Plan, plan_message(text)),
             DataFusionError::SQL(error, _) => Self::new(SqlErrorKind::Plan, sentence(&error.to_string())),
             DataFusionError::Execution(text) => Self::new(SqlErrorKind::Data, sentence(text)),
             DataFusionError::ArrowError(error, _) => Self::new(SqlErrorKind::Data, sentence(&error.to_string())),
@@ -209,6 +214,22 @@ impl SqlError {
     }
 }
 
+/// Rewords what users meet often; the engine speaks of expressions and positions there.
+fn plan_message(text: &str) -> String {
+    if text.contains("require unique expression names")
+        && let Some(name) = text.split('"').nth(1)
+    {
+        let name = name.rsplit('.').next().unwrap_or(name);
+        return two_columns(name);
+    }
+    sentence(text)
+}
+
+/// What is wrong with a result in which two columns have one name.
+pub(super) fn two_columns(name: &str) -> String {
+    format!("two columns are named `{name}`: give one another name with `AS`")
+}
+
 fn schema_message(error: &SchemaError) -> String {
     match error {
         SchemaError::FieldNotFound { field, valid_fields } => unknown_column(field, valid_fields),
@@ -216,7 +237,7 @@ fn schema_message(error: &SchemaError) -> String {
             format!("column `{}` is in several tables: write `table.{}`", field.name, field.name)
         }
         SchemaError::DuplicateQualifiedField { name, .. } | SchemaError::DuplicateUnqualifiedField { name } => {
-            format!("two columns are named `{name}`: give one another name with `AS`")
+            two_columns(name)
         }
     }
 }

@@ -25,6 +25,9 @@ mod stream;
 mod table;
 mod tee;
 
+#[cfg(test)]
+mod tests;
+
 pub use context::Settings;
 pub use error::{SqlError, SqlErrorKind, SyntaxError};
 pub use feed::{Feed, Input, OnChange, Refused};

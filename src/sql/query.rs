@@ -6,7 +6,7 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use datafusion::sql::sqlparser::ast::{
-    self, Ident, ObjectName, SetExpr, Statement, TableFactor, Value, ValueWithSpan, Visit, Visitor,
+    self, Ident, ObjectName, SelectFlavor, SetExpr, Statement, TableFactor, Value, ValueWithSpan, Visit, Visitor,
 };
 use datafusion::sql::sqlparser::dialect::GenericDialect;
 use datafusion::sql::sqlparser::parser::Parser;
@@ -253,6 +253,11 @@ impl Visitor for Names {
                     .start),
             );
         }
+        if select.projection.is_empty() && select.flavor != SelectFlavor::FromFirstNoSelect {
+            return ControlFlow::Break(
+                SyntaxError::new("`SELECT` names no columns").at(select.select_token.0.span.end),
+            );
+        }
         ControlFlow::Continue(())
     }
 
@@ -300,4 +305,170 @@ fn refuse_side_effects(body: &SetExpr) -> Result<(), SyntaxError> {
 pub(super) fn function_name(name: &ObjectName) -> Option<String> {
     let ident: &Ident = name.0.last()?.as_ident()?;
     Some(if ident.quote_style.is_some() { ident.value.clone() } else { ident.value.to_lowercase() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn row_wise(sql: &str) -> bool {
+        Query::parse(sql).expect("a query").is_row_wise()
+    }
+
+    #[test]
+    fn these_are_row_wise() {
+        for sql in [
+            "SELECT * FROM t",
+            "SELECT a + 1 AS b FROM t WHERE a > $floor;",
+            "SELECT CASE WHEN a > 1 THEN 'x' ELSE lower(b) END AS c FROM t AS u WHERE a IN (1, 2)",
+            "SELECT unnest(xs) AS x, a FROM t",
+            "SELECT b FROM (SELECT a + 1 AS b FROM t WHERE a > 1) WHERE b < 5",
+            "WITH u AS (SELECT a FROM t), v AS (SELECT a FROM u) SELECT a FROM v WHERE a = 1",
+            "WITH t AS (SELECT * FROM t) SELECT * FROM t",
+            "SELECT random() AS r, now() AS n, Upper(b) AS b FROM t",
+            "FROM t",
+            "(SELECT a FROM t)",
+            r#"SELECT "count" FROM t"#,
+        ] {
+            assert!(row_wise(sql), "{sql}");
+        }
+    }
+
+    #[test]
+    fn these_need_more_than_a_row() {
+        for sql in [
+            "SELECT 1",
+            "VALUES (1)",
+            "SELECT count(*) FROM t",
+            "SELECT COUNT(*) FROM t",
+            "SELECT Sum(a) + 1 FROM t",
+            "SELECT abs(max(a)) FROM t",
+            "SELECT a FROM t GROUP BY a",
+            "SELECT a FROM t GROUP BY ALL",
+            "SELECT 1 FROM t HAVING count(*) > 1",
+            "SELECT DISTINCT a FROM t",
+            "SELECT DISTINCT ON (a) a, b FROM t",
+            "SELECT a FROM t ORDER BY a",
+            "SELECT a FROM t LIMIT 1",
+            "SELECT a FROM t OFFSET 1",
+            "SELECT a FROM t FETCH FIRST 1 ROW ONLY",
+            "SELECT a FROM t UNION ALL SELECT a FROM t",
+            "SELECT a FROM t JOIN u USING (a)",
+            "SELECT t.a FROM t, u",
+            "SELECT a FROM t WHERE a IN (SELECT b FROM t)",
+            "SELECT a FROM t WHERE EXISTS (SELECT 1 FROM u)",
+            "SELECT a, (SELECT max(b) FROM u) AS m FROM t",
+            "SELECT a > ANY (SELECT b FROM t) FROM t",
+            "SELECT row_number() OVER () AS n FROM t",
+            "SELECT lag(a) OVER (ORDER BY b) FROM t",
+            "SELECT a FROM t QUALIFY row_number() OVER () = 1",
+            "SELECT a FROM (SELECT a FROM t LIMIT 5)",
+            "SELECT a FROM (SELECT a FROM t ORDER BY a)",
+            "WITH u AS (SELECT a FROM t LIMIT 5) SELECT a FROM u",
+            "WITH u AS (SELECT max(a) AS a FROM t) SELECT a FROM u",
+            "WITH RECURSIVE u AS (SELECT a FROM t UNION ALL SELECT a FROM u) SELECT a FROM u",
+            "SELECT x FROM t, UNNEST(t.xs) AS x",
+            "SELECT value FROM generate_series(1, 10)",
+            "SELECT * FROM t TABLESAMPLE (10 PERCENT)",
+        ] {
+            assert!(!row_wise(sql), "{sql}");
+        }
+    }
+
+    #[test]
+    fn names_are_listed_once_and_as_written() {
+        let query = Query::parse(
+            r#"WITH recent AS (SELECT * FROM Orders WHERE day > $Day), a AS (SELECT * FROM a)
+               SELECT * FROM recent JOIN "Customers" c ON c.id = recent.id AND c.x = $x
+               WHERE c.id IN (SELECT id FROM blocked WHERE day > $Day) AND c.n < (SELECT max(value) FROM range(1, $n))
+               UNION ALL SELECT * FROM Orders, a"#,
+        )
+        .expect("a query");
+        assert_eq!(query.tables(), ["Orders", "a", "Customers", "blocked"]);
+        assert_eq!(query.parameters(), ["Day", "x", "n"]);
+    }
+
+    #[test]
+    fn a_name_counts_from_its_definition_on() {
+        let tables = |sql: &str| Query::parse(sql).expect("a query").tables().to_vec();
+        assert_eq!(tables("WITH b AS (SELECT * FROM c), c AS (SELECT * FROM b) SELECT * FROM c"), ["c"]);
+        assert_eq!(tables("WITH RECURSIVE b AS (SELECT 1 AS n UNION ALL SELECT n FROM b) SELECT * FROM b"), [""; 0]);
+        assert_eq!(tables("SELECT * FROM (WITH b AS (SELECT 1) SELECT * FROM b) JOIN b ON true"), ["b"]);
+    }
+
+    #[track_caller]
+    fn check_error(sql: &str, message: &str, position: Option<(usize, usize)>) {
+        let error = Query::parse(sql).expect_err("an error");
+        assert_eq!((error.message.as_str(), error.line.zip(error.column)), (message, position), "{sql}");
+    }
+
+    #[test]
+    fn syntax_errors_have_positions() {
+        check_error("SELECT FROM t", "`SELECT` names no columns", Some((1, 7)));
+        check_error("SELECT a FROM t WHERE > 1", "expected an expression, found `>`", Some((1, 23)));
+        check_error("SELECT a\nFROM t\nWHER a > 1", "expected the end of the query, found `a`", Some((3, 6)));
+        check_error("SELECT a FROM t WHERE", "expected an expression, found the end of the query", Some((1, 22)));
+        check_error("SELECT (a FROM t", "expected `)`, found `FROM`", Some((1, 11)));
+        check_error("SELECT 'a\nFROM t", "unterminated string literal", Some((1, 8)));
+        check_error("", "the query is empty", None);
+        check_error(" ; ", "the query is empty", None);
+    }
+
+    #[test]
+    fn only_one_query_is_accepted() {
+        let refused =
+            |verb: &str| format!("`{verb}` is not a query; a stage runs one query, such as `SELECT ... FROM ...`");
+        for sql in [
+            "COPY t TO 'x.csv'",
+            "CREATE EXTERNAL TABLE t STORED AS CSV LOCATION 'x.csv'",
+            "CREATE TABLE t AS SELECT 1",
+            "DROP TABLE t",
+            "INSERT INTO t VALUES (1)",
+            "UPDATE t SET a = 1",
+            "DELETE FROM t",
+            "EXPLAIN SELECT 1",
+            "SET x = 1",
+            "SHOW TABLES",
+            "-- a comment\n/* another */ TRUNCATE t",
+        ] {
+            let error = Query::parse(sql).expect_err(sql);
+            let verb = sql.trim_start_matches("-- a comment\n/* another */ ").split(' ').next().expect("a word");
+            assert_eq!(error.message, refused(verb));
+            assert!(error.line.is_some(), "{sql}");
+        }
+        check_error(
+            "SELECT 1; DROP TABLE t",
+            "a stage runs one query, and here a second statement begins",
+            Some((1, 11)),
+        );
+        check_error(
+            "SELECT * INTO u FROM t",
+            "`SELECT INTO` writes a table; a stage's output is its result",
+            Some((1, 1)),
+        );
+        for sql in
+            ["WITH x AS (SELECT 1) INSERT INTO t SELECT * FROM x", "TABLE t", "WITH x AS (SELECT 1) DELETE FROM t"]
+        {
+            assert!(Query::parse(sql).is_err(), "{sql}");
+        }
+    }
+
+    #[test]
+    fn unnamed_params_and_dotted_tables_are_refused() {
+        check_error("SELECT a FROM t WHERE a > ?", "`?` has no name: params are written `$name`", Some((1, 27)));
+        check_error("SELECT a FROM t LIMIT $1", "`$1` has no name: params are written `$name`", Some((1, 23)));
+        check_error(
+            "SELECT a FROM information_schema.tables",
+            "`information_schema.tables` is not a table: tables are the stage's inputs, without dots",
+            Some((1, 15)),
+        );
+    }
+
+    #[test]
+    fn absurd_nesting_is_refused() {
+        let sql = format!("SELECT {}1{} FROM t", "(".repeat(100_000), ")".repeat(100_000));
+        check_error(&sql, "the query is nested too deeply", None);
+        let sql = format!("SELECT {}1 FROM t", "1 + ".repeat(200));
+        assert!(row_wise(&sql));
+    }
 }

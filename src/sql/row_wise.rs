@@ -35,7 +35,7 @@ impl RowWise {
         assert!(query.is_row_wise(), "the query needs more than a row: {query:?}");
         context::check_params(query, settings)?;
         let state = context::unlimited_state(settings)?;
-        let source = Arc::new(EmptyTable::new(Arc::clone(&schema)));
+        let source = Arc::new(EmptyTable::new(context::planned_schema(&schema)));
         let plan = context::logical_plan(&state, query, vec![(table, source)], settings)?;
         let planned = state.optimize(&plan).and_then(|plan| Ok((step::steps(&plan, &state)?, plan)));
         let (steps, plan) = planned.map_err(|error| SqlError::from_engine(error, Some(settings)))?;

@@ -184,17 +184,6 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_engine_has_no_other_volatile_function() {
-        let volatile: Vec<String> = datafusion::execution::SessionStateDefaults::default_scalar_functions()
-            .iter()
-            .filter(|function| function.signature().volatility == Volatility::Volatile)
-            .map(|function| function.name().to_owned())
-            .collect();
-        let ours: Vec<String> = functions().iter().map(|function| function.name().to_owned()).collect();
-        assert!(volatile.iter().all(|name| ours.contains(name)), "{volatile:?}");
-    }
-
-    #[test]
     fn uuids_have_version_and_variant() {
         let text = uuid(u64::MAX, u64::MAX);
         assert_eq!(text, "ffffffff-ffff-4fff-bfff-ffffffffffff");

@@ -12,7 +12,7 @@ use futures::StreamExt;
 use tokio::runtime::Handle;
 
 use super::context::{self, Settings};
-use super::error::{SqlError, SqlErrorKind};
+use super::error::{SqlError, SqlErrorKind, two_columns};
 use super::feed::Input;
 use super::group_order;
 use super::query::Query;
@@ -100,9 +100,7 @@ impl fmt::Debug for StreamQuery {
 pub(super) fn output_schema(schema: &Schema) -> Result<SchemaRef, SqlError> {
     let mut names = HashSet::new();
     if let Some(twice) = schema.fields().iter().find(|field| !names.insert(field.name())) {
-        let message = format!("two columns are named `{}`: give one another name with `AS`", twice.name());
-        return Err(SqlError::new(SqlErrorKind::Plan, message));
+        return Err(SqlError::new(SqlErrorKind::Plan, two_columns(twice.name())));
     }
-    let fields: Vec<_> = schema.fields().iter().map(|field| field.as_ref().clone().with_nullable(true)).collect();
-    Ok(Arc::new(Schema::new(fields)))
+    Ok(context::planned_schema(schema))
 }

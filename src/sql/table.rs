@@ -13,6 +13,7 @@ use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::physical_plan::streaming::{PartitionStream, StreamingTableExec};
 use futures::stream;
 
+use super::context;
 use super::feed::Input;
 use super::tee::Tee;
 
@@ -24,7 +25,8 @@ pub(super) struct InputTable {
 
 impl InputTable {
     pub(super) fn new(input: Input) -> Arc<Self> {
-        Arc::new(Self { schema: Arc::clone(&input.schema), tee: Tee::new(input.schema, input.batches) })
+        let schema = context::planned_schema(&input.schema);
+        Arc::new(Self { schema: Arc::clone(&schema), tee: Tee::new(schema, input.batches) })
     }
 
     pub(super) fn provider(self: &Arc<Self>) -> Result<Arc<dyn TableProvider>> {

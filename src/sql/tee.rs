@@ -6,7 +6,6 @@
 use std::collections::VecDeque;
 use std::fs::File;
 use std::io::BufReader;
-use std::mem;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
@@ -24,6 +23,7 @@ use futures::{Stream, StreamExt};
 
 use super::error::SqlError;
 use super::feed::Batches;
+use super::step::new_batch;
 
 #[derive(Clone)]
 pub(super) struct Tee {
@@ -92,6 +92,7 @@ impl Shared {
         self.wake_all();
         match next {
             Some(Ok(batch)) => {
+                let batch = new_batch(&self.schema, batch.columns().to_vec(), batch.num_rows())?;
                 let others = self.backlogs.iter_mut().enumerate().filter(|(index, _)| *index != reader);
                 for (_, backlog) in others {
                     backlog.push(&batch, &self.schema)?;
@@ -220,7 +221,7 @@ impl Backlog {
 
     fn close(&mut self) {
         self.closed = true;
-        self.kept = mem::take(&mut VecDeque::new());
+        self.kept.clear();
         self.reservation.free();
     }
 }
