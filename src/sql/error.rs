@@ -300,7 +300,7 @@ fn sentence(text: &str) -> String {
 }
 
 /// Lower-cases the first letter unless the word looks like a name (`NULL`, `Utf8`).
-fn lower_first(text: &str) -> String {
+pub(super) fn lower_first(text: &str) -> String {
     let mut letters = text.chars();
     let Some(first) = letters.next() else { return String::new() };
     let word = text.split(|letter: char| !letter.is_alphanumeric()).next().unwrap_or_default();

@@ -12,7 +12,7 @@ use datafusion::sql::sqlparser::dialect::GenericDialect;
 use datafusion::sql::sqlparser::parser::Parser;
 use datafusion::sql::sqlparser::tokenizer::{Location, Token, TokenWithSpan, Tokenizer};
 
-use super::error::SyntaxError;
+use super::error::{SyntaxError, lower_first};
 use super::row_dependence;
 
 /// One query (`SELECT`, `WITH`, `VALUES`, `UNION`, ...) whose syntax has been checked; columns and types have not, as no
@@ -82,7 +82,7 @@ impl fmt::Debug for Query {
 fn tokenize(sql: &str) -> Result<Vec<TokenWithSpan>, SyntaxError> {
     Tokenizer::new(&GenericDialect {}, sql)
         .tokenize_with_location()
-        .map_err(|error| SyntaxError::new(&error.message).at(error.location))
+        .map_err(|error| SyntaxError::new(lower_first(&error.message)).at(error.location))
 }
 
 fn parse_one(sql: &str, tokens: Vec<TokenWithSpan>) -> Result<Statement, SyntaxError> {
