@@ -1,8 +1,36 @@
 //! SQL over Arrow batches: the only module that names DataFusion.
+//!
+//! [`Query::parse`] checks the syntax of a stage's SQL without looking at any data. A parsed query is then run in one of two
+//! ways, which give the same rows:
+//!
+//! - [`RowWise`]: where [`Query::is_row_wise`], each batch is worked on by itself, in parallel, and keeps its number.
+//! - [`StreamQuery`]: everything else reads its inputs as streams, within a memory limit, and spills to disk.
+//!
+//! Nothing in here knows stages, edges or files. A query sees the tables that it is given and nothing else: no path tables,
+//! no object stores, no statements that change something. Results depend on the inputs and the [`Settings`] alone: a query
+//! runs in one partition, clocks stand still, and random functions are seeded.
 
-/// A query whose syntax has been checked.
-#[derive(Clone, Debug)]
-pub struct Query;
-impl Query {
-    pub fn parse(_: &str) -> Result<Self, ()> { Ok(Self) }
-}
+mod concat;
+mod context;
+mod error;
+mod feed;
+mod group_order;
+mod join_sides;
+mod query;
+mod row_dependence;
+mod row_wise;
+mod seeded;
+mod step;
+mod stream;
+mod table;
+mod tee;
+
+#[cfg(test)]
+mod tests;
+
+pub use context::Settings;
+pub use error::{SqlError, SqlErrorKind, SyntaxError};
+pub use feed::{Feed, Input, OnChange, Refused};
+pub use query::Query;
+pub use row_wise::RowWise;
+pub use stream::StreamQuery;
