@@ -1,5 +1,7 @@
 //! Files and byte streams to Arrow batches and back. Knows nothing of pipelines, runs or processes.
 
+pub mod column_type;
+
 /// How rows are written in a file or on a pipe.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Format {
