@@ -131,8 +131,11 @@ impl miette::Diagnostic for Drawn<'_> {
         let primary = self.diagnostic.primary.as_ref()?;
         let text = |label: &Label| (!label.text.is_empty()).then(|| label.text.clone());
         let first = LabeledSpan::new_primary_with_span(text(primary), (primary.span.start, primary.span.len()));
-        let others =
-            self.diagnostic.related.iter().map(move |label| LabeledSpan::new(text(label), label.span.start, label.span.len()));
+        let others = self
+            .diagnostic
+            .related
+            .iter()
+            .map(move |label| LabeledSpan::new(text(label), label.span.start, label.span.len()));
         Some(Box::new(std::iter::once(first).chain(others)))
     }
 }

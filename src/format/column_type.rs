@@ -88,7 +88,8 @@ mod tests {
     #[test]
     fn what_is_no_type_is_refused() {
         let deep = format!("{}string{}", "list<".repeat(10), ">".repeat(10));
-        for text in ["", "int", "Int64", "decimal(5)", "decimal(39,2)", "decimal(2,5)", "list<>", "timestamp[]", &deep] {
+        for text in ["", "int", "Int64", "decimal(5)", "decimal(39,2)", "decimal(2,5)", "list<>", "timestamp[]", &deep]
+        {
             assert_eq!(parse(text), None, "{text}");
         }
     }

@@ -152,13 +152,13 @@ fn plain(path: &Path) -> PathBuf {
 
 /// Params that nothing uses. Python code can use any of them, so that nothing is said in a pipeline with a python stage.
 pub fn unused_params(document: &Document, kinds: &[Option<StageKind>]) -> Vec<Diagnostic> {
-    let unclear = document.stages.iter().zip(kinds).any(|(draft, kind)| kind.is_none() || draft.kind() == Some("python"));
+    let unclear =
+        document.stages.iter().zip(kinds).any(|(draft, kind)| kind.is_none() || draft.kind() == Some("python"));
     if unclear {
         return Vec::new();
     }
-    let is_used = |name: &str| {
-        document.used_params.contains(name) || kinds.iter().flatten().any(|kind| uses_param(kind, name))
-    };
+    let is_used =
+        |name: &str| document.used_params.contains(name) || kinds.iter().flatten().any(|kind| uses_param(kind, name));
     let unused = document.params.iter().filter(|param| !is_used(&param.name));
     let warning = |name: &str, span| {
         Diagnostic::new(Code::ParamUnused, span, format!("the param `{name}` is not used")).label("never used")
@@ -190,7 +190,8 @@ pub fn cycle(document: &Document, links: &[Link], edges: &[usize]) -> Option<Dia
     } else {
         format!("these stages wait for each other: {}", path.join(" -> "))
     };
-    let mut problem = Diagnostic::new(Code::PlanCycle, last.span, message).help("a pipeline must not have a cycle".to_owned());
+    let mut problem =
+        Diagnostic::new(Code::PlanCycle, last.span, message).help("a pipeline must not have a cycle".to_owned());
     problem = problem.label(format!("`{}` reads from `{}`", name(last.to), name(last.from)));
     for link in others {
         problem = problem.related(link.span, format!("`{}` reads from `{}`", name(link.to), name(link.from)));

@@ -91,7 +91,9 @@ fn analyse(document: &Document, settings: &Settings, problems: &mut Vec<Diagnost
     problems.extend(check_python(document));
     let edges: Vec<(usize, usize)> = links.iter().map(|link| (link.from, link.to)).collect();
     let graph = StageGraph::new(document.stages.len(), &edges)
-        .map_err(|cycles| problems.extend(cycles.iter().filter_map(|cycle| check::cycle(document, &links, &cycle.edges))))
+        .map_err(|cycles| {
+            problems.extend(cycles.iter().filter_map(|cycle| check::cycle(document, &links, &cycle.edges)))
+        })
         .ok();
     if document.stages.is_empty() && problems.iter().all(|problem| !problem.is_error()) {
         problems.push(Diagnostic::without_place(Code::SpecMissingKey, "the pipeline has no stages"));
@@ -124,7 +126,8 @@ fn resolve(
 fn check_python(document: &Document) -> Option<Diagnostic> {
     let python = &document.python;
     let others = python.interpreter.is_some() || python.requirements.is_some();
-    let message = "`venv` names an environment that is used as it is, so `requirements` and `interpreter` have no meaning";
+    let message =
+        "`venv` names an environment that is used as it is, so `requirements` and `interpreter` have no meaning";
     let span = document.python_span.unwrap_or_default();
     (python.venv.is_some() && others).then(|| Diagnostic::new(Code::PlanBadOption, span, message))
 }
@@ -138,7 +141,8 @@ fn build(document: &Document, settings: &Settings, analysis: Analysis) -> Result
     let Some(graph) = &analysis.graph else {
         return Err(Diagnostic::without_place(Code::PlanCycle, "the stages form a cycle"));
     };
-    let held_back: Vec<bool> = (0..analysis.links.len()).map(|at| is_held_back(document, &analysis.links, at)).collect();
+    let held_back: Vec<bool> =
+        (0..analysis.links.len()).map(|at| is_held_back(document, &analysis.links, at)).collect();
     let spills = deadlock::spilling(graph, &held_back);
     let mut ids = vec![StageId(0); document.stages.len()];
     for (position, stage) in graph.order().iter().enumerate() {

@@ -54,7 +54,8 @@ impl StageGraph {
         for other in self.graph.edge_references().filter(|other| other.id() != EdgeIndex::new(edge)) {
             connected.union(other.source().index(), other.target().index());
         }
-        let (from, to) = self.graph.edge_endpoints(EdgeIndex::new(edge)).expect("edges are numbered as they were given");
+        let (from, to) =
+            self.graph.edge_endpoints(EdgeIndex::new(edge)).expect("edges are numbered as they were given");
         !connected.equiv(from.index(), to.index())
     }
 }
@@ -87,7 +88,12 @@ fn shortest_cycle(graph: &DiGraph<(), ()>, start: NodeIndex) -> Option<Cycle> {
     None
 }
 
-fn trace(graph: &DiGraph<(), ()>, start: NodeIndex, last: EdgeIndex, reached_by: &HashMap<NodeIndex, EdgeIndex>) -> Cycle {
+fn trace(
+    graph: &DiGraph<(), ()>,
+    start: NodeIndex,
+    last: EdgeIndex,
+    reached_by: &HashMap<NodeIndex, EdgeIndex>,
+) -> Cycle {
     let mut edges = vec![last.index()];
     let mut node = graph.edge_endpoints(last).map_or(start, |(source, _)| source);
     while node != start {
@@ -102,7 +108,8 @@ fn trace(graph: &DiGraph<(), ()>, start: NodeIndex, last: EdgeIndex, reached_by:
 fn order(graph: &DiGraph<(), ()>) -> Vec<usize> {
     let mut missing: Vec<usize> =
         graph.node_indices().map(|node| graph.edges_directed(node, petgraph::Incoming).count()).collect();
-    let mut ready: BinaryHeap<Reverse<usize>> = (0..missing.len()).filter(|node| missing[*node] == 0).map(Reverse).collect();
+    let mut ready: BinaryHeap<Reverse<usize>> =
+        (0..missing.len()).filter(|node| missing[*node] == 0).map(Reverse).collect();
     let mut order = Vec::with_capacity(missing.len());
     while let Some(Reverse(node)) = ready.pop() {
         order.push(node);

@@ -39,7 +39,8 @@ pub fn links(document: &Document, problems: &mut Vec<Diagnostic>) -> Vec<Link> {
         if draft.kind() == Some("sql") {
             check_tables(draft, &links[start..], problems);
         } else if let Some(FromSpec::Named(_)) = &draft.spec.from {
-            let message = format!("only `sql` stages name their inputs; `{}` takes a stage or a list of stages", draft.name);
+            let message =
+                format!("only `sql` stages name their inputs; `{}` takes a stage or a list of stages", draft.name);
             problems.push(Diagnostic::new(Code::PlanBadInput, draft.span(&["from"]), message).through(draft.alias));
         }
     }
@@ -86,10 +87,9 @@ fn resolve(
         return None;
     };
     problems.extend(check_port(&document.stages[from], port, reference));
-    let table = reference.alias.map_or_else(
-        || if port == Port::MAIN { stage.to_owned() } else { format!("{stage}_{port}") },
-        str::to_owned,
-    );
+    let table = reference
+        .alias
+        .map_or_else(|| if port == Port::MAIN { stage.to_owned() } else { format!("{stage}_{port}") }, str::to_owned);
     Some(Link { from, port: port.to_owned(), to, table, span: reference.span })
 }
 

@@ -19,6 +19,6 @@ pub use compile::{Compiled, Settings, compile, validate};
 pub use plan::{Edge, EdgeId, Plan, PythonPlan, StageId};
 pub use queue::{Capacity, Cut};
 pub use stage::{
-    Call, ColumnType, Command, CommandLine, CommandMode, Convention, Input, OnError, Port, Python, PythonTarget, Read, Retry,
-    Sql, Stage, StageKind, TableName, Verdict, WorkerLimits, Write, WriteTarget,
+    Call, ColumnType, Command, CommandLine, CommandMode, Convention, Input, OnError, Port, Python, PythonTarget, Read,
+    Retry, Sql, Stage, StageKind, TableName, Verdict, WorkerLimits, Write, WriteTarget,
 };

@@ -27,18 +27,19 @@ impl Resolver<'_> {
     fn report_syntax(&mut self, text: &str, error: &SyntaxError) {
         let Some(node) = query_node(self.draft) else { return };
         let offset = error.line.zip(error.column).and_then(|(line, column)| offset_at(text, line, column));
-        let span = offset.and_then(|offset| self.place(node, text, offset, word_length(text, offset))).unwrap_or(node.span);
+        let span =
+            offset.and_then(|offset| self.place(node, text, offset, word_length(text, offset))).unwrap_or(node.span);
         // The place is shown; saying it again in words, counted in the query, would confuse.
         let message = error.message.split(" at Line:").next().unwrap_or(&error.message);
         self.report_at(Code::PlanSqlSyntax, span, node.alias, format!("the query is not valid SQL: {message}"));
     }
 
     fn check_tables(&mut self, text: &str, query: &Query, links: &[&Link]) {
-        if self.draft.is_lost("from") {
+        let written: Vec<String> = self.written_tables();
+        // An input that is no stage has its own diagnostic, and may be meant to be the missing table.
+        if self.draft.is_lost("from") || written.len() > links.len() {
             return;
         }
-        // An input that is not a stage has its own diagnostic; its table is meant to be there.
-        let written: Vec<String> = self.written_tables();
         for table in query.tables().iter().filter(|table| !written.contains(table)) {
             let is_stage = self.document.stages.iter().any(|stage| stage.name == *table);
             let help = match is_stage {
@@ -93,14 +94,17 @@ impl Resolver<'_> {
         let source = self.document.source.slice(node.span);
         let start = match style {
             // Escapes and folding move characters about, unless there were none.
-            TextStyle::Plain | TextStyle::Folded => source.find(text.trim_end()).map(|at| node.span.start + at + offset)?,
+            TextStyle::Plain | TextStyle::Folded => {
+                source.find(text.trim_end()).map(|at| node.span.start + at + offset)?
+            }
             TextStyle::Quoted => source.get(1..)?.starts_with(text).then_some(node.span.start + 1 + offset)?,
             TextStyle::Literal => {
                 let line = text[..offset].matches('\n').count();
                 let column = offset - text[..offset].rfind('\n').map_or(0, |at| at + 1);
                 let header = self.document.source.position(node.span.start).line - 1;
                 let content = text.lines().nth(line)?;
-                let (start, written) = self.first_line(node, header).and_then(|first| self.document.source.line(first + line))?;
+                let (start, written) =
+                    self.first_line(node, header).and_then(|first| self.document.source.line(first + line))?;
                 start + written.find(content)? + column
             }
         };
@@ -110,7 +114,8 @@ impl Resolver<'_> {
     /// The line of the file (from 0) on which a literal block's text starts: the one behind its header.
     fn first_line(&self, node: &Node, header: usize) -> Option<usize> {
         let (_, line) = self.document.source.line(header)?;
-        let has_header = self.document.source.slice(node.span).starts_with(['|', '>']) || line.trim_end().ends_with(['|', '-', '+']);
+        let has_header =
+            self.document.source.slice(node.span).starts_with(['|', '>']) || line.trim_end().ends_with(['|', '-', '+']);
         Some(if has_header { header + 1 } else { header })
     }
 }
@@ -135,7 +140,7 @@ fn word_length(text: &str, offset: usize) -> usize {
 /// Where `word` stands in `text` as a word of its own.
 fn find_word(text: &str, word: &str) -> Option<usize> {
     let is_part = |character: Option<char>| character.is_some_and(|it| it.is_alphanumeric() || it == '_');
-    text.match_indices(word).map(|(at, _)| at).find(|at| {
-        !is_part(text[..*at].chars().next_back()) && !is_part(text[at + word.len()..].chars().next())
-    })
+    text.match_indices(word)
+        .map(|(at, _)| at)
+        .find(|at| !is_part(text[..*at].chars().next_back()) && !is_part(text[at + word.len()..].chars().next()))
 }

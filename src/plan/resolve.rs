@@ -8,8 +8,8 @@ use serde_json::{Map, Value};
 use super::link::{CommandShape, Link};
 use super::queue::{Capacity, Cut};
 use super::stage::{
-    Call, ColumnType, Command, CommandLine, CommandMode, Convention, OnError, Python, PythonTarget, Read, Retry, StageKind,
-    WorkerLimits, Write, WriteTarget,
+    Call, ColumnType, Command, CommandLine, CommandMode, Convention, OnError, Python, PythonTarget, Read, Retry,
+    StageKind, WorkerLimits, Write, WriteTarget,
 };
 use crate::diagnostic::{Code, Diagnostic, Span, did_you_mean};
 use crate::format::{Compression, Format, column_type};
@@ -84,7 +84,11 @@ impl Resolver<'_> {
         };
         let stdin = paths.iter().any(|path| path == "-");
         if stdin && paths.len() > 1 {
-            self.report(Code::PlanBadOption, &["read", "path"], "standard input (`-`) cannot be read together with files");
+            self.report(
+                Code::PlanBadOption,
+                &["read", "path"],
+                "standard input (`-`) cannot be read together with files",
+            );
             return None;
         }
         let format = self.format(&["read", "path"], options.format, paths)?;
@@ -98,7 +102,11 @@ impl Resolver<'_> {
         }
         for path in paths.iter().filter(|path| *path != "-") {
             if let Err(error) = glob::Pattern::new(path) {
-                self.report(Code::PlanBadOption, &["read", "path"], format!("`{path}` is not a glob pattern: {}", error.msg));
+                self.report(
+                    Code::PlanBadOption,
+                    &["read", "path"],
+                    format!("`{path}` is not a glob pattern: {}", error.msg),
+                );
             }
         }
         Some(Read {
@@ -138,7 +146,8 @@ impl Resolver<'_> {
         let target = if path == "-" { WriteTarget::Stdout } else { WriteTarget::File(self.absolute(path)) };
         if target == WriteTarget::Stdout && format == Format::Parquet {
             let message = "parquet cannot be written to standard output";
-            self.report(Code::PlanBadOption, &["write", "format"], message).help = Some("use `format: arrow`".to_owned());
+            self.report(Code::PlanBadOption, &["write", "format"], message).help =
+                Some("use `format: arrow`".to_owned());
         }
         let (_, extension) = split_compression(path);
         let compression = given.map_or(extension, compression);
@@ -181,7 +190,8 @@ impl Resolver<'_> {
             let node = self.draft.find(keys).and_then(|node| node.get(name));
             let (span, alias) = node.map_or((self.draft.span(keys), None), |node| (node.span, node.alias));
             let message = format!("the column `{name}` has the type `{word}`, which does not exist");
-            self.report_at(Code::PlanBadColumnType, span, alias, message).help = did_you_mean(word, column_type::words());
+            self.report_at(Code::PlanBadColumnType, span, alias, message).help =
+                did_you_mean(word, column_type::words());
         }
         typed
     }
@@ -287,7 +297,9 @@ impl Resolver<'_> {
     fn size(&mut self, keys: &[&str], size: &SizeSpec) -> Option<NonZeroU64> {
         let bytes = match size {
             SizeSpec::Bytes(bytes) => NonZeroU64::new(*bytes),
-            SizeSpec::Text(text) => text.parse::<bytesize::ByteSize>().ok().and_then(|size| NonZeroU64::new(size.as_u64())),
+            SizeSpec::Text(text) => {
+                text.parse::<bytesize::ByteSize>().ok().and_then(|size| NonZeroU64::new(size.as_u64()))
+            }
         };
         if let (None, SizeSpec::Text(text)) = (bytes, size) {
             let message = format!("`{text}` is not a size");

@@ -13,7 +13,10 @@ use crate::format::Format;
 pub fn text(plan: &Plan) -> String {
     let mut out = String::new();
     let counts = format!("{}, {}", counted(plan.stages.len(), "stage"), counted(plan.edges.len(), "edge"));
-    line(&mut out, format!("pipeline {}: {counts}, {}, seed {}", plan.name, counted(plan.workers as usize, "worker"), plan.seed));
+    line(
+        &mut out,
+        format!("pipeline {}: {counts}, {}, seed {}", plan.name, counted(plan.workers as usize, "worker"), plan.seed),
+    );
     if !plan.params.is_empty() {
         let params: Vec<String> = plan.params.iter().map(|(name, value)| format!("{name}={value}")).collect();
         line(&mut out, format!("params: {}", params.join(" ")));
@@ -159,7 +162,8 @@ fn edges_text(plan: &Plan, out: &mut String) {
         let port = &producer.ports[edge.port].name;
         let from = if port == Port::MAIN { producer.name.clone() } else { format!("{}.{port}", producer.name) };
         let capacity = format!("{} batches, {}", edge.capacity.batches, size(edge.capacity.bytes.get()));
-        let cut = edge.cut.map(|cut| format!("; cut: {} rows or {}", cut.rows, size(cut.bytes.get()))).unwrap_or_default();
+        let cut =
+            edge.cut.map(|cut| format!("; cut: {} rows or {}", cut.rows, size(cut.bytes.get()))).unwrap_or_default();
         let spills = if edge.spills { "; spills to disk" } else { "" };
         line(out, format!("  {from} -> {}: {capacity}{cut}{spills}", plan.stage(edge.to).name));
     }

@@ -38,7 +38,14 @@ impl<'a> Names<'a> {
         let values: Map<String, Json> =
             known.filter_map(|param| Some((param.name.clone(), param.value.clone()?))).collect();
         let values = json!({ "params": values, "env": given.env, "run": { "seed": given.seed, "name": run_name } });
-        Self { source, params, env: &given.env, completeness: given.completeness, values: engine_value(&values), engine }
+        Self {
+            source,
+            params,
+            env: &given.env,
+            completeness: given.completeness,
+            values: engine_value(&values),
+            engine,
+        }
     }
 
     /// Substitutes in every string from `node` down. `path` is the path to `node`.
@@ -182,7 +189,8 @@ impl Scalar<'_> {
         if is_open {
             return Ok(Evaluated::Unresolved);
         }
-        let unset = variables.iter().filter_map(|name| name.strip_prefix("env.")).find(|name| !names.env.contains_key(*name));
+        let unset =
+            variables.iter().filter_map(|name| name.strip_prefix("env.")).find(|name| !names.env.contains_key(*name));
         let failed = |reason: String| match unset {
             Some(_) if names.completeness == Completeness::Partial => Ok(Evaluated::Unresolved),
             Some(name) => {
@@ -248,7 +256,9 @@ fn engine_value(value: &Json) -> minijinja::Value {
         },
         Json::String(text) => text.as_str().into(),
         Json::Array(items) => items.iter().map(engine_value).collect(),
-        Json::Object(object) => object.iter().map(|(name, value)| (name.as_str(), engine_value(value))).collect(),
+        Json::Object(object) => {
+            minijinja::Value::from_pairs(object.iter().map(|(name, value)| (name.as_str(), engine_value(value))))
+        }
     }
 }
 

@@ -23,6 +23,7 @@ pub struct PipelineSpec {
     /// What the pipeline is for.
     pub description: Option<String>,
     /// Typed inputs of a run, set with `--set name=value` and used as `${{ params.name }}`; in SQL as `$name`.
+    #[serde(default)]
     #[schemars(schema_with = "super::schema::named::<ParamSpec>")]
     pub params: Option<BTreeMap<String, ParamSpec>>,
     /// The Python environment of every python stage.
@@ -45,6 +46,7 @@ pub struct ParamSpec {
     /// What the param does.
     pub description: Option<String>,
     /// The only values that are allowed.
+    #[serde(default)]
     #[schemars(schema_with = "super::schema::scalars")]
     pub choices: Option<Vec<Value>>,
 }
@@ -138,6 +140,7 @@ pub struct StageSpec {
     /// What happens to rows that keep failing.
     pub on_error: Option<OnErrorSpec>,
     /// Environment variables of the stage's processes, on top of the inherited ones.
+    #[serde(default)]
     #[schemars(schema_with = "super::schema::scalar_map")]
     pub env: Option<Map<String, Value>>,
     /// Working directory of the stage's processes, relative to this file. Without it, the folder of this file.
@@ -176,6 +179,7 @@ pub struct ReadOptions {
     /// How the files are compressed. Without it, from each file's extension.
     pub compression: Option<CompressionSpec>,
     /// Types of columns; those that are not named are inferred from the first rows.
+    #[serde(default)]
     #[schemars(schema_with = "super::schema::columns")]
     pub schema: Option<Map<String, Value>>,
     /// The character between fields (csv only). Without it, a comma.
@@ -275,9 +279,11 @@ pub struct PythonOptions {
     #[serde(rename = "as")]
     pub convention: Option<ConventionSpec>,
     /// Keyword arguments for the function or for the class's constructor.
+    #[serde(default)]
     #[schemars(schema_with = "super::schema::any_map")]
     pub with: Option<Map<String, Value>>,
     /// Columns of the output and their types. Without it, those of the first batch.
+    #[serde(default)]
     #[schemars(schema_with = "super::schema::columns")]
     pub returns: Option<Map<String, Value>>,
 }

@@ -99,9 +99,8 @@ fn check_default(
     let value = located(value, kind, folder);
     if let Some(choices) = choices.filter(|choices| !choices.contains(&value)) {
         let message = format!("the default {value} is not one of the choices");
-        problems.push(
-            Diagnostic::new(Code::ParamBadDefault, node.span, message).help(listed(choices)).through(node.alias),
-        );
+        problems
+            .push(Diagnostic::new(Code::ParamBadDefault, node.span, message).help(listed(choices)).through(node.alias));
         return None;
     }
     Some(value)

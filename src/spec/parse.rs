@@ -98,14 +98,7 @@ fn read_params(root: &mut Node, source: &SourceText, given: &Given, name: &str, 
     params
 }
 
-fn interpolate(
-    root: &mut Node,
-    source: &SourceText,
-    given: &Given,
-    params: &[Param],
-    name: &str,
-    found: &mut Found,
-) {
+fn interpolate(root: &mut Node, source: &SourceText, given: &Given, params: &[Param], name: &str, found: &mut Found) {
     let names = Names::new(source, Some(params), given, name);
     let Value::Mapping(entries) = &mut root.value else { return };
     for Entry { key, value } in entries.iter_mut().filter(|entry| entry.key.name != "params") {

@@ -24,7 +24,16 @@ pub fn schema() -> Value {
     let settings = SchemaSettings::draft2020_12().for_deserialize();
     let mut schema = settings.into_generator().into_root_schema_for::<PipelineSpec>();
     tidy.transform(&mut schema);
-    accept_expressions.transform(&mut schema);
+    for (name, definition) in
+        schema.as_object_mut().and_then(|root| root.get_mut("$defs")?.as_object_mut()).into_iter().flatten()
+    {
+        // Params are what expressions are made of: only their defaults may have any, and those take all scalars.
+        if !name.starts_with("Param")
+            && let Ok(definition) = <&mut Schema>::try_from(definition)
+        {
+            accept_expressions.transform(definition);
+        }
+    }
     complete_stage(&mut schema);
     schema.to_value()
 }
@@ -88,6 +97,11 @@ fn tidy(schema: &mut Schema) {
             let patterns = object.entry("patternProperties").or_insert_with(|| json!({}));
             patterns[FREE_KEYS] = true.into();
         }
+        // Lines are broken for the source code, not for the reader.
+        if let Some(Value::String(description)) = object.get_mut("description") {
+            *description =
+                description.split("\n\n").map(|part| part.replace('\n', " ")).collect::<Vec<_>>().join("\n\n");
+        }
         // Formats such as `uint32` are Rust's and mean nothing to users.
         if object.get("type").is_some_and(|kind| kind == "integer") {
             object.remove("format");
@@ -120,8 +134,7 @@ fn drop_null(object: &mut Map<String, Value>) {
 
 /// Lets an expression stand where a number, a boolean or one of some words is expected.
 fn accept_expressions(schema: &mut Schema) {
-    let is_version = schema.get("const").is_some();
-    if let Some(object) = schema.as_object_mut().filter(|_| !is_version) {
+    if let Some(object) = schema.as_object_mut() {
         let kind = object.get("type").and_then(Value::as_str);
         if matches!(kind, Some("integer" | "number" | "boolean")) {
             let kind = kind.expect("matched above").to_owned();
@@ -131,7 +144,8 @@ fn accept_expressions(schema: &mut Schema) {
         for words in ["enum", "oneOf"] {
             if let Some(choices) = object.remove(words) {
                 object.remove("type");
-                let any = json!([{ "type": "string", words: choices }, { "type": "string", "pattern": EXPRESSION_PATTERN }]);
+                let any =
+                    json!([{ "type": "string", words: choices }, { "type": "string", "pattern": EXPRESSION_PATTERN }]);
                 object.insert("anyOf".to_owned(), any);
                 return;
             }

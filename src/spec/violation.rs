@@ -132,7 +132,8 @@ impl<'a> Reader<'a> {
 
     /// Whether a mapping that fits `schema` may have the key `name`.
     fn describes_key(&self, schema: &Json, name: &str) -> bool {
-        let referenced = schema.get("$ref").and_then(Json::as_str).and_then(|to| self.schema.pointer(to.strip_prefix('#')?));
+        let referenced =
+            schema.get("$ref").and_then(Json::as_str).and_then(|to| self.schema.pointer(to.strip_prefix('#')?));
         let branches = schema.get("anyOf").and_then(Json::as_array);
         keys(schema).any(|key| key == name)
             || referenced.is_some_and(|schema| self.describes_key(schema, name))
@@ -187,7 +188,8 @@ impl<'a> Reader<'a> {
                     TypeKind::Multiple(set) => set.iter().collect(),
                 };
                 let takes_words = self.takes_only_words(error);
-                let takes_expression = self.parent_schema(error).get("pattern").is_some_and(|it| it == EXPRESSION_PATTERN);
+                let takes_expression =
+                    self.parent_schema(error).get("pattern").is_some_and(|it| it == EXPRESSION_PATTERN);
                 for kind in types {
                     match kind {
                         JsonType::String if takes_expression => {}
@@ -203,7 +205,9 @@ impl<'a> Reader<'a> {
                 }
             }
             ValidationErrorKind::Enum { options } => {
-                expected.words.extend(options.as_array().into_iter().flatten().filter_map(Json::as_str).map(str::to_owned));
+                expected
+                    .words
+                    .extend(options.as_array().into_iter().flatten().filter_map(Json::as_str).map(str::to_owned));
             }
             ValidationErrorKind::Constant { expected_value } => expected.words.push(match expected_value.as_str() {
                 Some(word) => word.to_owned(),

@@ -77,6 +77,10 @@ impl<'a> Builder<'a> {
         for event in Parser::new_from_str(self.source.text()) {
             let (event, place) = event.map_err(|error| {
                 let start = self.offsets.byte(*error.marker());
+                // The scanner reads ahead in flow collections and may reach its own limit before ours.
+                if error.info().contains("recursion limit") {
+                    return too_deep(Span::new(start, start));
+                }
                 Diagnostic::new(Code::YamlSyntax, Span::new(start, start), format!("not valid YAML: {}", error.info()))
             })?;
             let span = Span::new(self.offsets.byte(place.start), self.offsets.byte(place.end));
@@ -131,8 +135,7 @@ impl<'a> Builder<'a> {
     fn open(&mut self, content: Content, anchor: usize, span: Span) -> Result<(), Diagnostic> {
         self.spend(1, span)?;
         if self.open.len() >= MAX_DEPTH {
-            let message = format!("lists and mappings are nested more than {MAX_DEPTH} levels deep");
-            return Err(Diagnostic::new(Code::YamlTooDeep, span, message).label("the limit is reached here"));
+            return Err(too_deep(span));
         }
         self.open.push(Open { start: span.start, anchor, content });
         Ok(())
@@ -266,13 +269,12 @@ impl<'a> Builder<'a> {
     }
 }
 
-fn new_key(
-    node: Node,
-    text: &str,
-    is_merge: bool,
-    entries: &[Entry],
-    problems: &mut Vec<Diagnostic>,
-) -> PendingKey {
+fn too_deep(span: Span) -> Diagnostic {
+    let message = format!("lists and mappings are nested more than {MAX_DEPTH} levels deep");
+    Diagnostic::new(Code::YamlTooDeep, span, message).label("the limit is passed here")
+}
+
+fn new_key(node: Node, text: &str, is_merge: bool, entries: &[Entry], problems: &mut Vec<Diagnostic>) -> PendingKey {
     if is_merge {
         return PendingKey::Merge;
     }

@@ -50,9 +50,14 @@ impl Query {
             })
             .collect();
         let upper = text.to_uppercase();
-        let is_row_wise = !["GROUP BY", "ORDER BY", "JOIN", "DISTINCT", "COUNT(", "SUM("].iter().any(|it| upper.contains(it));
+        let is_row_wise =
+            !["GROUP BY", "ORDER BY", "JOIN", "DISTINCT", "COUNT(", "SUM("].iter().any(|it| upper.contains(it));
         Ok(Self {
-            tables: tables.iter().map(|table| table.table().to_owned()).collect(),
+            tables: tables
+                .iter()
+                .map(|table| table.table().to_owned())
+                .filter(|it| !text.contains(&format!("{it}(")))
+                .collect(),
             parameters: parameters.into_iter().collect(),
             is_row_wise,
         })
