@@ -1,1 +1,46 @@
-//! TODO
+//! The command line: the only place that prints, reads the environment and picks exit codes. One file per command.
+
+mod args;
+mod env;
+mod exit_code;
+mod graph;
+mod load;
+mod output;
+mod plan;
+mod run;
+mod schema;
+mod validate;
+
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+use clap::Parser;
+use clap::error::ErrorKind;
+
+use args::{Cli, Command, EnvCommand};
+pub use exit_code::Exit;
+
+/// Runs the command line `args`, the program's name first, and says how the program should end.
+pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
+    dispatch(args).into()
+}
+
+fn dispatch(args: impl IntoIterator<Item = OsString>) -> Exit {
+    let cli = match Cli::try_parse_from(args) {
+        Ok(cli) => cli,
+        Err(message) => {
+            let is_answer = matches!(message.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion);
+            // A closed standard output or error leaves nobody to tell.
+            let _ = message.print();
+            return if is_answer { Exit::Success } else { Exit::Usage };
+        }
+    };
+    match cli.command {
+        Command::Run(args) => run::run(&args),
+        Command::Validate(args) => validate::validate(&args),
+        Command::Plan(args) => plan::plan(&args),
+        Command::Graph(args) => graph::graph(&args),
+        Command::Schema => schema::schema(),
+        Command::Env(EnvCommand::Build(args)) => env::build(&args),
+    }
+}

@@ -1,1 +1,15 @@
-//! TODO
+//! Errors with a place in a file. Knows nothing of pipelines: it is told a [`Code`], places and words.
+//!
+//! Start reading at [`Diagnostic`].
+
+mod code;
+#[allow(clippy::module_inception)]
+mod diagnostic;
+pub mod render;
+mod source_text;
+mod suggestion;
+
+pub use code::Code;
+pub use diagnostic::{Diagnostic, Label, Severity, sort_and_merge};
+pub use source_text::{Position, SourceText, SourceTextError, Span};
+pub use suggestion::{did_you_mean, nearest};

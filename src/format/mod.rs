@@ -28,6 +28,8 @@ pub use records::{Limit, Records};
 pub use splitter::Splitter;
 pub use text_decoder::{SAMPLE_BYTES, SAMPLE_ROWS, SampleError, TextDecoder, declare, headerless};
 
+pub mod column_type;
+
 /// How rows are written in a file or on a pipe.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Format {

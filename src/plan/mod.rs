@@ -1,13 +1,21 @@
 //! The compiled pipeline: names are ids, defaults are applied, everything is valid.
 //!
-//! [`compile`](compile::compile) turns a [`PipelineSpec`](crate::spec::PipelineSpec) into a [`Plan`] or into all the
-//! diagnostics at once. Nothing here does I/O, and nothing here knows how a plan is run. Start reading at [`Plan`].
+//! [`compile`] turns a [`Document`](crate::spec::Document) into a [`Plan`] or into all the diagnostics at once. Nothing here does I/O, and nothing here knows how a plan is run. Start reading at [`Plan`].
 
+mod check;
+mod compile;
+mod deadlock;
+mod graph;
+mod link;
 #[allow(clippy::module_inception)]
 mod plan;
+mod query;
 mod queue;
+mod resolve;
 mod stage;
+pub mod view;
 
+pub use compile::{Compiled, Settings, compile, validate};
 pub use plan::{Edge, EdgeId, Plan, PythonPlan, StageId};
 pub use queue::{Capacity, Cut};
 pub use stage::{

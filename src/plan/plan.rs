@@ -53,7 +53,7 @@ pub struct PythonPlan {
     pub requirement_files: Vec<PathBuf>,
     /// Folders put on `sys.path`, absolute, in order.
     pub path: Vec<PathBuf>,
-    /// An interpreter that exists and is used as it is, absolute.
+    /// An interpreter that exists: absolute, or a bare name to be looked up in `PATH`.
     pub interpreter: Option<PathBuf>,
     /// A virtual environment that exists and is used as it is, absolute.
     pub venv: Option<PathBuf>,
@@ -85,6 +85,11 @@ impl Plan {
 
     pub fn edge(&self, id: EdgeId) -> &Edge {
         &self.edges[id.index()]
+    }
+
+    /// Bytes that may wait in all queues together; what spills does not count, as it waits on disk.
+    pub fn edge_bytes(&self) -> u64 {
+        self.edges.iter().map(|edge| edge.capacity.bytes.get()).fold(0, u64::saturating_add)
     }
 
     /// Returns whether any stage runs Python code.

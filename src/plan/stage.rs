@@ -35,6 +35,24 @@ pub struct Stage {
     pub line: u32,
 }
 
+impl Stage {
+    /// The key that makes the stage what it is.
+    pub fn kind_word(&self) -> &'static str {
+        match self.kind {
+            StageKind::Read(_) => "read",
+            StageKind::Write(_) => "write",
+            StageKind::Sql(_) => "sql",
+            StageKind::Python(_) => "python",
+            StageKind::Command(_) => "command",
+        }
+    }
+
+    /// Returns whether the stage's work is done by worker processes and not in the coordinator.
+    pub fn runs_in_workers(&self) -> bool {
+        matches!(self.kind, StageKind::Python(_) | StageKind::Command(_))
+    }
+}
+
 /// One input of a stage: the concatenation of its members in this order.
 #[derive(Clone, Debug)]
 pub struct Input {

@@ -1,1 +1,22 @@
-//! TODO
+//! The YAML as it was written: names are strings and everything may be wrong.
+//!
+//! Text becomes a tree that knows its places ([`yaml`]), expressions are substituted ([`interpolate`]), the tree is held against
+//! the JSON Schema ([`schema`]), and what is right is read into types ([`model`]). Nothing here does I/O or knows what a plan
+//! is. Start reading at [`parse`](parse::parse).
+
+mod document;
+mod given;
+mod interpolate;
+pub mod model;
+mod params;
+mod parse;
+mod scalar;
+pub mod schema;
+pub mod tree;
+mod violation;
+pub mod yaml;
+
+pub use document::{Document, StageDraft};
+pub use given::{Completeness, Given};
+pub use params::Param;
+pub use parse::parse;

@@ -1,0 +1,16 @@
+//! `millpond graph`: the graph of the stages. Touches no data and needs no Python.
+
+use super::args::{GraphArgs, GraphFormat, WorkerArgs};
+use super::exit_code::Exit;
+use super::{load, output};
+use crate::plan::view;
+
+pub fn graph(args: &GraphArgs) -> Exit {
+    match load::plan(&args.file, &args.params, &WorkerArgs { workers: None }) {
+        Ok(plan) => output::print(&match args.format {
+            GraphFormat::Text => view::graph_text(&plan),
+            GraphFormat::Mermaid => view::mermaid(&plan),
+        }),
+        Err(exit) => exit,
+    }
+}

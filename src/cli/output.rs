@@ -1,0 +1,43 @@
+//! Printing: what goes to standard output and standard error, and what the terminal can show.
+
+use std::io::{ErrorKind, IsTerminal, Write};
+
+use super::exit_code::Exit;
+use crate::diagnostic::render::{self, Style};
+use crate::diagnostic::{Diagnostic, SourceText};
+
+/// Widest text: longer lines are hard to read.
+const MAX_WIDTH: usize = 120;
+
+/// Prints to standard output. A reader that has gone away ends the program quietly.
+pub fn print(text: &str) -> Exit {
+    let mut out = std::io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Ok(()) => Exit::Success,
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => Exit::Success,
+        Err(error) => {
+            complain(&format!("cannot write to standard output: {error}"));
+            Exit::InputOutput
+        }
+    }
+}
+
+/// Prints one error that is not about a place in a file.
+pub fn complain(message: &str) {
+    eprint(&format!("error: {message}\n"));
+}
+
+/// Prints diagnostics to standard error.
+pub fn report(diagnostics: &[Diagnostic], source: &SourceText) {
+    let stderr = std::io::stderr();
+    let color = stderr.is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+    let size = rustix::termios::tcgetwinsize(&stderr).map(|size| usize::from(size.ws_col)).ok();
+    let width = size.filter(|width| *width > 0).unwrap_or(MAX_WIDTH).min(MAX_WIDTH);
+    eprint(&render::human(diagnostics, source, Style { color, width }));
+}
+
+/// Prints to standard error.
+pub fn eprint(text: &str) {
+    // There is nowhere left to report that standard error cannot be written.
+    let _ = std::io::stderr().lock().write_all(text.as_bytes());
+}

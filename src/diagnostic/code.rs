@@ -1,0 +1,174 @@
+//! [`Code`]: the stable name of every problem that a file can have.
+
+use super::Severity;
+
+/// The kind of a problem. The words are stable and described in `docs/errors.md`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Code {
+    YamlSyntax,
+    YamlDuplicateKey,
+    YamlTooLarge,
+    YamlTooDeep,
+    YamlRecursiveAlias,
+    YamlBadMerge,
+    YamlUnsupported,
+    SpecUnknownKey,
+    SpecMissingKey,
+    SpecWrongType,
+    SpecBadValue,
+    SpecBadName,
+    ExprSyntax,
+    ExprUnknownName,
+    ExprFailed,
+    ExprInSql,
+    ExprInShell,
+    ParamBadDefault,
+    ParamMissing,
+    ParamUnknown,
+    ParamBadValue,
+    ParamUnused,
+    PlanNoKind,
+    PlanTwoKinds,
+    PlanUnknownStage,
+    PlanUnknownPort,
+    PlanNothingRejected,
+    PlanSinkAsInput,
+    PlanMissingInput,
+    PlanUnexpectedInput,
+    PlanBadInput,
+    PlanCycle,
+    PlanSqlSyntax,
+    PlanUnknownTable,
+    PlanUnknownSqlParam,
+    PlanUnknownFormat,
+    PlanBadOption,
+    PlanBadColumnType,
+    PlanBadCall,
+    PlanBadSize,
+    PlanSamePath,
+    PlanReadsOwnOutput,
+    PlanOnErrorUnsupported,
+}
+
+impl Code {
+    pub const ALL: &[Self] = &[
+        Self::YamlSyntax,
+        Self::YamlDuplicateKey,
+        Self::YamlTooLarge,
+        Self::YamlTooDeep,
+        Self::YamlRecursiveAlias,
+        Self::YamlBadMerge,
+        Self::YamlUnsupported,
+        Self::SpecUnknownKey,
+        Self::SpecMissingKey,
+        Self::SpecWrongType,
+        Self::SpecBadValue,
+        Self::SpecBadName,
+        Self::ExprSyntax,
+        Self::ExprUnknownName,
+        Self::ExprFailed,
+        Self::ExprInSql,
+        Self::ExprInShell,
+        Self::ParamBadDefault,
+        Self::ParamMissing,
+        Self::ParamUnknown,
+        Self::ParamBadValue,
+        Self::ParamUnused,
+        Self::PlanNoKind,
+        Self::PlanTwoKinds,
+        Self::PlanUnknownStage,
+        Self::PlanUnknownPort,
+        Self::PlanNothingRejected,
+        Self::PlanSinkAsInput,
+        Self::PlanMissingInput,
+        Self::PlanUnexpectedInput,
+        Self::PlanBadInput,
+        Self::PlanCycle,
+        Self::PlanSqlSyntax,
+        Self::PlanUnknownTable,
+        Self::PlanUnknownSqlParam,
+        Self::PlanUnknownFormat,
+        Self::PlanBadOption,
+        Self::PlanBadColumnType,
+        Self::PlanBadCall,
+        Self::PlanBadSize,
+        Self::PlanSamePath,
+        Self::PlanReadsOwnOutput,
+        Self::PlanOnErrorUnsupported,
+    ];
+
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::YamlSyntax => "yaml::syntax",
+            Self::YamlDuplicateKey => "yaml::duplicate_key",
+            Self::YamlTooLarge => "yaml::too_large",
+            Self::YamlTooDeep => "yaml::too_deep",
+            Self::YamlRecursiveAlias => "yaml::recursive_alias",
+            Self::YamlBadMerge => "yaml::bad_merge",
+            Self::YamlUnsupported => "yaml::unsupported",
+            Self::SpecUnknownKey => "spec::unknown_key",
+            Self::SpecMissingKey => "spec::missing_key",
+            Self::SpecWrongType => "spec::wrong_type",
+            Self::SpecBadValue => "spec::bad_value",
+            Self::SpecBadName => "spec::bad_name",
+            Self::ExprSyntax => "expr::syntax",
+            Self::ExprUnknownName => "expr::unknown_name",
+            Self::ExprFailed => "expr::failed",
+            Self::ExprInSql => "expr::in_sql",
+            Self::ExprInShell => "expr::in_shell",
+            Self::ParamBadDefault => "param::bad_default",
+            Self::ParamMissing => "param::missing",
+            Self::ParamUnknown => "param::unknown",
+            Self::ParamBadValue => "param::bad_value",
+            Self::ParamUnused => "param::unused",
+            Self::PlanNoKind => "plan::no_kind",
+            Self::PlanTwoKinds => "plan::two_kinds",
+            Self::PlanUnknownStage => "plan::unknown_stage",
+            Self::PlanUnknownPort => "plan::unknown_port",
+            Self::PlanNothingRejected => "plan::nothing_rejected",
+            Self::PlanSinkAsInput => "plan::sink_as_input",
+            Self::PlanMissingInput => "plan::missing_input",
+            Self::PlanUnexpectedInput => "plan::unexpected_input",
+            Self::PlanBadInput => "plan::bad_input",
+            Self::PlanCycle => "plan::cycle",
+            Self::PlanSqlSyntax => "plan::sql_syntax",
+            Self::PlanUnknownTable => "plan::unknown_table",
+            Self::PlanUnknownSqlParam => "plan::unknown_sql_param",
+            Self::PlanUnknownFormat => "plan::unknown_format",
+            Self::PlanBadOption => "plan::bad_option",
+            Self::PlanBadColumnType => "plan::bad_column_type",
+            Self::PlanBadCall => "plan::bad_call",
+            Self::PlanBadSize => "plan::bad_size",
+            Self::PlanSamePath => "plan::same_path",
+            Self::PlanReadsOwnOutput => "plan::reads_own_output",
+            Self::PlanOnErrorUnsupported => "plan::on_error_unsupported",
+        }
+    }
+
+    pub fn severity(self) -> Severity {
+        match self {
+            Self::ParamUnused | Self::PlanNothingRejected => Severity::Warning,
+            _ => Severity::Error,
+        }
+    }
+
+    /// Returns whether the command line is at fault and not the file.
+    pub fn is_usage(self) -> bool {
+        matches!(self, Self::ParamMissing | Self::ParamUnknown | Self::ParamBadValue)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_code_is_explained_in_the_documentation() {
+        let text = include_str!("../../docs/errors.md");
+        for code in Code::ALL {
+            assert!(text.contains(&format!("### `{}`", code.word())), "docs/errors.md lacks {}", code.word());
+        }
+        let headings = text.lines().filter(|line| line.starts_with("### `")).count();
+        assert_eq!(headings, Code::ALL.len(), "docs/errors.md has a heading that is no code, or ALL lacks one");
+    }
+}

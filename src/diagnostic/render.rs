@@ -1,0 +1,141 @@
+//! Diagnostics as text for people and as JSON for programs.
+
+use std::fmt::Write;
+
+use miette::{GraphicalReportHandler, GraphicalTheme, LabeledSpan, NamedSource};
+use serde::Serialize;
+
+use super::{Diagnostic, Label, Severity, SourceText};
+
+/// How [`human`] draws.
+#[derive(Clone, Copy, Debug)]
+pub struct Style {
+    pub color: bool,
+    /// Columns of the terminal.
+    pub width: usize,
+}
+
+/// All diagnostics of one file, drawn with the lines that they are about.
+pub fn human(diagnostics: &[Diagnostic], source: &SourceText, style: Style) -> String {
+    let theme = if style.color { GraphicalTheme::unicode() } else { GraphicalTheme::unicode_nocolor() };
+    let handler = GraphicalReportHandler::new_themed(theme).with_width(style.width).with_links(false);
+    let mut out = String::new();
+    for diagnostic in diagnostics {
+        let drawn = Drawn { diagnostic, source: NamedSource::new(source.name(), source.text().to_owned()) };
+        if handler.render_report(&mut out, &drawn).is_err() {
+            // Drawing fails only for spans outside the text; the words matter more than the picture.
+            let _ = writeln!(out, "{}: {}", diagnostic.code.word(), diagnostic.message);
+        }
+        out.push('\n');
+    }
+    out
+}
+
+/// All diagnostics of one file as values for a JSON array.
+pub fn json(diagnostics: &[Diagnostic], source: &SourceText) -> Vec<serde_json::Value> {
+    diagnostics
+        .iter()
+        .map(|diagnostic| serde_json::to_value(JsonDiagnostic::new(diagnostic, source)).expect("plain data is JSON"))
+        .collect()
+}
+
+#[derive(Serialize)]
+struct JsonDiagnostic<'a> {
+    code: &'static str,
+    severity: &'static str,
+    message: &'a str,
+    #[serde(flatten)]
+    place: JsonPlace<'a>,
+    help: Option<&'a str>,
+    related: Vec<JsonRelated<'a>>,
+}
+
+#[derive(Serialize)]
+struct JsonPlace<'a> {
+    file: &'a str,
+    line: Option<usize>,
+    column: Option<usize>,
+    end_line: Option<usize>,
+    end_column: Option<usize>,
+}
+
+#[derive(Serialize)]
+struct JsonRelated<'a> {
+    message: &'a str,
+    #[serde(flatten)]
+    place: JsonPlace<'a>,
+}
+
+impl<'a> JsonDiagnostic<'a> {
+    fn new(diagnostic: &'a Diagnostic, source: &'a SourceText) -> Self {
+        let related = |label: &'a Label| JsonRelated { message: &label.text, place: place(Some(label), source) };
+        Self {
+            code: diagnostic.code.word(),
+            severity: diagnostic.severity().word(),
+            message: &diagnostic.message,
+            place: place(diagnostic.primary.as_ref(), source),
+            help: diagnostic.help.as_deref(),
+            related: diagnostic.related.iter().map(related).collect(),
+        }
+    }
+}
+
+fn place<'a>(label: Option<&Label>, source: &'a SourceText) -> JsonPlace<'a> {
+    let start = label.map(|label| source.position(label.span.start));
+    let end = label.map(|label| source.position(label.span.end));
+    JsonPlace {
+        file: source.name(),
+        line: start.map(|position| position.line),
+        column: start.map(|position| position.column),
+        end_line: end.map(|position| position.line),
+        end_column: end.map(|position| position.column),
+    }
+}
+
+/// What miette draws.
+#[derive(Debug)]
+struct Drawn<'a> {
+    diagnostic: &'a Diagnostic,
+    source: NamedSource<String>,
+}
+
+impl std::fmt::Display for Drawn<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.diagnostic.message)
+    }
+}
+
+impl std::error::Error for Drawn<'_> {}
+
+impl miette::Diagnostic for Drawn<'_> {
+    fn code<'a>(&'a self) -> Option<Box<dyn std::fmt::Display + 'a>> {
+        Some(Box::new(self.diagnostic.code.word()))
+    }
+
+    fn severity(&self) -> Option<miette::Severity> {
+        Some(match self.diagnostic.severity() {
+            Severity::Error => miette::Severity::Error,
+            Severity::Warning => miette::Severity::Warning,
+        })
+    }
+
+    fn help<'a>(&'a self) -> Option<Box<dyn std::fmt::Display + 'a>> {
+        self.diagnostic.help.as_deref().map(|help| Box::new(help) as Box<dyn std::fmt::Display>)
+    }
+
+    fn source_code(&self) -> Option<&dyn miette::SourceCode> {
+        self.diagnostic.primary.as_ref().map(|_| &self.source as &dyn miette::SourceCode)
+    }
+
+    fn labels(&self) -> Option<Box<dyn Iterator<Item = LabeledSpan> + '_>> {
+        let primary = self.diagnostic.primary.as_ref()?;
+        let text = |label: &Label| (!label.text.is_empty()).then(|| label.text.clone());
+        let first = LabeledSpan::new_primary_with_span(text(primary), (primary.span.start, primary.span.len()));
+        let others = self
+            .diagnostic
+            .related
+            .iter()
+            .map(move |label| LabeledSpan::new(text(label), label.span.start, label.span.len()));
+        Some(Box::new(std::iter::once(first).chain(others)))
+    }
+}

@@ -1,0 +1,96 @@
+//! Words for column types, as `schema:` and `returns:` use them, to Arrow types and back.
+
+use std::sync::Arc;
+
+use arrow::datatypes::{DECIMAL128_MAX_PRECISION, DataType, Field, TimeUnit};
+
+/// Lists inside lists inside lists: deeper than this is a mistake.
+const MAX_NESTING: usize = 8;
+
+const SIMPLE: [(&str, DataType); 16] = [
+    ("bool", DataType::Boolean),
+    ("int8", DataType::Int8),
+    ("int16", DataType::Int16),
+    ("int32", DataType::Int32),
+    ("int64", DataType::Int64),
+    ("uint8", DataType::UInt8),
+    ("uint16", DataType::UInt16),
+    ("uint32", DataType::UInt32),
+    ("uint64", DataType::UInt64),
+    ("float32", DataType::Float32),
+    ("float64", DataType::Float64),
+    ("string", DataType::Utf8),
+    ("binary", DataType::Binary),
+    ("date", DataType::Date32),
+    ("time", DataType::Time64(TimeUnit::Microsecond)),
+    ("timestamp", DataType::Timestamp(TimeUnit::Microsecond, None)),
+];
+
+/// The words without arguments, for suggestions.
+pub fn words() -> impl Iterator<Item = &'static str> {
+    SIMPLE.iter().map(|(word, _)| *word).chain(["timestamp[UTC]", "decimal(12,2)", "list<string>"])
+}
+
+/// The type that a word stands for. Times are in microseconds; a timestamp without a time zone is naive.
+pub fn parse(word: &str) -> Option<DataType> {
+    parse_nested(word, MAX_NESTING)
+}
+
+fn parse_nested(word: &str, nesting: usize) -> Option<DataType> {
+    let word = word.trim();
+    if let Some((_, data_type)) = SIMPLE.iter().find(|(simple, _)| *simple == word) {
+        return Some(data_type.clone());
+    }
+    if let Some(zone) = arguments(word, "timestamp[", "]") {
+        let is_zone = !zone.is_empty() && zone.chars().all(|it| it.is_ascii_alphanumeric() || "/_+-:".contains(it));
+        return is_zone.then(|| DataType::Timestamp(TimeUnit::Microsecond, Some(zone.into())));
+    }
+    if let Some(arguments) = arguments(word, "decimal(", ")") {
+        let (precision, scale) = arguments.split_once(',')?;
+        let (precision, scale) = (precision.trim().parse::<u8>().ok()?, scale.trim().parse::<u8>().ok()?);
+        let fits = (1..=DECIMAL128_MAX_PRECISION).contains(&precision) && scale <= precision;
+        return fits.then(|| DataType::Decimal128(precision, scale.cast_signed()));
+    }
+    let item = arguments(word, "list<", ">")?;
+    let item = parse_nested(item, nesting.checked_sub(1)?)?;
+    Some(DataType::List(Arc::new(Field::new_list_field(item, true))))
+}
+
+fn arguments<'a>(word: &'a str, open: &str, close: &str) -> Option<&'a str> {
+    word.strip_prefix(open)?.strip_suffix(close).map(str::trim)
+}
+
+/// The word for a type, if it has one.
+pub fn word(data_type: &DataType) -> Option<String> {
+    if let Some((simple, _)) = SIMPLE.iter().find(|(_, simple)| simple == data_type) {
+        return Some((*simple).to_owned());
+    }
+    match data_type {
+        DataType::Timestamp(TimeUnit::Microsecond, Some(zone)) => Some(format!("timestamp[{zone}]")),
+        DataType::Decimal128(precision, scale) if *scale >= 0 => Some(format!("decimal({precision},{scale})")),
+        DataType::List(item) => Some(format!("list<{}>", word(item.data_type())?)),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_word_is_read_and_written_back() {
+        let nested = ["timestamp[Europe/Berlin]", "decimal(38,0)", "list<list<decimal(5,2)>>"];
+        for text in words().chain(nested) {
+            assert_eq!(parse(text).as_ref().and_then(word).as_deref(), Some(text), "{text}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_type_is_refused() {
+        let deep = format!("{}string{}", "list<".repeat(10), ">".repeat(10));
+        for text in ["", "int", "Int64", "decimal(5)", "decimal(39,2)", "decimal(2,5)", "list<>", "timestamp[]", &deep]
+        {
+            assert_eq!(parse(text), None, "{text}");
+        }
+    }
+}

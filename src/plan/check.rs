@@ -1,0 +1,200 @@
+//! Checks that concern one stage and its inputs, or all files that a pipeline touches.
+
+use std::path::{Component, Path, PathBuf};
+
+use super::link::{CommandShape, Link, ports};
+use super::stage::{Port, Read, StageKind, WriteTarget};
+use crate::diagnostic::{Code, Diagnostic, nearest};
+use crate::spec::model::{CommandModeSpec, OnErrorSpec};
+use crate::spec::schema::KINDS;
+use crate::spec::tree::{Node, Value};
+use crate::spec::{Document, StageDraft};
+
+/// A stage has exactly one kind.
+pub fn kinds(draft: &StageDraft) -> Option<Diagnostic> {
+    match draft.kinds.as_slice() {
+        [_] => None,
+        [] => {
+            let is_misspelt = KINDS.iter().any(|kind| misspells(draft, kind));
+            let is_mapping = matches!(draft.node.value, Value::Mapping(_));
+            let message = format!("the stage `{}` does nothing: it has no kind", draft.name);
+            let problem = Diagnostic::new(Code::PlanNoKind, draft.name_span, message)
+                .help(format!("add one of {}", KINDS.map(|kind| format!("`{kind}`")).join(", ")));
+            (is_mapping && !is_misspelt).then(|| problem.through(draft.alias))
+        }
+        [(first, first_span), others @ ..] => {
+            let (second, span) = others.first()?;
+            let message = format!("the stage `{}` has two kinds, `{first}` and `{second}`", draft.name);
+            let mut problem = Diagnostic::new(Code::PlanTwoKinds, *span, message).label("a second kind");
+            problem = problem.related(*first_span, "the first kind").help("make two stages of it".to_owned());
+            Some(problem.through(draft.alias))
+        }
+    }
+}
+
+/// Whether a key that is not known may be meant to be `key`.
+fn misspells(draft: &StageDraft, key: &str) -> bool {
+    draft.lost.iter().any(|lost| lost != key && nearest(lost, [key]).is_some())
+}
+
+/// A stage has inputs if and only if its kind takes them.
+pub fn inputs(draft: &StageDraft, kind: Option<&StageKind>) -> Option<Diagnostic> {
+    let word = draft.kind()?;
+    let name = &draft.name;
+    let (takes, needs) = match word {
+        "read" => (false, false),
+        "write" => (true, true),
+        "sql" => (true, matches!(kind, Some(StageKind::Sql(sql)) if !sql.query.tables().is_empty())),
+        "python" => (true, false),
+        _ => match CommandShape::of(draft)?.mode {
+            CommandModeSpec::Batch => (true, true),
+            CommandModeSpec::Once => (false, false),
+        },
+    };
+    let has_from = draft.has("from") || misspells(draft, "from");
+    if draft.has("from") && !takes {
+        let what = if word == "read" { "it reads files" } else { "a command that runs once gets no rows" };
+        let message = format!("the stage `{name}` cannot have `from`: {what}");
+        return Some(Diagnostic::new(Code::PlanUnexpectedInput, draft.key_span("from"), message).through(draft.alias));
+    }
+    // A query without `from` says which tables it lacks.
+    if needs && !has_from && word != "sql" {
+        let message = format!("the stage `{name}` needs `from`: the stage whose rows it takes");
+        return Some(Diagnostic::new(Code::PlanMissingInput, draft.name_span, message).through(draft.alias));
+    }
+    if !draft.is_lost("from") && draft.node.get("from").is_some_and(names_nothing) {
+        let message = format!("`from` of the stage `{name}` names no stage");
+        return Some(Diagnostic::new(Code::PlanMissingInput, draft.span(&["from"]), message).through(draft.alias));
+    }
+    None
+}
+
+fn names_nothing(from: &Node) -> bool {
+    match &from.value {
+        Value::Sequence(items) => items.is_empty(),
+        Value::Mapping(entries) => entries.is_empty(),
+        _ => false,
+    }
+}
+
+/// Only stages that can reject rows can go on without them.
+pub fn on_error(draft: &StageDraft) -> Option<Diagnostic> {
+    let word = match draft.spec.on_error? {
+        OnErrorSpec::Fail => return None,
+        OnErrorSpec::Skip => "skip",
+        OnErrorSpec::Reject => "reject",
+    };
+    let ports = ports(draft)?;
+    let message = format!("the stage `{}` cannot `{word}` rows", draft.name);
+    let problem = Diagnostic::new(Code::PlanOnErrorUnsupported, draft.span(&["on_error"]), message)
+        .help("python stages with `from` and commands in mode `batch` can".to_owned())
+        .through(draft.alias);
+    (!ports.contains(&Port::REJECTED)).then_some(problem)
+}
+
+/// No two sinks have one path, and no source reads what the run writes. `kinds` has an entry per stage.
+pub fn paths(document: &Document, kinds: &[Option<StageKind>]) -> Vec<Diagnostic> {
+    let mut problems = Vec::new();
+    let mut sinks: Vec<(&StageDraft, PathBuf)> = Vec::new();
+    for (draft, kind) in document.stages.iter().zip(kinds) {
+        let Some(StageKind::Write(write)) = kind else { continue };
+        let path = match &write.target {
+            WriteTarget::File(path) => plain(path),
+            WriteTarget::Stdout => PathBuf::from("-"),
+        };
+        if let Some((first, _)) = sinks.iter().find(|(_, other)| *other == path) {
+            let message = format!("`{}` and `{}` write to the same path", first.name, draft.name);
+            let problem = Diagnostic::new(Code::PlanSamePath, draft.span(&["write", "path"]), message);
+            let alias = draft.find(&["write", "path"]).and_then(|node| node.alias);
+            problems.push(problem.related(first.span(&["write", "path"]), "the other sink").through(alias));
+            continue;
+        }
+        sinks.push((draft, path));
+    }
+    for (draft, kind) in document.stages.iter().zip(kinds) {
+        let Some(StageKind::Read(read)) = kind else { continue };
+        if let Some((sink, _)) = sinks.iter().find(|(_, path)| reads(read, path)) {
+            let message = format!("`{}` reads the file that `{}` writes", draft.name, sink.name);
+            let node = draft.find(&["read", "path"]);
+            problems.push(
+                Diagnostic::new(Code::PlanReadsOwnOutput, draft.span(&["read", "path"]), message)
+                    .related(sink.span(&["write", "path"]), "written here")
+                    .help(format!("use `from` to take the rows of the stage in front of `{}`", sink.name))
+                    .through(node.and_then(|node| node.alias)),
+            );
+        }
+    }
+    problems
+}
+
+fn reads(read: &Read, sink: &Path) -> bool {
+    let options = glob::MatchOptions { require_literal_separator: true, ..glob::MatchOptions::new() };
+    read.paths.iter().map(|path| plain(path)).any(|path| {
+        let pattern = glob::Pattern::new(&path.to_string_lossy());
+        // A folder stands for the files in it.
+        sink.starts_with(&path) || pattern.is_ok_and(|pattern| pattern.matches_path_with(sink, options))
+    })
+}
+
+/// The path without `..`, for comparing: a check of the file alone does not ask the file system for links.
+fn plain(path: &Path) -> PathBuf {
+    let mut plain = PathBuf::new();
+    for component in path.components() {
+        match component {
+            Component::ParentDir => {
+                plain.pop();
+            }
+            component => plain.push(component),
+        }
+    }
+    plain
+}
+
+/// Params that nothing uses. Python code can use any of them, so that nothing is said in a pipeline with a python stage.
+pub fn unused_params(document: &Document, kinds: &[Option<StageKind>]) -> Vec<Diagnostic> {
+    let unclear =
+        document.stages.iter().zip(kinds).any(|(draft, kind)| kind.is_none() || draft.kind() == Some("python"));
+    if unclear {
+        return Vec::new();
+    }
+    let is_used =
+        |name: &str| document.used_params.contains(name) || kinds.iter().flatten().any(|kind| uses_param(kind, name));
+    let unused = document.params.iter().filter(|param| !is_used(&param.name));
+    let warning = |name: &str, span| {
+        Diagnostic::new(Code::ParamUnused, span, format!("the param `{name}` is not used")).label("never used")
+    };
+    unused.map(|param| warning(&param.name, param.span)).collect()
+}
+
+fn uses_param(kind: &StageKind, name: &str) -> bool {
+    use super::stage::CommandLine;
+    match kind {
+        StageKind::Sql(sql) => sql.query.parameters().iter().any(|parameter| parameter == name),
+        StageKind::Command(command) => match &command.line {
+            CommandLine::Shell(script) => script.contains(name),
+            CommandLine::Argv(_) => false,
+        },
+        StageKind::Read(_) | StageKind::Write(_) | StageKind::Python(_) => false,
+    }
+}
+
+/// The names of links for a message: `a -> b -> a`.
+pub fn cycle(document: &Document, links: &[Link], edges: &[usize]) -> Option<Diagnostic> {
+    let name = |stage: usize| document.stages[stage].name.as_str();
+    let cycle: Vec<&Link> = edges.iter().map(|edge| &links[*edge]).collect();
+    let (last, others) = cycle.split_last()?;
+    let mut path: Vec<&str> = cycle.iter().map(|link| name(link.from)).collect();
+    path.push(name(last.to));
+    let message = if others.is_empty() {
+        format!("the stage `{}` reads from itself", name(last.to))
+    } else {
+        format!("these stages wait for each other: {}", path.join(" -> "))
+    };
+    let mut problem =
+        Diagnostic::new(Code::PlanCycle, last.span, message).help("a pipeline must not have a cycle".to_owned());
+    problem = problem.label(format!("`{}` reads from `{}`", name(last.to), name(last.from)));
+    for link in others {
+        problem = problem.related(link.span, format!("`{}` reads from `{}`", name(link.to), name(link.from)));
+    }
+    Some(problem)
+}

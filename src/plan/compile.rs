@@ -1,0 +1,272 @@
+//! [`compile`]: a [`Document`] to a [`Plan`], or to everything that is wrong with it.
+
+use std::collections::BTreeMap;
+use std::num::NonZeroU32;
+
+use super::check;
+use super::deadlock;
+use super::graph::StageGraph;
+use super::link::{self, Link};
+use super::plan::{Edge, EdgeId, Plan, PythonPlan, StageId};
+use super::queue::{Capacity, Cut};
+use super::resolve::{Resolver, absolute, variable};
+use super::stage::{Input, OnError, Port, Retry, Stage, StageKind, WorkerLimits};
+use crate::diagnostic::{Code, Diagnostic, sort_and_merge};
+use crate::spec::model::RequirementsSpec;
+use crate::spec::{Document, StageDraft};
+
+/// What the command line and the machine say about a plan.
+#[derive(Clone, Copy, Debug)]
+pub struct Settings {
+    /// Attempts that may run at once (`--workers`).
+    pub workers: NonZeroU32,
+    /// Cores that the process may use: what `auto` means.
+    pub cores: NonZeroU32,
+}
+
+/// A plan, and what is odd about the file it comes from.
+#[derive(Clone, Debug)]
+pub struct Compiled {
+    pub plan: Plan,
+    pub warnings: Vec<Diagnostic>,
+}
+
+/// What the checks found out about every stage; entries are in the order of the file.
+struct Analysis {
+    links: Vec<Link>,
+    resolved: Vec<Resolved>,
+    /// `None` when there is a cycle.
+    graph: Option<StageGraph>,
+}
+
+/// A stage without its place in the graph.
+struct Resolved {
+    kind: Option<StageKind>,
+    workers: WorkerLimits,
+    cut: Option<Cut>,
+    capacity: Capacity,
+    retry: Retry,
+    on_error: OnError,
+}
+
+/// Everything that is wrong or odd, sorted by place, without making a plan. Values that only a run knows are left open.
+pub fn validate(document: &Document) -> Vec<Diagnostic> {
+    let one = Settings { workers: NonZeroU32::MIN, cores: NonZeroU32::MIN };
+    let mut problems = document.problems.clone();
+    analyse(document, &one, &mut problems);
+    sort_and_merge(problems)
+}
+
+/// The plan of a document in which all values are known.
+///
+/// # Errors
+/// Everything that is wrong or odd, sorted by place, if anything is wrong.
+pub fn compile(document: &Document, settings: &Settings) -> Result<Compiled, Vec<Diagnostic>> {
+    let mut problems = document.problems.clone();
+    let analysis = analyse(document, settings, &mut problems);
+    let problems = sort_and_merge(problems);
+    if problems.iter().any(Diagnostic::is_error) {
+        return Err(problems);
+    }
+    let plan = build(document, settings, analysis).map_err(|problem| vec![problem])?;
+    Ok(Compiled { plan, warnings: problems })
+}
+
+fn analyse(document: &Document, settings: &Settings, problems: &mut Vec<Diagnostic>) -> Analysis {
+    problems.extend(document.stages.iter().filter_map(check::kinds));
+    let links = link::links(document, problems);
+    let resolved: Vec<Resolved> = document
+        .stages
+        .iter()
+        .enumerate()
+        .map(|(at, draft)| resolve(document, draft, &links_to(&links, at), settings, problems))
+        .collect();
+    for (draft, resolved) in document.stages.iter().zip(&resolved) {
+        problems.extend(check::inputs(draft, resolved.kind.as_ref()));
+        problems.extend(check::on_error(draft));
+    }
+    let kinds: Vec<Option<StageKind>> = resolved.iter().map(|resolved| resolved.kind.clone()).collect();
+    problems.extend(check::paths(document, &kinds));
+    problems.extend(check::unused_params(document, &kinds));
+    problems.extend(check_python(document));
+    let edges: Vec<(usize, usize)> = links.iter().map(|link| (link.from, link.to)).collect();
+    let graph = StageGraph::new(document.stages.len(), &edges)
+        .map_err(|cycles| {
+            problems.extend(cycles.iter().filter_map(|cycle| check::cycle(document, &links, &cycle.edges)))
+        })
+        .ok();
+    if document.stages.is_empty() && problems.iter().all(|problem| !problem.is_error()) {
+        problems.push(Diagnostic::without_place(Code::SpecMissingKey, "the pipeline has no stages"));
+    }
+    Analysis { links, resolved, graph }
+}
+
+fn links_to(links: &[Link], stage: usize) -> Vec<&Link> {
+    links.iter().filter(|link| link.to == stage).collect()
+}
+
+fn resolve(
+    document: &Document,
+    draft: &StageDraft,
+    links: &[&Link],
+    settings: &Settings,
+    problems: &mut Vec<Diagnostic>,
+) -> Resolved {
+    let mut resolver = Resolver { document, draft, problems };
+    Resolved {
+        kind: resolver.kind(links),
+        workers: resolver.workers(settings.workers, settings.cores),
+        cut: resolver.cut(),
+        capacity: resolver.capacity(),
+        retry: resolver.retry(),
+        on_error: resolver.on_error(),
+    }
+}
+
+fn check_python(document: &Document) -> Option<Diagnostic> {
+    let python = &document.python;
+    let others = python.interpreter.is_some() || python.requirements.is_some();
+    let message =
+        "`venv` names an environment that is used as it is, so `requirements` and `interpreter` have no meaning";
+    let span = document.python_span.unwrap_or_default();
+    (python.venv.is_some() && others).then(|| Diagnostic::new(Code::PlanBadOption, span, message))
+}
+
+/// Puts the stages in order and the edges between them. Nothing can be wrong any more, but for what a failed pass forgot to say.
+fn build(document: &Document, settings: &Settings, analysis: Analysis) -> Result<Plan, Diagnostic> {
+    let unclear = |draft: &StageDraft| {
+        let message = format!("the stage `{}` has a value that is not known", draft.name);
+        Diagnostic::new(Code::SpecBadValue, draft.name_span, message)
+    };
+    let Some(graph) = &analysis.graph else {
+        return Err(Diagnostic::without_place(Code::PlanCycle, "the stages form a cycle"));
+    };
+    let held_back: Vec<bool> =
+        (0..analysis.links.len()).map(|at| is_held_back(document, &analysis.links, at)).collect();
+    let spills = deadlock::spilling(graph, &held_back);
+    let mut ids = vec![StageId(0); document.stages.len()];
+    for (position, stage) in graph.order().iter().enumerate() {
+        ids[*stage] = StageId(u32::try_from(position).expect("a file has fewer stages than bytes"));
+    }
+    let mut edges = Vec::new();
+    let mut stages = Vec::new();
+    for &at in graph.order() {
+        let draft = &document.stages[at];
+        let resolved = &analysis.resolved[at];
+        let kind = resolved.kind.clone().ok_or_else(|| unclear(draft))?;
+        let id = ids[at];
+        let inputs = inputs(&kind, &analysis, at, &ids, &spills, document, &mut edges).ok_or_else(|| unclear(draft))?;
+        stages.push(stage(document, draft, resolved, kind, id, inputs));
+    }
+    for edge in &edges {
+        let Edge { id, from, port, .. } = edge;
+        stages[from.index()].ports[*port].edges.push(*id);
+    }
+    Ok(Plan {
+        name: document.name.clone(),
+        file: document.source.path().to_owned(),
+        folder: document.folder.clone(),
+        stages,
+        edges,
+        params: params(document),
+        python: python(document),
+        workers: settings.workers.get(),
+        seed: document.seed,
+    })
+}
+
+/// Whether the consumer may read this edge only after another one: see `deadlock`.
+fn is_held_back(document: &Document, links: &[Link], at: usize) -> bool {
+    let link = &links[at];
+    let mut siblings = links.iter().enumerate().filter(|(_, other)| other.to == link.to);
+    if document.stages[link.to].kind() == Some("sql") {
+        siblings.count() > 1
+    } else {
+        siblings.next().is_some_and(|(first, _)| first != at)
+    }
+}
+
+/// The inputs of a stage; their edges are added to `edges`.
+fn inputs(
+    kind: &StageKind,
+    analysis: &Analysis,
+    stage: usize,
+    ids: &[StageId],
+    spills: &[bool],
+    document: &Document,
+    edges: &mut Vec<Edge>,
+) -> Option<Vec<Input>> {
+    let is_sql = matches!(kind, StageKind::Sql(_));
+    let resolved = &analysis.resolved[stage];
+    let mut inputs: Vec<Input> = Vec::new();
+    for (at, link) in analysis.links.iter().enumerate().filter(|(_, link)| link.to == stage) {
+        let id = EdgeId(u32::try_from(edges.len()).ok()?);
+        if is_sql || inputs.is_empty() {
+            inputs.push(Input { table: link.table.clone(), members: Vec::new() });
+        }
+        let port = link::ports(&document.stages[link.from])?.iter().position(|port| *port == link.port)?;
+        edges.push(Edge {
+            id,
+            from: ids[link.from],
+            port,
+            to: ids[stage],
+            input: inputs.len() - 1,
+            capacity: resolved.capacity,
+            cut: resolved.cut,
+            spills: spills[at],
+        });
+        inputs.last_mut()?.members.push(id);
+    }
+    Some(inputs)
+}
+
+fn stage(
+    document: &Document,
+    draft: &StageDraft,
+    resolved: &Resolved,
+    kind: StageKind,
+    id: StageId,
+    inputs: Vec<Input>,
+) -> Stage {
+    let resolver = Resolver { document, draft, problems: &mut Vec::new() };
+    let ports = link::ports(draft).unwrap_or_default();
+    let env = draft.spec.env.iter().flatten();
+    Stage {
+        id,
+        name: draft.name.clone(),
+        description: draft.spec.description.clone(),
+        kind,
+        inputs,
+        ports: ports.into_iter().map(|name| Port { name: name.to_owned(), edges: Vec::new() }).collect(),
+        workers: resolved.workers,
+        retry: resolved.retry.clone(),
+        on_error: resolved.on_error,
+        cut: resolved.cut.unwrap_or_default(),
+        env: env.map(|(name, value)| (name.clone(), variable(value))).collect(),
+        cwd: resolver.cwd(),
+        line: draft.line,
+    }
+}
+
+fn params(document: &Document) -> BTreeMap<String, serde_json::Value> {
+    document.params.iter().filter_map(|param| Some((param.name.clone(), param.value.clone()?))).collect()
+}
+
+fn python(document: &Document) -> PythonPlan {
+    let spec = &document.python;
+    let path = |path: &String| absolute(&document.folder, path);
+    let (requirements, requirement_files) = match &spec.requirements {
+        None => (Vec::new(), Vec::new()),
+        Some(RequirementsSpec::File(file)) => (Vec::new(), vec![path(file)]),
+        Some(RequirementsSpec::List(list)) => (list.clone(), Vec::new()),
+    };
+    // A bare name is a program to be looked up, as everywhere.
+    let interpreter = |name: &String| if name.contains('/') { path(name) } else { name.into() };
+    PythonPlan {
+        requirements,
+        requirement_files,
+        path: spec.path.iter().map(path).collect(),
+        interpreter: spec.interpreter.as_ref().map(interpreter),
+        venv: spec.venv.as_ref().map(path),
+    }
+}

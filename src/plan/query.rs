@@ -1,0 +1,146 @@
+//! The `sql` kind: its query's syntax, tables and params, with places in the YAML.
+
+use super::link::Link;
+use super::resolve::{Resolver, query_node};
+use super::stage::Sql;
+use crate::diagnostic::{Code, Span, did_you_mean};
+use crate::spec::model::{SqlOptions, SqlSpec};
+use crate::spec::tree::{Node, TextStyle};
+use crate::sql::{Query, SyntaxError};
+
+impl Resolver<'_> {
+    pub(super) fn sql(&mut self, spec: &SqlSpec, links: &[&Link]) -> Option<Sql> {
+        let (SqlSpec::Query(text) | SqlSpec::Options(SqlOptions { query: text })) = spec;
+        let query = match Query::parse(text) {
+            Ok(query) => query,
+            Err(error) => {
+                self.report_syntax(text, &error);
+                return None;
+            }
+        };
+        self.check_tables(text, &query, links);
+        self.check_params(text, &query);
+        let row_wise = query.is_row_wise() && links.len() == 1;
+        Some(Sql { query, row_wise })
+    }
+
+    fn report_syntax(&mut self, text: &str, error: &SyntaxError) {
+        let Some(node) = query_node(self.draft) else { return };
+        let offset = error.line.zip(error.column).and_then(|(line, column)| offset_at(text, line, column));
+        let span =
+            offset.and_then(|offset| self.place(node, text, offset, word_length(text, offset))).unwrap_or(node.span);
+        // The place is shown; saying it again in words, counted in the query, would confuse.
+        let message = error.message.split(" at Line:").next().unwrap_or(&error.message);
+        self.report_at(Code::PlanSqlSyntax, span, node.alias, format!("the query is not valid SQL: {message}"));
+    }
+
+    fn check_tables(&mut self, text: &str, query: &Query, links: &[&Link]) {
+        let written: Vec<String> = self.written_tables();
+        // An input that is no stage has its own diagnostic, and may be meant to be the missing table.
+        if self.draft.is_lost("from") || written.len() > links.len() {
+            return;
+        }
+        for table in query.tables().iter().filter(|table| !written.contains(table)) {
+            let is_stage = self.document.stages.iter().any(|stage| stage.name == *table);
+            let help = match is_stage {
+                true if self.draft.has("from") => Some(format!("add `{table}` to `from`")),
+                true => Some(format!("add `from: {table}`")),
+                false => did_you_mean(table, written.iter().map(String::as_str)),
+            };
+            let message = format!("the query reads the table `{table}`, which is no input of `{}`", self.draft.name);
+            self.report_word(Code::PlanUnknownTable, text, table, message, help);
+        }
+        for link in links.iter().filter(|link| !query.tables().contains(&link.table)) {
+            let message = format!("`{}` is an input, but the query does not read it", link.table);
+            self.report_at(Code::PlanBadInput, link.span, None, message).help =
+                Some("take it out of `from`, or use it in the query".to_owned());
+        }
+    }
+
+    fn written_tables(&self) -> Vec<String> {
+        use crate::spec::model::FromSpec;
+        let table = |reference: &String| match reference.split_once('.') {
+            Some((stage, "out")) => stage.to_owned(),
+            Some((stage, port)) => format!("{stage}_{port}"),
+            None => reference.clone(),
+        };
+        match &self.draft.spec.from {
+            None => Vec::new(),
+            Some(FromSpec::One(reference)) => vec![table(reference)],
+            Some(FromSpec::Many(references)) => references.iter().map(table).collect(),
+            Some(FromSpec::Named(tables)) => tables.keys().cloned().collect(),
+        }
+    }
+
+    fn check_params(&mut self, text: &str, query: &Query) {
+        let params = &self.document.params;
+        for name in query.parameters().iter().filter(|name| params.iter().all(|param| param.name != **name)) {
+            let help = did_you_mean(name, params.iter().map(|param| param.name.as_str()));
+            let message = format!("the query uses `${name}`, but there is no param `{name}`");
+            self.report_word(Code::PlanUnknownSqlParam, text, &format!("${name}"), message, help);
+        }
+    }
+
+    /// Points at a word of the query.
+    fn report_word(&mut self, code: Code, text: &str, word: &str, message: String, help: Option<String>) {
+        let Some(node) = query_node(self.draft) else { return };
+        let span = find_word(text, word).and_then(|at| self.place(node, text, at, word.len())).unwrap_or(node.span);
+        self.report_at(code, span, node.alias, message).help = help;
+    }
+
+    /// The place in the file of `length` bytes at `offset` of a scalar's text, where its style lets it be known.
+    fn place(&self, node: &Node, text: &str, offset: usize, length: usize) -> Option<Span> {
+        let style = node.as_text()?.style;
+        let source = self.document.source.slice(node.span);
+        let start = match style {
+            // Escapes and folding move characters about, unless there were none.
+            TextStyle::Plain | TextStyle::Folded => {
+                source.find(text.trim_end()).map(|at| node.span.start + at + offset)?
+            }
+            TextStyle::Quoted => source.get(1..)?.starts_with(text).then_some(node.span.start + 1 + offset)?,
+            TextStyle::Literal => {
+                let line = text[..offset].matches('\n').count();
+                let column = offset - text[..offset].rfind('\n').map_or(0, |at| at + 1);
+                let header = self.document.source.position(node.span.start).line - 1;
+                let content = text.lines().nth(line)?;
+                let (start, written) =
+                    self.first_line(node, header).and_then(|first| self.document.source.line(first + line))?;
+                start + written.find(content)? + column
+            }
+        };
+        Some(Span::new(start, (start + length).min(node.span.end)))
+    }
+
+    /// The line of the file (from 0) on which a literal block's text starts: the one behind its header.
+    fn first_line(&self, node: &Node, header: usize) -> Option<usize> {
+        let (_, line) = self.document.source.line(header)?;
+        let has_header =
+            self.document.source.slice(node.span).starts_with(['|', '>']) || line.trim_end().ends_with(['|', '-', '+']);
+        Some(if has_header { header + 1 } else { header })
+    }
+}
+
+/// The byte at a 1-based line and column (in characters).
+fn offset_at(text: &str, line: usize, column: usize) -> Option<usize> {
+    let start = match line.checked_sub(1)? {
+        0 => 0,
+        breaks => text.match_indices('\n').nth(breaks - 1)?.0 + 1,
+    };
+    let within = text[start..].char_indices().nth(column.checked_sub(1)?).map_or(text.len() - start, |(at, _)| at);
+    Some(start + within)
+}
+
+fn word_length(text: &str, offset: usize) -> usize {
+    let is_word = |character: char| character.is_alphanumeric() || character == '_';
+    let rest = &text[offset..];
+    let word: usize = rest.chars().take_while(|character| is_word(*character)).map(char::len_utf8).sum();
+    word.max(rest.chars().next().map_or(0, char::len_utf8))
+}
+
+/// Where `word` stands in `text` as a word of its own.
+fn find_word(text: &str, word: &str) -> Option<usize> {
+    let is_part = |character: Option<char>| character.is_some_and(|it| it.is_alphanumeric() || it == '_');
+    text.match_indices(word)
+        .map(|(at, _)| at)
+        .find(|at| !is_part(text[..*at].chars().next_back()) && !is_part(text[at + word.len()..].chars().next()))
+}

@@ -1,0 +1,429 @@
+//! The kinds of stages with their defaults applied, here and nowhere else. What cannot be resolved is a diagnostic.
+
+use std::num::{NonZeroU32, NonZeroU64};
+use std::path::{Path, PathBuf};
+
+use serde_json::{Map, Value};
+
+use super::link::{CommandShape, Link};
+use super::queue::{Capacity, Cut};
+use super::stage::{
+    Call, ColumnType, Command, CommandLine, CommandMode, Convention, OnError, Python, PythonTarget, Read, Retry,
+    StageKind, WorkerLimits, Write, WriteTarget,
+};
+use crate::diagnostic::{Code, Diagnostic, Span, did_you_mean};
+use crate::format::{Compression, Format, column_type};
+use crate::spec::model::{
+    BatchSpec, CommandModeSpec, CommandSpec, CompressionSpec, ConventionSpec, FormatSpec, MaxWorkersSpec, OnErrorSpec,
+    PathsSpec, PipeFormatSpec, PythonOptions, PythonSpec, QueueSpec, ReadOptions, ReadSpec, SizeSpec, VerdictSpec,
+    WorkersSpec, WriteOptions, WriteSpec,
+};
+use crate::spec::tree::Node;
+use crate::spec::{Document, StageDraft};
+
+/// Resolves the parts of one stage and collects what is wrong with them.
+pub struct Resolver<'a> {
+    pub document: &'a Document,
+    pub draft: &'a StageDraft,
+    pub problems: &'a mut Vec<Diagnostic>,
+}
+
+impl Resolver<'_> {
+    /// The stage's kind, if it has exactly one that can be read. `links` are the stage's own.
+    pub fn kind(&mut self, links: &[&Link]) -> Option<StageKind> {
+        let kind = self.draft.kind()?;
+        if self.draft.is_lost(kind) {
+            return None;
+        }
+        let spec = &self.draft.spec;
+        match kind {
+            "read" => self.read(spec.read.as_ref()?).map(StageKind::Read),
+            "write" => self.write(spec.write.as_ref()?).map(StageKind::Write),
+            "sql" => self.sql(spec.sql.as_ref()?, links).map(StageKind::Sql),
+            "python" => self.python(spec.python.as_ref()?).map(StageKind::Python),
+            _ => self.command(spec.command.as_ref()?).map(StageKind::Command),
+        }
+    }
+
+    pub(super) fn report(&mut self, code: Code, keys: &[&str], message: impl Into<String>) -> &mut Diagnostic {
+        let node = self.draft.find(keys);
+        let span = node.map_or(self.draft.name_span, |node| node.span);
+        self.report_at(code, span, node.and_then(|node| node.alias), message)
+    }
+
+    pub(super) fn report_at(
+        &mut self,
+        code: Code,
+        span: Span,
+        alias: Option<Span>,
+        message: impl Into<String>,
+    ) -> &mut Diagnostic {
+        self.problems.push(Diagnostic::new(code, span, message).through(alias.or(self.draft.alias)));
+        self.problems.last_mut().expect("just pushed")
+    }
+
+    fn read(&mut self, spec: &ReadSpec) -> Option<Read> {
+        let short;
+        let options = match spec {
+            ReadSpec::Options(options) => options,
+            ReadSpec::Path(path) => {
+                short = ReadOptions {
+                    path: PathsSpec::One(path.clone()),
+                    format: None,
+                    compression: None,
+                    schema: None,
+                    delimiter: None,
+                    header: None,
+                };
+                &short
+            }
+        };
+        let paths = match &options.path {
+            PathsSpec::One(path) => std::slice::from_ref(path),
+            PathsSpec::Many(paths) => paths,
+        };
+        let stdin = paths.iter().any(|path| path == "-");
+        if stdin && paths.len() > 1 {
+            self.report(
+                Code::PlanBadOption,
+                &["read", "path"],
+                "standard input (`-`) cannot be read together with files",
+            );
+            return None;
+        }
+        let format = self.format(&["read", "path"], options.format, paths)?;
+        if stdin && format == Format::Parquet {
+            let message = "parquet cannot be read from standard input, as it is read from its end";
+            self.report(Code::PlanBadOption, &["read", "format"], message);
+        }
+        let delimiter = self.delimiter(options, format);
+        if options.header.is_some() && !matches!(format, Format::Csv | Format::Tsv) {
+            self.report(Code::PlanBadOption, &["read", "header"], "only csv and tsv have a `header`");
+        }
+        for path in paths.iter().filter(|path| *path != "-") {
+            if let Err(error) = glob::Pattern::new(path) {
+                self.report(
+                    Code::PlanBadOption,
+                    &["read", "path"],
+                    format!("`{path}` is not a glob pattern: {}", error.msg),
+                );
+            }
+        }
+        Some(Read {
+            paths: if stdin { Vec::new() } else { paths.iter().map(|path| self.absolute(path)).collect() },
+            stdin,
+            format,
+            compression: options.compression.map(compression),
+            schema: self.columns(&["read", "schema"], options.schema.as_ref()),
+            delimiter,
+            header: options.header.unwrap_or(true),
+        })
+    }
+
+    fn delimiter(&mut self, options: &ReadOptions, format: Format) -> u8 {
+        let default = if format == Format::Tsv { b'\t' } else { b',' };
+        let Some(delimiter) = &options.delimiter else { return default };
+        if format != Format::Csv {
+            self.report(Code::PlanBadOption, &["read", "delimiter"], "only csv has a `delimiter`");
+            return default;
+        }
+        match delimiter.as_bytes() {
+            [byte] if !matches!(byte, b'"' | b'\n' | b'\r') => *byte,
+            _ => {
+                let message = format!("`{delimiter}` cannot be a delimiter: it must be one ASCII character");
+                self.report(Code::PlanBadOption, &["read", "delimiter"], message);
+                default
+            }
+        }
+    }
+
+    fn write(&mut self, spec: &WriteSpec) -> Option<Write> {
+        let (path, format, given) = match spec {
+            WriteSpec::Path(path) => (path, None, None),
+            WriteSpec::Options(WriteOptions { path, format, compression }) => (path, *format, *compression),
+        };
+        let format = self.format(&["write", "path"], format, std::slice::from_ref(path))?;
+        let target = if path == "-" { WriteTarget::Stdout } else { WriteTarget::File(self.absolute(path)) };
+        if target == WriteTarget::Stdout && format == Format::Parquet {
+            let message = "parquet cannot be written to standard output";
+            self.report(Code::PlanBadOption, &["write", "format"], message).help =
+                Some("use `format: arrow`".to_owned());
+        }
+        let (_, extension) = split_compression(path);
+        let compression = given.map_or(extension, compression);
+        if format == Format::Parquet && extension != Compression::None {
+            let message = "a parquet file compresses its own pages and is not compressed as a whole";
+            self.report(Code::PlanBadOption, &["write", "path"], message).help =
+                Some("end the path in `.parquet`, and choose the codec with `compression`".to_owned());
+        }
+        Some(Write { target, format, compression })
+    }
+
+    /// The format that is given, or else the one that all paths' extensions name.
+    fn format(&mut self, keys: &[&str], given: Option<FormatSpec>, paths: &[String]) -> Option<Format> {
+        if let Some(given) = given {
+            return Some(format(given));
+        }
+        let mut formats = paths.iter().map(|path| from_extension(path));
+        let first = formats.next().flatten();
+        if first.is_some() && formats.all(|format| format == first) {
+            return first;
+        }
+        let message = match paths {
+            [path] if path == "-" => "standard input and output need a `format`".to_owned(),
+            [path] => format!("the extension of `{path}` does not say how its rows are written"),
+            _ => "the extensions of these paths do not say one format for all".to_owned(),
+        };
+        let help = "add `format:` with one of csv, tsv, jsonl, parquet, arrow, lines";
+        self.report(Code::PlanUnknownFormat, keys, message).help = Some(help.to_owned());
+        None
+    }
+
+    fn columns(&mut self, keys: &[&str], columns: Option<&Map<String, Value>>) -> Vec<(String, ColumnType)> {
+        let mut typed = Vec::new();
+        for (name, word) in columns.into_iter().flatten() {
+            let word = word.as_str().unwrap_or_default();
+            if let Some(data_type) = column_type::parse(word) {
+                typed.push((name.clone(), data_type));
+                continue;
+            }
+            let node = self.draft.find(keys).and_then(|node| node.get(name));
+            let (span, alias) = node.map_or((self.draft.span(keys), None), |node| (node.span, node.alias));
+            let message = format!("the column `{name}` has the type `{word}`, which does not exist");
+            self.report_at(Code::PlanBadColumnType, span, alias, message).help =
+                did_you_mean(word, column_type::words());
+        }
+        typed
+    }
+
+    fn python(&mut self, spec: &PythonSpec) -> Option<Python> {
+        let short;
+        let options = match spec {
+            PythonSpec::Options(options) => options,
+            PythonSpec::Call(call) => {
+                short = PythonOptions { call: call.clone(), convention: None, with: None, returns: None };
+                &short
+            }
+        };
+        let Some(call) = call(&options.call) else {
+            let message = format!("`{}` does not name a function or a class", options.call);
+            self.report(Code::PlanBadCall, &["python", "call"], message).help =
+                Some("write `module:name`, such as `cleaning:normalise`".to_owned());
+            return None;
+        };
+        let last = call.name.rsplit('.').next().unwrap_or_default().trim_start_matches('_');
+        let is_class = last.starts_with(char::is_uppercase);
+        Some(Python {
+            call,
+            convention: options.convention.map(convention),
+            with: options.with.clone().unwrap_or_default(),
+            returns: self.columns(&["python", "returns"], options.returns.as_ref()),
+            is_source: !self.draft.has("from"),
+            target: if is_class { PythonTarget::Class } else { PythonTarget::Function },
+        })
+    }
+
+    fn command(&mut self, spec: &CommandSpec) -> Option<Command> {
+        let line = match spec {
+            CommandSpec::Argv(argv) => CommandLine::Argv(argv.clone()),
+            CommandSpec::Options(options) => match (&options.run, &options.shell) {
+                (Some(argv), None) => CommandLine::Argv(argv.clone()),
+                (None, Some(script)) => CommandLine::Shell(script.clone()),
+                (run, _) => {
+                    let count = if run.is_some() { "both `run` and `shell`" } else { "neither `run` nor `shell`" };
+                    let span = self.draft.key_span("command");
+                    let message = format!("the command has {count}; it takes exactly one");
+                    self.report_at(Code::PlanBadOption, span, None, message);
+                    return None;
+                }
+            },
+        };
+        let shape = CommandShape::of(self.draft)?;
+        if shape.mode == CommandModeSpec::Once && shape.input != PipeFormatSpec::None {
+            self.report(Code::PlanBadOption, &["command", "input"], "a command that runs once gets no rows");
+        }
+        Some(Command {
+            line,
+            mode: match shape.mode {
+                CommandModeSpec::Batch => CommandMode::Batch,
+                CommandModeSpec::Once => CommandMode::Once,
+            },
+            input: pipe_format(shape.input),
+            output: pipe_format(shape.output),
+        })
+    }
+
+    /// `default` is the plan's number of workers, `cores` what `auto` means.
+    pub fn workers(&mut self, default: NonZeroU32, cores: NonZeroU32) -> WorkerLimits {
+        let max = |spec: &MaxWorkersSpec| match spec {
+            MaxWorkersSpec::Count(count) => NonZeroU32::new(*count).unwrap_or(default),
+            MaxWorkersSpec::Auto(_) => cores,
+        };
+        match &self.draft.spec.workers {
+            None => WorkerLimits { min: 0, max: default },
+            Some(WorkersSpec::Max(count)) => WorkerLimits { min: 0, max: NonZeroU32::new(*count).unwrap_or(default) },
+            Some(WorkersSpec::Auto(_)) => WorkerLimits { min: 0, max: cores },
+            Some(WorkersSpec::Limits(limits)) => {
+                let min = limits.min.unwrap_or(0);
+                if let Some(MaxWorkersSpec::Count(max)) = &limits.max
+                    && min > *max
+                {
+                    let message = format!("`min: {min}` is more than `max: {max}`");
+                    self.report(Code::PlanBadOption, &["workers", "min"], message);
+                }
+                let max = limits.max.as_ref().map_or(default, max);
+                WorkerLimits { min, max: NonZeroU32::new(min).map_or(max, |min| max.max(min)) }
+            }
+        }
+    }
+
+    /// The cut that the stage asks for.
+    pub fn cut(&mut self) -> Option<Cut> {
+        let BatchSpec { rows, bytes } = self.draft.spec.batch.as_ref()?;
+        let default = Cut::default();
+        let bytes = bytes.as_ref().and_then(|bytes| self.size(&["batch", "bytes"], bytes));
+        let rows = rows.and_then(NonZeroU32::new);
+        Some(Cut { rows: rows.unwrap_or(default.rows), bytes: bytes.unwrap_or(default.bytes) })
+    }
+
+    pub fn capacity(&mut self) -> Capacity {
+        let default = Capacity::default();
+        let Some(QueueSpec { batches, bytes }) = self.draft.spec.queue.as_ref() else { return default };
+        let bytes = bytes.as_ref().and_then(|bytes| self.size(&["queue", "bytes"], bytes));
+        let batches = batches.and_then(NonZeroU32::new);
+        Capacity { batches: batches.unwrap_or(default.batches), bytes: bytes.unwrap_or(default.bytes) }
+    }
+
+    fn size(&mut self, keys: &[&str], size: &SizeSpec) -> Option<NonZeroU64> {
+        let bytes = match size {
+            SizeSpec::Bytes(bytes) => NonZeroU64::new(*bytes),
+            SizeSpec::Text(text) => {
+                text.parse::<bytesize::ByteSize>().ok().and_then(|size| NonZeroU64::new(size.as_u64()))
+            }
+        };
+        if let (None, SizeSpec::Text(text)) = (bytes, size) {
+            let message = format!("`{text}` is not a size");
+            self.report(Code::PlanBadSize, keys, message).help =
+                Some("write a positive number of bytes, or one with a unit, such as `64MiB`".to_owned());
+        }
+        bytes
+    }
+
+    pub fn retry(&self) -> Retry {
+        let once = NonZeroU32::MIN;
+        let thrice = NonZeroU32::new(3).expect("not zero");
+        let Some(spec) = &self.draft.spec.retry else { return Retry { exception: once, crash: thrice } };
+        let attempts = spec.attempts.and_then(NonZeroU32::new).unwrap_or(thrice);
+        let counts = |verdict| spec.on.as_ref().is_none_or(|on| on.contains(&verdict));
+        Retry {
+            exception: if counts(VerdictSpec::Exception) { attempts } else { once },
+            crash: if counts(VerdictSpec::Crash) { attempts } else { once },
+        }
+    }
+
+    pub fn on_error(&self) -> OnError {
+        match self.draft.spec.on_error {
+            None | Some(OnErrorSpec::Fail) => OnError::Fail,
+            Some(OnErrorSpec::Skip) => OnError::Skip,
+            Some(OnErrorSpec::Reject) => OnError::Reject,
+        }
+    }
+
+    pub fn cwd(&self) -> PathBuf {
+        self.draft.spec.cwd.as_ref().map_or_else(|| self.document.folder.clone(), |cwd| self.absolute(cwd))
+    }
+
+    fn absolute(&self, path: &str) -> PathBuf {
+        absolute(&self.document.folder, path)
+    }
+}
+
+/// Joins a path of the file to the file's folder, without `.` and doubled separators. `..` stays: it has a meaning of its own
+/// behind a symbolic link.
+pub fn absolute(folder: &Path, path: &str) -> PathBuf {
+    folder.join(path).components().collect()
+}
+
+/// The value of an environment variable, which is text whatever is written.
+pub fn variable(value: &Value) -> String {
+    value.as_str().map_or_else(|| value.to_string(), str::to_owned)
+}
+
+fn call(text: &str) -> Option<Call> {
+    let (module, name) = text.split_once(':')?;
+    let is_path = |path: &str| path.split('.').all(is_identifier);
+    (is_path(module) && is_path(name)).then(|| Call { module: module.to_owned(), name: name.to_owned() })
+}
+
+fn is_identifier(word: &str) -> bool {
+    word.starts_with(|first: char| first.is_alphabetic() || first == '_')
+        && word.chars().all(|character| character.is_alphanumeric() || character == '_')
+}
+
+fn split_compression(path: &str) -> (&str, Compression) {
+    let endings = [(".gz", Compression::Gzip), (".zst", Compression::Zstd)];
+    endings
+        .into_iter()
+        .find_map(|(ending, compression)| Some((path.strip_suffix(ending)?, compression)))
+        .unwrap_or((path, Compression::None))
+}
+
+fn from_extension(path: &str) -> Option<Format> {
+    let (path, _) = split_compression(path);
+    let name = path.rsplit('/').next()?;
+    let (_, extension) = name.rsplit_once('.')?;
+    match extension.to_ascii_lowercase().as_str() {
+        "csv" => Some(Format::Csv),
+        "tsv" => Some(Format::Tsv),
+        "jsonl" | "ndjson" => Some(Format::Jsonl),
+        "parquet" => Some(Format::Parquet),
+        "arrow" => Some(Format::Arrow),
+        "txt" | "log" => Some(Format::Lines),
+        _ => None,
+    }
+}
+
+fn format(spec: FormatSpec) -> Format {
+    match spec {
+        FormatSpec::Csv => Format::Csv,
+        FormatSpec::Tsv => Format::Tsv,
+        FormatSpec::Jsonl => Format::Jsonl,
+        FormatSpec::Parquet => Format::Parquet,
+        FormatSpec::Arrow => Format::Arrow,
+        FormatSpec::Lines => Format::Lines,
+    }
+}
+
+fn pipe_format(spec: PipeFormatSpec) -> Option<Format> {
+    match spec {
+        PipeFormatSpec::Lines => Some(Format::Lines),
+        PipeFormatSpec::Jsonl => Some(Format::Jsonl),
+        PipeFormatSpec::Csv => Some(Format::Csv),
+        PipeFormatSpec::Tsv => Some(Format::Tsv),
+        PipeFormatSpec::Arrow => Some(Format::Arrow),
+        PipeFormatSpec::None => None,
+    }
+}
+
+fn compression(spec: CompressionSpec) -> Compression {
+    match spec {
+        CompressionSpec::None => Compression::None,
+        CompressionSpec::Gz => Compression::Gzip,
+        CompressionSpec::Zst => Compression::Zstd,
+    }
+}
+
+fn convention(spec: ConventionSpec) -> Convention {
+    match spec {
+        ConventionSpec::Row => Convention::Row,
+        ConventionSpec::Rows => Convention::Rows,
+        ConventionSpec::Arrow => Convention::Arrow,
+        ConventionSpec::Pandas => Convention::Pandas,
+        ConventionSpec::Numpy => Convention::Numpy,
+    }
+}
+
+/// The node of a stage's query.
+pub(super) fn query_node(draft: &StageDraft) -> Option<&Node> {
+    draft.find(&["sql", "query"])
+}

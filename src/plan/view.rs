@@ -1,0 +1,206 @@
+//! A [`Plan`] as text for people: what `plan` and `graph` print.
+
+use std::fmt::Write;
+use std::path::Path;
+
+use bytesize::ByteSize;
+
+use super::plan::{Edge, Plan};
+use super::stage::{CommandLine, CommandMode, OnError, Port, Read, Stage, StageKind, WriteTarget};
+use crate::format::Format;
+
+/// The whole plan: stages in order, edges with their bounds, and the memory that these bounds allow.
+pub fn text(plan: &Plan) -> String {
+    let mut out = String::new();
+    let counts = format!("{}, {}", counted(plan.stages.len(), "stage"), counted(plan.edges.len(), "edge"));
+    line(
+        &mut out,
+        format!("pipeline {}: {counts}, {}, seed {}", plan.name, counted(plan.workers as usize, "worker"), plan.seed),
+    );
+    if !plan.params.is_empty() {
+        let params: Vec<String> = plan.params.iter().map(|(name, value)| format!("{name}={value}")).collect();
+        line(&mut out, format!("params: {}", params.join(" ")));
+    }
+    line(&mut out, "\nstages, in order:");
+    plan.stages.iter().for_each(|stage| stage_text(plan, stage, &mut out));
+    edges_text(plan, &mut out);
+    line(&mut out, "skipped: none");
+    out
+}
+
+fn line(out: &mut String, text: impl AsRef<str>) {
+    out.push_str(text.as_ref());
+    out.push('\n');
+}
+
+fn counted(count: usize, noun: &str) -> String {
+    let plural = if count == 1 { "" } else { "s" };
+    format!("{count} {noun}{plural}")
+}
+
+fn size(bytes: u64) -> String {
+    ByteSize::b(bytes).to_string()
+}
+
+fn stage_text(plan: &Plan, stage: &Stage, out: &mut String) {
+    line(out, format!("  {} {}", stage.name, kind_text(plan, stage)));
+    if let Some(description) = &stage.description {
+        line(out, format!("      {}", description.trim()));
+    }
+    if !stage.inputs.is_empty() {
+        line(out, format!("      from: {}", inputs_text(plan, stage)));
+    }
+    line(out, format!("      runs: {}", running_text(stage)));
+    if stage.inputs.is_empty() && !stage.ports.is_empty() {
+        line(out, format!("      cut: {} rows or {}", stage.cut.rows, size(stage.cut.bytes.get())));
+    }
+    let ports: Vec<String> = stage.ports.iter().map(|port| port_text(plan, port)).collect();
+    if !ports.is_empty() {
+        line(out, format!("      gives: {}", ports.join("; ")));
+    }
+    if stage.runs_in_workers() {
+        let workers = stage.workers;
+        let retry = &stage.retry;
+        let on_error = match stage.on_error {
+            OnError::Fail => "fail",
+            OnError::Skip => "skip",
+            OnError::Reject => "reject",
+        };
+        let attempts = format!("attempts: {} (exception), {} (crash)", retry.exception, retry.crash);
+        line(out, format!("      workers: {} to {}; {attempts}; on_error: {on_error}", workers.min, workers.max));
+    }
+}
+
+fn kind_text(plan: &Plan, stage: &Stage) -> String {
+    match &stage.kind {
+        StageKind::Read(read) => format!("read {} {}", format_word(read.format), read_text(plan, read)),
+        StageKind::Write(write) => {
+            let target = match &write.target {
+                WriteTarget::File(path) => relative(plan, path),
+                WriteTarget::Stdout => "standard output".to_owned(),
+            };
+            format!("write {} {target}", format_word(write.format))
+        }
+        StageKind::Sql(_) => "sql".to_owned(),
+        StageKind::Python(python) => format!("python {}:{}", python.call.module, python.call.name),
+        StageKind::Command(command) => {
+            let what = match &command.line {
+                CommandLine::Argv(argv) => argv.join(" "),
+                CommandLine::Shell(_) => "(shell)".to_owned(),
+            };
+            format!("command {what}")
+        }
+    }
+}
+
+fn read_text(plan: &Plan, read: &Read) -> String {
+    if read.stdin {
+        return "standard input".to_owned();
+    }
+    read.paths.iter().map(|path| relative(plan, path)).collect::<Vec<_>>().join(", ")
+}
+
+/// A path below the pipeline's folder as it would be written in the file.
+fn relative(plan: &Plan, path: &Path) -> String {
+    path.strip_prefix(&plan.folder).unwrap_or(path).display().to_string()
+}
+
+fn format_word(format: Format) -> &'static str {
+    match format {
+        Format::Csv => "csv",
+        Format::Tsv => "tsv",
+        Format::Jsonl => "jsonl",
+        Format::Parquet => "parquet",
+        Format::Arrow => "arrow",
+        Format::Lines => "lines",
+    }
+}
+
+fn inputs_text(plan: &Plan, stage: &Stage) -> String {
+    let is_sql = matches!(stage.kind, StageKind::Sql(_));
+    let producer = |edge: &Edge| {
+        let producer = plan.stage(edge.from);
+        let port = &producer.ports[edge.port].name;
+        if port == Port::MAIN { producer.name.clone() } else { format!("{}.{port}", producer.name) }
+    };
+    let input = |input: &super::stage::Input| {
+        let members: Vec<String> = input.members.iter().map(|edge| producer(plan.edge(*edge))).collect();
+        let members = members.join(", then ");
+        if is_sql && members != input.table { format!("{members} as {}", input.table) } else { members }
+    };
+    stage.inputs.iter().map(input).collect::<Vec<_>>().join(", ")
+}
+
+fn running_text(stage: &Stage) -> String {
+    match &stage.kind {
+        StageKind::Read(_) => "native, streaming".to_owned(),
+        StageKind::Write(_) => "native, streaming; published when the run has succeeded".to_owned(),
+        StageKind::Sql(sql) if sql.row_wise => "native, row-wise: per batch, in order and in parallel".to_owned(),
+        StageKind::Sql(_) => "native, over the whole stream".to_owned(),
+        StageKind::Python(python) if python.is_source => "in a worker, as a source".to_owned(),
+        StageKind::Python(_) => "in workers, per batch".to_owned(),
+        StageKind::Command(command) => match command.mode {
+            CommandMode::Batch => "in workers, one process per batch".to_owned(),
+            CommandMode::Once => "in a worker, one process per run".to_owned(),
+        },
+    }
+}
+
+fn port_text(plan: &Plan, port: &Port) -> String {
+    let consumers: Vec<&str> = port.edges.iter().map(|edge| plan.stage(plan.edge(*edge).to).name.as_str()).collect();
+    let to = if consumers.is_empty() { "nobody".to_owned() } else { consumers.join(", ") };
+    if port.name == Port::MAIN { format!("rows to {to}") } else { format!("{} to {to}", port.name) }
+}
+
+fn edges_text(plan: &Plan, out: &mut String) {
+    if plan.edges.is_empty() {
+        return;
+    }
+    line(out, "\nedges (both bounds hold):");
+    for edge in &plan.edges {
+        let producer = plan.stage(edge.from);
+        let port = &producer.ports[edge.port].name;
+        let from = if port == Port::MAIN { producer.name.clone() } else { format!("{}.{port}", producer.name) };
+        let capacity = format!("{} batches, {}", edge.capacity.batches, size(edge.capacity.bytes.get()));
+        let cut =
+            edge.cut.map(|cut| format!("; cut: {} rows or {}", cut.rows, size(cut.bytes.get()))).unwrap_or_default();
+        let spills = if edge.spills { "; spills to disk" } else { "" };
+        line(out, format!("  {from} -> {}: {capacity}{cut}{spills}", plan.stage(edge.to).name));
+    }
+    line(out, format!("\nmemory of all edges: at most {} (enforced)", size(plan.edge_bytes())));
+}
+
+/// The graph as lines `producer -> consumer`.
+pub fn graph_text(plan: &Plan) -> String {
+    let mut out = String::new();
+    for stage in &plan.stages {
+        line(&mut out, format!("{} ({})", stage.name, stage.kind_word()));
+        for edge in stage.ports.iter().flat_map(|port| &port.edges).map(|id| plan.edge(*id)) {
+            let port = &stage.ports[edge.port].name;
+            let label = if port == Port::MAIN { String::new() } else { format!(" [{port}]") };
+            line(&mut out, format!("  -> {}{label}", plan.stage(edge.to).name));
+        }
+    }
+    out
+}
+
+/// The graph in the language of Mermaid.
+pub fn mermaid(plan: &Plan) -> String {
+    let mut out = String::from("flowchart LR\n");
+    for stage in &plan.stages {
+        let (open, close) = match stage.kind {
+            StageKind::Read(_) | StageKind::Write(_) => ("[(", ")]"),
+            StageKind::Sql(_) => ("[", "]"),
+            StageKind::Python(_) => ("([", "])"),
+            StageKind::Command(_) => ("[[", "]]"),
+        };
+        // Some words, such as `end`, are no names for nodes; ids are safe whatever the stage is called.
+        let _ = writeln!(out, "  s{}{open}\"{}<br/>{}\"{close}", stage.id.0, stage.name, stage.kind_word());
+    }
+    for edge in &plan.edges {
+        let port = &plan.stage(edge.from).ports[edge.port].name;
+        let label = if port == Port::MAIN { String::new() } else { format!("|{port}|") };
+        let _ = writeln!(out, "  s{} -->{label} s{}", edge.from.0, edge.to.0);
+    }
+    out
+}

@@ -1,0 +1,90 @@
+//! [`Document`]: a pipeline file that has been read, with its places, and with holes where it is wrong.
+
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use super::model::{PythonEnvironmentSpec, StageSpec};
+use super::params::Param;
+use super::tree::Node;
+use crate::diagnostic::{Diagnostic, SourceText, Span};
+
+/// A pipeline file that has been read. It may be wrong: what is wrong is in `problems`, and left out of the typed values, so
+/// that the checks that follow can still find what else is wrong.
+#[derive(Clone, Debug)]
+pub struct Document {
+    /// The pipeline's name, or else the file's.
+    pub name: String,
+    pub description: Option<String>,
+    pub source: Arc<SourceText>,
+    /// The folder of the file, absolute.
+    pub folder: PathBuf,
+    pub params: Vec<Param>,
+    pub python: PythonEnvironmentSpec,
+    /// The place of the `python` key.
+    pub python_span: Option<Span>,
+    pub stages: Vec<StageDraft>,
+    /// Params that some expression uses.
+    pub used_params: BTreeSet<String>,
+    /// Whether something lies open that only a run can know.
+    pub has_open_values: bool,
+    pub seed: u64,
+    pub problems: Vec<Diagnostic>,
+}
+
+/// A stage as it was written, as far as it can be read.
+#[derive(Clone, Debug)]
+pub struct StageDraft {
+    pub name: String,
+    pub name_span: Span,
+    /// 1-based line of the name.
+    pub line: u32,
+    /// The alias through which the whole stage was reached.
+    pub alias: Option<Span>,
+    pub node: Node,
+    pub spec: StageSpec,
+    /// The kinds that are written, with the places of their keys.
+    pub kinds: Vec<(&'static str, Span)>,
+    /// Keys of the stage whose value is wrong or not known, and so is not in `spec`.
+    pub lost: BTreeSet<String>,
+}
+
+impl StageDraft {
+    /// The only kind, if there is exactly one.
+    pub fn kind(&self) -> Option<&'static str> {
+        match self.kinds.as_slice() {
+            [(kind, _)] => Some(kind),
+            _ => None,
+        }
+    }
+
+    pub fn has(&self, key: &str) -> bool {
+        self.node.entry(key).is_some()
+    }
+
+    pub fn is_lost(&self, key: &str) -> bool {
+        self.lost.contains(key)
+    }
+
+    /// The place of the value at `keys`, or of the nearest value around it that is written.
+    pub fn span(&self, keys: &[&str]) -> Span {
+        self.find(keys).map_or(self.name_span, |node| node.span)
+    }
+
+    /// The place of the key `key` of the stage.
+    pub fn key_span(&self, key: &str) -> Span {
+        self.node.entry(key).map_or(self.name_span, |entry| entry.key.span)
+    }
+
+    /// The value at `keys`, or the nearest one around it, as short forms have fewer levels; `None` for the stage itself.
+    pub fn find(&self, keys: &[&str]) -> Option<&Node> {
+        let mut found = None;
+        let mut node = &self.node;
+        for key in keys {
+            let Some(next) = node.get(key) else { break };
+            found = Some(next);
+            node = next;
+        }
+        found
+    }
+}

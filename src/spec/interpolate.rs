@@ -1,0 +1,374 @@
+//! `${{ expr }}` in string scalars of the tree. Substitution comes after parsing, so that no value can change the structure
+//! of the file.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use minijinja::{Environment, UndefinedBehavior};
+use serde_json::{Map, Value as Json, json};
+
+use super::given::{Completeness, Given};
+use super::params::Param;
+use super::tree::{Node, Step, Text, TextStyle, Value};
+use crate::diagnostic::{Code, Diagnostic, SourceText, Span, did_you_mean};
+
+/// The names that expressions can use.
+pub struct Names<'a> {
+    source: &'a SourceText,
+    /// `None` where params cannot be used: in their own defaults.
+    params: Option<&'a [Param]>,
+    env: &'a BTreeMap<String, String>,
+    completeness: Completeness,
+    values: minijinja::Value,
+    engine: Environment<'static>,
+}
+
+/// What interpolation found beside the values.
+#[derive(Default)]
+pub struct Found {
+    pub problems: Vec<Diagnostic>,
+    /// Params that some expression uses.
+    pub used: BTreeSet<String>,
+}
+
+impl<'a> Names<'a> {
+    pub fn new(source: &'a SourceText, params: Option<&'a [Param]>, given: &'a Given, run_name: &str) -> Self {
+        let mut engine = Environment::new();
+        engine.set_undefined_behavior(UndefinedBehavior::Strict);
+        let known = params.unwrap_or_default().iter();
+        let values: Map<String, Json> =
+            known.filter_map(|param| Some((param.name.clone(), param.value.clone()?))).collect();
+        let values = json!({ "params": values, "env": given.env, "run": { "seed": given.seed, "name": run_name } });
+        Self {
+            source,
+            params,
+            env: &given.env,
+            completeness: given.completeness,
+            values: engine_value(&values),
+            engine,
+        }
+    }
+
+    /// Substitutes in every string from `node` down. `path` is the path to `node`.
+    pub fn substitute(&self, node: &mut Node, path: &mut Vec<Step>, found: &mut Found) {
+        match &mut node.value {
+            Value::Mapping(entries) => {
+                for entry in entries.iter_mut().filter(|entry| !entry.key.name.starts_with("x-")) {
+                    path.push(Step::Key(entry.key.name.clone()));
+                    self.substitute(&mut entry.value, path, found);
+                    path.pop();
+                }
+            }
+            Value::Sequence(items) => {
+                for (index, item) in items.iter_mut().enumerate() {
+                    path.push(Step::Index(index));
+                    self.substitute(item, path, found);
+                    path.pop();
+                }
+            }
+            Value::String(text) if text.text.contains("${{") => {
+                let text = text.clone();
+                let scalar = Scalar { names: self, text: &text, span: node.span, alias: node.alias };
+                node.value = scalar.value(forbidden(path), found);
+            }
+            _ => {}
+        }
+    }
+}
+
+/// Where text is code in another language, so that pasting a value into it would be an injection.
+fn forbidden(path: &[Step]) -> Option<Code> {
+    let keys: Vec<&str> = path
+        .iter()
+        .filter_map(|step| match step {
+            Step::Key(key) => Some(key.as_str()),
+            Step::Index(_) => None,
+        })
+        .collect();
+    match keys.as_slice() {
+        ["stages", _, "sql"] | ["stages", _, "sql", "query"] => Some(Code::ExprInSql),
+        ["stages", _, "command", "shell"] => Some(Code::ExprInShell),
+        _ => None,
+    }
+}
+
+struct Scalar<'a> {
+    names: &'a Names<'a>,
+    text: &'a Text,
+    span: Span,
+    alias: Option<Span>,
+}
+
+enum Piece<'a> {
+    Text(&'a str),
+    /// The escape `$${{` stands for `${{`.
+    Escape,
+    /// With its braces, and without.
+    Expression(&'a str, &'a str),
+    /// An expression without end.
+    Open(&'a str),
+}
+
+/// The value of one expression.
+enum Evaluated {
+    Known(Json),
+    Unresolved,
+}
+
+impl Scalar<'_> {
+    fn value(&self, forbidden: Option<Code>, found: &mut Found) -> Value {
+        let pieces = pieces(&self.text.text);
+        let unresolved = || Value::Unresolved(self.text.text.clone());
+        let mut values = Vec::new();
+        let mut is_known = true;
+        for piece in &pieces {
+            match piece {
+                Piece::Text(text) => values.push(Json::from(*text)),
+                Piece::Escape => values.push("${{".into()),
+                Piece::Open(raw) => {
+                    let problem = self.problem(Code::ExprSyntax, raw, "this `${{` has no `}}`");
+                    found.problems.push(problem.help("write `$${{` for the characters themselves".to_owned()));
+                    is_known = false;
+                }
+                Piece::Expression(raw, expression) => match forbidden {
+                    Some(code) => {
+                        // The intent counts as a use; a second complaint about an unused param would not help.
+                        found.used.extend(expression.trim().strip_prefix("params.").map(str::to_owned));
+                        found.problems.push(self.refuse(code, raw, expression));
+                        is_known = false;
+                    }
+                    None => match self.evaluate(raw, expression, found) {
+                        Ok(Evaluated::Known(value)) => values.push(value),
+                        Ok(Evaluated::Unresolved) => is_known = false,
+                        Err(problem) => {
+                            found.problems.push(problem);
+                            is_known = false;
+                        }
+                    },
+                },
+            }
+        }
+        match (is_known, pieces.as_slice(), values.as_slice()) {
+            (false, ..) => unresolved(),
+            (true, [Piece::Expression(..)], [value]) => tree_value(value, self.span, self.alias),
+            (true, ..) => string(values.iter().map(as_text).collect(), self.text.style),
+        }
+    }
+
+    fn problem(&self, code: Code, raw: &str, message: impl Into<String>) -> Diagnostic {
+        // Escapes and line folding can make the text differ from the file; then the whole scalar is the place.
+        let span = match self.names.source.slice(self.span).find(raw) {
+            Some(at) => Span::new(self.span.start + at, self.span.start + at + raw.len()),
+            None => self.span,
+        };
+        Diagnostic::new(code, span, message).through(self.alias)
+    }
+
+    fn refuse(&self, code: Code, raw: &str, expression: &str) -> Diagnostic {
+        let place = if code == Code::ExprInSql { "SQL" } else { "a shell script" };
+        let message = format!("an expression cannot be pasted into {place}");
+        let help = match expression.trim().strip_prefix("params.") {
+            Some(name) if code == Code::ExprInSql => format!("write `${name}`: it is bound as a value"),
+            Some(name) => format!("write `\"${name}\"`: params are environment variables of the script"),
+            None => "make it a param and use it as `$name`".to_owned(),
+        };
+        self.problem(code, raw, message).help(help)
+    }
+
+    fn evaluate(&self, raw: &str, expression: &str, found: &mut Found) -> Result<Evaluated, Diagnostic> {
+        let names = self.names;
+        let compiled = names
+            .engine
+            .compile_expression(expression.trim())
+            .map_err(|error| self.problem(Code::ExprSyntax, raw, format!("not an expression: {}", reason(&error))))?;
+        let mut is_open = false;
+        let mut variables: Vec<String> = compiled.undeclared_variables(true).into_iter().collect();
+        variables.sort_unstable();
+        for variable in &variables {
+            is_open |= self.check_name(raw, variable, found)?;
+        }
+        if is_open {
+            return Ok(Evaluated::Unresolved);
+        }
+        let unset =
+            variables.iter().filter_map(|name| name.strip_prefix("env.")).find(|name| !names.env.contains_key(*name));
+        let failed = |reason: String| match unset {
+            Some(_) if names.completeness == Completeness::Partial => Ok(Evaluated::Unresolved),
+            Some(name) => {
+                let message = format!("the environment variable `{name}` is not set");
+                let help = format!("set it, or give a fallback: `${{{{ env.{name} | default('…') }}}}`");
+                Err(self.problem(Code::ExprUnknownName, raw, message).help(help))
+            }
+            None => Err(self.problem(Code::ExprFailed, raw, format!("the expression has no value: {reason}"))),
+        };
+        match compiled.eval(names.values.clone()) {
+            Ok(value) if value.is_undefined() => failed("it is undefined".to_owned()),
+            Ok(value) => match serde_json::to_value(&value) {
+                Ok(value) => Ok(Evaluated::Known(value)),
+                Err(error) => failed(error.to_string()),
+            },
+            Err(error) => failed(reason(&error)),
+        }
+    }
+
+    /// Returns whether the value of the variable is left open.
+    fn check_name(&self, raw: &str, variable: &str, found: &mut Found) -> Result<bool, Diagnostic> {
+        let mut parts = variable.split('.');
+        let (root, member) = (parts.next().unwrap_or_default(), parts.next());
+        let unknown = |message: String, help| Err(self.problem(Code::ExprUnknownName, raw, message).help(help));
+        match (root, member) {
+            ("params", _) if self.names.params.is_none() => {
+                unknown("a default cannot use params".to_owned(), Some("it can use `env` and `run`".to_owned()))
+            }
+            ("params", Some(name)) => {
+                let params = self.names.params.unwrap_or_default();
+                let Some(param) = params.iter().find(|param| param.name == name) else {
+                    let help = did_you_mean(name, params.iter().map(|param| param.name.as_str()));
+                    return unknown(format!("there is no param `{name}`"), help);
+                };
+                found.used.insert(name.to_owned());
+                Ok(param.value.is_none())
+            }
+            ("run", Some(name)) if !["seed", "name"].contains(&name) => {
+                unknown(format!("`run` has no `{name}`"), did_you_mean(name, ["seed", "name"]))
+            }
+            ("params" | "env" | "run", _) => Ok(false),
+            _ if self.names.engine.globals().any(|(name, _)| name == root) => Ok(false),
+            _ => {
+                let params = self.names.params.unwrap_or_default();
+                let help = match params.iter().find(|param| param.name == root) {
+                    Some(param) => Some(format!("did you mean `params.{}`?", param.name)),
+                    None => did_you_mean(root, ["params", "env", "run"]),
+                };
+                unknown(format!("`{root}` is not known in expressions"), help)
+            }
+        }
+    }
+}
+
+fn engine_value(value: &Json) -> minijinja::Value {
+    match value {
+        Json::Null => minijinja::Value::from(()),
+        Json::Bool(value) => (*value).into(),
+        Json::Number(number) => match (number.as_i64(), number.as_u64(), number.as_f64()) {
+            (Some(value), ..) => value.into(),
+            (_, Some(value), _) => value.into(),
+            (.., value) => value.unwrap_or(f64::NAN).into(),
+        },
+        Json::String(text) => text.as_str().into(),
+        Json::Array(items) => items.iter().map(engine_value).collect(),
+        Json::Object(object) => {
+            minijinja::Value::from_pairs(object.iter().map(|(name, value)| (name.as_str(), engine_value(value))))
+        }
+    }
+}
+
+fn reason(error: &minijinja::Error) -> String {
+    error.detail().map_or_else(|| error.kind().to_string(), str::to_owned)
+}
+
+/// Cuts a string at its expressions.
+fn pieces(text: &str) -> Vec<Piece<'_>> {
+    let mut pieces = Vec::new();
+    let mut rest = text;
+    while let Some(at) = rest.find("${{") {
+        let escaped = rest[..at].ends_with('$');
+        let before = &rest[..at - usize::from(escaped)];
+        if !before.is_empty() {
+            pieces.push(Piece::Text(before));
+        }
+        let start = &rest[at..];
+        if escaped {
+            pieces.push(Piece::Escape);
+            rest = &start[3..];
+            continue;
+        }
+        let Some(length) = expression_length(&start[3..]) else {
+            pieces.push(Piece::Open(start));
+            return pieces;
+        };
+        pieces.push(Piece::Expression(&start[..length + 5], &start[3..length + 3]));
+        rest = &start[length + 5..];
+    }
+    if !rest.is_empty() {
+        pieces.push(Piece::Text(rest));
+    }
+    pieces
+}
+
+/// Bytes up to the `}}` that ends the expression: not one in a string or of a nested mapping.
+fn expression_length(text: &str) -> Option<usize> {
+    let mut depth = 0_usize;
+    let mut quote = None;
+    let mut characters = text.char_indices();
+    while let Some((at, character)) = characters.next() {
+        match (quote, character) {
+            (Some(_), '\\') => {
+                characters.next();
+            }
+            (Some(open), _) if character == open => quote = None,
+            (Some(_), _) => {}
+            (None, '"' | '\'') => quote = Some(character),
+            (None, '{') => depth += 1,
+            (None, '}') if depth > 0 => depth -= 1,
+            (None, '}') if text[at..].starts_with("}}") => return Some(at),
+            (None, _) => {}
+        }
+    }
+    None
+}
+
+fn as_text(value: &Json) -> String {
+    match value {
+        Json::String(text) => text.clone(),
+        Json::Null => String::new(),
+        other => other.to_string(),
+    }
+}
+
+fn string(text: String, style: TextStyle) -> Value {
+    Value::String(Text { text, style })
+}
+
+fn tree_value(value: &Json, span: Span, alias: Option<Span>) -> Value {
+    let node = |value: &Json| Node { value: tree_value(value, span, alias), span, alias };
+    match value {
+        Json::Null => Value::Null,
+        Json::Bool(value) => Value::Bool(*value),
+        Json::Number(number) => Value::Number(number.clone()),
+        Json::String(text) => string(text.clone(), TextStyle::Quoted),
+        Json::Array(items) => Value::Sequence(items.iter().map(node).collect()),
+        Json::Object(object) => Value::Mapping(
+            object
+                .iter()
+                .map(|(name, value)| super::tree::Entry {
+                    key: super::tree::Key { name: name.clone(), span, alias },
+                    value: node(value),
+                })
+                .collect(),
+        ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn shape(text: &str) -> Vec<String> {
+        let show = |piece: &Piece<'_>| match piece {
+            Piece::Text(text) => format!("text {text}"),
+            Piece::Escape => "escape".to_owned(),
+            Piece::Expression(_, inner) => format!("expression {}", inner.trim()),
+            Piece::Open(_) => "open".to_owned(),
+        };
+        pieces(text).iter().map(show).collect()
+    }
+
+    #[test]
+    fn a_string_is_cut_at_its_expressions() {
+        assert_eq!(shape("a ${{ b }} c"), ["text a ", "expression b", "text  c"]);
+        assert_eq!(shape("${{ {'a': {'b': 1}} }}"), ["expression {'a': {'b': 1}}"]);
+        assert_eq!(shape("${{ '}}' }}${{x}}"), ["expression '}}'", "expression x"]);
+        assert_eq!(shape("$${{ b }}"), ["escape", "text  b }}"]);
+        assert_eq!(shape("x ${{ b }"), ["text x ", "open"]);
+    }
+}

@@ -1,0 +1,450 @@
+//! The pipeline file as it is written. The JSON Schema is generated from these types, and their comments are what editors
+//! show: write them for users.
+//!
+//! A file is checked against that schema before it is read into these types. So `untagged` enums, which make poor error
+//! messages elsewhere, never get to say anything here; they give the schema and the reader in one place.
+
+use std::collections::BTreeMap;
+
+use schemars::JsonSchema;
+use serde::Deserialize;
+use serde_json::{Map, Value};
+
+/// A pipeline: sources, transformations and sinks, connected by `from`.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[schemars(title = "millpond pipeline")]
+pub struct PipelineSpec {
+    /// Version of the pipeline language.
+    #[schemars(schema_with = "super::schema::version")]
+    pub version: u32,
+    /// Name of the pipeline. Without it, the file's name.
+    #[schemars(example = &"reviews")]
+    pub name: Option<String>,
+    /// What the pipeline is for.
+    pub description: Option<String>,
+    /// Typed inputs of a run, set with `--set name=value` and used as `${{ params.name }}`; in SQL as `$name`.
+    #[serde(default)]
+    #[schemars(schema_with = "super::schema::named::<ParamSpec>")]
+    pub params: Option<BTreeMap<String, ParamSpec>>,
+    /// The Python environment of every python stage.
+    pub python: Option<PythonEnvironmentSpec>,
+    /// The stages by name. A stage's kind is the one key `read`, `write`, `sql`, `python` or `command` that it has.
+    #[schemars(schema_with = "super::schema::named::<StageSpec>")]
+    pub stages: BTreeMap<String, StageSpec>,
+}
+
+/// A typed input of a run.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+pub struct ParamSpec {
+    /// Type of the value. A `path` in this file is relative to this file; one on the command line to the current directory.
+    #[serde(rename = "type")]
+    pub kind: ParamType,
+    /// Value when the run sets none. A param without a default must be set.
+    #[serde(default, deserialize_with = "present")]
+    #[schemars(schema_with = "super::schema::scalar")]
+    pub default: Option<Value>,
+    /// What the param does.
+    pub description: Option<String>,
+    /// The only values that are allowed.
+    #[serde(default)]
+    #[schemars(schema_with = "super::schema::scalars")]
+    pub choices: Option<Vec<Value>>,
+}
+
+/// Keeps an explicit `null` apart from a key that is absent.
+fn present<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<Value>, D::Error> {
+    Value::deserialize(deserializer).map(Some)
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum ParamType {
+    String,
+    Integer,
+    Float,
+    Boolean,
+    Path,
+}
+
+impl ParamType {
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::String => "string",
+            Self::Integer => "integer",
+            Self::Float => "float",
+            Self::Boolean => "boolean",
+            Self::Path => "path",
+        }
+    }
+}
+
+/// What the workers need from Python. Requirements are installed once into a cached virtual environment; `interpreter` or
+/// `venv` names one that exists instead.
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
+pub struct PythonEnvironmentSpec {
+    /// Packages as pip reads them, or the path of a requirements file.
+    #[schemars(example = &"requirements.txt")]
+    pub requirements: Option<RequirementsSpec>,
+    /// Folders put on `sys.path`, relative to this file.
+    #[serde(default)]
+    #[schemars(example = &["."])]
+    pub path: Vec<String>,
+    /// A Python interpreter to use as it is, or to build the environment with when there are `requirements`.
+    pub interpreter: Option<String>,
+    /// A virtual environment to use as it is.
+    pub venv: Option<String>,
+}
+
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(untagged)]
+#[schemars(inline)]
+pub enum RequirementsSpec {
+    /// Path of a requirements file.
+    File(String),
+    /// Packages as pip reads them.
+    List(Vec<String>),
+}
+
+/// A stage. It has exactly one of `read`, `write`, `sql`, `python` and `command`.
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
+pub struct StageSpec {
+    /// What the stage does.
+    pub description: Option<String>,
+    /// Where the stage's rows come from: a stage, `stage.port`, or a list. A list is a concatenation in its order, except for
+    /// `sql`, where every entry is a table. For `sql` also a mapping from table name to stage.
+    #[schemars(example = &"clean", example = &["first", "second"], example = &"score.rejected")]
+    pub from: Option<FromSpec>,
+    /// A source: reads files.
+    #[schemars(example = &"data/*.jsonl")]
+    pub read: Option<ReadSpec>,
+    /// A sink: writes one file, published when the whole run has succeeded.
+    #[schemars(example = &"out/result.parquet")]
+    pub write: Option<WriteSpec>,
+    /// One SQL query over the stage's inputs, each a table with its stage's name. Params are bound as `$name`.
+    #[schemars(example = &"SELECT * FROM clean WHERE stars >= $floor")]
+    pub sql: Option<SqlSpec>,
+    /// A Python function or class, `module:name`, run in worker processes. Without `from` it is a generator.
+    #[schemars(example = &"sentiment:Scorer")]
+    pub python: Option<PythonSpec>,
+    /// A program, run in worker processes.
+    #[schemars(example = &["jq", "-c", "select(.ok)"])]
+    pub command: Option<CommandSpec>,
+    /// How many workers may run this stage at once: a number, `auto` (the cores that may be used), or limits.
+    pub workers: Option<WorkersSpec>,
+    /// How rows are cut into batches for this stage. A batch ends at whichever bound comes first.
+    pub batch: Option<BatchSpec>,
+    /// Bound of the queue in front of this stage. Both bounds hold.
+    pub queue: Option<QueueSpec>,
+    /// How often a batch that fails is tried.
+    pub retry: Option<RetrySpec>,
+    /// What happens to rows that keep failing.
+    pub on_error: Option<OnErrorSpec>,
+    /// Environment variables of the stage's processes, on top of the inherited ones.
+    #[serde(default)]
+    #[schemars(schema_with = "super::schema::scalar_map")]
+    pub env: Option<Map<String, Value>>,
+    /// Working directory of the stage's processes, relative to this file. Without it, the folder of this file.
+    pub cwd: Option<String>,
+}
+
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(untagged)]
+#[schemars(inline)]
+pub enum FromSpec {
+    /// A stage or `stage.port`.
+    One(String),
+    /// Several stages or ports.
+    Many(Vec<String>),
+    /// Table names for the stages (`sql` only).
+    Named(BTreeMap<String, String>),
+}
+
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(untagged)]
+#[schemars(inline)]
+pub enum ReadSpec {
+    /// Path or glob pattern of the files; `-` is standard input.
+    Path(String),
+    Options(ReadOptions),
+}
+
+/// Reads files into rows.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+pub struct ReadOptions {
+    /// Path or glob pattern of the files, or a list of them, relative to this file. `-` is standard input.
+    #[schemars(example = &"data/*.jsonl")]
+    pub path: PathsSpec,
+    /// How the rows are written. Without it, from the file's extension.
+    pub format: Option<FormatSpec>,
+    /// How the files are compressed. Without it, from each file's extension.
+    pub compression: Option<CompressionSpec>,
+    /// Types of columns; those that are not named are inferred from the first rows.
+    #[serde(default)]
+    #[schemars(schema_with = "super::schema::columns")]
+    pub schema: Option<Map<String, Value>>,
+    /// The character between fields (csv only). Without it, a comma.
+    #[schemars(length(equal = 1), example = &";")]
+    pub delimiter: Option<String>,
+    /// Whether the first record names the columns (csv and tsv only). Without it, it does.
+    pub header: Option<bool>,
+}
+
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(untagged)]
+#[schemars(inline)]
+pub enum PathsSpec {
+    One(String),
+    Many(#[schemars(length(min = 1))] Vec<String>),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum FormatSpec {
+    /// Comma-separated values.
+    Csv,
+    /// Tab-separated values.
+    Tsv,
+    /// One JSON object per line.
+    Jsonl,
+    Parquet,
+    /// Arrow IPC: the file format in files, the stream format on pipes.
+    Arrow,
+    /// Lines of text, in one column named `line`.
+    Lines,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum CompressionSpec {
+    None,
+    /// gzip
+    Gz,
+    /// Zstandard
+    Zst,
+}
+
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(untagged)]
+#[schemars(inline)]
+pub enum WriteSpec {
+    /// Path of the file; `-` is standard output.
+    Path(String),
+    Options(WriteOptions),
+}
+
+/// Writes rows into one file.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+pub struct WriteOptions {
+    /// Path of the file, relative to this file. `-` is standard output.
+    #[schemars(example = &"out/result.parquet")]
+    pub path: String,
+    /// How the rows are written. Without it, from the file's extension.
+    pub format: Option<FormatSpec>,
+    /// How the file is compressed. Without it, from the file's extension.
+    pub compression: Option<CompressionSpec>,
+}
+
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(untagged)]
+#[schemars(inline)]
+pub enum SqlSpec {
+    /// The query.
+    Query(String),
+    Options(SqlOptions),
+}
+
+/// A query over the stage's inputs.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+pub struct SqlOptions {
+    /// The query.
+    pub query: String,
+}
+
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(untagged)]
+#[schemars(inline)]
+pub enum PythonSpec {
+    /// `module:name` of a function or a class.
+    Call(String),
+    Options(PythonOptions),
+}
+
+/// A function or class in the user's code.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+pub struct PythonOptions {
+    /// `module:name` of a function or a class.
+    #[schemars(example = &"sentiment:Scorer")]
+    pub call: String,
+    /// What the function gets and gives. Without it, from the annotation of its first parameter.
+    #[serde(rename = "as")]
+    pub convention: Option<ConventionSpec>,
+    /// Keyword arguments for the function or for the class's constructor.
+    #[serde(default)]
+    #[schemars(schema_with = "super::schema::any_map")]
+    pub with: Option<Map<String, Value>>,
+    /// Columns of the output and their types. Without it, those of the first batch.
+    #[serde(default)]
+    #[schemars(schema_with = "super::schema::columns")]
+    pub returns: Option<Map<String, Value>>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum ConventionSpec {
+    /// One row as a dict; gives a dict, `None` to drop it, or an iterable of dicts.
+    Row,
+    /// A list of dicts.
+    Rows,
+    /// A `pyarrow.RecordBatch`.
+    Arrow,
+    /// A `pandas.DataFrame`.
+    Pandas,
+    /// A dict of numpy arrays.
+    Numpy,
+}
+
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(untagged)]
+#[schemars(inline)]
+pub enum CommandSpec {
+    /// Program and arguments; no shell is involved.
+    Argv(#[schemars(length(min = 1))] Vec<String>),
+    Options(CommandOptions),
+}
+
+/// A program. It has exactly one of `run` and `shell`.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+pub struct CommandOptions {
+    /// Program and arguments; no shell is involved.
+    #[schemars(length(min = 1), example = &["jq", "-c", "select(.ok)"])]
+    pub run: Option<Vec<String>>,
+    /// A script for `bash -euo pipefail`. Params reach it as environment variables.
+    pub shell: Option<String>,
+    /// When the program is run. Without it, `batch` if the stage has `from`, else `once`.
+    pub mode: Option<CommandModeSpec>,
+    /// How rows are written to the program's standard input. Without it, `jsonl` in mode `batch`.
+    pub input: Option<PipeFormatSpec>,
+    /// How the program's standard output is read. Without it, `jsonl` in mode `batch`, else `none`.
+    pub output: Option<PipeFormatSpec>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum CommandModeSpec {
+    /// One process per batch.
+    Batch,
+    /// One process per run, without input.
+    Once,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum PipeFormatSpec {
+    /// Lines of text, in one column named `line`.
+    Lines,
+    /// One JSON object per line.
+    Jsonl,
+    /// Comma-separated values.
+    Csv,
+    /// Tab-separated values.
+    Tsv,
+    /// Arrow IPC stream.
+    Arrow,
+    /// Nothing.
+    None,
+}
+
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(untagged)]
+#[schemars(inline)]
+pub enum WorkersSpec {
+    /// At most so many.
+    Max(#[schemars(range(min = 1, max = 1024))] u32),
+    /// As many as there are usable cores.
+    Auto(AutoSpec),
+    Limits(WorkerLimitsSpec),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum AutoSpec {
+    Auto,
+}
+
+/// Limits of the number of workers.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+pub struct WorkerLimitsSpec {
+    /// Workers that the stage keeps for itself.
+    #[schemars(range(min = 0, max = 1024))]
+    pub min: Option<u32>,
+    /// Workers that may run the stage at once.
+    pub max: Option<MaxWorkersSpec>,
+}
+
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(untagged)]
+#[schemars(inline)]
+pub enum MaxWorkersSpec {
+    Count(#[schemars(range(min = 1, max = 1024))] u32),
+    Auto(AutoSpec),
+}
+
+/// How rows are cut into batches. A batch ends at whichever bound comes first.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+pub struct BatchSpec {
+    /// Rows of a batch.
+    #[schemars(range(min = 1, max = 2_147_483_647))]
+    pub rows: Option<u32>,
+    /// Bytes of values in a batch.
+    pub bytes: Option<SizeSpec>,
+}
+
+/// Bound of a queue.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+pub struct QueueSpec {
+    /// Batches in the queue.
+    #[schemars(range(min = 1, max = 1_000_000))]
+    pub batches: Option<u32>,
+    /// Bytes of the batches in the queue.
+    pub bytes: Option<SizeSpec>,
+}
+
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(untagged)]
+#[schemars(inline)]
+pub enum SizeSpec {
+    Bytes(#[schemars(range(min = 1))] u64),
+    /// A number with a unit, like `64MiB`.
+    Text(#[schemars(example = &"64MiB")] String),
+}
+
+/// How often a batch that fails is tried.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+pub struct RetrySpec {
+    /// Attempts in all, the first one included. Without it, 3.
+    #[schemars(range(min = 1, max = 1000))]
+    pub attempts: Option<u32>,
+    /// The failures that `attempts` is for; the others get one attempt. Without it, all.
+    #[schemars(length(min = 1))]
+    pub on: Option<Vec<VerdictSpec>>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum VerdictSpec {
+    /// The code raised, or the command exited with a status other than 0.
+    Exception,
+    /// The process died.
+    Crash,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum OnErrorSpec {
+    /// The run fails.
+    Fail,
+    /// The rows are counted and left out.
+    Skip,
+    /// The rows go to the stage's port `rejected`.
+    Reject,
+}

@@ -1,0 +1,206 @@
+//! [`parse`]: the text of a pipeline file to a [`Document`].
+
+use std::collections::BTreeSet;
+use std::sync::{Arc, LazyLock};
+
+use jsonschema::Validator;
+use serde::de::DeserializeOwned;
+use serde_json::Value as Json;
+
+use super::document::{Document, StageDraft};
+use super::given::Given;
+use super::interpolate::{Found, Names};
+use super::params::{self, Param};
+use super::schema::{self, KINDS};
+use super::tree::{Entry, Node, Step, Value};
+use super::violation::Reader;
+use super::yaml;
+use crate::diagnostic::{Code, Diagnostic, SourceText};
+
+static SCHEMA: LazyLock<Json> = LazyLock::new(schema::schema);
+
+static VALIDATOR: LazyLock<Validator> =
+    LazyLock::new(|| jsonschema::validator_for(&SCHEMA).expect("the schema is generated and tested"));
+
+/// Reads a pipeline file. Never fails: what is wrong is in [`Document::problems`].
+pub fn parse(source: &Arc<SourceText>, given: &Given) -> Document {
+    let (root, mut problems) = yaml::parse(source);
+    let Some(mut root) = root else { return empty(source, given, problems) };
+    let name = name(&root, source);
+    let mut found = Found::default();
+    let params = read_params(&mut root, source, given, &name, &mut found);
+    interpolate(&mut root, source, given, &params, &name, &mut found);
+    let (violations, holes) = check_schema(&root);
+    problems.append(&mut found.problems);
+    problems.extend(violations);
+    let open = open_values(&root);
+    let has_open_values = !open.is_empty();
+    let holes: Vec<Vec<Step>> = holes.into_iter().chain(open).collect();
+    let mut pruned = root.clone();
+    holes.iter().for_each(|hole| pruned.remove(hole));
+    let stages = read_stages(source, &root, &pruned, &holes, &mut problems);
+    let python = pruned.get("python").map(|node| read_typed(node, &mut problems)).unwrap_or_default();
+    let description = pruned.get("description").and_then(Node::as_str).map(str::to_owned);
+    Document {
+        name,
+        description,
+        params,
+        python: python.unwrap_or_default(),
+        python_span: root.entry("python").map(|entry| entry.key.span),
+        stages,
+        used_params: found.used,
+        has_open_values,
+        ..empty(source, given, problems)
+    }
+}
+
+fn empty(source: &Arc<SourceText>, given: &Given, problems: Vec<Diagnostic>) -> Document {
+    Document {
+        name: stem(source),
+        description: None,
+        source: Arc::clone(source),
+        folder: source.folder().to_owned(),
+        params: Vec::new(),
+        python: super::model::PythonEnvironmentSpec::default(),
+        python_span: None,
+        stages: Vec::new(),
+        used_params: BTreeSet::new(),
+        has_open_values: false,
+        seed: given.seed,
+        problems,
+    }
+}
+
+fn stem(source: &SourceText) -> String {
+    source.path().file_stem().map_or_else(|| "pipeline".to_owned(), |stem| stem.to_string_lossy().into_owned())
+}
+
+fn name(root: &Node, source: &SourceText) -> String {
+    let written = root.get("name").and_then(Node::as_str).filter(|name| !name.contains("${{"));
+    written.map_or_else(|| stem(source), str::to_owned)
+}
+
+fn read_params(root: &mut Node, source: &SourceText, given: &Given, name: &str, found: &mut Found) -> Vec<Param> {
+    let names = Names::new(source, None, given, name);
+    if let Some(Value::Mapping(entries)) = value_mut(root, "params") {
+        for param in entries {
+            for key in ["default", "choices"] {
+                let path = ["params", &param.key.name, key];
+                let mut path = path.iter().map(|key| Step::Key((*key).to_owned())).collect();
+                if let Some(node) = entry_mut(&mut param.value, key) {
+                    names.substitute(node, &mut path, found);
+                }
+            }
+        }
+    }
+    let (params, problems) = params::read(root.get("params"), source.folder(), given);
+    found.problems.extend(problems);
+    params
+}
+
+fn interpolate(root: &mut Node, source: &SourceText, given: &Given, params: &[Param], name: &str, found: &mut Found) {
+    let names = Names::new(source, Some(params), given, name);
+    let Value::Mapping(entries) = &mut root.value else { return };
+    for Entry { key, value } in entries.iter_mut().filter(|entry| entry.key.name != "params") {
+        if !key.name.starts_with("x-") {
+            names.substitute(value, &mut vec![Step::Key(key.name.clone())], found);
+        }
+    }
+}
+
+fn entry_mut<'a>(node: &'a mut Node, name: &str) -> Option<&'a mut Node> {
+    match &mut node.value {
+        Value::Mapping(entries) => {
+            entries.iter_mut().find(|entry| entry.key.name == name).map(|entry| &mut entry.value)
+        }
+        _ => None,
+    }
+}
+
+fn value_mut<'a>(node: &'a mut Node, name: &str) -> Option<&'a mut Value> {
+    entry_mut(node, name).map(|node| &mut node.value)
+}
+
+/// What the schema says, and the parts of the tree that cannot be read because of it.
+fn check_schema(root: &Node) -> (Vec<Diagnostic>, Vec<Vec<Step>>) {
+    let instance = root.to_json();
+    let reader = Reader::new(&SCHEMA, root);
+    let violations = VALIDATOR.iter_errors(&instance).flat_map(|error| reader.read(&error));
+    violations.map(|violation| (violation.diagnostic, violation.hole)).unzip()
+}
+
+/// The places of values that are not known before the run. A list with one is open as a whole.
+fn open_values(root: &Node) -> Vec<Vec<Step>> {
+    let mut open = Vec::new();
+    root.walk(&mut |path, node| {
+        if node.is_unresolved() {
+            open.push(path.to_vec());
+        }
+    });
+    open
+}
+
+fn read_stages(
+    source: &SourceText,
+    root: &Node,
+    pruned: &Node,
+    holes: &[Vec<Step>],
+    problems: &mut Vec<Diagnostic>,
+) -> Vec<StageDraft> {
+    let entries = root.get("stages").map(Node::entries).unwrap_or_default();
+    let stages = entries.iter().filter(|entry| !entry.key.name.starts_with("x-"));
+    stages
+        .map(|entry| {
+            let node = pruned.get("stages").and_then(|stages| stages.get(&entry.key.name));
+            let mut lost = lost_keys(&entry.key.name, &entry.value, holes);
+            let spec = node.and_then(|node| read_typed(node, problems));
+            if spec.is_none() {
+                lost.extend(entry.value.entries().iter().map(|entry| entry.key.name.clone()));
+            }
+            StageDraft {
+                name: entry.key.name.clone(),
+                name_span: entry.key.span,
+                line: u32::try_from(source.position(entry.key.span.start).line).unwrap_or(u32::MAX),
+                alias: entry.value.alias,
+                node: entry.value.clone(),
+                spec: spec.unwrap_or_default(),
+                kinds: kinds(&entry.value),
+                lost,
+            }
+        })
+        .collect()
+}
+
+fn lost_keys(stage: &str, node: &Node, holes: &[Vec<Step>]) -> BTreeSet<String> {
+    let whole = || node.entries().iter().map(|entry| entry.key.name.clone()).collect::<Vec<_>>();
+    let mut lost = BTreeSet::new();
+    for hole in holes {
+        match hole.as_slice() {
+            [Step::Key(section), Step::Key(name)] if section == "stages" && name == stage => lost.extend(whole()),
+            [Step::Key(section), Step::Key(name), Step::Key(key), ..] if section == "stages" && name == stage => {
+                lost.insert(key.clone());
+            }
+            _ => {}
+        }
+    }
+    lost
+}
+
+fn kinds(node: &Node) -> Vec<(&'static str, crate::diagnostic::Span)> {
+    let mut kinds: Vec<_> =
+        KINDS.iter().filter_map(|kind| node.entry(kind).map(|entry| (*kind, entry.key.span))).collect();
+    kinds.sort_by_key(|(_, span)| *span);
+    kinds
+}
+
+/// The typed value of a node that fits the schema.
+fn read_typed<T: DeserializeOwned>(node: &Node, problems: &mut Vec<Diagnostic>) -> Option<T> {
+    let value = serde_yaml::to_value(node.to_json()).and_then(serde_yaml::from_value);
+    value
+        .map_err(|error| {
+            // The schema is what should find this; saying it without a precise place is still better than going on.
+            let message = format!("this cannot be read: {error}");
+            problems.push(Diagnostic::new(Code::SpecWrongType, node.span, message).through(node.alias));
+        })
+        .ok()
+}

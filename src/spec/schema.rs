@@ -1,0 +1,207 @@
+//! The JSON Schema of pipeline files, generated from [`PipelineSpec`].
+
+use schemars::generate::SchemaSettings;
+use schemars::transform::{Transform, transform_subschemas};
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use serde_json::{Map, Value, json};
+
+use super::model::PipelineSpec;
+
+/// Keys that make a stage what it is.
+pub const KINDS: [&str; 5] = ["read", "write", "sql", "python", "command"];
+
+/// What names of stages and params look like.
+pub const NAME_PATTERN: &str = "^[a-z][a-z0-9_]*$";
+
+/// Keys for the user's own use, such as a place for anchors.
+const FREE_KEYS: &str = "^x-";
+
+/// A string with an expression stands for a value of any type.
+pub const EXPRESSION_PATTERN: &str = r"^\s*\$\{\{[\s\S]*\}\}\s*$";
+
+/// The schema as a JSON document.
+pub fn schema() -> Value {
+    let settings = SchemaSettings::draft2020_12().for_deserialize();
+    let mut schema = settings.into_generator().into_root_schema_for::<PipelineSpec>();
+    tidy.transform(&mut schema);
+    for (name, definition) in
+        schema.as_object_mut().and_then(|root| root.get_mut("$defs")?.as_object_mut()).into_iter().flatten()
+    {
+        // Params are what expressions are made of: only their defaults may have any, and those take all scalars.
+        if !name.starts_with("Param")
+            && let Ok(definition) = <&mut Schema>::try_from(definition)
+        {
+            accept_expressions.transform(definition);
+        }
+    }
+    complete_stage(&mut schema);
+    schema.to_value()
+}
+
+/// The schema as it is kept in `schema/pipeline.schema.json`.
+pub fn text() -> String {
+    let mut text = serde_json::to_string_pretty(&schema()).expect("a schema is JSON");
+    text.push('\n');
+    text
+}
+
+/// The version of the language.
+pub(super) fn version(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({ "type": "integer", "const": 1 })
+}
+
+/// A mapping from names to `T`.
+pub(super) fn named<T: JsonSchema>(generator: &mut SchemaGenerator) -> Schema {
+    json_schema!({
+        "type": "object",
+        "patternProperties": { NAME_PATTERN: generator.subschema_for::<T>() },
+    })
+}
+
+pub(super) fn scalar(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({ "type": ["string", "number", "boolean"] })
+}
+
+pub(super) fn scalars(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({ "type": "array", "minItems": 1, "items": { "type": ["string", "number", "boolean"] } })
+}
+
+pub(super) fn scalar_map(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({ "type": "object", "additionalProperties": { "type": ["string", "number", "boolean"] } })
+}
+
+pub(super) fn any_map(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({ "type": "object", "additionalProperties": true })
+}
+
+/// A mapping from columns to words for their types.
+pub(super) fn columns(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({
+        "type": "object",
+        "additionalProperties": {
+            "type": "string",
+            "examples": ["string", "int64", "float64", "bool", "date", "timestamp", "timestamp[UTC]", "decimal(12,2)", "list<string>"],
+        },
+        "examples": [{ "id": "int64", "text": "string" }],
+    })
+}
+
+/// Objects are closed but for free keys, and an optional key is a key that may be absent, not one that may be null: the
+/// latter spoils completion in editors and messages everywhere.
+fn tidy(schema: &mut Schema) {
+    if let Some(object) = schema.as_object_mut() {
+        drop_null(object);
+        let is_struct = object.contains_key("properties") || object.contains_key("patternProperties");
+        if is_struct {
+            object.insert("additionalProperties".to_owned(), false.into());
+            let patterns = object.entry("patternProperties").or_insert_with(|| json!({}));
+            patterns[FREE_KEYS] = true.into();
+        }
+        // Lines are broken for the source code, not for the reader.
+        if let Some(Value::String(description)) = object.get_mut("description") {
+            *description =
+                description.split("\n\n").map(|part| part.replace('\n', " ")).collect::<Vec<_>>().join("\n\n");
+        }
+        // Formats such as `uint32` are Rust's and mean nothing to users.
+        if object.get("type").is_some_and(|kind| kind == "integer") {
+            object.remove("format");
+        }
+    }
+    transform_subschemas(&mut tidy, schema);
+}
+
+fn drop_null(object: &mut Map<String, Value>) {
+    if object.get("default").is_some_and(Value::is_null) {
+        object.remove("default");
+    }
+    if let Some(Value::Array(types)) = object.get_mut("type") {
+        types.retain(|word| word != "null");
+        if let [only] = types.as_slice() {
+            let only = only.clone();
+            object.insert("type".to_owned(), only);
+        }
+    }
+    let Some(Value::Array(choices)) = object.get_mut("anyOf") else { return };
+    choices.retain(|choice| *choice != json!({ "type": "null" }));
+    if let [Value::Object(only)] = choices.as_slice() {
+        let only = only.clone();
+        object.remove("anyOf");
+        for (key, value) in only {
+            object.entry(key).or_insert(value);
+        }
+    }
+}
+
+/// Lets an expression stand where a number, a boolean or one of some words is expected.
+fn accept_expressions(schema: &mut Schema) {
+    if let Some(object) = schema.as_object_mut() {
+        let kind = object.get("type").and_then(Value::as_str);
+        if matches!(kind, Some("integer" | "number" | "boolean")) {
+            let kind = kind.expect("matched above").to_owned();
+            object.insert("type".to_owned(), json!([kind, "string"]));
+            object.insert("pattern".to_owned(), EXPRESSION_PATTERN.into());
+        }
+        for words in ["enum", "oneOf"] {
+            if let Some(choices) = object.remove(words) {
+                object.remove("type");
+                let any =
+                    json!([{ "type": "string", words: choices }, { "type": "string", "pattern": EXPRESSION_PATTERN }]);
+                object.insert("anyOf".to_owned(), any);
+                return;
+            }
+        }
+    }
+    transform_subschemas(&mut accept_expressions, schema);
+}
+
+/// What only editors need on a stage: exactly one kind, and snippets of whole stages.
+fn complete_stage(schema: &mut Schema) {
+    let Some(stage) = schema.pointer_mut("/$defs/StageSpec").and_then(Value::as_object_mut) else { return };
+    let kinds: Vec<Value> = KINDS.iter().map(|kind| json!({ "required": [kind] })).collect();
+    stage.insert("oneOf".to_owned(), kinds.into());
+    stage.insert("defaultSnippets".to_owned(), snippets());
+}
+
+fn snippets() -> Value {
+    json!([
+        { "label": "read", "description": "A source: files into rows", "body": { "read": { "path": "${1:data/*.jsonl}" } } },
+        {
+            "label": "sql",
+            "description": "One query over the inputs",
+            "body": { "from": "${1:stage}", "sql": "${2:SELECT * FROM ${1:stage}}" },
+        },
+        {
+            "label": "python",
+            "description": "A function or class, run in worker processes",
+            "body": { "from": "${1:stage}", "python": { "call": "${2:module:name}", "as": "${3|row,rows,arrow,pandas,numpy|}" } },
+        },
+        {
+            "label": "command",
+            "description": "A program, run in worker processes",
+            "body": { "from": "${1:stage}", "command": ["${2:program}"] },
+        },
+        {
+            "label": "write",
+            "description": "A sink: rows into a file",
+            "body": { "from": "${1:stage}", "write": { "path": "${2:out/result.parquet}" } },
+        },
+    ])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// `millpond schema > schema/pipeline.schema.json` brings it up to date.
+    #[test]
+    fn the_schema_in_the_repository_is_up_to_date() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/schema/pipeline.schema.json");
+        let kept = std::fs::read_to_string(path).expect("the schema is in the repository");
+        assert!(kept == text(), "schema/pipeline.schema.json differs from the types; run `millpond schema` into it");
+    }
+
+    #[test]
+    fn no_optional_key_accepts_null() {
+        assert!(!text().contains("\"null\""));
+    }
+}

@@ -1,0 +1,353 @@
+//! What the JSON Schema says against a file, turned into diagnostics that point at the offending key or value.
+
+use jsonschema::error::{TypeKind, ValidationErrorKind};
+use jsonschema::{JsonType, ValidationError};
+use serde_json::Value as Json;
+
+use super::schema::{EXPRESSION_PATTERN, NAME_PATTERN};
+use super::tree::{Node, Step};
+use crate::diagnostic::{Code, Diagnostic, Span, did_you_mean, nearest};
+
+/// A diagnostic, and the part of the tree that cannot be read because of it.
+pub struct Violation {
+    pub diagnostic: Diagnostic,
+    pub hole: Vec<Step>,
+}
+
+/// Reads violations of one schema in one tree.
+pub struct Reader<'a> {
+    schema: &'a Json,
+    root: &'a Node,
+}
+
+/// What would have been right in the place of a value that has the wrong shape.
+#[derive(Default)]
+struct Expected {
+    types: Vec<&'static str>,
+    words: Vec<String>,
+}
+
+impl<'a> Reader<'a> {
+    pub fn new(schema: &'a Json, root: &'a Node) -> Self {
+        Self { schema, root }
+    }
+
+    /// The violations that one error of the validator stands for. None when another check says it better.
+    pub fn read(&self, error: &ValidationError<'_>) -> Vec<Violation> {
+        let path = steps(error);
+        if self.is_open(&path) {
+            return Vec::new();
+        }
+        match error.kind() {
+            ValidationErrorKind::AdditionalProperties { unexpected } => {
+                unexpected.iter().map(|name| self.unknown_key(error, &path, name)).collect()
+            }
+            ValidationErrorKind::Required { property } => {
+                vec![self.missing_key(path, property.as_str().unwrap_or_default())]
+            }
+            ValidationErrorKind::AnyOf { context } => self.read_branches(error, path, context),
+            ValidationErrorKind::OneOfNotValid { .. } | ValidationErrorKind::OneOfMultipleValid { .. }
+                if is_kind_choice(error) =>
+            {
+                Vec::new()
+            }
+            _ => vec![self.bad_value(error, path)],
+        }
+    }
+
+    /// Whether a value on the path is not known before the run.
+    fn is_open(&self, path: &[Step]) -> bool {
+        (0..=path.len()).any(|length| self.root.at(&path[..length]).is_some_and(Node::is_unresolved))
+    }
+
+    /// Reports the branch that was meant: the one whose shape fits. If there is none, says which shapes would.
+    fn read_branches(
+        &self,
+        error: &ValidationError<'_>,
+        path: Vec<Step>,
+        branches: &[Vec<ValidationError<'static>>],
+    ) -> Vec<Violation> {
+        let fits = |branch: &&Vec<ValidationError<'static>>| {
+            branch.iter().all(|inner| inner.instance_path() != error.instance_path() || !self.is_shape(inner))
+        };
+        match branches.iter().filter(fits).min_by_key(|branch| branch.len()) {
+            Some(meant) => meant.iter().flat_map(|inner| self.read(inner)).collect(),
+            None => vec![self.bad_value(error, path)],
+        }
+    }
+
+    /// Whether the error says that a value is of another kind than the schema describes.
+    fn is_shape(&self, error: &ValidationError<'_>) -> bool {
+        match error.kind() {
+            ValidationErrorKind::Type { .. }
+            | ValidationErrorKind::Enum { .. }
+            | ValidationErrorKind::Constant { .. }
+            | ValidationErrorKind::OneOfNotValid { .. } => true,
+            ValidationErrorKind::Pattern { pattern } => pattern == EXPRESSION_PATTERN,
+            ValidationErrorKind::AnyOf { context } => {
+                context.iter().all(|branch| branch.iter().any(|inner| self.is_shape(inner)))
+            }
+            _ => false,
+        }
+    }
+
+    fn unknown_key(&self, error: &ValidationError<'_>, path: &[Step], name: &str) -> Violation {
+        let object = self.parent_schema(error);
+        let owner = self.root.at(path);
+        let key = owner.and_then(|node| node.entry(name)).map(|entry| &entry.key);
+        let (span, alias) = key.map_or((Span::default(), None), |key| (key.span, key.alias));
+        let is_name = object.pointer("/patternProperties").is_some_and(|patterns| patterns.get(NAME_PATTERN).is_some());
+        let diagnostic = if is_name {
+            let what = if path == [Step::Key("params".to_owned())] { "param" } else { "stage" };
+            Diagnostic::new(Code::SpecBadName, span, format!("`{name}` cannot be the name of a {what}"))
+                .help("names have lower-case letters, digits and `_`, and begin with a letter".to_owned())
+        } else {
+            let allowed: Vec<&str> = keys(object).collect();
+            let place = self.describe(path);
+            Diagnostic::new(Code::SpecUnknownKey, span, format!("{place} has no key `{name}`"))
+                .label("unknown key")
+                .help(self.key_help(object, path, name, &allowed))
+        };
+        Violation { diagnostic: diagnostic.through(alias), hole: child(path, name) }
+    }
+
+    fn key_help(&self, object: &Json, path: &[Step], name: &str, allowed: &[&str]) -> Option<String> {
+        if let Some(near) = nearest(name, allowed.iter().copied()) {
+            return Some(format!("did you mean `{near}`?"));
+        }
+        let properties = object.get("properties").and_then(Json::as_object);
+        let below = properties.into_iter().flatten().find(|(_, schema)| self.describes_key(schema, name));
+        if let Some((parent, _)) = below {
+            return Some(format!("`{name}` belongs under `{parent}`"));
+        }
+        let in_stage = path.len() > 2 && path.first() == Some(&Step::Key("stages".to_owned()));
+        if in_stage && self.schema.pointer(&format!("/$defs/StageSpec/properties/{name}")).is_some() {
+            return Some(format!("`{name}` is a key of the stage: move it out of `{}`", last_key(path)));
+        }
+        if !path.is_empty() && self.schema.pointer(&format!("/properties/{name}")).is_some() {
+            return Some(format!("`{name}` belongs at the top level of the file"));
+        }
+        did_you_mean(name, allowed.iter().copied())
+    }
+
+    /// Whether a mapping that fits `schema` may have the key `name`.
+    fn describes_key(&self, schema: &Json, name: &str) -> bool {
+        let referenced =
+            schema.get("$ref").and_then(Json::as_str).and_then(|to| self.schema.pointer(to.strip_prefix('#')?));
+        let branches = schema.get("anyOf").and_then(Json::as_array);
+        keys(schema).any(|key| key == name)
+            || referenced.is_some_and(|schema| self.describes_key(schema, name))
+            || branches.into_iter().flatten().any(|branch| self.describes_key(branch, name))
+    }
+
+    fn missing_key(&self, path: Vec<Step>, name: &str) -> Violation {
+        let node = self.root.at(&path);
+        let message = format!("{} needs the key `{name}`", self.describe(&path));
+        let (span, alias) = match path.split_last() {
+            Some((Step::Key(last), parent)) => {
+                let key = self.root.at(parent).and_then(|node| node.entry(last)).map(|entry| &entry.key);
+                key.map_or((Span::default(), None), |key| (key.span, node.and_then(|node| node.alias)))
+            }
+            _ => {
+                let start = node.map_or(0, |node| node.span.start);
+                (Span::new(start, start), None)
+            }
+        };
+        let diagnostic = Diagnostic::new(Code::SpecMissingKey, span, message).through(alias);
+        Violation { diagnostic: diagnostic.label(format!("`{name}` is missing")), hole: path }
+    }
+
+    fn bad_value(&self, error: &ValidationError<'_>, path: Vec<Step>) -> Violation {
+        let node = self.root.at(&path);
+        let (span, alias) = node.map_or((Span::default(), None), |node| (node.span, node.alias));
+        let place = self.describe(&path);
+        let found = node.map_or("nothing", Node::type_word);
+        let mut expected = Expected::default();
+        self.expect(error, &mut expected);
+        let text = node.and_then(Node::as_str);
+        let diagnostic = match text {
+            _ if expected.is_empty() => {
+                Diagnostic::new(Code::SpecBadValue, span, format!("{place} {}", requirement(error)))
+            }
+            Some(text) if expected.types.is_empty() || nearest(text, expected.words()).is_some() => {
+                Diagnostic::new(Code::SpecBadValue, span, format!("{place} cannot be `{text}`"))
+                    .help(did_you_mean(text, expected.words()))
+            }
+            _ => Diagnostic::new(Code::SpecWrongType, span, format!("{place} must be {expected}, not {found}"))
+                .label(format!("this is {found}")),
+        };
+        Violation { diagnostic: diagnostic.through(alias), hole: path }
+    }
+
+    /// Collects what the schema would accept in the place of the error.
+    fn expect(&self, error: &ValidationError<'_>, expected: &mut Expected) {
+        match error.kind() {
+            ValidationErrorKind::Type { kind } => {
+                let types: Vec<JsonType> = match kind {
+                    TypeKind::Single(only) => vec![*only],
+                    TypeKind::Multiple(set) => set.iter().collect(),
+                };
+                let takes_words = self.takes_only_words(error);
+                let takes_expression =
+                    self.parent_schema(error).get("pattern").is_some_and(|it| it == EXPRESSION_PATTERN);
+                for kind in types {
+                    match kind {
+                        JsonType::String if takes_expression => {}
+                        JsonType::String if takes_words => expected.words.extend(words(self.parent_schema(error))),
+                        kind => expected.add_type(type_phrase(kind)),
+                    }
+                }
+            }
+            ValidationErrorKind::Pattern { pattern } if pattern == EXPRESSION_PATTERN => {
+                let kinds = self.parent_schema(error).get("type").and_then(Json::as_array);
+                for kind in kinds.into_iter().flatten().filter_map(Json::as_str).filter(|kind| *kind != "string") {
+                    expected.add_type(phrase_of(kind));
+                }
+            }
+            ValidationErrorKind::Enum { options } => {
+                expected
+                    .words
+                    .extend(options.as_array().into_iter().flatten().filter_map(Json::as_str).map(str::to_owned));
+            }
+            ValidationErrorKind::Constant { expected_value } => expected.words.push(match expected_value.as_str() {
+                Some(word) => word.to_owned(),
+                None => expected_value.to_string(),
+            }),
+            ValidationErrorKind::AnyOf { context } | ValidationErrorKind::OneOfNotValid { context } => {
+                for branch in context {
+                    branch.iter().for_each(|inner| self.expect(inner, expected));
+                }
+            }
+            _ => {}
+        }
+        expected.words.sort();
+        expected.words.dedup();
+    }
+
+    fn takes_only_words(&self, error: &ValidationError<'_>) -> bool {
+        let schema = self.parent_schema(error);
+        schema.get("enum").is_some() || schema.get("oneOf").is_some() || schema.get("const").is_some()
+    }
+
+    /// The schema whose keyword is violated.
+    fn parent_schema(&self, error: &ValidationError<'_>) -> &'a Json {
+        let keyword = error.schema_path().as_str();
+        let parent = keyword.rsplit_once('/').map_or("", |(parent, _)| parent);
+        self.schema.pointer(parent).unwrap_or(&Json::Null)
+    }
+
+    /// The thing at `path` in words.
+    fn describe(&self, path: &[Step]) -> String {
+        match path {
+            [] => "the pipeline".to_owned(),
+            [Step::Key(section), Step::Key(name)] if section == "stages" => format!("the stage `{name}`"),
+            [Step::Key(section), Step::Key(name)] if section == "params" => format!("the param `{name}`"),
+            _ => match path.last() {
+                Some(Step::Key(key)) => format!("`{key}`"),
+                Some(Step::Index(_)) => format!("an item of `{}`", last_key(path)),
+                None => String::new(),
+            },
+        }
+    }
+}
+
+impl Expected {
+    fn is_empty(&self) -> bool {
+        self.types.is_empty() && self.words.is_empty()
+    }
+
+    fn words(&self) -> impl Iterator<Item = &str> {
+        self.words.iter().map(String::as_str)
+    }
+
+    fn add_type(&mut self, phrase: &'static str) {
+        if !self.types.contains(&phrase) {
+            self.types.push(phrase);
+        }
+    }
+}
+
+impl std::fmt::Display for Expected {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let words = self.words.iter().map(|word| format!("`{word}`"));
+        let choices: Vec<String> = self.types.iter().map(|phrase| (*phrase).to_owned()).chain(words).collect();
+        match choices.split_last() {
+            Some((last, [])) => f.write_str(last),
+            Some((last, others)) => write!(f, "{} or {last}", others.join(", ")),
+            None => Ok(()),
+        }
+    }
+}
+
+/// What a bound or a length asks for, to follow the name of a key.
+fn requirement(error: &ValidationError<'_>) -> String {
+    match error.kind() {
+        ValidationErrorKind::Minimum { limit } => format!("must be at least {limit}"),
+        ValidationErrorKind::Maximum { limit } => format!("must be at most {limit}"),
+        ValidationErrorKind::MinItems { limit: 1 } => "must not be empty".to_owned(),
+        ValidationErrorKind::MinLength { limit } => format!("must have at least {limit} character(s)"),
+        ValidationErrorKind::MaxLength { limit } => format!("must have at most {limit} character(s)"),
+        _ => format!("is not valid: {}", error.masked_with("the value")),
+    }
+}
+
+/// Whether the error is about how many kinds a stage has, which the compiler reports with names and places.
+fn is_kind_choice(error: &ValidationError<'_>) -> bool {
+    error.schema_path().as_str().ends_with("/StageSpec/oneOf")
+}
+
+fn keys(schema: &Json) -> impl Iterator<Item = &str> {
+    schema.get("properties").and_then(Json::as_object).into_iter().flatten().map(|(key, _)| key.as_str())
+}
+
+fn words(schema: &Json) -> Vec<String> {
+    let consts = schema.get("oneOf").and_then(Json::as_array).into_iter().flatten();
+    let consts = consts.flat_map(|choice| choice.get("const").into_iter().chain(listed(choice)));
+    consts.chain(listed(schema)).filter_map(Json::as_str).map(str::to_owned).collect()
+}
+
+fn listed(schema: &Json) -> impl Iterator<Item = &Json> {
+    schema.get("enum").and_then(Json::as_array).into_iter().flatten()
+}
+
+fn type_phrase(kind: JsonType) -> &'static str {
+    phrase_of(kind.as_str())
+}
+
+fn phrase_of(kind: &str) -> &'static str {
+    match kind {
+        "array" => "a list",
+        "object" => "a mapping",
+        "boolean" => "a boolean",
+        "integer" => "an integer",
+        "number" => "a number",
+        "null" => "nothing",
+        _ => "a string",
+    }
+}
+
+fn steps(error: &ValidationError<'_>) -> Vec<Step> {
+    use jsonschema::paths::LocationSegment;
+    error
+        .instance_path()
+        .iter()
+        .map(|segment| match segment {
+            LocationSegment::Property(name) => Step::Key(name.into_owned()),
+            LocationSegment::Index(index) => Step::Index(index),
+        })
+        .collect()
+}
+
+fn child(path: &[Step], name: &str) -> Vec<Step> {
+    path.iter().cloned().chain([Step::Key(name.to_owned())]).collect()
+}
+
+fn last_key(path: &[Step]) -> &str {
+    path.iter()
+        .rev()
+        .find_map(|step| match step {
+            Step::Key(key) => Some(key.as_str()),
+            Step::Index(_) => None,
+        })
+        .unwrap_or_default()
+}

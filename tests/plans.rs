@@ -1,0 +1,158 @@
+//! From YAML to plans: defaults, order, edges, and the texts that show them.
+
+use std::collections::BTreeMap;
+use std::num::NonZeroU32;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use millpond::diagnostic::{Diagnostic, SourceText};
+use millpond::plan::{self, Plan, Settings, StageKind, view};
+use millpond::spec::{self, Completeness, Given};
+
+fn given(set: &[(&str, &str)], completeness: Completeness) -> Given {
+    Given {
+        set: set.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect(),
+        env: BTreeMap::from([("HOME".to_owned(), "/home/me".to_owned())]),
+        current_dir: "/here".into(),
+        seed: 7,
+        completeness,
+    }
+}
+
+fn compile(yaml: &str, set: &[(&str, &str)]) -> Plan {
+    let source = Arc::new(SourceText::new("pipeline.yaml", "/project/pipeline.yaml", yaml));
+    let document = spec::parse(&source, &given(set, Completeness::Full));
+    let two = NonZeroU32::new(2).expect("not zero");
+    let compiled = plan::compile(&document, &Settings { workers: two, cores: two });
+    compiled.unwrap_or_else(|problems| panic!("{problems:#?}")).plan
+}
+
+const REVIEWS: &str = r#"
+version: 1
+name: reviews
+x-defaults: &defaults { workers: { min: 1, max: auto }, retry: { attempts: 5, on: [crash] } }
+params:
+  input: { type: path, default: "data/reviews-*.jsonl" }
+  out: { type: path, default: out }
+  floor: { type: integer, default: 3 }
+  rows: { type: integer, default: 2048 }
+stages:
+  publish: { from: both, write: "${{ params.out }}/a.parquet" }
+  reviews:
+    description: All reviews.
+    read: "${{ params.input }}"
+    batch: { rows: "${{ params.rows * 2 }}", bytes: 1MiB }
+  score:
+    <<: *defaults
+    from: clean
+    python: { call: "sentiment:Scorer", as: pandas, with: { model: "${{ env.HOME }}/m", seed: "${{ run.seed }}" } }
+    on_error: reject
+    env: { A: 1, B: "x ${{ params.floor }}", C: "$${{ z }}" }
+  clean:
+    from: reviews
+    sql: SELECT id FROM reviews WHERE id >= $floor
+  both:
+    from: { s: score, c: clean }
+    sql: SELECT * FROM s JOIN c ON s.id = c.id
+  all:
+    from: [score, clean, score.rejected]
+    command: { shell: "jq -c .", output: lines }
+    queue: { batches: 2, bytes: 1 MiB }
+  rest: { from: all, write: { path: "-", format: jsonl } }
+"#;
+
+#[test]
+fn a_plan_is_shown_with_its_bounds() {
+    insta::assert_snapshot!(view::text(&compile(REVIEWS, &[])), @"");
+}
+
+#[test]
+fn a_graph_is_shown_as_text_and_as_mermaid() {
+    let plan = compile(REVIEWS, &[]);
+    insta::assert_snapshot!(view::graph_text(&plan), @"");
+    insta::assert_snapshot!(view::mermaid(&plan), @"");
+}
+
+#[test]
+fn expressions_take_types_and_paths_their_base() {
+    let plan = compile(REVIEWS, &[("out", "results"), ("floor", "9")]);
+    let stage = |name: &str| plan.stages.iter().find(|stage| stage.name == name).expect("exists");
+    let score = stage("score");
+    let StageKind::Python(python) = &score.kind else { panic!("not python") };
+    assert_eq!(serde_json::Value::Object(python.with.clone()), serde_json::json!({ "model": "/home/me/m", "seed": 7 }));
+    assert_eq!(score.env["A"], "1");
+    assert_eq!(score.env["B"], "x 9");
+    assert_eq!(score.env["C"], "${{ z }}");
+    assert_eq!((score.retry.exception.get(), score.retry.crash.get()), (1, 5));
+    assert_eq!(stage("reviews").cut.rows.get(), 4096);
+    let StageKind::Read(read) = &stage("reviews").kind else { panic!("not read") };
+    assert_eq!(read.paths, [Path::new("/project/data/reviews-*.jsonl")]);
+    let StageKind::Write(write) = &stage("publish").kind else { panic!("not write") };
+    assert_eq!(write.target, plan::WriteTarget::File("/here/results/a.parquet".into()));
+}
+
+#[test]
+fn ids_and_ports_agree_with_the_edges() {
+    let plan = compile(REVIEWS, &[]);
+    for stage in &plan.stages {
+        assert_eq!(plan.stages[stage.id.index()].name, stage.name);
+        for (index, port) in stage.ports.iter().enumerate() {
+            assert!(port.edges.iter().all(|edge| plan.edge(*edge).from == stage.id && plan.edge(*edge).port == index));
+        }
+        for (index, input) in stage.inputs.iter().enumerate() {
+            assert!(
+                input.members.iter().all(|edge| plan.edge(*edge).to == stage.id && plan.edge(*edge).input == index)
+            );
+        }
+    }
+    assert!(plan.edges.iter().all(|edge| edge.from < edge.to));
+    let ports: usize = plan.stages.iter().flat_map(|stage| &stage.ports).map(|port| port.edges.len()).sum();
+    assert_eq!(ports, plan.edges.len());
+}
+
+/// Names of the edges that spill.
+fn spilling(stages: &str) -> Vec<String> {
+    let plan = compile(&format!("version: 1\nstages:\n{stages}"), &[]);
+    let name = |id| plan.stage(id).name.clone();
+    plan.edges.iter().filter(|edge| edge.spills).map(|edge| format!("{}-{}", name(edge.from), name(edge.to))).collect()
+}
+
+#[test]
+fn only_held_back_edges_on_a_loop_spill() {
+    let union = "  a: { read: a.csv }\n  b: { from: a, python: m:f }\n  c: { from: [a, b], python: m:f }\n";
+    assert_eq!(spilling(union), ["b-c"]);
+    let apart = "  a: { read: a.csv }\n  b: { read: b.csv }\n  c: { from: [a, b], python: m:f }\n";
+    assert_eq!(spilling(apart), [""; 0]);
+    let join =
+        "  a: { read: a.csv }\n  b: { from: a, python: m:f }\n  c: { from: [a, b], sql: 'SELECT * FROM a, b' }\n";
+    assert_eq!(spilling(join), ["a-c", "b-c"]);
+    let chain = "  a: { read: a.csv }\n  b: { from: a, python: m:f }\n  c: { from: b, sql: 'SELECT * FROM b' }\n";
+    assert_eq!(spilling(chain), [""; 0]);
+}
+
+#[test]
+fn every_pipeline_in_the_repository_is_valid() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut files = Vec::new();
+    ["pipelines", "examples"].iter().for_each(|folder| find_yaml(&root.join(folder), &mut files));
+    for file in files {
+        let source = Arc::new(SourceText::read(&file).expect("can be read"));
+        if !source.text().lines().any(|line| line.starts_with("stages:")) {
+            continue;
+        }
+        let problems = plan::validate(&spec::parse(&source, &given(&[], Completeness::Partial)));
+        let errors: Vec<&Diagnostic> = problems.iter().filter(|problem| problem.is_error()).collect();
+        assert!(errors.is_empty(), "{}: {errors:#?}", file.display());
+    }
+}
+
+fn find_yaml(folder: &Path, files: &mut Vec<PathBuf>) {
+    for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+        let path = entry.path();
+        if path.is_dir() {
+            find_yaml(&path, files);
+        } else if path.extension().is_some_and(|extension| extension == "yaml" || extension == "yml") {
+            files.push(path);
+        }
+    }
+}
