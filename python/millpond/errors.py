@@ -5,6 +5,7 @@ Start reading at `report`.
 
 from __future__ import annotations
 
+import importlib
 import os
 import traceback
 from types import TracebackType
@@ -14,7 +15,7 @@ TRACEBACK_LIMIT = 32 * 1024
 MESSAGE_LIMIT = 4 * 1024
 
 _PACKAGE = os.path.dirname(os.path.abspath(__file__)) + os.sep
-_IMPORT_SYSTEM = "<frozen importlib"
+_IMPORT_SYSTEM = ("<frozen importlib", os.path.dirname(importlib.__file__) + os.sep)
 # A deeper traceback is cut before it is formatted.
 _FRAMES_LIMIT = 2_000
 
@@ -52,7 +53,9 @@ def report(error: BaseException, row: int | None = None) -> dict[str, Any]:
     return {
         "type": _safely(lambda: _type_name(type(error)), "Exception"),
         "message": cut_middle(_safely(lambda: str(error), "<the exception has no readable message>"), MESSAGE_LIMIT),
-        "traceback": cut_middle(_safely(lambda: _format(error), "<the traceback could not be formatted>"), TRACEBACK_LIMIT),
+        "traceback": cut_middle(
+            _safely(lambda: _format(error), "<the traceback could not be formatted>"), TRACEBACK_LIMIT
+        ),
         "row": row,
         "verdict": "schema" if isinstance(error, SchemaError) else "exception",
     }
@@ -130,4 +133,4 @@ def _strip_own_frames(described: traceback.TracebackException, seen: set[int]) -
 
 
 def _is_own(filename: str) -> bool:
-    return filename.startswith((_PACKAGE, _IMPORT_SYSTEM))
+    return filename.startswith((_PACKAGE, *_IMPORT_SYSTEM))

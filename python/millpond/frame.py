@@ -155,14 +155,11 @@ class Channel:
             text = bytes(view[_HEADER.size : _HEADER.size + text_len])
             data = bytes(view[_HEADER.size + text_len : end])
         del self._buffer[:end]
-        return Frame(
-            kind,
-            flags,
-            *fields[5:],
-            text=json.loads(text) if text else None,
-            data=data,
-            fds=self._take_fds(fd_count),
-        )
+        frame = Frame(kind, flags, *fields[5:])
+        frame.text = json.loads(text) if text else None
+        frame.data = data
+        frame.fds = self._take_fds(fd_count)
+        return frame
 
     def buffered_frame(self) -> bool:
         """Whether a whole header is already here, so that `poll` on the socket would say too little."""

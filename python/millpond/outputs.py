@@ -43,7 +43,9 @@ class OutputSegment:
         except OSError as error:
             os.close(self.fd)
             if error.errno in (errno.ENOSPC, errno.ENOMEM, errno.EDQUOT):
-                raise SharedMemoryError(f"no room for an output of {size} bytes in shared memory: {error.strerror}") from None
+                raise SharedMemoryError(
+                    f"no room for an output of {size} bytes in shared memory: {error.strerror}"
+                ) from None
             raise
 
     def close(self) -> None:

@@ -135,7 +135,9 @@ def _iterate(result: Any) -> Iterator[Any]:
     if isinstance(result, (Mapping, pa.RecordBatch, pa.Table)) or _is_dataframe(result):
         return iter([result])
     if isinstance(result, (str, bytes)) or not isinstance(result, Iterable):
-        raise SchemaError(f"a source is a generator, or returns rows or batches; this one returned `{type(result).__name__}`")
+        raise SchemaError(
+            f"a source is a generator, or returns rows or batches; this one returned `{type(result).__name__}`"
+        )
     return iter(result)
 
 

@@ -47,7 +47,9 @@ class Stage:
         self._instance = target(**spec["with"]) if self.is_class else None
         function = self._instance if self.is_class else target
         if not callable(function):
-            raise StageError(f"`{spec['module']}:{spec['function']}` cannot be called; a class needs a `__call__` method")
+            raise StageError(
+                f"`{spec['module']}:{spec['function']}` cannot be called; a class needs a `__call__` method"
+            )
         self._call: Callable[..., Any] = function if self.is_class else functools.partial(target, **spec["with"])
         self.convention, as_table = _convention(spec, function)
         self._codec = codec(self.convention, self._declared, as_table=as_table)
@@ -131,7 +133,9 @@ class Stage:
         if len(self._ports) <= 1 or result is None:
             return [(0, result)]
         if not isinstance(result, Mapping):
-            raise SchemaError(f"returned `{type(result).__name__}`, but a stage with ports gives a dict of port and rows")
+            raise SchemaError(
+                f"returned `{type(result).__name__}`, but a stage with ports gives a dict of port and rows"
+            )
         for name in result:
             if name not in self._ports:
                 raise SchemaError(f"there is no port {name!r}; the ports are {', '.join(self._ports)}")
@@ -163,5 +167,7 @@ def _rows_made(part: Any) -> list[Mapping[Any, Any]]:
     if isinstance(part, Mapping):
         return [dict(part)]
     if isinstance(part, (str, bytes)) or not isinstance(part, Iterable):
-        raise SchemaError(f"returned `{type(part).__name__}`, but `as: row` gives a dict, several, or `None` for no row")
+        raise SchemaError(
+            f"returned `{type(part).__name__}`, but `as: row` gives a dict, several, or `None` for no row"
+        )
     return as_rows(part)

@@ -171,8 +171,8 @@ def _set_stdio(stdout: int, stderr: int) -> None:
     for source, target in ((empty, 0), (stdout, 1), (stderr, 2)):
         os.dup2(source, target, inheritable=True)
     # New streams: those of the template may have been made for files, which can seek.
-    sys.stdout = sys.__stdout__ = _text_stream(1)  # type: ignore[misc]
-    sys.stderr = sys.__stderr__ = _text_stream(2)  # type: ignore[misc]
+    sys.stdout = sys.__stdout__ = _text_stream(1)  # type: ignore[assignment, misc]
+    sys.stderr = sys.__stderr__ = _text_stream(2)  # type: ignore[assignment, misc]
 
 
 def _text_stream(fd: int) -> TextIO:

@@ -129,7 +129,9 @@ class Template:
 class Worker:
     """A worker and the coordinator's side of its protocol."""
 
-    def __init__(self, template: Template, worker: int, pid: int, pidfd: int, channel: ChannelWithDeadline, output: int) -> None:
+    def __init__(
+        self, template: Template, worker: int, pid: int, pidfd: int, channel: ChannelWithDeadline, output: int
+    ) -> None:
         self.template, self.id, self.pid, self.pidfd = template, worker, pid, pidfd
         self.channel, self.output_fd = channel, output
         self.attempts = itertools.count(1)
@@ -319,10 +321,10 @@ def worker(template: Template) -> Iterator[Worker]:
 
 @pytest.fixture
 def stage(worker: Worker, modules: Path) -> Any:
-    """`stage(source, name, **spec)` writes `source` to a module, opens `name` of it and gives the worker."""
+    """`stage(code, function, **spec)` writes `code` to a module, opens `function` of it and gives the worker."""
 
-    def make(source: str, name: str = "f", **spec: Any) -> Worker:
-        answer = worker.open(f"{write_module(modules, source)}:{name}", **spec)
+    def make(code: str, function: str = "f", **spec: Any) -> Worker:
+        answer = worker.open(f"{write_module(modules, code)}:{function}", **spec)
         assert "type" not in answer, answer
         return worker
 

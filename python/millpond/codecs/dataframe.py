@@ -13,7 +13,7 @@ import pandas as pd
 import pyarrow as pa
 
 from ..errors import SchemaError
-from .table import from_columns
+from .table import from_columns, plain
 from .values import Given, array_of
 
 _NULLABLE: dict[pa.DataType, Any] = {
@@ -49,15 +49,14 @@ class DataFrameCodec:
         return from_columns(columns)
 
 
-def _series(name: str, given: Given) -> pd.Series[Any]:
+def _series(name: str, given: Given) -> Any:
     column = given.column(name)
     nullable = _NULLABLE.get(column.type)
     if nullable is not None and column.null_count > 0:
         return pd.Series(nullable.__from_arrow__(column))
     if _is_objects(column.type):
         return pd.Series(given.objects(name), dtype=object)
-    series: pd.Series[Any] = column.to_pandas()
-    return series
+    return column.to_pandas()
 
 
 def _is_objects(kind: pa.DataType) -> bool:
@@ -84,7 +83,7 @@ def _array(name: str, series: pd.Series[Any], given: Given) -> pa.Array:
         raise SchemaError(str(error), column=name) from None
     if isinstance(array, pa.ChunkedArray):
         array = array.combine_chunks()
-    return _with_text_type(array, given.type_of(name))
+    return _with_text_type(plain(array, name), given.type_of(name))
 
 
 def _with_text_type(array: pa.Array, before: pa.DataType | None) -> pa.Array:

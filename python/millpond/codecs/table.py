@@ -13,7 +13,9 @@ from ..errors import SchemaError
 def merge(batches: list[pa.RecordBatch]) -> pa.RecordBatch:
     """One batch with the rows of all; their schemas may differ in columns, not in the types of one column."""
     try:
-        return one_batch(pa.concat_tables([pa.Table.from_batches([batch]) for batch in batches], promote_options="default"))
+        return one_batch(
+            pa.concat_tables([pa.Table.from_batches([batch]) for batch in batches], promote_options="default")
+        )
     except pa.ArrowInvalid as error:
         raise SchemaError(f"the batches of one result do not fit together: {error}") from None
 
@@ -82,9 +84,17 @@ def plain_type(kind: pa.DataType) -> pa.DataType:
 def cast(column: pa.Array, target: pa.DataType, name: str) -> pa.Array:
     """`column` as `target` without loss, or an error that names the column and the row."""
     try:
-        return column.cast(target)
+        return cast_array(column, target)
     except (pa.ArrowException, OverflowError, ValueError) as error:
         raise SchemaError(str(error), column=name, row=_first_row_that_fails(column, target)) from None
+
+
+def cast_array(column: pa.Array, target: pa.DataType) -> pa.Array:
+    """What Arrow's cast does, and integers as decimals wherever the values fit."""
+    if pa.types.is_decimal(target) and pa.types.is_integer(column.type):
+        # Arrow asks for room for any integer of that width, and looks at the values only between decimals.
+        column = column.cast(pa.decimal256(76, target.scale))
+    return column.cast(target)
 
 
 def _plain_field(field: pa.Field) -> pa.Field:
@@ -115,7 +125,7 @@ def _first_row_that_fails(column: pa.Array, target: pa.DataType) -> int | None:
     while low < high:
         middle = (low + high) // 2
         try:
-            column.slice(0, middle + 1).cast(target)
+            cast_array(column.slice(0, middle + 1), target)
             low = middle + 1
         except (pa.ArrowException, OverflowError, ValueError):
             high = middle

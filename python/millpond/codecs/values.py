@@ -12,6 +12,7 @@ from typing import Any
 import pyarrow as pa
 
 from ..errors import SchemaError
+from .table import cast_array
 
 # Types whose values can be read straight from memory, and how.
 _FORMATS = {
@@ -39,7 +40,9 @@ def list_of(column: pa.Array) -> list[Any]:
         return values
     width = column.type.bit_width // 8
     start = column.offset * width
-    return memoryview(column.buffers()[1])[start : start + len(column) * width].cast(code).tolist()
+    memory: Any = memoryview(column.buffers()[1])
+    numbers: list[Any] = memory[start : start + len(column) * width].cast(code).tolist()
+    return numbers
 
 
 class Given:
@@ -123,7 +126,7 @@ def _declared_array(name: str, values: list[Any], declared: pa.DataType) -> pa.A
     try:
         return _one_array(name, pa.array(values, type=declared))
     except _CONVERSION_ERRORS:  # Such as text for a number: Arrow casts what it does not convert.
-        return _converted(name, values, lambda part: pa.array(part).cast(declared))
+        return _converted(name, values, lambda part: cast_array(pa.array(part), declared))
 
 
 def _converted(name: str, values: list[Any], convert: Callable[[list[Any]], pa.Array]) -> pa.Array:
