@@ -32,11 +32,22 @@ struct Piece {
 enum Source {
     Unknown,
     /// Row `i` of the piece is source row `first + i`.
-    Consecutive { file: FileId, first: u64 },
+    Consecutive {
+        file: FileId,
+        first: u64,
+    },
     /// Row `i` of the piece is source row `rows[offset + i]`.
-    Listed { file: FileId, rows: Arc<[u64]>, offset: usize },
+    Listed {
+        file: FileId,
+        rows: Arc<[u64]>,
+        offset: usize,
+    },
     /// Every row of the piece comes from somewhere in `first..=last`.
-    Within { file: FileId, first: u64, last: u64 },
+    Within {
+        file: FileId,
+        first: u64,
+        last: u64,
+    },
 }
 
 impl Origin {
@@ -140,7 +151,10 @@ impl Origin {
 
     /// Bytes that this origin keeps in memory beyond its pieces.
     pub fn bytes(&self) -> usize {
-        self.pieces.iter().map(|piece| if matches!(piece.source, Source::Listed { .. }) { piece.rows * 8 } else { 0 }).sum()
+        self.pieces
+            .iter()
+            .map(|piece| if matches!(piece.source, Source::Listed { .. }) { piece.rows * 8 } else { 0 })
+            .sum()
     }
 }
 

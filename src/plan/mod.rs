@@ -11,6 +11,6 @@ mod stage;
 pub use plan::{Edge, EdgeId, Plan, PythonPlan, StageId};
 pub use queue::{Capacity, Cut};
 pub use stage::{
-    Call, ColumnType, Command, CommandLine, CommandMode, Convention, Input, OnError, Port, Python, PythonTarget, Read, Retry,
-    Sql, Stage, StageKind, TableName, Verdict, WorkerLimits, Write, WriteTarget,
+    Call, ColumnType, Command, CommandLine, CommandMode, Convention, Input, OnError, Port, Python, PythonTarget, Read,
+    Retry, Sql, Stage, StageKind, TableName, Verdict, WorkerLimits, Write, WriteTarget,
 };
