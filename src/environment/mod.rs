@@ -1,1 +1,21 @@
-//! TODO
+//! Python for the workers: an interpreter with what a pipeline requires, the worker package, and their variables.
+//!
+//! Knows nothing of pipelines or runs. Start reading at [`prepare`].
+
+mod build;
+mod environment;
+mod error;
+mod host;
+mod interpreter;
+mod key;
+mod lock;
+mod package;
+mod tool;
+mod variables;
+
+pub use environment::{Environment, Progress, Wanted, prepare};
+pub use error::EnvironmentError;
+pub use host::Host;
+pub use interpreter::Version;
+pub use package::unpack;
+pub use variables::{template_variables, threads_per_worker, worker_variables};

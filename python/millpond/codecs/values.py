@@ -1,0 +1,155 @@
+"""Columns as lists of Python objects, and back.
+
+Python's integers and floats have no width, its decimals no declared scale. So that a column which a function passes on
+keeps its Arrow type, `array_of` looks whether all its objects are the very ones that came in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
+
+import pyarrow as pa
+
+from ..errors import SchemaError
+from .table import cast_array
+
+# Types whose values can be read straight from memory, and how.
+_FORMATS = {
+    pa.int8(): "b",
+    pa.int16(): "h",
+    pa.int32(): "i",
+    pa.int64(): "q",
+    pa.uint8(): "B",
+    pa.uint16(): "H",
+    pa.uint32(): "I",
+    pa.uint64(): "Q",
+    pa.float32(): "f",
+    pa.float64(): "d",
+}
+# What Arrow infers from Python objects anyway.
+_INFERRED = {pa.bool_(), pa.int64(), pa.float64(), pa.string(), pa.binary(), pa.date32()}
+_CONVERSION_ERRORS = (pa.ArrowException, OverflowError, TypeError, ValueError)
+
+
+def list_of(column: pa.Array) -> list[Any]:
+    """The values of a column, `None` for null; several times as fast as `to_pylist` for numbers."""
+    code = _FORMATS.get(column.type)
+    if code is None or column.null_count > 0 or len(column) == 0:
+        values: list[Any] = column.to_pylist()
+        return values
+    width = column.type.bit_width // 8
+    start = column.offset * width
+    memory: Any = memoryview(column.buffers()[1])
+    numbers: list[Any] = memory[start : start + len(column) * width].cast(code).tolist()
+    return numbers
+
+
+class Given:
+    """What a function was given: its batch, and the objects made from it. What it returns may contain them."""
+
+    def __init__(self, batch: pa.RecordBatch | None) -> None:
+        self._columns: dict[str, pa.Array] = {}
+        self._values: dict[str, list[Any]] = {}
+        if batch is not None:
+            self._columns = dict(zip(batch.schema.names, batch.columns, strict=True))
+
+    def objects(self, name: str) -> list[Any]:
+        """The values of an input column as Python objects. Remembers them in a list that user code does not see."""
+        values = list_of(self._columns[name])
+        self._values[name] = values
+        return values
+
+    def column(self, name: str) -> pa.Array:
+        return self._columns[name]
+
+    def type_of(self, name: str) -> pa.DataType | None:
+        column = self._columns.get(name)
+        return None if column is None else column.type
+
+    def passed_on(self, name: str, values: list[Any]) -> bool:
+        """Whether every one of `values` is an object of the input column `name`."""
+        given = self._values.get(name)
+        if given is None:
+            return False
+        known = set(map(id, given))
+        return all(id(value) in known for value in values)
+
+
+def array_of(name: str, values: list[Any], declared: pa.DataType | None, given: Given) -> pa.Array:
+    """The column that `values` make: of the declared type, else of the input's if passed on, else inferred."""
+    if declared is not None:
+        return _declared_array(name, values, declared)
+    before = given.type_of(name)
+    if before is not None and before not in _INFERRED and given.passed_on(name, values):
+        try:
+            return _one_array(name, pa.array(values, type=before))
+        except _CONVERSION_ERRORS:  # A type that Arrow cannot build from objects.
+            pass
+    return _converted(name, values, lambda part: pa.array(part))
+
+
+def columns_of(rows: list[Mapping[Any, Any]], declared: pa.Schema | None, given: Given) -> dict[str, pa.Array]:
+    """The columns of rows, in the order in which their names first appear; a name that a row lacks is null in it."""
+    names = dict.fromkeys(name for row in rows for name in row)
+    for name in names:
+        if not isinstance(name, str):
+            raise SchemaError(f"column names are strings, and {name!r} is not")
+    if declared is None:
+        return {name: array_of(name, [row.get(name) for row in rows], None, given) for name in names}
+    undeclared = [name for name in names if name not in declared.names]
+    if undeclared:
+        raise SchemaError("is not declared in `returns`", column=undeclared[0])
+    return {f.name: array_of(f.name, [row.get(f.name) for row in rows], f.type, given) for f in declared}
+
+
+def rows_of(batch: pa.RecordBatch, given: Given) -> Iterator[dict[str, Any]]:
+    """The rows of a batch as dicts, made one by one."""
+    names = batch.schema.names
+    columns = [given.objects(name) for name in names]
+    if not names:
+        return iter([{} for _ in range(batch.num_rows)])
+    return (dict(zip(names, values, strict=True)) for values in zip(*columns, strict=True))
+
+
+def as_rows(result: Iterable[Any]) -> list[Mapping[Any, Any]]:
+    """Copies of the rows in `result`: user code may go on to change the dict that it has given."""
+    rows: list[Mapping[Any, Any]] = []
+    for row in result:
+        if not isinstance(row, Mapping):
+            raise SchemaError(f"each row is a dict, and `{type(row).__name__}` is not")
+        rows.append(dict(row))
+    return rows
+
+
+def _declared_array(name: str, values: list[Any], declared: pa.DataType) -> pa.Array:
+    try:
+        return _one_array(name, pa.array(values, type=declared))
+    except _CONVERSION_ERRORS:  # Such as text for a number: Arrow casts what it does not convert.
+        return _converted(name, values, lambda part: cast_array(pa.array(part), declared))
+
+
+def _converted(name: str, values: list[Any], convert: Callable[[list[Any]], pa.Array]) -> pa.Array:
+    try:
+        return _one_array(name, convert(values))
+    except _CONVERSION_ERRORS as error:
+        raise SchemaError(str(error), column=name, row=_first_row_that_fails(values, convert)) from None
+
+
+def _one_array(name: str, converted: pa.Array | pa.ChunkedArray) -> pa.Array:
+    if isinstance(converted, pa.ChunkedArray):
+        raise SchemaError("more than 2 GiB in one batch; return fewer rows at a time", column=name)
+    return converted
+
+
+def _first_row_that_fails(values: list[Any], convert: Callable[[list[Any]], pa.Array]) -> int | None:
+    """The first row without which the rows before it convert, found by halving."""
+    low, high = 0, len(values)
+    while low < high:
+        middle = (low + high) // 2
+        try:
+            convert(values[: middle + 1])
+            low = middle + 1
+        except _CONVERSION_ERRORS:
+            high = middle
+    return low if low < len(values) else None

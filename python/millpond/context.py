@@ -1,0 +1,86 @@
+"""What user code can ask of the run it is in: `millpond.params`, `millpond.log`, `millpond.batch_id`.
+
+Outside a run there are no params and the batch is `none/0`, so that functions can be unit-tested as they are.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import random
+import sys
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+
+class Params(Mapping[str, Any]):
+    """The params of the run, read-only. One object for the life of the process, so that it can be imported by name."""
+
+    def __init__(self) -> None:
+        self._values: dict[str, Any] = {}
+
+    def __getitem__(self, name: str) -> Any:
+        try:
+            return self._values[name]
+        except KeyError:
+            known = ", ".join(sorted(self._values)) or "none"
+            raise KeyError(f"no param `{name}` in this run; it has: {known}") from None
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._values)
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def __repr__(self) -> str:
+        return f"Params({self._values!r})"
+
+    def set(self, values: Mapping[str, Any]) -> None:
+        """For the worker only: the values of this run."""
+        self._values = dict(values)
+
+
+class _StderrHandler(logging.StreamHandler[Any]):
+    """Writes to what `sys.stderr` is at the time, which tests and user code replace."""
+
+    def __init__(self) -> None:
+        logging.Handler.__init__(self)
+
+    @property
+    def stream(self) -> Any:
+        return sys.stderr
+
+
+def _logger() -> logging.Logger:
+    logger = logging.getLogger("millpond")
+    if not logger.handlers:
+        handler = _StderrHandler()
+        handler.setFormatter(logging.Formatter("%(levelname)s %(message)s"))
+        logger.addHandler(handler)
+        logger.setLevel(logging.INFO)
+        logger.propagate = False
+    return logger
+
+
+params = Params()
+log = _logger()
+_stage = "none"
+_sequence = 0
+
+
+def batch_id() -> str:
+    """`stage/sequence` of the batch at hand: the same for every attempt."""
+    return f"{_stage}/{_sequence}"
+
+
+def enter_attempt(seed: int, stage: str, sequence: int) -> None:
+    """Names the batch at hand and seeds the random generators from it, so that a retry draws the same numbers."""
+    global _stage, _sequence
+    _stage, _sequence = stage, sequence
+    digest = hashlib.sha256(f"{seed}\0{stage}\0{sequence}".encode()).digest()
+    number = int.from_bytes(digest[:8], "little")
+    random.seed(number)
+    if "numpy.random" in sys.modules:
+        sys.modules["numpy.random"].seed(number & 0xFFFF_FFFF)
+    if "torch" in sys.modules and hasattr(sys.modules["torch"], "manual_seed"):
+        sys.modules["torch"].manual_seed(number & 0x7FFF_FFFF_FFFF_FFFF)

@@ -1,0 +1,190 @@
+"""Frames and the socket that carries them. The layout is in `docs/protocol.md`.
+
+Knows nothing of stages or batches. Start reading at `Channel`.
+"""
+
+from __future__ import annotations
+
+import array
+import collections
+import dataclasses
+import enum
+import json
+import os
+import select
+import socket
+import struct
+from typing import Any
+
+PROTOCOL = 1
+INLINE_LIMIT = 32 * 1024
+
+_HEADER = struct.Struct("<BBHIIIQQIIQQII")
+_MAX_FDS = 253
+_READ_SIZE = 256 * 1024
+
+
+class Kind(enum.IntEnum):
+    """What a frame says."""
+
+    OPEN = 1
+    SCHEMA_IN = 2
+    SEGMENT_IN = 3
+    RUN = 4
+    PULL = 5
+    RELEASE_OUTPUT = 6
+    FORGET = 7
+    STOP = 8
+
+    HELLO = 16
+    OPENED = 17
+    SCHEMA_OUT = 18
+    SEGMENT_OUT = 19
+    BATCH = 20
+    DONE = 21
+    ERROR = 22
+    RELEASE_INPUT = 23
+    DROP = 24
+
+    PREPARE = 32
+    FORK = 33
+    FORKED = 34
+    EXITED = 35
+    SHUTDOWN = 36
+
+
+class Flag(enum.IntFlag):
+    ORIGIN = 1
+    END = 2
+
+
+class ProtocolError(Exception):
+    """The peer sent something that the protocol does not allow."""
+
+
+@dataclasses.dataclass
+class Frame:
+    """One message. `fds` are owned by whoever holds the frame."""
+
+    kind: int
+    flags: int = 0
+    stage: int = 0
+    attempt: int = 0
+    sequence: int = 0
+    schema: int = 0
+    segment: int = 0
+    offset: int = 0
+    length: int = 0
+    rows: int = 0
+    port: int = 0
+    text: Any = None
+    data: bytes = b""
+    fds: tuple[int, ...] = ()
+
+    def encode(self) -> bytes:
+        """The header, the JSON and the data; the descriptors travel beside them."""
+        text = b"" if self.text is None else json.dumps(self.text).encode("ascii")
+        header = _HEADER.pack(
+            self.kind,
+            len(self.fds),
+            self.flags,
+            len(text),
+            len(self.data),
+            self.stage,
+            self.attempt,
+            self.sequence,
+            self.schema,
+            self.segment,
+            self.offset,
+            self.length,
+            self.rows,
+            self.port,
+        )
+        return b"".join((header, text, self.data))
+
+    def close_fds(self) -> None:
+        for fd in self.fds:
+            os.close(fd)
+        self.fds = ()
+
+
+class Channel:
+    """Sends and receives frames over a blocking `SOCK_STREAM` Unix socket. Not for use by several threads."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        connection.setblocking(True)
+        self._socket = connection
+        self._buffer = bytearray()
+        self._fds: collections.deque[int] = collections.deque()
+
+    def fileno(self) -> int:
+        return self._socket.fileno()
+
+    def close(self) -> None:
+        self._socket.close()
+
+    def send(self, frame: Frame) -> None:
+        """Blocks until the whole frame is in the socket."""
+        message = memoryview(frame.encode())
+        ancillary = []
+        if frame.fds:
+            ancillary.append((socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", frame.fds)))
+        sent = self._socket.sendmsg([message], ancillary)
+        if sent < len(message):
+            self._socket.sendall(message[sent:])
+
+    def wait(self, timeout: float) -> bool:
+        """Whether `receive` has something to read, waiting for it at most `timeout` seconds."""
+        if len(self._buffer) >= _HEADER.size:
+            return True
+        poll = select.poll()
+        poll.register(self._socket, select.POLLIN)
+        return bool(poll.poll(timeout * 1000))
+
+    def receive(self) -> Frame | None:
+        """The next frame, or `None` when the peer is gone."""
+        if not self._fill(_HEADER.size):
+            return None
+        fields = _HEADER.unpack_from(self._buffer)
+        kind, fd_count, flags, text_len, data_len = fields[:5]
+        end = _HEADER.size + text_len + data_len
+        if not self._fill(end):
+            return None
+        # A copy of its own, so that Arrow gets aligned memory and the buffer can be cut.
+        with memoryview(self._buffer) as view:
+            text = bytes(view[_HEADER.size : _HEADER.size + text_len])
+            data = bytes(view[_HEADER.size + text_len : end])
+        del self._buffer[:end]
+        frame = Frame(kind, flags, *fields[5:])
+        frame.text = json.loads(text) if text else None
+        frame.data = data
+        frame.fds = self._take_fds(fd_count)
+        return frame
+
+    def buffered_frame(self) -> bool:
+        """Whether a whole header is already here, so that `poll` on the socket would say too little."""
+        return len(self._buffer) >= _HEADER.size
+
+    def _fill(self, size: int) -> bool:
+        while len(self._buffer) < size:
+            data, ancillary, flags, _ = self._socket.recvmsg(
+                max(_READ_SIZE, size - len(self._buffer)),
+                socket.CMSG_SPACE(_MAX_FDS * array.array("i").itemsize),
+                socket.MSG_CMSG_CLOEXEC,
+            )
+            if flags & socket.MSG_CTRUNC:
+                raise ProtocolError("descriptors were lost on the way: is the limit of open files reached?")
+            for level, kind, payload in ancillary:
+                if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+                    fds = array.array("i")
+                    fds.frombytes(payload[: len(payload) - len(payload) % fds.itemsize])
+                    self._fds.extend(fds)
+            if not data:
+                return False
+            self._buffer += data
+        return True
+
+    def _take_fds(self, count: int) -> tuple[int, ...]:
+        if count > len(self._fds):
+            raise ProtocolError(f"a frame announced {count} descriptors but {len(self._fds)} came")
+        return tuple(self._fds.popleft() for _ in range(count))

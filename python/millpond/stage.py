@@ -1,0 +1,173 @@
+"""One Python stage in a worker: its code is imported and called here.
+
+Knows nothing of sockets or segments. Start reading at `Stage`.
+"""
+
+from __future__ import annotations
+
+import array
+import dataclasses
+import functools
+import importlib
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import pyarrow as pa
+
+from . import annotation, context
+from .codecs import codec
+from .codecs.dicts import DictCodec
+from .codecs.table import finish
+from .codecs.values import Given, as_rows, rows_of
+from .column_types import declared_schema
+from .errors import SchemaError, StageError
+from .source import Source
+
+
+@dataclasses.dataclass
+class Output:
+    """A batch for one port. `origin` has the index of the input row of each row, where these are not simply the same."""
+
+    port: int
+    batch: pa.RecordBatch
+    origin: array.array[int] | None = None
+
+
+class Stage:
+    """A stage that is ready to run. `spec` is the text of an `OPEN` frame."""
+
+    def __init__(self, spec: Mapping[str, Any]) -> None:
+        self.name: str = spec["name"]
+        self._seed: int = spec["seed"]
+        self._ports: list[str] = spec["ports"]
+        self._declared = declared_schema(spec.get("returns") or [])
+        self.row: int | None = None
+        target = _find(spec["module"], spec["function"])
+        self.is_class = isinstance(target, type)
+        self._instance = target(**spec["with"]) if self.is_class else None
+        function = self._instance if self.is_class else target
+        if not callable(function):
+            raise StageError(
+                f"`{spec['module']}:{spec['function']}` cannot be called; a class needs a `__call__` method"
+            )
+        self._call: Callable[..., Any] = function if self.is_class else functools.partial(target, **spec["with"])
+        self.convention, as_table = _convention(spec, function)
+        self._codec = codec(self.convention, self._declared, as_table=as_table)
+        self._source = self._open_source(spec) if spec["source"] else None
+
+    def run(self, batch: pa.RecordBatch, sequence: int) -> list[Output]:
+        """Calls the function on one batch, or on each row of it. While it raises, `row` is the index of the row at fault."""
+        context.enter_attempt(self._seed, self.name, sequence)
+        self.row = None
+        if self.convention == "row":
+            return self._run_rows(batch)
+        argument, given = self._codec.give(batch)
+        result = self._call(argument)
+        outputs = []
+        for port, part in self._by_port(result):
+            taken = None if part is None else self._codec.take(part, given)
+            if taken is not None:
+                outputs.append(Output(port, finish(taken, self._declared)))
+        return outputs
+
+    def pull(self, sequence: int) -> tuple[list[Output], bool]:
+        """Batch number `sequence` of a source, and whether the source is exhausted."""
+        if self._source is None:
+            raise StageError(f"`{self.name}` is not a source")
+        self.row = None
+        batch, end = self._source.pull(sequence)
+        return ([] if batch is None else [Output(0, finish(batch, self._declared))]), end
+
+    def close(self) -> None:
+        """Calls `close()` of the class, if it has one."""
+        if self._source is not None:
+            self._source.close()
+        close = getattr(self._instance, "close", None)
+        if close is not None:
+            close()
+
+    def _open_source(self, spec: Mapping[str, Any]) -> Source:
+        return Source(
+            self._call,
+            self._codec,
+            self._declared,
+            spec["batch_rows"],
+            spec["batch_bytes"],
+            functools.partial(context.enter_attempt, self._seed, self.name),
+        )
+
+    def _run_rows(self, batch: pa.RecordBatch) -> list[Output]:
+        given = Given(batch)
+        rows: dict[int, list[Mapping[Any, Any]]] = {}
+        origins: dict[int, array.array[int]] = {}
+        for index, row in enumerate(rows_of(batch, given)):
+            self.row = index
+            for port, part in self._by_port(self._call(row)):
+                made = _rows_made(part)
+                rows.setdefault(port, []).extend(made)
+                origins.setdefault(port, array.array("I")).extend([index] * len(made))
+        self.row = None
+        return [
+            output
+            for port in sorted(rows)
+            if (output := self._row_output(port, rows[port], origins[port], given, batch.num_rows)) is not None
+        ]
+
+    def _row_output(
+        self, port: int, rows: list[Mapping[Any, Any]], origin: array.array[int], given: Given, rows_in: int
+    ) -> Output | None:
+        try:
+            made = DictCodec(self._declared).batch_of(rows, given)
+            if made is None:
+                return None
+            made = finish(made, self._declared)
+        except SchemaError as error:
+            if error.row is not None:
+                self.row = origin[error.row]
+            raise
+        row_by_row = len(origin) == rows_in and origin == array.array("I", range(rows_in))
+        return Output(port, made, None if row_by_row else origin)
+
+    def _by_port(self, result: Any) -> Iterable[tuple[int, Any]]:
+        """With several ports, a result is a dict of them."""
+        if len(self._ports) <= 1 or result is None:
+            return [(0, result)]
+        if not isinstance(result, Mapping):
+            raise SchemaError(
+                f"returned `{type(result).__name__}`, but a stage with ports gives a dict of port and rows"
+            )
+        for name in result:
+            if name not in self._ports:
+                raise SchemaError(f"there is no port {name!r}; the ports are {', '.join(self._ports)}")
+        return [(self._ports.index(name), part) for name, part in result.items()]
+
+
+def _find(module: str, name: str) -> Any:
+    target: Any = importlib.import_module(module)
+    for part in name.split("."):
+        try:
+            target = getattr(target, part)
+        except AttributeError:
+            raise StageError(f"module `{module}` has no `{name}`") from None
+    return target
+
+
+def _convention(spec: Mapping[str, Any], function: Callable[..., Any]) -> tuple[str, bool]:
+    chosen = spec.get("as")
+    if chosen is None and spec["source"]:
+        return annotation.DEFAULT, False
+    inferred, as_table = annotation.infer(function)
+    return (chosen, as_table) if chosen is not None else (inferred, as_table)
+
+
+def _rows_made(part: Any) -> list[Mapping[Any, Any]]:
+    """The rows that a call on one row gave: none, one or many."""
+    if part is None:
+        return []
+    if isinstance(part, Mapping):
+        return [dict(part)]
+    if isinstance(part, (str, bytes)) or not isinstance(part, Iterable):
+        raise SchemaError(
+            f"returned `{type(part).__name__}`, but `as: row` gives a dict, several, or `None` for no row"
+        )
+    return as_rows(part)

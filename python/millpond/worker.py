@@ -1,0 +1,171 @@
+"""The worker: reads a frame, does what it says, answers, until it is told to stop or the coordinator is gone.
+
+User code runs in `Stage`; batches come from `Leases` and go to `Outputs`. The protocol is in `docs/protocol.md`.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import sys
+import traceback
+from typing import NoReturn
+
+import pyarrow as pa
+
+from . import context, errors, process
+from .frame import PROTOCOL, Channel, Flag, Frame, Kind, ProtocolError
+from .leases import Leases
+from .outputs import Outputs
+from .stage import Output, Stage
+
+# How long an idle worker with leases waits before it looks whether they are held by garbage, at first and at most.
+_IDLE_SECONDS = 0.05
+_IDLE_SECONDS_MAX = 2.0
+
+EXIT_ORPHANED = 1
+EXIT_BROKEN = 70
+
+
+def run(channel: Channel) -> NoReturn:
+    """The life of a worker process. Ends it without the interpreter's teardown, which may hang in user threads."""
+    try:
+        status = Worker(channel).serve()
+    except SystemExit as error:  # User code asked for it: the coordinator sees the status.
+        status = _exit_status(error)
+    except (BrokenPipeError, ConnectionResetError):
+        status = EXIT_ORPHANED
+    except BaseException:
+        traceback.print_exc()
+        status = EXIT_BROKEN
+    process.flush_stdio()
+    os._exit(status)
+
+
+class Worker:
+    def __init__(self, channel: Channel) -> None:
+        self._channel = channel
+        self._schemas: dict[int, pa.Schema] = {}
+        self._stages: dict[int, Stage] = {}
+        self._leases = Leases()
+        self._outputs = Outputs(channel)
+
+    def serve(self) -> int:
+        """Answers frames; returns the status to exit with."""
+        self._channel.send(hello())
+        while (frame := self._next_frame()) is not None:
+            if frame.kind == Kind.OPEN:
+                self._open(frame)
+            elif frame.kind == Kind.SCHEMA_IN:
+                self._schemas[frame.schema] = pa.ipc.read_schema(pa.py_buffer(frame.data))
+            elif frame.kind == Kind.SEGMENT_IN:
+                self._leases.add_segment(frame)
+            elif frame.kind in (Kind.RUN, Kind.PULL):
+                self._attempt(frame)
+            elif frame.kind == Kind.RELEASE_OUTPUT:
+                self._outputs.release(frame.segment)
+            elif frame.kind == Kind.FORGET:
+                self._leases.forget_segment(frame.segment)
+            elif frame.kind == Kind.STOP:
+                return self._close_stages()
+            else:
+                raise ProtocolError(f"a worker does not know frames of kind {frame.kind}")
+        os._exit(EXIT_ORPHANED)
+
+    def _next_frame(self) -> Frame | None:
+        """Waits for a frame. Leases that end in the meantime (in user threads, in garbage) are released."""
+        idle = _IDLE_SECONDS
+        self._leases.release(self._channel)
+        while self._leases.outstanding() and not self._channel.wait(idle):
+            self._leases.collect()
+            self._leases.release(self._channel)
+            idle = min(idle * 2, _IDLE_SECONDS_MAX)
+        return self._channel.receive()
+
+    def _open(self, frame: Frame) -> None:
+        context.params.set(frame.text["params"])
+        try:
+            stage = Stage(frame.text)
+        except SystemExit:
+            raise
+        except BaseException as error:
+            self._fail(Frame(Kind.ERROR, stage=frame.stage), error, None)
+            return
+        self._stages[frame.stage] = stage
+        text = {"as": stage.convention, "class": stage.is_class}
+        self._channel.send(Frame(Kind.OPENED, stage=frame.stage, text=text))
+
+    def _attempt(self, frame: Frame) -> None:
+        stage = self._stages.get(frame.stage)
+        if stage is None:
+            raise ProtocolError(f"attempt {frame.attempt} is for stage {frame.stage}, which is not open")
+        try:
+            self._answer(frame, *self._call(stage, frame))
+        except SystemExit:
+            raise
+        except BaseException as error:
+            self._fail(Frame(Kind.ERROR, stage=frame.stage, attempt=frame.attempt), error, stage.row)
+        self._leases.collect_old()
+
+    def _call(self, stage: Stage, frame: Frame) -> tuple[list[Output], bool, int]:
+        """The outputs of an attempt, whether they are the last ones of a source, and the rows that the function got."""
+        if frame.kind == Kind.PULL:
+            outputs, end = stage.pull(frame.sequence)
+            return outputs, end, 0
+        batch = self._leases.read(frame, self._schemas[frame.schema])
+        return stage.run(batch, frame.sequence), False, batch.num_rows
+
+    def _answer(self, frame: Frame, outputs: list[Output], end: bool, rows: int) -> None:
+        written = []
+        try:
+            for output in outputs:
+                written.append(self._outputs.write(output.batch))
+        except BaseException:
+            for batch in written:
+                self._outputs.discard(batch)
+            raise
+        process.flush_stdio()
+        for output, batch in zip(outputs, written, strict=True):
+            origin = b"" if output.origin is None else output.origin.tobytes()
+            flags = 0 if output.origin is None else Flag.ORIGIN
+            header = Frame(Kind.BATCH, flags, stage=frame.stage, attempt=frame.attempt, port=output.port)
+            self._outputs.send(batch, header, origin)
+        done = Frame(Kind.DONE, Flag.END if end else 0, stage=frame.stage, attempt=frame.attempt, rows=rows)
+        self._channel.send(done)
+
+    def _fail(self, answer: Frame, error: BaseException, row: int | None) -> None:
+        answer.text = errors.report(error, row)
+        errors.forget_frames(error)
+        process.flush_stdio()
+        self._channel.send(answer)
+
+    def _close_stages(self) -> int:
+        """Closes every stage, also when one of them fails."""
+        status = 0
+        for stage in self._stages.values():
+            try:
+                stage.close()
+            except BaseException:
+                traceback.print_exc()
+                status = EXIT_BROKEN
+        return status
+
+
+def hello() -> Frame:
+    """What a process says first."""
+    try:
+        pyarrow = importlib.metadata.version("pyarrow")
+    except importlib.metadata.PackageNotFoundError:
+        pyarrow = ""
+    text = {"protocol": PROTOCOL, "pid": os.getpid(), "python": platform.python_version(), "pyarrow": pyarrow}
+    return Frame(Kind.HELLO, text=text)
+
+
+def _exit_status(error: SystemExit) -> int:
+    if error.code is None:
+        return 0
+    if isinstance(error.code, int):
+        return error.code & 0xFF
+    print(error.code, file=sys.stderr)
+    return 1

@@ -1,0 +1,92 @@
+"""`import millpond`, in a run and outside."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+import millpond
+from millpond import annotation, column_types, context, errors
+
+ONE = pa.record_batch({"n": [1]})
+
+
+def test_params_and_batch_id_in_a_run(stage: Any) -> None:
+    worker = stage(
+        """
+        import millpond
+        from millpond import params
+
+        FLOOR = params["floor"]
+
+        def f(row):
+            millpond.log.info("at %s", millpond.batch_id)
+            return {"floor": FLOOR, "id": millpond.batch_id}
+        """,
+        params={"floor": 3},
+        name="clean",
+    )
+    assert worker.run(ONE, sequence=41).pylist() == [{"floor": 3, "id": "clean/41"}]
+    worker.stop()
+    assert worker.output() == "INFO at clean/41\n"
+
+
+def test_random_numbers_depend_on_seed_stage_and_sequence(stage: Any) -> None:
+    source = "import random, numpy\ndef f(row): return {'a': random.random(), 'b': float(numpy.random.rand())}"
+    worker = stage(source)
+    (first,), (again,), (other,) = (worker.run(ONE, sequence=i).pylist() for i in (1, 1, 2))
+    assert first == again and first["a"] != other["a"] and first["b"] != other["b"]
+
+
+def test_outside_a_run() -> None:
+    assert dict(millpond.params) == {}
+    assert millpond.batch_id == "none/0"
+    with pytest.raises(KeyError, match="no param `floor`"):
+        millpond.params["floor"]
+    with pytest.raises(AttributeError, match="has no `counter`"):
+        millpond.counter  # noqa: B018
+    with pytest.raises(TypeError):
+        millpond.params["floor"] = 3  # type: ignore[index]
+
+
+def test_the_log_follows_stderr(capsys: pytest.CaptureFixture[str]) -> None:
+    millpond.log.warning("careful")
+    assert capsys.readouterr().err == "WARNING careful\n"
+
+
+def test_seeds_are_stable() -> None:
+    import random
+
+    context.enter_attempt(7, "stage", 3)
+    assert random.getrandbits(64) == 12291390788623442341
+
+
+@pytest.mark.parametrize(
+    ("word", "expected"),
+    [
+        ("int8", pa.int8()),
+        ("float64", pa.float64()),
+        ("date", pa.date32()),
+        ("timestamp", pa.timestamp("us")),
+        ("timestamp[UTC]", pa.timestamp("us", "UTC")),
+        ("timestamp[ms]", pa.timestamp("ms")),
+        ("timestamp[ns, Europe/Berlin]", pa.timestamp("ns", "Europe/Berlin")),
+        ("decimal(10,2)", pa.decimal128(10, 2)),
+        ("decimal(50, 2)", pa.decimal256(50, 2)),
+        ("list<list<string>>", pa.list_(pa.list_(pa.string()))),
+    ],
+)
+def test_type_words(word: str, expected: pa.DataType) -> None:
+    assert column_types.column_type(word) == expected
+
+
+def test_annotations_of_callables_without_signature() -> None:
+    assert annotation.infer(dict) == ("row", False)
+
+
+def test_cutting_in_the_middle_keeps_whole_characters() -> None:
+    text = errors.cut_middle("ü" * 100, 101)
+    assert len(text.encode()) <= 101
+    assert text.startswith("üü") and text.endswith("üü") and "bytes left out" in text
