@@ -221,7 +221,7 @@ def read(path):
         rows = pyarrow.parquet.read_table(path)
         return pd.DataFrame({name: column(rows[name]) for name in rows.column_names}, dtype=object)
     table = pd.read_csv(path, dtype=object, keep_default_na=False)
-    return table.map(from_text)
+    return table.apply(lambda texts: texts.map(from_text))
 
 
 def column(values):
