@@ -28,6 +28,11 @@ TRIP_COLUMNS = [
     "maker", "model", "built", "seats", "dep_delay", "arr_delay", "air_minutes", "ground_minutes", "distance",
     "great_circle", "mph", "temp", "wind_dir", "wind_speed", "visib",
 ]  # fmt: skip
+TRIP_TYPES = {
+    "timestamp": ["scheduled_hour", "departed", "arrived"],
+    "int": ["flight", "built", "seats", "dep_delay", "arr_delay", "air_minutes", "ground_minutes", "distance", "wind_dir"],
+    "double": ["great_circle", "mph", "temp", "wind_speed", "visib"],
+}
 
 
 class Rejected(Exception):
@@ -48,6 +53,7 @@ def main():
         return write(options.write, trips, routes, rejected)
     problems = [
         *differences("trips.parquet", trips, read(options.out / "trips.parquet")),
+        *wrong_types(options.out / "trips.parquet"),
         *differences("routes.csv", routes, read(options.out / "routes.csv")),
         *differences("rejected.jsonl", rejected, read_rejected(options.out / "rejected.jsonl")),
     ]
@@ -224,6 +230,21 @@ def read(path):
     return table.apply(lambda texts: texts.map(from_text))
 
 
+def wrong_types(path):
+    """Returns a line per column of another kind: integers with nulls must not have become floats, for one."""
+    import pyarrow.parquet
+
+    if not path.exists():
+        return []
+    schema = pyarrow.parquet.read_schema(path)
+    return [
+        f"{path.name}: {name} is {schema.field(name).type}, expected {kind}"
+        for kind, names in TRIP_TYPES.items()
+        for name in names
+        if name in schema.names and not str(schema.field(name).type).startswith(kind)
+    ]
+
+
 def column(values):
     """Python values, with timestamps of every unit and zone as naive UTC."""
     import pyarrow as pa
@@ -287,7 +308,7 @@ def same(expected, actual):
 
 def write(folder, trips, routes, rejected):
     folder.mkdir(parents=True, exist_ok=True)
-    trips.infer_objects().to_parquet(folder / "trips.parquet", index=False)
+    trips.infer_objects().astype(dict.fromkeys(TRIP_TYPES["int"], "Int64")).to_parquet(folder / "trips.parquet", index=False)
     routes.to_csv(folder / "routes.csv", index=False)
     rejected.to_json(folder / "rejected.jsonl", orient="records", lines=True)
     return 0
