@@ -176,7 +176,7 @@ fn is_widening(from: &DataType, to: &DataType) -> bool {
     };
     match (from, to) {
         (Null, _) => true,
-        (from, to) if from.is_integer() && to.is_integer() => integer_rank(from) < integer_rank(to),
+        (from, to) if from.is_integer() && to.is_integer() => is_wider_integer(from, to),
         (from, Float32 | Float64) if from.is_integer() => true,
         (Float16, Float32 | Float64) | (Float32, Float64) => true,
         (Utf8 | LargeUtf8 | Utf8View, Utf8 | LargeUtf8 | Utf8View) => true,
@@ -202,10 +202,10 @@ fn fits_inside(from: &DataType, to: &DataType) -> bool {
     from == to || is_widening(from, to)
 }
 
-/// Signed types that are wider hold every narrower integer; the rank of an unsigned type lies below the next signed one.
-fn integer_rank(data_type: &DataType) -> (u8, bool) {
-    let width = data_type.primitive_width().map_or(0, |width| u8::try_from(width).expect("at most 8 bytes"));
-    (width, data_type.is_signed_integer())
+/// Returns whether every value of one integer type is a value of the other.
+fn is_wider_integer(from: &DataType, to: &DataType) -> bool {
+    let keeps_sign = from.is_unsigned_integer() || to.is_signed_integer();
+    keeps_sign && from.primitive_width() < to.primitive_width()
 }
 
 /// Returns whether values of `from` may be cast to a declared type, as long as none of them changes.
@@ -238,7 +238,17 @@ fn cast_lossless(array: &ArrayRef, to: &DataType) -> Option<ArrayRef> {
 
 /// Returns whether a cast that succeeds cannot have changed a value, so that the way back need not be checked.
 fn is_exact_cast(from: &DataType, to: &DataType) -> bool {
-    (from.is_integer() && to.is_integer()) || !(from.is_numeric() || from.is_temporal() || from.is_nested())
+    match (from, to) {
+        _ if from == to || *from == DataType::Null => true,
+        (DataType::List(from) | DataType::LargeList(from), DataType::List(to) | DataType::LargeList(to)) => {
+            is_exact_cast(from.data_type(), to.data_type())
+        }
+        (DataType::Struct(from), DataType::Struct(to)) => {
+            from.iter().zip(to).all(|(from, to)| is_exact_cast(from.data_type(), to.data_type()))
+        }
+        _ if from.is_integer() => to.is_integer(),
+        _ => !(from.is_numeric() || from.is_temporal() || from.is_nested()),
+    }
 }
 
 /// Equality of values where NaN equals NaN and what lies under a null does not count.
