@@ -364,33 +364,3 @@ fn the_limit_of_spill_files_is_named() {
         ("spill files reached their limit of 1.0 MiB", SqlErrorKind::Disk)
     );
 }
-
-#[test]
-#[ignore = "measures"]
-fn a_large_sort_within_64_mebibytes() {
-    let folder = tempfile::tempdir().expect("a folder");
-    for limit in [64 << 20, 32 << 20] {
-        let batches = many(400, 1000);
-        let bytes: usize = batches.iter().map(RecordBatch::get_array_memory_size).sum();
-        let start = std::time::Instant::now();
-        let sql = "SELECT * FROM t ORDER BY text";
-        let result = run(sql, vec![table("t", &batches)], &with_limit(limit, folder.path()));
-        let rows = result.map(|outcome| outcome.batches.iter().map(RecordBatch::num_rows).sum::<usize>());
-        println!("{} MB at a limit of {} MB: {rows:?} in {:?}", bytes >> 20, limit >> 20, start.elapsed());
-    }
-}
-
-#[test]
-#[ignore = "measures"]
-fn a_large_group_by() {
-    let batches = many(611, 100_000);
-    let start = std::time::Instant::now();
-    let settings = Settings { memory_limit: 1 << 30, ..settings() };
-    let outcome =
-        run("SELECT key, sum(value) AS s, count(*) AS n FROM t GROUP BY key", vec![table("t", &batches)], &settings);
-    println!(
-        "{} groups in {:?}",
-        outcome.expect("a result").batches.iter().map(RecordBatch::num_rows).sum::<usize>(),
-        start.elapsed()
-    );
-}
