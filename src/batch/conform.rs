@@ -176,7 +176,7 @@ fn is_widening(from: &DataType, to: &DataType) -> bool {
     };
     match (from, to) {
         (Null, _) => true,
-        (from, to) if from.is_integer() && to.is_integer() => integer_rank(from) < integer_rank(to),
+        (from, to) if from.is_integer() && to.is_integer() => is_wider_integer(from, to),
         (from, Float32 | Float64) if from.is_integer() => true,
         (Float16, Float32 | Float64) | (Float32, Float64) => true,
         (Utf8 | LargeUtf8 | Utf8View, Utf8 | LargeUtf8 | Utf8View) => true,
@@ -202,10 +202,10 @@ fn fits_inside(from: &DataType, to: &DataType) -> bool {
     from == to || is_widening(from, to)
 }
 
-/// Signed types that are wider hold every narrower integer; the rank of an unsigned type lies below the next signed one.
-fn integer_rank(data_type: &DataType) -> (u8, bool) {
-    let width = data_type.primitive_width().map_or(0, |width| u8::try_from(width).expect("at most 8 bytes"));
-    (width, data_type.is_signed_integer())
+/// Returns whether every value of one integer type is a value of the other.
+fn is_wider_integer(from: &DataType, to: &DataType) -> bool {
+    let keeps_sign = from.is_unsigned_integer() || to.is_signed_integer();
+    keeps_sign && from.primitive_width() < to.primitive_width()
 }
 
 /// Returns whether values of `from` may be cast to a declared type, as long as none of them changes.
@@ -238,7 +238,17 @@ fn cast_lossless(array: &ArrayRef, to: &DataType) -> Option<ArrayRef> {
 
 /// Returns whether a cast that succeeds cannot have changed a value, so that the way back need not be checked.
 fn is_exact_cast(from: &DataType, to: &DataType) -> bool {
-    (from.is_integer() && to.is_integer()) || !(from.is_numeric() || from.is_temporal() || from.is_nested())
+    match (from, to) {
+        _ if from == to || *from == DataType::Null => true,
+        (DataType::List(from) | DataType::LargeList(from), DataType::List(to) | DataType::LargeList(to)) => {
+            is_exact_cast(from.data_type(), to.data_type())
+        }
+        (DataType::Struct(from), DataType::Struct(to)) => {
+            from.iter().zip(to).all(|(from, to)| is_exact_cast(from.data_type(), to.data_type()))
+        }
+        _ if from.is_integer() => to.is_integer(),
+        _ => !(from.is_numeric() || from.is_temporal() || from.is_nested()),
+    }
 }
 
 /// Equality of values where NaN equals NaN and what lies under a null does not count.
@@ -301,5 +311,143 @@ fn names(noun: &str, names: &[String]) -> String {
         0 => format!("no {noun}s"),
         1 => format!("{noun} {list}"),
         _ => format!("{noun}s {list}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+
+    use arrow::array::*;
+    use arrow::datatypes::{Int8Type, TimeUnit};
+
+    use super::*;
+
+    fn batch(columns: Vec<(&str, ArrayRef)>) -> RecordBatch {
+        RecordBatch::try_from_iter_with_nullable(columns.into_iter().map(|(name, array)| (name, array, true))).unwrap()
+    }
+
+    fn one(array: impl Array + 'static) -> RecordBatch {
+        batch(vec![("a", Arc::new(array))])
+    }
+
+    fn nulls() -> RecordBatch {
+        one(NullArray::new(1))
+    }
+
+    fn types(columns: &Columns) -> Vec<DataType> {
+        columns.settled().unwrap().fields().iter().map(|field| field.data_type().clone()).collect()
+    }
+
+    /// The type that the last batch has after the ones before it, or the error.
+    fn last(columns: &mut Columns, batches: Vec<RecordBatch>) -> Result<DataType, String> {
+        let mut found = DataType::Null;
+        for batch in batches {
+            let rows = batch.num_rows();
+            let conformed = columns.conform(batch).map_err(|error| error.to_string())?;
+            assert_eq!(conformed.num_rows(), rows);
+            found = conformed.column(0).data_type().clone();
+        }
+        Ok(found)
+    }
+
+    #[test]
+    fn the_same_schema_passes_untouched() {
+        let batch = one(Int64Array::from(vec![1]));
+        let mut columns = Columns::from_first();
+        let first = columns.conform(batch.clone()).unwrap();
+        let second = columns.conform(batch.clone()).unwrap();
+        assert!(Arc::ptr_eq(second.column(0), batch.column(0)));
+        assert!(Arc::ptr_eq(first.schema_ref(), second.schema_ref()));
+    }
+
+    #[test]
+    fn columns_are_put_in_order_and_lose_their_metadata() {
+        let (a, b): (ArrayRef, ArrayRef) =
+            (Arc::new(Int64Array::from(vec![1])), Arc::new(StringArray::from(vec!["x"])));
+        let metadata = HashMap::from([("pandas".to_owned(), "{}".to_owned())]);
+        let schema = batch(vec![("a", a.clone()), ("b", b.clone())]).schema().as_ref().clone().with_metadata(metadata);
+        let first = RecordBatch::try_new(Arc::new(schema), vec![a.clone(), b.clone()]).unwrap();
+        let mut columns = Columns::from_first();
+        let first = columns.conform(first).unwrap();
+        assert!(first.schema().metadata().is_empty());
+        assert_eq!(columns.conform(batch(vec![("b", b), ("a", a)])).unwrap(), first);
+    }
+
+    #[test]
+    fn open_columns_settle_in_sequence() {
+        let mut columns = Columns::from_first();
+        assert_eq!(last(&mut columns, vec![nulls()]), Ok(DataType::Null));
+        assert!(!columns.is_settled());
+        assert_eq!(last(&mut columns, vec![one(Int64Array::from(vec![1])), nulls()]), Ok(DataType::Int64));
+        assert!(columns.is_settled());
+    }
+
+    #[test]
+    fn open_items_of_lists_settle() {
+        let empty = ListArray::new_null(Arc::new(Field::new("element", DataType::Null, true)), 1);
+        let full = ListArray::from_iter_primitive::<Int8Type, _, _>([Some(vec![Some(1)])]);
+        let mut columns = Columns::from_first();
+        let settled = DataType::new_list(DataType::Int8, true);
+        assert_eq!(last(&mut columns, vec![one(empty.clone()), one(full), one(empty)]), Ok(settled.clone()));
+        assert_eq!(types(&columns), [settled]);
+    }
+
+    #[test]
+    fn values_widen_towards_the_settled_type_and_never_lose() {
+        let int = || one(Int64Array::from(vec![1]));
+        let big = || one(Int64Array::from(vec![(1 << 53) + 1]));
+        let float = || one(Float64Array::from(vec![f64::NAN]));
+        let cases = [
+            (vec![int(), one(Int8Array::from(vec![1]))], Ok(DataType::Int64)),
+            (vec![int(), one(UInt32Array::from(vec![1]))], Ok(DataType::Int64)),
+            (vec![int(), one(UInt64Array::from(vec![1]))], Err("column `a` is UInt64, but it was Int64 before")),
+            (vec![one(Int8Array::from(vec![1])), int()], Err("column `a` is Int64, but it was Int8 before")),
+            (vec![float(), int()], Ok(DataType::Float64)),
+            (vec![float(), big()], Err("column `a` is Int64, but it was Float64 before")),
+            (vec![float(), one(Float32Array::from(vec![f32::NAN]))], Ok(DataType::Float64)),
+            (vec![int(), float()], Err("column `a` is Float64, but it was Int64 before")),
+            (vec![one(StringArray::from(vec!["x"])), one(LargeStringArray::from(vec!["y"]))], Ok(DataType::Utf8)),
+            (vec![one(StringArray::from(vec!["x"])), int()], Err("column `a` is Int64, but it was Utf8 before")),
+            (
+                vec![one(StringArray::from(vec!["x"])), one(["x"].into_iter().collect::<DictionaryArray<Int8Type>>())],
+                Ok(DataType::Utf8),
+            ),
+        ];
+        for (batches, expected) in cases {
+            let shown = format!("{batches:?}");
+            assert_eq!(last(&mut Columns::from_first(), batches), expected.map_err(str::to_owned), "{shown}");
+        }
+    }
+
+    #[test]
+    fn declared_types_take_what_fits() {
+        let declared = |data_type: DataType| Columns::declared(&[("a".to_owned(), data_type)]);
+        let float = |value: f64| one(Float64Array::from(vec![value]));
+        let micros = one(TimestampMicrosecondArray::from(vec![1_000]));
+        let millis = DataType::Timestamp(TimeUnit::Millisecond, None);
+        assert_eq!(last(&mut declared(DataType::Int32), vec![one(Int64Array::from(vec![7]))]), Ok(DataType::Int32));
+        assert_eq!(last(&mut declared(DataType::Int32), vec![float(7.0), nulls()]), Ok(DataType::Int32));
+        assert_eq!(last(&mut declared(millis.clone()), vec![micros]), Ok(millis));
+        assert_eq!(
+            last(&mut declared(DataType::Int8), vec![one(Int64Array::from(vec![128]))]),
+            Err("column `a` is declared as Int8, but its Int64 values do not fit that type".to_owned())
+        );
+        assert!(last(&mut declared(DataType::Int32), vec![float(7.5)]).is_err());
+        assert!(last(&mut declared(DataType::Int32), vec![one(StringArray::from(vec!["7"]))]).is_err());
+    }
+
+    #[test]
+    fn other_names_are_refused() {
+        let (a, b): (ArrayRef, ArrayRef) = (Arc::new(Int64Array::from(vec![1])), Arc::new(Int64Array::from(vec![2])));
+        let mut columns = Columns::from_first();
+        columns.conform(batch(vec![("a", a.clone()), ("b", b.clone())])).unwrap();
+        let error = columns.conform(batch(vec![("a", a.clone())])).unwrap_err().to_string();
+        assert_eq!(error, "column `b` missing (found: column `a`)");
+        let error = columns.conform(batch(vec![("a", a.clone()), ("b", b.clone()), ("c", b.clone())])).unwrap_err();
+        assert_eq!(error.to_string(), "column `c` new (known: columns `a`, `b`)");
+        let fields = vec![Field::new("a", DataType::Int64, true); 2];
+        let twice = RecordBatch::try_new(Arc::new(Schema::new(fields)), vec![a, b]).unwrap();
+        assert_eq!(columns.conform(twice), Err(ConformError::Duplicate { column: "a".to_owned() }));
     }
 }

@@ -90,3 +90,102 @@ impl Cutter {
         self.held.push((batch, origin));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use arrow::array::{
+        ArrayRef, AsArray, DictionaryArray, Int64Array, ListArray, NullArray, StringArray, StructArray,
+    };
+    use arrow::datatypes::{DataType, Field, Int32Type, Int64Type};
+    use proptest::prelude::*;
+
+    use super::super::origin::FileId;
+    use super::*;
+
+    fn cutter(rows: u32, bytes: u64) -> Cutter {
+        Cutter::new(rows.try_into().expect("not zero"), bytes.try_into().expect("not zero"))
+    }
+
+    fn table(rows: usize) -> RecordBatch {
+        let text = |row: usize| (row % 5 != 0).then(|| "x".repeat(row * 31 % 17));
+        let strings = StringArray::from_iter((0..rows).map(text));
+        let dictionary: DictionaryArray<Int32Type> = strings.iter().collect();
+        let lists = (0..rows).map(|row| (row % 3 != 0).then(|| vec![Some(1); row % 4]));
+        let fields = vec![Field::new("s", DataType::Utf8, true)];
+        let valid: Vec<_> = (0..rows).map(|row| row % 7 != 0).collect();
+        let structs = StructArray::new(fields.into(), vec![Arc::new(strings.clone())], Some(valid.into()));
+        let columns: [(&str, ArrayRef); 5] = [
+            ("n", Arc::new(Int64Array::from_iter_values(0..rows as i64))),
+            ("s", Arc::new(strings)),
+            ("d", Arc::new(dictionary)),
+            ("l", Arc::new(ListArray::from_iter_primitive::<Int64Type, _, _>(lists))),
+            ("t", Arc::new(structs)),
+        ];
+        RecordBatch::try_from_iter_with_nullable(columns.map(|(name, column)| (name, column, true)))
+            .expect("one length")
+    }
+
+    fn cut(cutter: &mut Cutter, table: &RecordBatch, at: &[usize]) -> Vec<(RecordBatch, Origin)> {
+        let mut found = Vec::new();
+        let mut start = 0;
+        for rows in at.iter().copied().chain([usize::MAX]) {
+            let rows = rows.min(table.num_rows() - start);
+            let origin = Origin::consecutive(FileId(0), 1 + start as u64, rows);
+            found.extend(cutter.push(table.slice(start, rows), origin));
+            start += rows;
+        }
+        found.extend(cutter.finish());
+        found
+    }
+
+    proptest! {
+        #[test]
+        fn cuts_depend_on_the_rows_alone(
+            at in prop::collection::vec(0_usize..60, 0..8), rows in 1_u32..50, bytes in 1_u64..2000,
+        ) {
+            let table = table(120);
+            let whole = cut(&mut cutter(rows, bytes), &table, &[]);
+            let pieces = cut(&mut cutter(rows, bytes), &table, &at);
+            prop_assert_eq!(&whole, &pieces);
+            let mut next = 0;
+            for (batch, origin) in whole {
+                prop_assert!(batch.num_rows() <= rows as usize);
+                prop_assert!(batch.num_rows() == 1 || value_bytes(&batch, 0..batch.num_rows()) as u64 <= bytes);
+                prop_assert_eq!(origin, Origin::consecutive(FileId(0), next + 1, batch.num_rows()));
+                prop_assert_eq!(batch.column(0).as_primitive::<Int64Type>().value(0) as u64, next);
+                next += batch.num_rows() as u64;
+            }
+            prop_assert_eq!(next, 120);
+        }
+
+        #[test]
+        fn value_bytes_add_up(middle in 0_usize..=120, start in 0_usize..60) {
+            let table = table(120);
+            let rows = |range: std::ops::Range<usize>| value_bytes(&table, range);
+            prop_assert_eq!(rows(0..120), rows(0..middle) + rows(middle..120));
+            let slice = table.slice(start, 60);
+            prop_assert_eq!(value_bytes(&slice, 0..60), rows(start..start + 60));
+        }
+    }
+
+    #[test]
+    fn a_batch_of_the_right_size_is_not_copied() {
+        let table = table(20);
+        let found = cut(&mut cutter(10, 1 << 20), &table, &[]);
+        let addresses = |batch: &RecordBatch| batch.column(0).as_primitive::<Int64Type>().values().as_ptr();
+        assert_eq!(addresses(&found[1].0), addresses(&table.slice(10, 10)));
+    }
+
+    #[test]
+    fn a_batch_ends_where_a_column_gets_its_type() {
+        let batch =
+            |column: ArrayRef| RecordBatch::try_from_iter_with_nullable([("a", column, true)]).expect("one column");
+        let mut cutter = cutter(10, 1 << 20);
+        assert!(cutter.push(batch(Arc::new(NullArray::new(2))), Origin::unknown(2)).is_empty());
+        let complete = cutter.push(batch(Arc::new(Int64Array::from(vec![1]))), Origin::unknown(1));
+        assert_eq!(complete.iter().map(|(batch, _)| batch.num_rows()).collect::<Vec<_>>(), [2]);
+        assert_eq!(cutter.finish().map(|(batch, _)| batch.num_rows()), Some(1));
+    }
+}

@@ -15,6 +15,8 @@ mod memory;
 mod parquet_file;
 mod records;
 mod splitter;
+#[cfg(test)]
+mod tests;
 mod text_decoder;
 mod text_value;
 

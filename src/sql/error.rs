@@ -1,7 +1,5 @@
 //! What can be wrong with a query: [`SyntaxError`] before any data is known, [`SqlError`] after.
 
-use std::fmt;
-
 use arrow::error::ArrowError;
 use bytesize::ByteSize;
 use datafusion::common::{Column, DataFusionError, SchemaError};
@@ -100,19 +98,6 @@ pub enum SqlErrorKind {
     Cancelled,
     /// A fault of the engine or of this program.
     Internal,
-}
-
-impl fmt::Display for SqlErrorKind {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.write_str(match self {
-            Self::Plan => "plan",
-            Self::Data => "data",
-            Self::Memory => "memory",
-            Self::Disk => "disk",
-            Self::Cancelled => "cancelled",
-            Self::Internal => "internal",
-        })
-    }
 }
 
 impl SqlError {

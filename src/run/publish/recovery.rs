@@ -6,6 +6,7 @@ use super::durable::{parent, remove, rename, sync_folder};
 use super::error::PublishError;
 use super::journal::{Ending, has_ended, read_journal, read_record};
 use super::run_folder::{list_runs, lock_state, try_lock};
+use crate::run::fail_point::reach;
 
 /// What recovery has done.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -44,6 +45,7 @@ fn recover_run(run: &Path, recovered: &mut Recovered) -> Result<(), PublishError
             } else {
                 sync_folder(parent(&output.target))?;
             }
+            reach("recover.step");
         }
         return Ending::Committed.write(run);
     }
@@ -52,6 +54,7 @@ fn recover_run(run: &Path, recovered: &mut Recovered) -> Result<(), PublishError
             remove(&output.staged)?;
             recovered.removed.push(output.staged);
         }
+        reach("recover.step");
     }
     Ending::Aborted.write(run)
 }

@@ -1,1 +1,161 @@
-//! tests
+use std::fs;
+use std::io::Write as _;
+use std::os::unix::process::ExitStatusExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitStatus};
+
+use tempfile::TempDir;
+
+use super::*;
+use crate::run::fail_point::{PUBLISH, VARIABLE, reach};
+
+/// The outputs of the runs here: one replaces a file, and one is new in a new folder.
+const OUTPUTS: [&str; 2] = ["a.csv", "new/b.csv"];
+
+fn stage_all(folder: &Path, run: &RunFolder, content: &str) -> Result<Staging, PublishError> {
+    let mut staging = Staging::begin(run)?;
+    for output in OUTPUTS {
+        let mut staged = staging.stage(&folder.join(output))?;
+        staged.file.write_all(content.as_bytes()).unwrap();
+        staged.file.sync_all().unwrap();
+        reach("publish.sink_finished");
+    }
+    Ok(staging)
+}
+
+fn publish(folder: &Path, content: &str) -> Result<(), PublishError> {
+    let run = RunFolder::create(&folder.join("state"))?;
+    stage_all(folder, &run, content)?.commit()
+}
+
+fn contents(folder: &Path) -> Vec<Option<String>> {
+    OUTPUTS.iter().map(|output| fs::read_to_string(folder.join(output)).ok()).collect()
+}
+
+fn hidden(folder: &Path) -> Vec<PathBuf> {
+    let folders = [folder.to_owned(), folder.join("new")];
+    let entries = folders.iter().filter_map(|folder| fs::read_dir(folder).ok()).flatten();
+    entries.map(|entry| entry.unwrap().path()).filter(|path| path.extension().is_some_and(|end| end == "tmp")).collect()
+}
+
+/// Runs in a process of its own, which the tests below start; does nothing otherwise.
+#[test]
+fn child() {
+    let Some(folder) = std::env::var_os("MILLPOND_TEST_FOLDER") else { return };
+    match std::env::var("MILLPOND_TEST_DO").as_deref() {
+        Ok("recover") => drop(recover(&Path::new(&folder).join("state")).unwrap()),
+        _ => publish(Path::new(&folder), "new").unwrap(),
+    }
+}
+
+fn run_child(folder: &Path, work: &str, fail_point: &str) -> ExitStatus {
+    Command::new(std::env::current_exe().unwrap())
+        .args(["run::publish::tests::child", "--exact"])
+        .env("MILLPOND_TEST_FOLDER", folder)
+        .env("MILLPOND_TEST_DO", work)
+        .env(VARIABLE, fail_point)
+        .output()
+        .unwrap()
+        .status
+}
+
+/// Kills a run at a fail point and checks that recovery leaves all old or all new outputs, and nothing else.
+fn crash(fail_point: &str, kill_recovery: bool) -> bool {
+    let folder = TempDir::new().unwrap();
+    let folder = folder.path();
+    fs::write(folder.join("a.csv"), "old").unwrap();
+    let status = run_child(folder, "publish", fail_point);
+    assert_eq!(status.signal(), Some(9), "{fail_point} is reached");
+    if kill_recovery {
+        // Recovery itself dies after its first step; the next one starts over.
+        run_child(folder, "recover", "recover.step");
+    }
+    recover(&folder.join("state")).unwrap();
+    assert!(hidden(folder).is_empty(), "{fail_point}: {:?}", hidden(folder));
+    assert_eq!(recover(&folder.join("state")).unwrap(), Recovered::default(), "{fail_point}: nothing is left to do");
+    let found = contents(folder);
+    let new = vec![Some("new".to_owned()); 2];
+    let old = vec![Some("old".to_owned()), None];
+    assert!(found == new || found == old, "{fail_point}: {found:?}");
+    found == new
+}
+
+#[test]
+fn a_crash_anywhere_leaves_all_old_or_all_new() {
+    let mut published = Vec::new();
+    for fail_point in PUBLISH {
+        published.push(crash(fail_point, false));
+    }
+    let last_old = PUBLISH.iter().position(|name| *name == "publish.journal_written").unwrap();
+    let expected: Vec<_> = (0..PUBLISH.len()).map(|at| at >= last_old).collect();
+    assert_eq!(published, expected, "the journal decides");
+    for fail_point in ["publish.recorded:2", "publish.staged:2", "publish.renamed:2"] {
+        crash(fail_point, false);
+    }
+}
+
+#[test]
+fn a_crash_of_recovery_does_no_harm() {
+    for fail_point in ["publish.staged:2", "publish.journal_written", "publish.renamed"] {
+        crash(fail_point, true);
+    }
+}
+
+#[test]
+fn a_run_that_gives_up_leaves_nothing() {
+    let folder = TempDir::new().unwrap();
+    let run = RunFolder::create(&folder.path().join("state")).unwrap();
+    drop(stage_all(folder.path(), &run, "new").unwrap());
+    assert_eq!((contents(folder.path()), hidden(folder.path())), (vec![None, None], vec![]));
+}
+
+#[test]
+fn recovery_leaves_live_runs_alone() {
+    let folder = TempDir::new().unwrap();
+    let run = RunFolder::create(&folder.path().join("state")).unwrap();
+    let staging = stage_all(folder.path(), &run, "new").unwrap();
+    assert_eq!(recover(&folder.path().join("state")).unwrap(), Recovered::default());
+    staging.commit().unwrap();
+    assert_eq!(contents(folder.path()), vec![Some("new".to_owned()); 2]);
+}
+
+#[test]
+fn outputs_keep_their_links_and_modes() {
+    use std::os::unix::fs::PermissionsExt;
+    let folder = TempDir::new().unwrap();
+    let (real, link) = (folder.path().join("real"), folder.path().join("a.csv"));
+    fs::write(&real, "old").unwrap();
+    fs::set_permissions(&real, fs::Permissions::from_mode(0o640)).unwrap();
+    std::os::unix::fs::symlink(&real, &link).unwrap();
+    publish(folder.path(), "new").unwrap();
+    assert_eq!(fs::read_link(&link).unwrap(), real);
+    assert_eq!(fs::read_to_string(&real).unwrap(), "new");
+    assert_eq!(fs::metadata(&real).unwrap().permissions().mode() & 0o777, 0o640);
+}
+
+#[test]
+fn outputs_that_are_no_files_are_refused() {
+    let folder = TempDir::new().unwrap();
+    let run = RunFolder::create(&folder.path().join("state")).unwrap();
+    let mut staging = Staging::begin(&run).unwrap();
+    assert!(matches!(staging.stage(folder.path()), Err(PublishError::IsFolder { .. })));
+    assert!(matches!(staging.stage(Path::new("/dev/null")), Err(PublishError::NotRegular { .. })));
+    staging.stage(&folder.path().join("x")).unwrap();
+    assert!(matches!(staging.stage(&folder.path().join("x")), Err(PublishError::Twice { .. })));
+}
+
+#[test]
+fn the_folders_of_old_runs_are_removed() {
+    let folder = TempDir::new().unwrap();
+    let runs = folder.path().join("runs");
+    let live = RunFolder::create(folder.path()).unwrap();
+    for _ in 0..KEPT_RUNS + 3 {
+        let run = RunFolder::create(folder.path()).unwrap();
+        Staging::begin(&run).unwrap().commit().unwrap();
+    }
+    let last = RunFolder::create(folder.path()).unwrap();
+    let left = fs::read_dir(&runs).unwrap().count();
+    assert_eq!(left, KEPT_RUNS + 2, "the finished ones that are kept, and two live ones");
+    assert!(live.path().exists() && last.path().exists());
+    assert_eq!(fs::read_to_string(folder.path().join(".gitignore")).unwrap(), "*\n");
+}

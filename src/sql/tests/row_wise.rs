@@ -1,4 +1,4 @@
-use arrow::array::{AsArray, Float64Array, StringArray};
+use arrow::array::{AsArray, StringArray};
 use arrow::datatypes::{DataType, Float64Type};
 use serde_json::json;
 
@@ -229,20 +229,4 @@ fn many_threads_share_one_plan() {
             });
         }
     });
-}
-
-#[test]
-#[ignore = "measures"]
-fn overhead_per_batch() {
-    let ids = Float64Array::from_iter_values((0..8192).map(f64::from));
-    let batch = RecordBatch::try_from_iter([("x", Arc::new(ids) as _)]).expect("a batch");
-    let query = Query::parse("SELECT x * 2 AS y FROM t WHERE x > 10").expect("a query");
-    let start = std::time::Instant::now();
-    let row_wise = RowWise::plan(&query, "t", batch.schema(), &settings()).expect("a plan");
-    println!("plan {:?}", start.elapsed());
-    let start = std::time::Instant::now();
-    for sequence in 0..1000 {
-        row_wise.apply(batch.clone(), sequence).expect("a result");
-    }
-    println!("apply {:?}", start.elapsed() / 1000);
 }

@@ -192,18 +192,11 @@ impl ColumnarSource {
     fn stream(&self, input: Input) -> Result<Current, ReadError> {
         let (path, is_live) = (input.path().to_owned(), !input.is_regular());
         let mut reader = input.into_reader();
-        let mut start = [0; 8];
-        let mut count = 0;
-        while count < start.len() {
-            match reader.read(&mut start[count..]) {
-                Ok(0) => break,
-                Ok(read) => count += read,
-                Err(_) if self.canceller.is_cancelled() => return Err(ReadError::Cancelled),
-                Err(error) => return Err(failure(&path, error)),
-            }
-        }
-        let rest = if start.starts_with(ARROW_MAGIC) { &[][..] } else { &start[..count] };
-        let reader = BufReader::new(Cursor::new(rest.to_vec()).chain(reader));
+        let start = stream_start(&mut reader).map_err(|error| match error {
+            _ if self.canceller.is_cancelled() => ReadError::Cancelled,
+            error => failure(&path, error),
+        })?;
+        let reader = BufReader::new(Cursor::new(start).chain(reader));
         let reader = StreamReader::try_new(reader, None)
             .map_err(|error| if self.canceller.is_cancelled() { ReadError::Cancelled } else { damage(&path, error) })?;
         Ok(self.current(&path, reader.schema(), Box::new(reader), is_live, Progress::Counted))
@@ -229,6 +222,24 @@ impl Progress {
         *done += if format == Format::Parquet { rows as u64 } else { 1 };
         bytes_read.fetch_add(share(*size, *done, *total) - before, Ordering::Relaxed);
     }
+}
+
+/// The first bytes of the stream, after the magic number of a file and its padding if there is one.
+fn stream_start(reader: &mut impl std::io::Read) -> std::io::Result<Vec<u8>> {
+    const WORD: u64 = 8;
+    let mut next = || -> std::io::Result<Vec<u8>> {
+        let mut word = Vec::new();
+        reader.by_ref().take(WORD).read_to_end(&mut word)?;
+        Ok(word)
+    };
+    let mut word = next()?;
+    if word.starts_with(ARROW_MAGIC) {
+        word = next()?;
+        while !word.is_empty() && word.iter().all(|byte| *byte == 0) {
+            word = next()?;
+        }
+    }
+    Ok(word)
 }
 
 fn share(size: u64, done: u64, total: u64) -> u64 {

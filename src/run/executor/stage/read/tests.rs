@@ -1,1 +1,270 @@
-//! tests
+use std::fs;
+use std::io::Write as _;
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
+
+use arrow::array::AsArray;
+use arrow::datatypes::{DataType, Int64Type};
+use rustix::fs::{CWD, Mode};
+use tempfile::TempDir;
+
+use super::*;
+use crate::format::{EncodeMode, FileEncoder, Format};
+
+struct Folder(TempDir);
+
+impl Folder {
+    fn new(files: &[(&str, &str)]) -> Self {
+        let folder = Self(TempDir::new().unwrap());
+        for (name, text) in files {
+            fs::write(folder.path(name), text).unwrap();
+        }
+        folder
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.0.path().join(name)
+    }
+
+    fn fifo(&self, name: &str) -> PathBuf {
+        let path = self.path(name);
+        rustix::fs::mknodat(CWD, &path, rustix::fs::FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap();
+        path
+    }
+
+    /// An error without the name of the folder.
+    fn bare(&self, error: &ReadError) -> String {
+        error.to_string().replace(&format!("{}/", self.0.path().display()), "")
+    }
+}
+
+fn read(format: Format, paths: &[PathBuf]) -> Read {
+    Read {
+        paths: paths.to_vec(),
+        stdin: false,
+        format,
+        compression: None,
+        schema: Vec::new(),
+        delimiter: b',',
+        header: true,
+    }
+}
+
+fn cut(rows: u32) -> Cut {
+    Cut { rows: rows.try_into().unwrap(), ..Cut::default() }
+}
+
+/// Batches as their values of the first column, and their places as `file:first row`.
+fn batches(read: &Read, cut: Cut) -> Result<Vec<(Vec<i64>, String)>, ReadError> {
+    let files = FileTable::default();
+    let mut source = Source::open(read, cut, &files)?;
+    let mut found = Vec::new();
+    while let Some((batch, origin)) = source.next_batch()? {
+        assert_eq!(batch.num_rows(), origin.len());
+        let values = batch.column(0).as_primitive::<Int64Type>().values().to_vec();
+        let place = origin.place(0).unwrap();
+        let name = files.path(place.file).unwrap().file_name().unwrap().to_str().unwrap().to_owned();
+        found.push((values, format!("{name}:{}", place.first)));
+    }
+    Ok(found)
+}
+
+fn error(read: &Read) -> ReadError {
+    batches(read, Cut::default()).unwrap_err()
+}
+
+#[test]
+fn batches_cross_files_and_rows_keep_their_places() {
+    let folder = Folder::new(&[("b.csv", "n\n4\n5\n"), ("a.csv", "n\n1\n2\n3"), (".c.csv", "x\n"), ("d.txt", "x")]);
+    let expected =
+        vec![(vec![1, 2], "a.csv:1".to_owned()), (vec![3, 4], "a.csv:3".to_owned()), (vec![5], "b.csv:2".to_owned())];
+    for path in [folder.path("*.csv"), folder.path("")] {
+        assert_eq!(batches(&read(Format::Csv, &[path]), cut(2)).unwrap(), expected);
+    }
+    let listed = [folder.path("b.csv"), folder.path("a.csv")];
+    let found = batches(&read(Format::Csv, &listed), cut(8)).unwrap();
+    assert_eq!(found, [(vec![4, 5, 1, 2, 3], "b.csv:1".to_owned())]);
+}
+
+#[test]
+fn columnar_files_are_cut_alike() {
+    let folder = Folder::new(&[]);
+    for (format, name) in [(Format::Parquet, "parquet"), (Format::Arrow, "arrow"), (Format::Arrow, "arrow.zst")] {
+        for (file, values) in [("a", vec![1, 2, 3]), ("b", vec![4, 5])] {
+            let column: arrow::array::ArrayRef = Arc::new(arrow::array::Int64Array::from(values));
+            let batch = RecordBatch::try_from_iter([("n", column)]).unwrap();
+            let path = folder.path(&format!("{file}.{name}"));
+            let output = fs::File::create(&path).unwrap();
+            let compression = Compression::of(&path);
+            let mut encoder =
+                FileEncoder::new(output, format, compression, batch.schema_ref(), EncodeMode::File).unwrap();
+            encoder.write(&batch).unwrap();
+            encoder.finish().unwrap();
+        }
+        let found = batches(&read(format, &[folder.path(&format!("*.{name}"))]), cut(2)).unwrap();
+        let (a, b) = (format!("a.{name}"), format!("b.{name}"));
+        assert_eq!(
+            found,
+            [(vec![1, 2], format!("{a}:1")), (vec![3, 4], format!("{a}:3")), (vec![5], format!("{b}:2"))]
+        );
+    }
+}
+
+#[test]
+fn the_whole_size_is_read_and_counted() {
+    let folder = Folder::new(&[("a.csv", "n\n1\n"), ("b.csv", "n\n2\n")]);
+    let mut source = Source::open(&read(Format::Csv, &[folder.path("*.csv")]), cut(1), &FileTable::default()).unwrap();
+    assert_eq!((source.known_size(), source.bytes_read()), (Some(8), 0));
+    while source.next_batch().unwrap().is_some() {}
+    assert_eq!(source.bytes_read(), 8);
+}
+
+#[test]
+fn a_header_alone_tells_the_columns() {
+    let folder = Folder::new(&[("a.csv", "n,m\n"), ("empty.csv", "")]);
+    let mut source = Source::open(&read(Format::Csv, &[folder.path("a.csv")]), cut(1), &FileTable::default()).unwrap();
+    assert!(source.next_batch().unwrap().is_none());
+    assert_eq!(source.schema().unwrap().fields().len(), 2);
+    let mut source =
+        Source::open(&read(Format::Csv, &[folder.path("empty.csv")]), cut(1), &FileTable::default()).unwrap();
+    assert!(source.next_batch().unwrap().is_none());
+    assert!(source.schema().is_none());
+}
+
+#[test]
+fn the_sample_spans_batches_and_files() {
+    let folder = Folder::new(&[("a.csv", "n,x\n1,\n2,\n"), ("b.csv", "n,x\n3,\n4,0.5\n")]);
+    let mut source = Source::open(&read(Format::Csv, &[folder.path("*.csv")]), cut(1), &FileTable::default()).unwrap();
+    let (first, _) = source.next_batch().unwrap().unwrap();
+    assert_eq!(first.schema().field(1).data_type(), &DataType::Float64);
+}
+
+#[test]
+fn errors_name_file_and_row() {
+    let long = format!("n\n{}x\n", "1\n".repeat(5000));
+    let folder = Folder::new(&[
+        ("a.csv", "n\n1\n"),
+        ("b.csv", "m\n1\n"),
+        ("ragged.csv", "n,m\n1,2\n\n3\n"),
+        ("late.csv", &long),
+        ("cut.csv.gz", "this is text and not gzip"),
+        ("bad.jsonl", "{\"n\":1}\n{\"n\":\n"),
+        ("bad.parquet", "PAR1 but no"),
+        ("bad.txt", "ok\n"),
+    ]);
+    fs::write(folder.path("bad.txt"), b"ok\n\xff\n").unwrap();
+    let cases = [
+        (Format::Csv, "none.csv", "there is no file none.csv"),
+        (Format::Csv, "*.tsv", "no file matches *.tsv"),
+        (Format::Csv, "[ab].csv", "b.csv: the header has the columns `m`, but it should have `n`"),
+        (Format::Csv, "ragged.csv", "ragged.csv, row 2: the record has 1 fields, but there are 2 columns"),
+        (
+            Format::Csv,
+            "late.csv",
+            "late.csv, row 5001: column `n` holds \"x\", which is not Int64; declare `n` in `schema:`",
+        ),
+        (Format::Jsonl, "bad.jsonl", "bad.jsonl, row 2: not a JSON object: EOF while parsing a value (column 5)"),
+        (Format::Lines, "bad.txt", "bad.txt, row 2: the text is not valid UTF-8"),
+    ];
+    for (format, name, expected) in cases {
+        assert_eq!(folder.bare(&error(&read(format, &[folder.path(name)]))), expected);
+    }
+    assert!(matches!(error(&read(Format::Csv, &[folder.path("cut.csv.gz")])), ReadError::Corrupt { .. }));
+    assert!(matches!(error(&read(Format::Parquet, &[folder.path("bad.parquet")])), ReadError::Corrupt { .. }));
+    assert!(matches!(error(&read(Format::Tsv, &[folder.path("")])), ReadError::EmptyFolder { .. }));
+}
+
+#[test]
+fn a_file_that_goes_away_is_missed() {
+    let folder = Folder::new(&[("a.csv", "n\n1\n")]);
+    let mut source = Source::open(&read(Format::Csv, &[folder.path("a.csv")]), cut(1), &FileTable::default()).unwrap();
+    fs::remove_file(folder.path("a.csv")).unwrap();
+    assert!(matches!(source.next_batch(), Err(ReadError::Vanished { .. })));
+}
+
+#[test]
+fn a_pipe_passes_on_what_it_has_when_it_is_silent() {
+    let folder = Folder::new(&[]);
+    for (name, compression) in [("plain", Compression::None), ("gzip", Compression::Gzip)] {
+        let path = folder.fifo(name);
+        let mut read = read(Format::Jsonl, std::slice::from_ref(&path));
+        read.compression = Some(compression);
+        let mut source = Source::open(&read, Cut::default(), &FileTable::default()).unwrap();
+        assert_eq!(source.known_size(), None);
+        let (resume, wait) = mpsc::channel::<()>();
+        let writer = std::thread::spawn(move || {
+            let file = fs::File::options().write(true).open(path).unwrap();
+            let level = flate2::Compression::default();
+            let mut output: Box<dyn std::io::Write> = match compression {
+                Compression::None => Box::new(file),
+                _ => Box::new(flate2::write::GzEncoder::new(file, level)),
+            };
+            output.write_all(b"{\"n\":1}\n{\"n\":2}\n{\"n\":").unwrap();
+            output.flush().unwrap();
+            wait.recv().unwrap();
+            output.write_all(b"3}\n").unwrap();
+        });
+        let (first, _) = source.next_batch().unwrap().unwrap();
+        assert_eq!(first.num_rows(), 2, "{name}: the third record is not whole");
+        resume.send(()).unwrap();
+        let (second, origin) = source.next_batch().unwrap().unwrap();
+        assert_eq!((second.num_rows(), origin.place(0).unwrap().first), (1, 3));
+        assert!(source.next_batch().unwrap().is_none());
+        writer.join().unwrap();
+    }
+}
+
+#[test]
+fn a_source_reads_no_further_than_it_must() {
+    let folder = Folder::new(&[]);
+    let path = folder.fifo("pipe");
+    let mut source =
+        Source::open(&read(Format::Lines, std::slice::from_ref(&path)), cut(10), &FileTable::default()).unwrap();
+    let nonblocking = rustix::fs::OFlags::NONBLOCK.bits().cast_signed();
+    // A named pipe can be written to without blocking only once it is open for reading.
+    let reader = fs::File::options().read(true).custom_flags(nonblocking).open(&path).unwrap();
+    let mut writer = fs::File::options().write(true).custom_flags(nonblocking).open(&path).unwrap();
+    rustix::pipe::fcntl_setpipe_size(&writer, 1 << 20).unwrap();
+    writer.write_all(&[b'\n'; 1 << 20]).unwrap();
+    source.next_batch().unwrap().unwrap();
+    assert!(source.bytes_read() <= 64 << 10, "{}", source.bytes_read());
+    drop(reader);
+}
+
+#[test]
+fn a_blocked_read_can_be_cancelled() {
+    let folder = Folder::new(&[]);
+    for (format, has_writer) in
+        [(Format::Csv, false), (Format::Csv, true), (Format::Arrow, false), (Format::Arrow, true)]
+    {
+        let path = folder.fifo(&format!("{format:?}-{has_writer}"));
+        let mut source =
+            Source::open(&read(format, std::slice::from_ref(&path)), Cut::default(), &FileTable::default()).unwrap();
+        let keeper = has_writer.then(|| fs::File::options().read(true).write(true).open(&path).unwrap());
+        let canceller = source.canceller();
+        let reader = std::thread::spawn(move || source.next_batch());
+        let start = Instant::now();
+        canceller.cancel();
+        assert!(matches!(reader.join().unwrap(), Err(ReadError::Cancelled)));
+        assert!(start.elapsed() < Duration::from_secs(5));
+        drop(keeper);
+    }
+}
+
+#[test]
+fn declared_columns_are_cast_in_columnar_files() {
+    let folder = Folder::new(&[]);
+    let column: arrow::array::ArrayRef = Arc::new(arrow::array::Int64Array::from(vec![1, 300]));
+    let batch = RecordBatch::try_from_iter([("n", column)]).unwrap();
+    let mut bytes = Vec::new();
+    crate::format::encode(Format::Parquet, &batch, &mut bytes).unwrap();
+    fs::write(folder.path("a.parquet"), bytes).unwrap();
+    let mut read = read(Format::Parquet, &[folder.path("a.parquet")]);
+    read.schema = vec![("n".to_owned(), DataType::Int16)];
+    let mut source = Source::open(&read, Cut::default(), &FileTable::default()).unwrap();
+    assert_eq!(source.next_batch().unwrap().unwrap().0.column(0).data_type(), &DataType::Int16);
+    read.schema = vec![("n".to_owned(), DataType::Int8)];
+    let mut source = Source::open(&read, Cut::default(), &FileTable::default()).unwrap();
+    assert!(matches!(source.next_batch(), Err(ReadError::Conform { .. })));
+}

@@ -26,7 +26,11 @@ pub(super) struct Spool {
 
 impl Spool {
     pub(super) fn new(folder: &Path) -> Self {
-        Self { folder: folder.to_owned(), held: Vec::new(), held_bytes: 0, on_disk: None, in_memory: IN_MEMORY }
+        Self::with_memory(folder, IN_MEMORY)
+    }
+
+    pub(super) fn with_memory(folder: &Path, in_memory: usize) -> Self {
+        Self { folder: folder.to_owned(), held: Vec::new(), held_bytes: 0, on_disk: None, in_memory }
     }
 
     pub(super) fn push(&mut self, batch: &RecordBatch) -> Result<(), EncodeError> {

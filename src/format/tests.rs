@@ -1,0 +1,362 @@
+//! The table of types and formats, inference, and what is refused.
+
+use std::sync::Arc;
+
+use arrow::array::*;
+use arrow::datatypes::{DataType, Field, Int32Type, Schema, TimeUnit};
+use arrow::util::display::array_value_to_string;
+
+use super::*;
+
+fn batch(columns: Vec<(&str, ArrayRef)>) -> RecordBatch {
+    RecordBatch::try_from_iter_with_nullable(columns.into_iter().map(|(name, array)| (name, array, true))).unwrap()
+}
+
+fn types(batch: &RecordBatch) -> Vec<DataType> {
+    batch.schema().fields().iter().map(|field| field.data_type().clone()).collect()
+}
+
+fn text(format: Format, batch: &RecordBatch) -> String {
+    let mut out = Vec::new();
+    encode(format, batch, &mut out).unwrap();
+    String::from_utf8(out).unwrap()
+}
+
+fn infer(format: Format, text: &str) -> Vec<DataType> {
+    types(&decode(format, text.as_bytes(), &[]).unwrap())
+}
+
+fn fails(format: Format, text: &str, declared: &[(&str, DataType)]) -> String {
+    let declared: Vec<_> = declared.iter().map(|(name, data_type)| ((*name).to_owned(), data_type.clone())).collect();
+    decode(format, text.as_bytes(), &declared).unwrap_err().to_string()
+}
+
+/// One column per type, with a null in the middle.
+fn every_type() -> Vec<(&'static str, ArrayRef)> {
+    let decimal = Decimal128Array::from(vec![Some(12_345), None, Some(-1)]).with_precision_and_scale(10, 2).unwrap();
+    let micros = TimestampMicrosecondArray::from(vec![Some(1_700_000_000_123_456), None, Some(-1)]);
+    let nanos = TimestampNanosecondArray::from(vec![Some(1_700_000_000_123_456_789), None, Some(-1)]);
+    vec![
+        ("bool", Arc::new(BooleanArray::from(vec![Some(true), None, Some(false)]))),
+        ("int8", Arc::new(Int8Array::from(vec![Some(i8::MIN), None, Some(i8::MAX)]))),
+        ("int32", Arc::new(Int32Array::from(vec![Some(i32::MIN), None, Some(7)]))),
+        ("int64", Arc::new(Int64Array::from(vec![Some(i64::MIN), None, Some(i64::MAX)]))),
+        ("uint16", Arc::new(UInt16Array::from(vec![Some(0), None, Some(u16::MAX)]))),
+        ("uint64", Arc::new(UInt64Array::from(vec![Some(0), None, Some(u64::MAX)]))),
+        ("float32", Arc::new(Float32Array::from(vec![Some(0.1), None, Some(-2.0)]))),
+        ("float64", Arc::new(Float64Array::from(vec![Some(0.1), None, Some(1e300)]))),
+        ("string", Arc::new(StringArray::from(vec![Some("a,\"b\"\n\u{e9}"), None, Some("007")]))),
+        ("large", Arc::new(LargeStringArray::from(vec![Some("x"), None, Some("true")]))),
+        ("view", Arc::new(StringViewArray::from(vec![Some("longer than twelve bytes"), None, Some("1.5")]))),
+        ("binary", Arc::new(BinaryArray::from(vec![Some(&b"\x00\xff"[..]), None, Some(b"a")]))),
+        ("date", Arc::new(Date32Array::from(vec![Some(0), None, Some(-1)]))),
+        ("time", Arc::new(Time64MicrosecondArray::from(vec![Some(1), None, Some(86_399_000_000)]))),
+        ("naive", Arc::new(micros.clone())),
+        ("instant", Arc::new(micros.with_timezone("+00:00"))),
+        ("nanos", Arc::new(nanos)),
+        ("decimal", Arc::new(decimal)),
+    ]
+}
+
+fn nested() -> Vec<(&'static str, ArrayRef)> {
+    let list = ListArray::from_iter_primitive::<Int32Type, _, _>([Some(vec![Some(1), None]), None, Some(vec![])]);
+    let names: ArrayRef = Arc::new(StringArray::from(vec![Some("a"), None, Some("c")]));
+    let fields = vec![Field::new("name", DataType::Utf8, true)];
+    let structs = StructArray::new(fields.into(), vec![names], Some(vec![true, false, true].into()));
+    vec![("list", Arc::new(list)), ("struct", Arc::new(structs))]
+}
+
+/// Writes and reads a column, declared with its type.
+fn round_trip(format: Format, name: &str, array: &ArrayRef) {
+    // A second column, because a line of CSV with a null alone would be a special case of its own.
+    let rows: ArrayRef = Arc::new(Int64Array::from_iter_values(0..array.len() as i64));
+    let written = batch(vec![("row", rows), (name, Arc::clone(array))]);
+    let mut bytes = Vec::new();
+    encode(format, &written, &mut bytes).unwrap();
+    let declared = [(name.to_owned(), array.data_type().clone())];
+    let read = decode(format, &bytes, &declared).unwrap_or_else(|error| panic!("{format:?} {name}: {error}"));
+    assert_eq!(read, written, "{format:?} {name}");
+}
+
+#[test]
+fn every_type_survives_every_format() {
+    for format in [Format::Csv, Format::Tsv, Format::Jsonl, Format::Parquet, Format::Arrow] {
+        for (name, array) in every_type() {
+            round_trip(format, name, &array);
+        }
+    }
+    for format in [Format::Jsonl, Format::Parquet, Format::Arrow] {
+        for (name, array) in nested() {
+            round_trip(format, name, &array);
+        }
+    }
+}
+
+#[test]
+fn nested_columns_are_refused_by_csv() {
+    let (name, list) = nested().remove(0);
+    let error = encode(Format::Csv, &batch(vec![(name, list)]), &mut Vec::new()).unwrap_err();
+    assert!(matches!(error, EncodeError::Unsupported { ref column, .. } if column == "list"), "{error}");
+}
+
+#[test]
+fn json_writes_decimals_as_strings_and_nan_as_null() {
+    let columns = every_type();
+    let decimal = columns.iter().find(|(name, _)| *name == "decimal").unwrap().clone();
+    let nan: ArrayRef = Arc::new(Float64Array::from(vec![f64::NAN, f64::INFINITY, 1.0]));
+    assert_eq!(
+        text(Format::Jsonl, &batch(vec![decimal, ("nan", nan)])),
+        concat!(
+            r#"{"decimal":"123.45","nan":null}"#,
+            "\n",
+            r#"{"decimal":null,"nan":null}"#,
+            "\n",
+            r#"{"decimal":"-0.01","nan":1.0}"#,
+            "\n"
+        )
+    );
+}
+
+#[test]
+fn csv_types_are_the_narrowest_that_lose_nothing() {
+    let cases = [
+        ("1\n-2\n\n3", DataType::Int64),
+        ("1\n2.5", DataType::Float64),
+        ("1e3\n.5\nNaN\n-inf", DataType::Float64),
+        ("007\n12", DataType::Utf8),
+        ("99999999999999999999", DataType::Utf8),
+        ("true\nFalse", DataType::Boolean),
+        ("true\n1", DataType::Utf8),
+        ("2024-02-29", DataType::Date32),
+        ("2023-02-29", DataType::Utf8),
+        ("2024-01-31 12:00:00.5\n2024-01-31T12:00:00", DataType::Timestamp(TimeUnit::Microsecond, None)),
+        (
+            "2024-01-31T12:00:00Z\n2024-01-31T12:00:00+02:00",
+            DataType::Timestamp(TimeUnit::Microsecond, Some("+00:00".into())),
+        ),
+        ("2024-01-31T12:00:00.123456789", DataType::Utf8),
+        ("2024-01-31\n2024-01-31T12:00:00", DataType::Utf8),
+        ("\"\"\n\"\"", DataType::Null),
+    ];
+    for (values, expected) in cases {
+        let table = format!("a,b\n{}", values.lines().map(|value| format!("{value},x\n")).collect::<String>());
+        assert_eq!(infer(Format::Csv, &table)[0], expected, "{values:?}");
+    }
+}
+
+#[test]
+fn an_offset_moves_a_time_to_utc() {
+    let read = decode(Format::Csv, b"t\n2024-01-31T12:00:00+02:00\n", &[]).unwrap();
+    assert_eq!(array_value_to_string(read.column(0), 0).unwrap(), "2024-01-31T10:00:00Z");
+}
+
+#[test]
+fn json_types() {
+    let cases = [
+        (r#"{"a":1}{"a":null}"#, DataType::Int64),
+        (r#"{"a":1}{"a":2.5}"#, DataType::Float64),
+        (r#"{"a":18446744073709551615}{"a":1}"#, DataType::UInt64),
+        (r#"{"a":"2024-01-31"}"#, DataType::Utf8),
+        (r#"{"a":null}{}"#, DataType::Null),
+        (r#"{"a":[]}{"a":[1,null]}"#, DataType::new_list(DataType::Int64, true)),
+        (
+            r#"{"a":{"x":1}}{"a":{"y":"b"}}"#,
+            DataType::Struct(
+                vec![Field::new("x", DataType::Int64, true), Field::new("y", DataType::Utf8, true)].into(),
+            ),
+        ),
+    ];
+    for (lines, expected) in cases {
+        assert_eq!(
+            infer(Format::Jsonl, &lines.replace("}{\"a", "}\n{\"a").replace("}{}", "}\n{}")),
+            [expected],
+            "{lines}"
+        );
+    }
+}
+
+#[test]
+fn refused_text_names_row_and_column() {
+    use DataType::{Int8, Int64};
+    let cases: &[(Format, &str, &[(&str, DataType)], &str)] = &[
+        (Format::Csv, "a,b\n1,2\n3\n", &[], "row 2: the record has 1 fields, but there are 2 columns"),
+        (Format::Csv, "a\n1\nx\n", &[("a", Int64)], "row 2: column `a` holds \"x\", which is not Int64"),
+        (Format::Csv, "a\n1\n", &[("b", Int64)], "there is no column `b`; the columns are `a`"),
+        (Format::Csv, "a,a\n1,2\n", &[], "row 1: two columns have the name `a`"),
+        (Format::Csv, "a\n\"b\nc", &[], "row 1: a quoted field is not closed"),
+        (
+            Format::Jsonl,
+            "{\"a\":1}\n{\"a\":\"x\"}",
+            &[],
+            "row 2: column `a` holds Utf8 here and Int64 in an earlier row",
+        ),
+        (Format::Jsonl, "{\"a\":1}\n{\"a\":1.5}", &[("a", Int64)], "row 2: column `a` holds 1.5, which is not Int64"),
+        (Format::Jsonl, "{\"a\":1}\n{\"a\":128}", &[("a", Int8)], "row 2: column `a` holds 128, which is not Int8"),
+        (Format::Jsonl, "{\"a\":1,\"a\":2}", &[], "row 1: column `a` appears twice in one record"),
+        (
+            Format::Jsonl,
+            "{\"a\":1}\n\n[1]",
+            &[],
+            "row 2: not a JSON object: invalid type: sequence, expected a map (column 0)",
+        ),
+        (Format::Jsonl, "{\"a\":", &[], "row 1: not a JSON object: EOF while parsing a value (column 5)"),
+    ];
+    for (format, text, declared, expected) in cases {
+        assert_eq!(&fails(*format, text, declared), expected, "{text:?}");
+    }
+    let error = decode(Format::Lines, b"ok\n\xff\n", &[]).unwrap_err().to_string();
+    assert_eq!(error, "row 2: the text is not valid UTF-8");
+}
+
+/// Decodes each text as a chunk of its own, the first of which is the sample.
+fn chunks(format: Format, texts: &[&str]) -> Result<Vec<RecordBatch>, RecordError> {
+    let mut splitter = if format == Format::Jsonl { Splitter::jsonl() } else { Splitter::csv(b',', true) };
+    let all = Limit { records: usize::MAX, bytes: usize::MAX };
+    let mut decoder = None;
+    let mut batches = Vec::new();
+    for text in texts {
+        let mut records = Records::default();
+        splitter.push(text.as_bytes(), &mut records, all).unwrap();
+        let header = splitter.header().unwrap_or_default().to_vec();
+        let decoder =
+            decoder.get_or_insert_with(|| TextDecoder::from_sample(format, &header, &[], &[&records]).unwrap());
+        batches.push(decoder.decode(&records)?);
+    }
+    Ok(batches)
+}
+
+#[test]
+fn an_open_column_takes_the_type_of_its_first_value() {
+    let csv = chunks(Format::Csv, &["a,b\n,1\n", ",1\n2.5,1\n", ",1\n"]).unwrap();
+    let json = chunks(Format::Jsonl, &["{\"a\":null}\n", "{}\n{\"a\":1}\n{\"a\":2.5}\n", "{\"a\":3}\n"]).unwrap();
+    for batches in [csv, json] {
+        let found: Vec<_> = batches.iter().map(|batch| types(batch)[0].clone()).collect();
+        assert_eq!(found, [DataType::Null, DataType::Float64, DataType::Float64]);
+    }
+    let nested = chunks(Format::Jsonl, &["{\"a\":[]}\n", "{\"a\":[\"x\"]}\n"]).unwrap();
+    assert_eq!(types(&nested[1]), [DataType::new_list(DataType::Utf8, true)]);
+}
+
+#[test]
+fn a_value_after_the_sample_must_fit() {
+    let cases = [
+        (Format::Csv, ["a\n1\n", "2\n007\n"], "column `a` holds \"007\", which is not Int64"),
+        (Format::Csv, ["a\n2024-01-01\n", "2024-01-01\n2024\n"], "column `a` holds \"2024\", which is not Date32"),
+        (
+            Format::Jsonl,
+            ["{\"a\":1}\n", "{\"a\":1}\n{\"b\":1}\n"],
+            "column `b` does not appear in the rows from which the columns were inferred",
+        ),
+        (
+            Format::Jsonl,
+            ["{\"a\":{\"x\":1}}\n", "{}\n{\"a\":{\"y\":1}}\n"],
+            "column `a.y` does not appear in the rows from which the columns were inferred",
+        ),
+    ];
+    for (format, texts, expected) in cases {
+        let error = chunks(format, &texts).unwrap_err();
+        assert_eq!((error.record, error.to_string().as_str()), (1, expected));
+        assert!(error.problem.column_to_declare().is_some());
+    }
+}
+
+#[test]
+fn a_null_alone_in_a_row_of_csv_is_a_row() {
+    let column: ArrayRef = Arc::new(Int64Array::from(vec![Some(1), None, Some(3)]));
+    let written = batch(vec![("a", column)]);
+    assert_eq!(decode(Format::Csv, text(Format::Csv, &written).as_bytes(), &[]).unwrap(), written);
+}
+
+#[test]
+fn lines_need_one_column_and_no_line_breaks() {
+    let strings = |values: Vec<&str>| -> ArrayRef { Arc::new(StringArray::from(values)) };
+    assert_eq!(text(Format::Lines, &batch(vec![("x", strings(vec!["a", ""]))])), "a\n\n");
+    assert_eq!(text(Format::Lines, &batch(vec![("x", strings(vec!["a"])), ("line", strings(vec!["b"]))])), "b\n");
+    let two = batch(vec![("x", strings(vec!["a"])), ("y", strings(vec!["b"]))]);
+    assert!(matches!(encode(Format::Lines, &two, &mut Vec::new()), Err(EncodeError::NoLine { .. })));
+    let broken = batch(vec![("x", strings(vec!["a", "b\nc"]))]);
+    assert!(matches!(encode(Format::Lines, &broken, &mut Vec::new()), Err(EncodeError::LineBreak { row: 1 })));
+    assert_eq!(decode(Format::Lines, "\u{feff}a\r\n\nb".as_bytes(), &[]).unwrap().num_rows(), 3);
+}
+
+#[test]
+fn no_bytes_are_a_table_without_rows() {
+    let declared = [("a".to_owned(), DataType::Int64)];
+    for format in [Format::Csv, Format::Jsonl, Format::Arrow, Format::Parquet] {
+        let read = decode(format, b"", &declared).unwrap();
+        assert_eq!((read.num_rows(), types(&read)), (0, vec![DataType::Int64]));
+    }
+}
+
+#[test]
+fn a_cut_off_file_is_not_a_shorter_file() {
+    use std::io::{ErrorKind, Read, Write};
+    for compression in [Compression::Gzip, Compression::Zstd] {
+        let mut writer = compression::Compressor::new(Vec::new(), compression).unwrap();
+        writer.write_all(&(0..100_000_u32).flat_map(|n| n.wrapping_mul(n).to_le_bytes()).collect::<Vec<_>>()).unwrap();
+        let whole = writer.finish().unwrap();
+        for end in [whole.len() / 2, whole.len() - 1] {
+            let mut reader = decompress(std::io::Cursor::new(whole[..end].to_vec()), compression).unwrap();
+            let error = reader.read_to_end(&mut Vec::new()).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::UnexpectedEof, "{compression:?} {end}");
+        }
+        let mut twice = Vec::new();
+        decompress(std::io::Cursor::new([&whole[..], &whole[..]].concat()), compression)
+            .unwrap()
+            .read_to_end(&mut twice)
+            .unwrap();
+        assert_eq!(twice.len(), 800_000);
+    }
+}
+
+mod determinism {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn table(rows: usize) -> RecordBatch {
+        let rows = rows as i64;
+        let strings = (0..rows).map(|row| (row % 7 != 0).then(|| "x".repeat((row * 37 % 31) as usize)));
+        batch(vec![
+            ("n", Arc::new(Int64Array::from_iter_values((0..rows).map(|row| row * 7919 % 10_007)))),
+            ("s", Arc::new(StringArray::from_iter(strings))),
+            ("f", Arc::new(Float64Array::from_iter_values((0..rows).map(|row| row as f64 / 3.0)))),
+        ])
+    }
+
+    fn write(format: Format, compression: Compression, table: &RecordBatch, cuts: &[usize]) -> Vec<u8> {
+        let mut encoder = FileEncoder::new(Vec::new(), format, compression, &table.schema(), EncodeMode::File).unwrap();
+        let mut start = 0;
+        for rows in cuts.iter().copied().chain([usize::MAX]) {
+            let rows = rows.min(table.num_rows() - start);
+            encoder.write(&table.slice(start, rows)).unwrap();
+            start += rows;
+        }
+        encoder.finish().unwrap()
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(4))]
+        #[test]
+        fn files_do_not_depend_on_batches(cuts in prop::collection::vec(0_usize..5000, 0..6)) {
+            let table = table(10_000);
+            for (format, compression) in [
+                (Format::Parquet, Compression::None),
+                (Format::Arrow, Compression::Zstd),
+                (Format::Csv, Compression::Gzip),
+                (Format::Jsonl, Compression::Zstd),
+            ] {
+                let whole = write(format, compression, &table, &[]);
+                prop_assert!(write(format, compression, &table, &cuts) == whole, "{format:?} {compression:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn an_empty_schema_has_no_text() {
+    let empty = RecordBatch::new_empty(Arc::new(Schema::empty()));
+    for format in [Format::Csv, Format::Jsonl, Format::Lines] {
+        assert_eq!(text(format, &empty), "");
+    }
+}
