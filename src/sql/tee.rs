@@ -14,7 +14,7 @@ use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
 use arrow::ipc::reader::StreamReader;
 use arrow::ipc::writer::StreamWriter;
-use datafusion::common::{DataFusionError, Result, internal_err};
+use datafusion::common::{DataFusionError, Result, internal_err, not_impl_err};
 use datafusion::execution::SpillFile;
 use datafusion::execution::disk_manager::DiskManager;
 use datafusion::execution::memory_pool::{MemoryConsumer, MemoryReservation};
@@ -65,7 +65,7 @@ impl Tee {
     pub(super) fn read(&self) -> Result<Reader> {
         match self.lock().unclaimed.pop_front() {
             Some(index) => Ok(Reader { tee: self.clone(), index }),
-            None => internal_err!("an input is read more often than planned, as recursive queries do"),
+            None => not_impl_err!("an input cannot be read again by the recursive part of a query"),
         }
     }
 

@@ -364,3 +364,26 @@ fn the_limit_of_spill_files_is_named() {
         ("spill files reached their limit of 1.0 MiB", SqlErrorKind::Disk)
     );
 }
+
+#[test]
+fn recursive_queries_run() {
+    check_stream(
+        "WITH RECURSIVE r AS (SELECT 1 AS n UNION ALL SELECT n + 1 FROM r WHERE n < 4) SELECT n FROM r",
+        vec![],
+        &["n", "1", "2", "3", "4"],
+    );
+    check_stream(
+        "WITH RECURSIVE r AS (SELECT id AS n FROM orders UNION ALL SELECT n + 10 FROM r WHERE n < 3) SELECT n FROM r",
+        vec![orders()],
+        &["n", "1", "2", "3", "4", "5", "11", "12"],
+    );
+}
+
+#[test]
+fn a_recursive_step_cannot_read_an_input_again() {
+    let sql = "WITH RECURSIVE r AS (SELECT 1 AS n UNION ALL SELECT o.id FROM r JOIN orders o ON o.id = r.n + 1)
+               SELECT n FROM r";
+    let error = run(sql, vec![orders()], &settings()).err().expect("an error");
+    let expected = "an input cannot be read again by the recursive part of a query";
+    assert_eq!((error.message.as_str(), error.kind), (expected, SqlErrorKind::Plan));
+}
