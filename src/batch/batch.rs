@@ -74,7 +74,7 @@ impl Batch {
     /// `origin` describes exactly the rows of `records`.
     pub fn new(records: RecordBatch, origin: Origin) -> Self {
         debug_assert_eq!(records.num_rows(), origin.len(), "every row has an origin");
-        let bytes = value_bytes(&records) as u64 + origin.bytes() as u64;
+        let bytes = value_bytes(&records, 0..records.num_rows()) as u64 + origin.bytes() as u64;
         Self { rows: records.num_rows(), bytes, body: Body::Memory { records, shared: None }, origin: Arc::new(origin) }
     }
 

@@ -46,6 +46,18 @@ pub enum Format {
 }
 
 impl Format {
+    /// The word for it in a pipeline file.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Csv => "csv",
+            Self::Tsv => "tsv",
+            Self::Jsonl => "jsonl",
+            Self::Parquet => "parquet",
+            Self::Arrow => "arrow",
+            Self::Lines => "lines",
+        }
+    }
+
     /// Endings of file names, without the ending of a compression.
     pub fn extensions(self) -> &'static [&'static str] {
         match self {

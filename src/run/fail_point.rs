@@ -33,15 +33,20 @@ struct Chosen {
 
 /// Kills this process if `name` is the chosen fail point and it is reached for the chosen time.
 pub fn reach(name: &str) {
-    static CHOSEN: OnceLock<Option<Chosen>> = OnceLock::new();
-    if let Some(chosen) = CHOSEN.get_or_init(choose)
-        && chosen.name == name
-        && chosen.left.fetch_sub(1, Ordering::SeqCst) == 1
-    {
+    if is_reached(name) {
         // Nothing is cleaned up, as in a crash. If a process could not kill itself, aborting would be next best.
         let _ = kill_process(getpid(), Signal::KILL);
         std::process::abort();
     }
+}
+
+/// Whether `name` is the chosen fail point and it is reached for the chosen time, for faults other than a crash.
+pub fn is_reached(name: &str) -> bool {
+    static CHOSEN: OnceLock<Option<Chosen>> = OnceLock::new();
+    CHOSEN
+        .get_or_init(choose)
+        .as_ref()
+        .is_some_and(|chosen| chosen.name == name && chosen.left.fetch_sub(1, Ordering::SeqCst) == 1)
 }
 
 fn choose() -> Option<Chosen> {

@@ -1,8 +1,26 @@
 //! Carries out the scheduler's actions and returns what happened as events.
+//!
+//! [`LocalExecutor`] is the event loop's side: it owns the batches, the worker pool (`python.rs`, `worker.rs`), commands (`command.rs`),
+//! the threads of resident stages (`resident.rs`), and the guardian that is the ancestor of every process of the run. Everything that
+//! happens elsewhere comes back to it through descriptors and the mailbox.
 
+mod command;
 mod connection;
 mod frame;
 mod guardian;
+mod local;
+mod log;
+mod mailbox;
+mod poller;
+mod publisher;
+mod python;
+mod rejects;
+mod resident;
+mod source_command;
 pub mod stage;
+mod worker;
 
 pub use guardian::{GUARDIAN_ARGUMENT, guard};
+pub use local::{LocalExecutor, QUERY_MEMORY, SPILL_LIMIT, Surroundings};
+pub use poller::Token;
+pub use python::PythonHost;

@@ -1,0 +1,265 @@
+//! Attempts that are processes of their own: input is written, output and errors are drained, all at once, until the process has
+//! ended and its pipes are silent.
+
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::time::{Duration, Instant};
+
+use arrow::array::RecordBatch;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fs::{OFlags, fcntl_setfl};
+use rustix::io::Errno;
+use rustix::pipe::{PipeFlags, pipe_with};
+
+use super::guardian::ProcessEnd;
+use super::log::OutputLog;
+use super::resident::failure;
+use crate::format::{self, Format};
+use crate::plan::{StageId, Verdict};
+use crate::run::scheduler::{Failure, Scope};
+use crate::run::{Speaker, Stream};
+
+/// How long what the process left running may go on writing after its end.
+const DRAIN: Duration = Duration::from_millis(100);
+/// Most bytes of standard output of one batch.
+const OUTPUT_BYTES: usize = 1 << 30;
+/// Last bytes of standard error that a failure shows.
+const ERROR_BYTES: usize = 8 << 10;
+
+/// The pipes of a process: our ends and its ends.
+pub struct Pipes {
+    pub ours: OurEnds,
+    /// Standard input, output, error.
+    pub theirs: Vec<OwnedFd>,
+    /// Takes one [`ProcessEnd`] when the process has ended.
+    pub end: EndSender,
+}
+
+pub struct OurEnds {
+    stdin: OwnedFd,
+    stdout: OwnedFd,
+    stderr: OwnedFd,
+    end: OwnedFd,
+}
+
+/// Tells the thread of a process how it has ended.
+#[derive(Debug)]
+pub struct EndSender(OwnedFd);
+
+impl EndSender {
+    pub fn send(self, end: ProcessEnd) {
+        let text = serde_json::to_vec(&end).expect("numbers are JSON");
+        // The thread has given up on the process only if it has failed itself.
+        let _ = rustix::io::write(&self.0, &text);
+    }
+}
+
+impl Pipes {
+    /// # Errors
+    /// If there are no descriptors left.
+    pub fn new() -> io::Result<Self> {
+        let (stdin, our_stdin) = pipe_with(PipeFlags::CLOEXEC)?;
+        let (our_stdout, stdout) = pipe_with(PipeFlags::CLOEXEC)?;
+        let (our_stderr, stderr) = pipe_with(PipeFlags::CLOEXEC)?;
+        let (our_end, end) = end_pipe()?;
+        for fd in [&our_stdin, &our_stdout, &our_stderr, &our_end] {
+            fcntl_setfl(fd, OFlags::NONBLOCK)?;
+        }
+        let ours = OurEnds { stdin: our_stdin, stdout: our_stdout, stderr: our_stderr, end: our_end };
+        Ok(Self { ours, theirs: vec![stdin, stdout, stderr], end })
+    }
+}
+
+/// A pipe for one [`ProcessEnd`].
+///
+/// # Errors
+/// If there are no descriptors left.
+pub fn end_pipe() -> io::Result<(OwnedFd, EndSender)> {
+    let (ours, theirs) = pipe_with(PipeFlags::CLOEXEC)?;
+    Ok((ours, EndSender(theirs)))
+}
+
+/// What a process is given and what is made of its output.
+pub struct Exchange {
+    pub stage: StageId,
+    pub name: String,
+    pub input: Option<(Format, RecordBatch)>,
+    pub output: Option<Format>,
+    pub log: OutputLog,
+}
+
+impl Exchange {
+    /// Talks to the process until it has ended. Returns its output as a batch, if it has any that is wanted.
+    ///
+    /// # Errors
+    /// If the process failed, or its output is not what it should be.
+    pub fn run(self, ends: OurEnds) -> Result<Option<RecordBatch>, Failure> {
+        let mut input = Vec::new();
+        if let Some((format, records)) = &self.input {
+            format::encode(*format, records, &mut input).map_err(|error| {
+                failure(Scope::Opening, Verdict::Schema, format!("the batch cannot be written as {}: {error}", format.word()))
+            })?;
+        }
+        let mut talk = Talk::new(ends, input, &self);
+        let end = talk.until_the_end().map_err(|errno| {
+            failure(Scope::Internal, Verdict::Exception, format!("the process's pipes failed: {}", io::Error::from(errno)))
+        })?;
+        self.judge(&talk, end)
+    }
+
+    fn judge(&self, talk: &Talk<'_>, end: ProcessEnd) -> Result<Option<RecordBatch>, Failure> {
+        let errors = String::from_utf8_lossy(&talk.errors).trim_end().to_owned();
+        let failed = |verdict, message: String| Failure { verdict, scope: Scope::Rows, message, traceback: errors.clone() };
+        match end {
+            ProcessEnd { signal: Some(signal), .. } => {
+                return Err(failed(Verdict::Crash, format!("the command was killed by {}", signal_name(signal))));
+            }
+            ProcessEnd { status: Some(0), .. } => {}
+            ProcessEnd { status, .. } => {
+                let status = status.map_or_else(|| "an unknown status".to_owned(), |status| format!("status {status}"));
+                return Err(failed(Verdict::Exception, format!("the command exited with {status}")));
+            }
+        }
+        if talk.is_too_long {
+            return Err(failed(Verdict::Exception, format!("the command wrote more than {OUTPUT_BYTES} bytes for one batch")));
+        }
+        let Some(format) = self.output else { return Ok(None) };
+        format::decode(format, &talk.output, &[]).map(Some).map_err(|error| {
+            failed(Verdict::Schema, format!("the command's output is not what `output: {}` says: {error}", format.word()))
+        })
+    }
+}
+
+/// The state of the conversation.
+struct Talk<'a> {
+    exchange: &'a Exchange,
+    stdin: Option<OwnedFd>,
+    stdout: Option<OwnedFd>,
+    stderr: Option<OwnedFd>,
+    end: OwnedFd,
+    input: Vec<u8>,
+    written: usize,
+    output: Vec<u8>,
+    is_too_long: bool,
+    errors: Vec<u8>,
+    ended: Option<(ProcessEnd, Instant)>,
+}
+
+impl<'a> Talk<'a> {
+    fn new(ends: OurEnds, input: Vec<u8>, exchange: &'a Exchange) -> Self {
+        Self {
+            exchange,
+            // Closed at once if there is nothing to say.
+            stdin: (!input.is_empty()).then_some(ends.stdin),
+            stdout: Some(ends.stdout),
+            stderr: Some(ends.stderr),
+            end: ends.end,
+            input,
+            written: 0,
+            output: Vec::new(),
+            is_too_long: false,
+            errors: Vec::new(),
+            ended: None,
+        }
+    }
+
+    fn until_the_end(&mut self) -> Result<ProcessEnd, Errno> {
+        loop {
+            if let Some((end, since)) = &self.ended
+                && (self.stdout.is_none() && self.stderr.is_none() || since.elapsed() >= DRAIN)
+            {
+                return Ok(*end);
+            }
+            self.wait()?;
+            self.say();
+            self.hear();
+            if self.ended.is_none() {
+                self.ended = self.has_ended();
+            }
+        }
+    }
+
+    fn wait(&self) -> Result<(), Errno> {
+        let mut fds = Vec::with_capacity(4);
+        fds.extend(self.stdin.as_ref().map(|fd| PollFd::from_borrowed_fd(fd.as_fd(), PollFlags::OUT)));
+        fds.extend(self.stdout.as_ref().map(|fd| PollFd::from_borrowed_fd(fd.as_fd(), PollFlags::IN)));
+        fds.extend(self.stderr.as_ref().map(|fd| PollFd::from_borrowed_fd(fd.as_fd(), PollFlags::IN)));
+        let timeout = match &self.ended {
+            None => {
+                fds.push(PollFd::from_borrowed_fd(self.end.as_fd(), PollFlags::IN));
+                None
+            }
+            Some((_, since)) => {
+                let left = DRAIN.saturating_sub(since.elapsed());
+                Some(Timespec { tv_sec: 0, tv_nsec: i64::from(left.subsec_nanos()) })
+            }
+        };
+        match poll(&mut fds, timeout.as_ref()) {
+            Ok(_) | Err(Errno::INTR) => Ok(()),
+            Err(errno) => Err(errno),
+        }
+    }
+
+    /// Writes what the pipe takes. A process need not read all of its input.
+    fn say(&mut self) {
+        let Some(stdin) = &self.stdin else { return };
+        match rustix::io::write(stdin, &self.input[self.written..]) {
+            Ok(count) => self.written += count,
+            Err(Errno::AGAIN | Errno::INTR) => return,
+            Err(_) => self.written = self.input.len(),
+        }
+        if self.written == self.input.len() {
+            self.stdin = None;
+            self.input = Vec::new();
+            self.written = 0;
+        }
+    }
+
+    fn hear(&mut self) {
+        let mut buffer = [0; 64 << 10];
+        while let Some(bytes) = read(&mut self.stdout, &mut buffer) {
+            match self.exchange.output {
+                Some(_) if self.output.len() + bytes.len() > OUTPUT_BYTES => self.is_too_long = true,
+                Some(_) => self.output.extend_from_slice(bytes),
+                None => self.exchange.log(Stream::Stdout, bytes),
+            }
+        }
+        while let Some(bytes) = read(&mut self.stderr, &mut buffer) {
+            self.errors.extend_from_slice(bytes);
+            let surplus = self.errors.len().saturating_sub(ERROR_BYTES);
+            self.errors.drain(..surplus);
+            self.exchange.log(Stream::Stderr, bytes);
+        }
+    }
+
+    fn has_ended(&self) -> Option<(ProcessEnd, Instant)> {
+        let mut text = [0; 128];
+        match rustix::io::read(&self.end, &mut text) {
+            Ok(0) => Some((ProcessEnd::default(), Instant::now())),
+            Ok(length) => Some((serde_json::from_slice(&text[..length]).unwrap_or_default(), Instant::now())),
+            Err(_) => None,
+        }
+    }
+}
+
+impl Exchange {
+    fn log(&self, stream: Stream, bytes: &[u8]) {
+        self.log.write(&self.name, &Speaker::Command { stage: self.stage }, stream, bytes);
+    }
+}
+
+/// Reads what is there; closes the pipe at its end.
+fn read<'b>(fd: &mut Option<OwnedFd>, buffer: &'b mut [u8]) -> Option<&'b [u8]> {
+    match rustix::io::read(fd.as_ref()?, &mut *buffer) {
+        Ok(0) => *fd = None,
+        Ok(length) => return Some(&buffer[..length]),
+        Err(Errno::AGAIN | Errno::INTR) => {}
+        Err(_) => *fd = None,
+    }
+    None
+}
+
+/// `SIGKILL` for 9.
+pub fn signal_name(signal: i32) -> String {
+    signal_hook::low_level::signal_name(signal).map_or_else(|| format!("signal {signal}"), str::to_owned)
+}

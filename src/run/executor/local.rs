@@ -1,0 +1,788 @@
+//! [`LocalExecutor`]: carries out actions on this machine: threads for resident stages, a pool of Python workers, processes for
+//! commands. One event loop owns all of it; nothing in it waits for anything but the loop's descriptors.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::io;
+use std::ops::Range;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, SystemTime};
+
+use arrow::array::{RecordBatch, RecordBatchOptions};
+use arrow::compute::concat_batches;
+use arrow::datatypes::SchemaRef;
+
+use super::command::{Exchange, Pipes, signal_name};
+use super::guardian::{Guardian, ProcessEnd, ProcessId, Report, Spawn};
+use super::log::OutputLog;
+use super::mailbox::{Inbox, Mailbox, Message, mailbox};
+use super::poller::{Poller, Token};
+use super::publisher::{Publisher, Put};
+use super::python::{Pool, PythonHost};
+use super::rejects;
+use super::resident::{Resident, failure, sql_failure};
+use super::stage::read::Source;
+use super::stage::write::Sink;
+use crate::batch::{Batch, Columns, FileTable, Origin, SegmentPool};
+use crate::plan::{CommandLine, EdgeId, Plan, Stage, StageId, StageKind, Verdict};
+use crate::run::fail_point;
+use crate::run::publish::{RunFolder, Staging};
+use crate::run::scheduler::{
+    Action, AttemptId, BatchId, Dispatch, Event, Failure, Host, Meta, Output, QueuedPieces, Reject, Scope, Work,
+};
+use crate::sql::{RowWise, Settings};
+
+/// Memory of one query over whole streams before it spills, bytes.
+pub const QUERY_MEMORY: usize = 256 << 20;
+/// Bytes that the queries and edges of a run may spill.
+pub const SPILL_LIMIT: u64 = 64 << 30;
+
+/// What the executor needs to know of the world.
+#[derive(Clone, Debug)]
+pub struct Surroundings {
+    pub python: Option<PythonHost>,
+    /// Cores that may be used.
+    pub cores: std::num::NonZeroU32,
+    /// The moment that `now()` says in queries.
+    pub started: SystemTime,
+}
+
+pub struct LocalExecutor {
+    plan: Arc<Plan>,
+    surroundings: Surroundings,
+    folder: PathBuf,
+    poller: Poller,
+    mailbox: Mailbox,
+    inbox: Inbox,
+    guardian: Guardian,
+    pool: Pool,
+    log: OutputLog,
+    residents: BTreeMap<StageId, Resident>,
+    staging: Option<Staging>,
+    store: BTreeMap<BatchId, Stored>,
+    next_batch: u64,
+    publisher: Publisher,
+    files: FileTable,
+    segments: SegmentPool,
+    /// The columns of inputs that several edges lead to.
+    unions: BTreeMap<(StageId, usize), Columns>,
+    queries: BTreeMap<StageId, Arc<Planned>>,
+    commands: BTreeMap<ProcessId, Running>,
+    /// Where the rows of running native attempts and commands come from.
+    origins: BTreeMap<AttemptId, Origin>,
+    runtime: Option<tokio::runtime::Runtime>,
+    events: VecDeque<Event>,
+}
+
+/// A batch in the store. `edge` while it counts as being in memory on an edge that spills.
+struct Stored {
+    batch: Batch,
+    edge: Option<EdgeId>,
+}
+
+/// A command that runs.
+struct Running {
+    attempt: Option<AttemptId>,
+    stage: StageId,
+    end: Option<super::command::EndSender>,
+    start: Option<Box<dyn FnOnce() + Send>>,
+}
+
+/// A row-wise query, planned when the columns of its input are known, and again if they change.
+#[derive(Default)]
+struct Planned {
+    query: Mutex<Option<(SchemaRef, Arc<RowWise>)>>,
+}
+
+impl LocalExecutor {
+    /// # Errors
+    /// If the guardian cannot be started, or there are no descriptors left.
+    pub fn new(plan: Arc<Plan>, run: &RunFolder, staging: Staging, surroundings: Surroundings) -> io::Result<Self> {
+        let (mailbox, inbox) = mailbox()?;
+        let mut poller = Poller::new()?;
+        let guardian = Guardian::start()?;
+        poller.add(Token::Mailbox, inbox.fd())?;
+        poller.add(Token::Guardian, guardian.fd())?;
+        let folder = run.path().to_owned();
+        let log = OutputLog::new(folder.join("logs"));
+        let segments = SegmentPool::default();
+        Ok(Self {
+            pool: Pool::new(Arc::clone(&plan), &surroundings, log.clone(), mailbox.clone(), segments.clone()),
+            publisher: Publisher::new(Arc::clone(&plan), folder.join("spill")),
+            plan,
+            surroundings,
+            folder,
+            poller,
+            mailbox,
+            inbox,
+            guardian,
+            log,
+            residents: BTreeMap::new(),
+            staging: Some(staging),
+            store: BTreeMap::new(),
+            next_batch: 0,
+            files: FileTable::default(),
+            segments,
+            unions: BTreeMap::new(),
+            queries: BTreeMap::new(),
+            commands: BTreeMap::new(),
+            origins: BTreeMap::new(),
+            runtime: None,
+            events: VecDeque::new(),
+        })
+    }
+
+    pub fn poller(&mut self) -> &mut Poller {
+        &mut self.poller
+    }
+
+    pub fn log(&self) -> &OutputLog {
+        &self.log
+    }
+
+    /// Worker processes that came and went since the last call.
+    pub fn worker_news(&mut self) -> Vec<crate::run::RunEvent> {
+        self.pool.take_news()
+    }
+
+    /// The place of a row of a batch, for people: file and row.
+    pub fn place(&self, batch: BatchId, row: u64) -> Option<String> {
+        let stored = self.store.get(&batch)?;
+        rejects::place(stored.batch.origin(), usize::try_from(row).ok()?, &self.files)
+    }
+
+    /// Whether events are ready without waiting.
+    pub fn next_event(&mut self) -> Option<Event> {
+        self.events.pop_front()
+    }
+
+    /// Waits until something happens, or the time is over. What happened is in [`LocalExecutor::next_event`].
+    ///
+    /// # Errors
+    /// If the loop itself fails, or the guardian dies.
+    pub fn wait(&mut self, timeout: Option<Duration>) -> io::Result<Vec<Token>> {
+        self.watch_output();
+        let mut others = Vec::new();
+        for token in self.poller.wait(timeout)? {
+            match token {
+                Token::Mailbox => self.inbox.take().into_iter().for_each(|message| self.deliver(message)),
+                Token::Guardian => self.guardian_reports()?,
+                Token::Signals => others.push(token),
+                token => self.pool.ready(token, &mut self.poller),
+            }
+        }
+        let happened = self.pool.take_happened();
+        for happened in happened {
+            self.pool_happened(happened);
+        }
+        Ok(others)
+    }
+
+    /// Writes that did not fit into a socket go on when it has room.
+    fn watch_output(&mut self) {
+        let wants = self.guardian.wants_to_send();
+        self.poller.watch_output(Token::Guardian, self.guardian.fd(), wants);
+        self.pool.watch_output(&self.poller);
+    }
+
+    fn deliver(&mut self, message: Message) {
+        let event = match message {
+            Message::Produced { stage, batch } => {
+                let batch = self.keep(batch);
+                Event::Produced { stage, outputs: vec![Output { port: 0, batch }] }
+            }
+            Message::Taken { stage, input, rows } => Event::Taken { stage, input, rows },
+            Message::InputClosed { stage, input } => Event::InputClosed { stage, input },
+            Message::InputChanged { stage, input } => {
+                if let Some(resident) = self.residents.get_mut(&stage) {
+                    resident.input_changed(input);
+                }
+                return;
+            }
+            Message::Ended { stage, schema } => {
+                if let Some(schema) = schema
+                    && !self.plan.stage(stage).ports.is_empty()
+                {
+                    self.publisher.know_columns(stage, 0, schema);
+                }
+                Event::Ended { stage }
+            }
+            Message::StageFailed { stage, failure } => Event::StageFailed { stage, failure },
+            Message::AttemptDone { attempt, rows, batch } => {
+                self.origins.remove(&attempt);
+                let outputs = batch.map(|batch| Output { port: 0, batch: self.keep(batch) });
+                Event::AttemptDone { attempt, rows, outputs: outputs.into_iter().collect(), end: false }
+            }
+            Message::AttemptFailed { attempt, failure } => {
+                self.origins.remove(&attempt);
+                Event::AttemptFailed { attempt, failure }
+            }
+            Message::SegmentFree { worker, segment } => {
+                self.pool.release_output(worker, segment);
+                return;
+            }
+            Message::Committed => Event::Committed,
+            Message::CommitFailed { failure } => Event::CommitFailed { failure },
+        };
+        self.events.push_back(event);
+    }
+
+    fn keep(&mut self, batch: Batch) -> Meta {
+        self.keep_on(batch, None)
+    }
+
+    fn keep_on(&mut self, batch: Batch, edge: Option<EdgeId>) -> Meta {
+        self.next_batch += 1;
+        let id = BatchId(self.next_batch);
+        let meta = Meta { id, rows: batch.rows() as u64, bytes: batch.bytes() };
+        self.store.insert(id, Stored { batch, edge });
+        meta
+    }
+
+    /// Carries out one action.
+    ///
+    /// # Errors
+    /// If the machine refuses what every run needs (descriptors, processes).
+    pub fn perform(&mut self, action: Action) -> io::Result<()> {
+        match action {
+            Action::Start { stage } => self.start(stage)?,
+            Action::Pull { stage } => self.with_resident(stage, |resident| resident.pull()),
+            Action::Feed { stage, input, batch } => self.feed(stage, input, batch),
+            Action::EndInput { stage, input } => {
+                let schema = self.publisher.input_columns(stage, input);
+                self.with_resident(stage, |resident| resident.end(input, schema));
+            }
+            Action::Close { stage } => self.with_resident(stage, Resident::close),
+            Action::StartWorker { worker, class } => {
+                self.pool.start_worker(worker, class, &mut self.guardian, &mut self.poller)?;
+            }
+            Action::Dispatch(dispatch) => self.dispatch(dispatch)?,
+            Action::Publish { stage, port, batch } => self.publish(stage, port, batch),
+            Action::PublishRejects { stage, port, batch, rejects } => self.publish_rejects(stage, port, batch, &rejects),
+            Action::FinishPorts { stage } => self.finish_ports(stage),
+            Action::Release { batch } => self.release(batch),
+            Action::Commit => self.commit(),
+            Action::Emit(_) | Action::Finish(_) => unreachable!("handled by the loop"),
+        }
+        Ok(())
+    }
+
+    fn with_resident(&mut self, stage: StageId, act: impl FnOnce(&mut Resident)) {
+        if let Some(resident) = self.residents.get_mut(&stage) {
+            act(resident);
+        }
+    }
+
+    fn start(&mut self, id: StageId) -> io::Result<()> {
+        let plan = Arc::clone(&self.plan);
+        let stage = plan.stage(id);
+        let resident = match &stage.kind {
+            StageKind::Read(read) => match Source::open(read, stage.cut, &self.files) {
+                Ok(source) => Resident::source(id, source, self.mailbox.clone()),
+                Err(error) => return Ok(self.stage_failed(id, Scope::Input, &error)),
+            },
+            StageKind::Write(write) => {
+                let staging = self.staging.as_mut().expect("sinks start before the commit");
+                match Sink::create(write, staging) {
+                    Ok(sink) => Resident::sink(id, sink, self.mailbox.clone()),
+                    Err(error) => return Ok(self.stage_failed(id, Scope::Output, &error)),
+                }
+            }
+            StageKind::Sql(sql) => {
+                let tables = stage.inputs.iter().map(|input| input.table.clone()).collect();
+                let settings = self.sql_settings(stage)?;
+                let runtime = self.runtime()?;
+                Resident::query(id, sql.query.clone(), tables, settings, runtime, self.mailbox.clone())
+            }
+            StageKind::Command(_) => return self.start_command_source(stage),
+            StageKind::Python(_) => unreachable!("python stages are never resident"),
+        };
+        self.residents.insert(id, resident);
+        Ok(())
+    }
+
+    fn stage_failed(&mut self, stage: StageId, scope: Scope, error: &dyn std::error::Error) {
+        let failure = failure(scope, Verdict::Exception, error.to_string());
+        self.events.push_back(Event::StageFailed { stage, failure });
+    }
+
+    fn sql_settings(&self, stage: &Stage) -> io::Result<Settings> {
+        let spill_folder = self.folder.join("spill");
+        std::fs::create_dir_all(&spill_folder)?;
+        Ok(Settings {
+            stage: stage.name.clone(),
+            params: self.plan.params.clone(),
+            seed: self.plan.seed,
+            started: self.surroundings.started,
+            memory_limit: QUERY_MEMORY,
+            spill_folder,
+            spill_limit: SPILL_LIMIT,
+        })
+    }
+
+    fn runtime(&mut self) -> io::Result<tokio::runtime::Handle> {
+        if self.runtime.is_none() {
+            let threads = self.surroundings.cores.get().min(self.plan.workers).max(1) as usize;
+            let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(threads).thread_name("millpond-sql");
+            self.runtime = Some(runtime.build()?);
+        }
+        Ok(self.runtime.as_ref().expect("just made").handle().clone())
+    }
+
+    /// Takes a batch that a consumer is given out of its queue.
+    fn take_for(&mut self, stage: StageId, input: usize, batch: BatchId) -> Result<Batch, Failure> {
+        let stored = self.store.get_mut(&batch).expect("the scheduler gives out batches that exist");
+        if let Some(edge) = stored.edge.take() {
+            self.publisher.taken(edge, stored.batch.bytes());
+        }
+        let internal = |error: &dyn std::error::Error| failure(Scope::Output, Verdict::Exception, error.to_string());
+        let loaded = stored.batch.clone().load().map_err(|error| internal(&error))?;
+        if self.plan.stage(stage).inputs[input].members.len() < 2 {
+            stored.batch = loaded.clone();
+            return Ok(loaded);
+        }
+        let records = loaded.records().map_err(|error| internal(&error))?;
+        let columns = self.unions.entry((stage, input)).or_insert_with(Columns::from_first);
+        let conformed = columns.conform(records.clone()).map_err(|error| {
+            let message = format!("the inputs of the stage do not have the same columns: {error}");
+            failure(Scope::Opening, Verdict::Schema, message)
+        })?;
+        let united = if conformed.schema_ref() == records.schema_ref() {
+            loaded
+        } else {
+            Batch::new(conformed, loaded.origin().clone())
+        };
+        stored.batch = united.clone();
+        Ok(united)
+    }
+
+    fn feed(&mut self, stage: StageId, input: usize, batch: BatchId) {
+        let taken = self.take_for(stage, input, batch).and_then(|batch| {
+            batch.records().map_err(|error| failure(Scope::Output, Verdict::Exception, error.to_string()))
+        });
+        self.store.remove(&batch);
+        match taken {
+            Ok(records) => self.with_resident(stage, |resident| resident.feed(input, records)),
+            Err(failure) => self.events.push_back(Event::StageFailed { stage, failure }),
+        }
+    }
+
+    fn dispatch(&mut self, dispatch: Dispatch) -> io::Result<()> {
+        let Dispatch { attempt, stage, sequence, host, work } = dispatch;
+        let batch = match &work {
+            Work::Rows { batch, rows } => match self.take_for(stage, 0, batch.id).and_then(|whole| select(&whole, rows)) {
+                Ok(selected) => Some(selected),
+                Err(failure) => {
+                    self.events.push_back(Event::AttemptFailed { attempt, failure });
+                    return Ok(());
+                }
+            },
+            Work::Pull | Work::Task => None,
+        };
+        match host {
+            Host::Worker(worker) => {
+                // A whole batch stays where it was put for the worker: a retry, or another consumer, needs no copy.
+                let whole = match &work {
+                    Work::Rows { batch: meta, rows } if *rows == [0..meta.rows] => Some(meta.id),
+                    _ => None,
+                };
+                let placed = self.pool.dispatch(worker, attempt, stage, sequence, batch, &mut self.poller);
+                match (placed, whole) {
+                    (Ok(Some(batch)), Some(id)) => {
+                        if let Some(stored) = self.store.get_mut(&id) {
+                            stored.batch = batch;
+                        }
+                    }
+                    (Ok(_), _) => {}
+                    (Err(failure), _) => self.events.push_back(Event::AttemptFailed { attempt, failure }),
+                }
+            }
+            Host::Process => self.run_command(attempt, stage, batch)?,
+            Host::Native => self.run_native(attempt, stage, sequence, batch)?,
+        }
+        Ok(())
+    }
+
+    fn run_native(&mut self, attempt: AttemptId, id: StageId, sequence: u64, batch: Option<Batch>) -> io::Result<()> {
+        let plan = Arc::clone(&self.plan);
+        let stage = plan.stage(id);
+        let settings = self.sql_settings(stage)?;
+        let planned = Arc::clone(self.queries.entry(id).or_default());
+        let mailbox = self.mailbox.clone();
+        rayon::spawn(move || {
+            let StageKind::Sql(sql) = &plan.stage(id).kind else { unreachable!("only queries run natively") };
+            let batch = batch.expect("a row-wise query has an input");
+            let table = &plan.stage(id).inputs[0].table;
+            let result = planned.apply(&sql.query, table, &settings, &batch, sequence);
+            mailbox.send(match result {
+                Ok(output) => Message::AttemptDone { attempt, rows: batch.rows() as u64, batch: Some(output) },
+                Err(failure) => Message::AttemptFailed { attempt, failure },
+            });
+        });
+        Ok(())
+    }
+
+    fn command_env(&self, stage: &Stage, line: &CommandLine) -> BTreeMap<String, String> {
+        let mut env = BTreeMap::new();
+        if let CommandLine::Shell(_) = line {
+            env.extend(self.plan.params.iter().map(|(name, value)| (name.clone(), param_text(value))));
+        }
+        env.extend(stage.env.clone());
+        env
+    }
+
+    fn run_command(&mut self, attempt: AttemptId, id: StageId, batch: Option<Batch>) -> io::Result<()> {
+        let plan = Arc::clone(&self.plan);
+        let stage = plan.stage(id);
+        let StageKind::Command(command) = &stage.kind else { unreachable!("only commands are processes") };
+        let origin = batch.as_ref().map(|batch| batch.origin().clone()).unwrap_or_default();
+        let rows = batch.as_ref().map_or(0, Batch::rows) as u64;
+        let input = match (&batch, command.input) {
+            (Some(batch), Some(format)) => match batch.records() {
+                Ok(records) => Some((format, records)),
+                Err(error) => {
+                    let failure = failure(Scope::Output, Verdict::Exception, error.to_string());
+                    self.events.push_back(Event::AttemptFailed { attempt, failure });
+                    return Ok(());
+                }
+            },
+            _ => None,
+        };
+        let exchange =
+            Exchange { stage: id, name: stage.name.clone(), input, output: command.output, log: self.log.clone() };
+        let pipes = Pipes::new()?;
+        let mailbox = self.mailbox.clone();
+        let start = move || {
+            mailbox.send(match exchange.run(pipes.ours) {
+                Ok(output) => {
+                    let batch = output.map(|records| {
+                        let origin = origin.blur(records.num_rows());
+                        Batch::new(records, origin)
+                    });
+                    Message::AttemptDone { attempt, rows, batch }
+                }
+                Err(failure) => Message::AttemptFailed { attempt, failure },
+            });
+        };
+        let argv = argv(&command.line);
+        let env = self.command_env(stage, &command.line);
+        let spawn = Spawn { argv: &argv, env: &env, cwd: &stage.cwd, fds: pipes.theirs };
+        let process = self.guardian.spawn(spawn);
+        let running =
+            Running { attempt: Some(attempt), stage: id, end: Some(pipes.end), start: Some(Box::new(start)) };
+        self.commands.insert(process, running);
+        Ok(())
+    }
+
+    /// One process whose standard output is a source.
+    fn start_command_source(&mut self, stage: &Stage) -> io::Result<()> {
+        let StageKind::Command(command) = &stage.kind else { unreachable!("only commands get here") };
+        let format = command.output.expect("a command without output is a task");
+        let pipes = super::source_command::SourcePipes::new()?;
+        let argv = argv(&command.line);
+        let env = self.command_env(stage, &command.line);
+        let process = self.guardian.spawn(Spawn { argv: &argv, env: &env, cwd: &stage.cwd, fds: pipes.theirs });
+        let (log, name) = (self.log.clone(), stage.name.clone());
+        let resident =
+            super::source_command::resident(stage, format, pipes.ours, log, name, &self.files, self.mailbox.clone());
+        match resident {
+            Ok(resident) => {
+                self.residents.insert(stage.id, resident);
+            }
+            Err(error) => self.stage_failed(stage.id, Scope::Input, &error),
+        }
+        let running = Running { attempt: None, stage: stage.id, end: Some(pipes.end), start: None };
+        self.commands.insert(process, running);
+        Ok(())
+    }
+
+    fn guardian_reports(&mut self) -> io::Result<()> {
+        self.guardian.flush();
+        let reports = self.guardian.reports().map_err(io::Error::other)?;
+        let Some(reports) = reports else { return Err(io::Error::other("the guardian process died")) };
+        for report in reports {
+            match report {
+                Report::Spawned { process, pid } => match self.commands.get_mut(&process) {
+                    Some(running) => {
+                        if let Some(start) = running.start.take() {
+                            std::thread::Builder::new().name("millpond-command".to_owned()).spawn(start)?;
+                        }
+                    }
+                    None => self.pool.template_started(process, pid),
+                },
+                Report::SpawnFailed { process, message } => self.spawn_failed(process, message),
+                Report::Exited { process, end } => match self.commands.remove(&process) {
+                    Some(running) => {
+                        if let Some(sender) = running.end {
+                            sender.send(end);
+                        }
+                    }
+                    None => self.pool.template_exited(process, &end_text(end), &mut self.poller),
+                },
+            }
+        }
+        Ok(())
+    }
+
+    fn spawn_failed(&mut self, process: ProcessId, message: String) {
+        let Some(running) = self.commands.remove(&process) else {
+            self.pool.template_exited(process, &message, &mut self.poller);
+            return;
+        };
+        let message = format!("the command could not be started: {message}");
+        let failure = failure(Scope::Opening, Verdict::Exception, message);
+        self.events.push_back(match running.attempt {
+            Some(attempt) => Event::AttemptFailed { attempt, failure },
+            None => Event::StageFailed { stage: running.stage, failure },
+        });
+    }
+
+    fn pool_happened(&mut self, happened: super::python::Happened) {
+        use super::python::Happened;
+        let event = match happened {
+            Happened::Ready { worker } => Event::WorkerReady { worker },
+            Happened::Exited { worker, failure, cause } => Event::WorkerExited { worker, failure, cause },
+            Happened::Failed { attempt, failure } => Event::AttemptFailed { attempt, failure },
+            Happened::Done { attempt, rows, end, outputs } => {
+                let outputs = outputs.into_iter().map(|(port, batch)| Output { port, batch: self.keep(batch) });
+                Event::AttemptDone { attempt, rows, outputs: outputs.collect(), end }
+            }
+        };
+        self.events.push_back(event);
+    }
+
+    fn publish(&mut self, stage: StageId, port: usize, batch: BatchId) {
+        let batch = self.store.remove(&batch).expect("the scheduler publishes batches that exist").batch;
+        match self.publisher.put(stage, port, batch) {
+            Ok(puts) => {
+                let queued = self.keep_pieces(puts);
+                self.events.push_back(Event::Queued { stage, queued });
+            }
+            Err(error) => {
+                let word = match self.plan.stage(stage).kind {
+                    StageKind::Read(_) => "declare the column in `schema:`",
+                    StageKind::Python(_) => "declare the columns with `returns:`",
+                    _ => "make every batch have the same columns",
+                };
+                let failure = failure(Scope::Opening, Verdict::Schema, format!("{error}; {word}"));
+                self.events.push_back(Event::StageFailed { stage, failure });
+            }
+        }
+    }
+
+    fn keep_pieces(&mut self, puts: Vec<Put>) -> Vec<QueuedPieces> {
+        let mut queued = Vec::with_capacity(puts.len());
+        for Put { edge, mut pieces, held_bytes, spilled } in puts {
+            if fail_point::is_reached("engine.drop_batch") {
+                pieces.pop();
+            }
+            let counted = (!spilled).then_some(edge);
+            let pieces = pieces.into_iter().map(|piece| self.keep_on(piece, counted)).collect();
+            queued.push(QueuedPieces { edge, pieces, held_bytes, spilled });
+        }
+        queued
+    }
+
+    fn publish_rejects(&mut self, stage: StageId, port: usize, batch: BatchId, rejects: &[Reject]) {
+        let batch = &self.store[&batch].batch;
+        let made = rejects::batch(&self.plan.stage(stage).name, batch, rejects, &self.files);
+        match made {
+            Ok(made) => {
+                let meta = self.keep(made);
+                self.publish(stage, port, meta.id);
+            }
+            Err(error) => self.stage_failed(stage, Scope::Internal, &error),
+        }
+    }
+
+    fn finish_ports(&mut self, stage: StageId) {
+        self.know_columns_without_rows(stage);
+        match self.publisher.finish(stage) {
+            Ok(puts) => {
+                let queued = self.keep_pieces(puts);
+                self.events.push_back(Event::PortsFinished { stage, queued });
+            }
+            Err(error) => self.stage_failed(stage, Scope::Output, &error),
+        }
+        self.residents.remove(&stage);
+    }
+
+    /// Works out the columns of a stage that had no rows to show them.
+    fn know_columns_without_rows(&mut self, id: StageId) {
+        let plan = Arc::clone(&self.plan);
+        let stage = plan.stage(id);
+        let input = if stage.inputs.is_empty() { None } else { self.publisher.input_columns(id, 0) };
+        for (port, declared) in stage.ports.iter().enumerate() {
+            if self.publisher.columns(id, port).is_some() {
+                continue;
+            }
+            let columns = match (&stage.kind, &input) {
+                _ if declared.name == crate::plan::Port::REJECTED => input.as_deref().map(rejects::columns),
+                (StageKind::Sql(sql), Some(input)) if sql.row_wise => {
+                    let table = &stage.inputs[0].table;
+                    let planned = self.sql_settings(stage).ok().map(|settings| {
+                        RowWise::plan(&sql.query, table, Arc::clone(input), &settings)
+                    });
+                    match planned {
+                        Some(Ok(planned)) => Some(planned.output_schema().clone()),
+                        Some(Err(error)) => {
+                            self.events.push_back(Event::StageFailed { stage: id, failure: sql_failure(&error) });
+                            return;
+                        }
+                        None => None,
+                    }
+                }
+                _ => None,
+            };
+            if let Some(columns) = columns {
+                self.publisher.know_columns(id, port, columns);
+            }
+        }
+    }
+
+    fn release(&mut self, batch: BatchId) {
+        if let Some(stored) = self.store.remove(&batch)
+            && let Some(edge) = stored.edge
+        {
+            self.publisher.taken(edge, stored.batch.bytes());
+        }
+    }
+
+    fn commit(&mut self) {
+        let staging = self.staging.take().expect("a run commits once");
+        let committed = staging.commit();
+        self.events.push_back(match committed {
+            Ok(()) => Event::Committed,
+            Err(error) => {
+                let failure = failure(Scope::Output, Verdict::Exception, error.to_string());
+                Event::CommitFailed { failure }
+            }
+        });
+    }
+
+    /// Asks all workers to close what they have open and to end, and waits for them, but not for ever.
+    ///
+    /// # Errors
+    /// If the loop itself fails.
+    pub fn stop_workers(&mut self, grace: Duration) -> io::Result<()> {
+        self.pool.stop_all();
+        let deadline = std::time::Instant::now() + grace;
+        while self.pool.has_workers() {
+            let left = deadline.saturating_duration_since(std::time::Instant::now());
+            if left.is_zero() {
+                break;
+            }
+            self.wait(Some(left))?;
+        }
+        Ok(())
+    }
+
+    /// Ends everything that the run has started.
+    ///
+    /// # Errors
+    /// If the guardian cannot be waited for.
+    pub fn shut_down(mut self) -> io::Result<()> {
+        for resident in self.residents.values_mut() {
+            resident.close();
+        }
+        // Outputs that are not published go before anything else can happen.
+        drop(self.staging.take());
+        self.pool.shut_down();
+        let result = self.guardian.shut_down();
+        if let Some(runtime) = self.runtime {
+            runtime.shutdown_background();
+        }
+        // Spilled batches remove their files; the folder is empty then.
+        drop(self.store);
+        let _ = std::fs::remove_dir_all(self.folder.join("spill"));
+        result
+    }
+
+    /// Gives workers the news of segments that are gone.
+    pub fn tidy(&mut self) {
+        let dropped = self.segments.dropped();
+        if !dropped.is_empty() {
+            self.pool.forget(&dropped);
+        }
+    }
+}
+
+impl Planned {
+    fn apply(
+        &self,
+        query: &crate::sql::Query,
+        table: &str,
+        settings: &Settings,
+        batch: &Batch,
+        sequence: u64,
+    ) -> Result<Batch, Failure> {
+        let records = batch.records().map_err(|error| failure(Scope::Output, Verdict::Exception, error.to_string()))?;
+        let schema = records.schema();
+        let planned = {
+            let mut planned = self.query.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+            match &*planned {
+                Some((known, query)) if *known == schema => Arc::clone(query),
+                _ => {
+                    let made = RowWise::plan(query, table, Arc::clone(&schema), settings);
+                    let made = Arc::new(made.map_err(|error| sql_failure(&error))?);
+                    *planned = Some((schema, Arc::clone(&made)));
+                    made
+                }
+            }
+        };
+        let (output, index) = planned.apply(records, sequence).map_err(|error| sql_failure(&error))?;
+        let origin = match index {
+            Some(index) => batch.origin().take(index.values().iter().map(|&row| row as usize)),
+            None => batch.origin().clone(),
+        };
+        Ok(Batch::new(output, origin))
+    }
+}
+
+/// The rows of a batch in these ranges, as a batch.
+fn select(batch: &Batch, rows: &[Range<u64>]) -> Result<Batch, Failure> {
+    if *rows == [0..batch.rows() as u64] {
+        return Ok(batch.clone());
+    }
+    let internal = |error: &dyn std::error::Error| failure(Scope::Internal, Verdict::Exception, error.to_string());
+    let records = batch.records().map_err(|error| internal(&error))?;
+    let mut origin = Origin::default();
+    let mut slices: Vec<RecordBatch> = Vec::with_capacity(rows.len());
+    for range in rows {
+        let (start, end) = (range.start as usize, range.end as usize);
+        slices.push(records.slice(start, end - start));
+        origin.extend(batch.origin().slice(start..end));
+    }
+    let selected = if records.num_columns() == 0 {
+        let options = RecordBatchOptions::new().with_row_count(Some(origin.len()));
+        RecordBatch::try_new_with_options(records.schema(), Vec::new(), &options)
+    } else {
+        concat_batches(&records.schema(), &slices)
+    };
+    Ok(Batch::new(selected.map_err(|error| internal(&error))?, origin))
+}
+
+fn argv(line: &CommandLine) -> Vec<String> {
+    match line {
+        CommandLine::Argv(argv) => argv.clone(),
+        CommandLine::Shell(script) => {
+            ["bash", "-euo", "pipefail", "-c", script].into_iter().map(str::to_owned).collect()
+        }
+    }
+}
+
+fn param_text(value: &serde_json::Value) -> String {
+    match value {
+        serde_json::Value::String(text) => text.clone(),
+        other => other.to_string(),
+    }
+}
+
+/// How a process ended, for people.
+pub(super) fn end_text(end: ProcessEnd) -> String {
+    match (end.signal, end.status) {
+        (Some(signal), _) => format!("it was killed by {}", signal_name(signal)),
+        (None, Some(status)) => format!("it exited with status {status}"),
+        (None, None) => "it ended in an unknown way".to_owned(),
+    }
+}

@@ -1,0 +1,79 @@
+//! [`Mailbox`]: how threads tell the event loop what happened.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+
+use arrow::datatypes::SchemaRef;
+use crossbeam_channel::{Receiver, Sender, unbounded};
+use rustix::event::{EventfdFlags, eventfd};
+
+use crate::batch::Batch;
+use crate::plan::StageId;
+use crate::run::scheduler::{AttemptId, Failure, WorkerId};
+
+/// What a thread has done. Never more than the scheduler asked for, so that the channel needs no bound of its own.
+#[derive(Debug)]
+pub enum Message {
+    Produced { stage: StageId, batch: Batch },
+    Taken { stage: StageId, input: usize, rows: u64 },
+    InputClosed { stage: StageId, input: usize },
+    /// A query took a batch of this input, or closed it: its resident finds out.
+    InputChanged { stage: StageId, input: usize },
+    /// A resident stage is done. `schema` are its output's columns, if it knows them without rows.
+    Ended { stage: StageId, schema: Option<SchemaRef> },
+    StageFailed { stage: StageId, failure: Failure },
+    AttemptDone { attempt: AttemptId, rows: u64, batch: Option<Batch> },
+    AttemptFailed { attempt: AttemptId, failure: Failure },
+    /// The last view of a worker's output segment (the worker's number) is gone.
+    SegmentFree { worker: WorkerId, segment: u32 },
+    Committed,
+    CommitFailed { failure: Failure },
+}
+
+/// The sending side; cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Mailbox {
+    sender: Sender<Message>,
+    wake: Arc<OwnedFd>,
+}
+
+/// The event loop's side.
+#[derive(Debug)]
+pub struct Inbox {
+    receiver: Receiver<Message>,
+    wake: Arc<OwnedFd>,
+}
+
+/// Makes both sides.
+///
+/// # Errors
+/// If there are no descriptors left.
+pub fn mailbox() -> io::Result<(Mailbox, Inbox)> {
+    let (sender, receiver) = unbounded();
+    let wake = Arc::new(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?);
+    Ok((Mailbox { sender, wake: Arc::clone(&wake) }, Inbox { receiver, wake }))
+}
+
+impl Mailbox {
+    /// Sends a message. After the end of the run nobody listens, and it is dropped.
+    pub fn send(&self, message: Message) {
+        if self.sender.send(message).is_ok() {
+            // Fails only if the counter is full, and then the loop is awake.
+            let _ = rustix::io::write(&self.wake, &1_u64.to_ne_bytes());
+        }
+    }
+}
+
+impl Inbox {
+    /// Readable when there are messages.
+    pub fn fd(&self) -> BorrowedFd<'_> {
+        self.wake.as_fd()
+    }
+
+    pub fn take(&self) -> Vec<Message> {
+        let mut counter = [0; 8];
+        let _ = rustix::io::read(&self.wake, &mut counter);
+        self.receiver.try_iter().collect()
+    }
+}

@@ -1,0 +1,172 @@
+//! [`Publisher`]: puts a stage's batches on its edges: settles their columns, cuts them as the consumer asked, spills what does
+//! not fit where an edge may spill. In the order of the sequence, so that everything depends on the data alone.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use arrow::datatypes::SchemaRef;
+
+use crate::batch::{Batch, BatchError, Columns, ConformError, Cutter, Origin};
+use crate::plan::{EdgeId, Plan, StageId, StageKind};
+
+#[derive(Debug, thiserror::Error)]
+pub enum PublishError {
+    #[error("{0}")]
+    Conform(#[from] ConformError),
+    #[error("{0}")]
+    Batch(#[from] BatchError),
+}
+
+/// What one batch became on one edge.
+#[derive(Debug)]
+pub struct Put {
+    pub edge: EdgeId,
+    pub pieces: Vec<Batch>,
+    pub held_bytes: u64,
+    pub spilled: bool,
+}
+
+#[derive(Debug)]
+pub struct Publisher {
+    plan: Arc<Plan>,
+    /// By stage and port.
+    columns: BTreeMap<(StageId, usize), Columns>,
+    /// Columns of ports that gave no rows, where they are known.
+    without_rows: BTreeMap<(StageId, usize), SchemaRef>,
+    cutters: BTreeMap<EdgeId, Cutter>,
+    /// Rows and bytes that a cutter holds.
+    held: BTreeMap<EdgeId, u64>,
+    /// Bytes in memory on edges that spill.
+    in_memory: BTreeMap<EdgeId, u64>,
+    spill_folder: PathBuf,
+    spilled: u64,
+}
+
+impl Publisher {
+    pub fn new(plan: Arc<Plan>, spill_folder: PathBuf) -> Self {
+        let mut columns = BTreeMap::new();
+        for stage in &plan.stages {
+            for port in 0..stage.ports.len() {
+                columns.insert((stage.id, port), first_columns(&stage.kind, port));
+            }
+        }
+        let cutters = plan.edges.iter().filter_map(|edge| {
+            let cut = edge.cut?;
+            Some((edge.id, Cutter::new(cut.rows, cut.bytes)))
+        });
+        let cutters = cutters.collect();
+        Self {
+            columns,
+            without_rows: BTreeMap::new(),
+            cutters,
+            held: BTreeMap::new(),
+            in_memory: BTreeMap::new(),
+            spill_folder,
+            spilled: 0,
+            plan,
+        }
+    }
+
+    /// Puts one batch on all edges of a port. Empty batches leave no piece.
+    ///
+    /// # Errors
+    /// If its columns do not fit those of the batches before, or it cannot be spilled.
+    pub fn put(&mut self, stage: StageId, port: usize, batch: Batch) -> Result<Vec<Put>, PublishError> {
+        let batch = batch.load()?;
+        let records = batch.records()?;
+        let columns = self.columns.get_mut(&(stage, port)).expect("every port has columns");
+        let settled = columns.conform(records.clone())?;
+        // An unchanged batch stays where it lies, so that it can be handed on without a copy.
+        let batch = if settled.schema_ref() == records.schema_ref() {
+            batch
+        } else {
+            let origin = batch.origin().clone();
+            Batch::new(settled, origin)
+        };
+        let edges = self.plan.stage(stage).ports[port].edges.clone();
+        edges.into_iter().map(|edge| self.put_on(edge, &batch)).collect()
+    }
+
+    fn put_on(&mut self, edge: EdgeId, batch: &Batch) -> Result<Put, PublishError> {
+        let pieces = match self.cutters.get_mut(&edge) {
+            None if batch.rows() == 0 => Vec::new(),
+            None => vec![batch.clone()],
+            Some(cutter) => {
+                let cut = cutter.push(batch.records()?, batch.origin().clone());
+                let pieces: Vec<Batch> = cut.into_iter().map(|(records, origin)| Batch::new(records, origin)).collect();
+                let held = self.held.entry(edge).or_default();
+                let given: u64 = pieces.iter().map(Batch::bytes).sum();
+                *held = (*held + batch.bytes()).saturating_sub(given);
+                pieces
+            }
+        };
+        self.place(edge, pieces)
+    }
+
+    /// The last pieces of the stage's edges.
+    ///
+    /// # Errors
+    /// If a piece cannot be spilled.
+    pub fn finish(&mut self, stage: StageId) -> Result<Vec<Put>, PublishError> {
+        let ports = self.plan.stage(stage).ports.clone();
+        let mut puts = Vec::new();
+        for edge in ports.iter().flat_map(|port| &port.edges) {
+            let last = self.cutters.get_mut(edge).and_then(Cutter::finish);
+            self.held.remove(edge);
+            let pieces = last.into_iter().map(|(records, origin)| Batch::new(records, origin)).collect();
+            puts.push(self.place(*edge, pieces)?);
+        }
+        Ok(puts)
+    }
+
+    fn place(&mut self, edge: EdgeId, pieces: Vec<Batch>) -> Result<Put, PublishError> {
+        let held_bytes = self.held.get(&edge).copied().unwrap_or(0);
+        let plan = self.plan.edge(edge);
+        let bytes: u64 = pieces.iter().map(Batch::bytes).sum();
+        let in_memory = self.in_memory.entry(edge).or_default();
+        if !plan.spills || *in_memory + bytes <= plan.capacity.bytes.get() {
+            *in_memory += bytes;
+            return Ok(Put { edge, pieces, held_bytes, spilled: false });
+        }
+        let mut spilled = Vec::with_capacity(pieces.len());
+        for piece in pieces {
+            self.spilled += 1;
+            spilled.push(piece.spill(&self.spill_folder, &format!("edge-{}-{}", edge.0, self.spilled))?);
+        }
+        Ok(Put { edge, pieces: spilled, held_bytes, spilled: true })
+    }
+
+    /// A piece that was put on the edge in memory has left it.
+    pub fn taken(&mut self, edge: EdgeId, bytes: u64) {
+        let in_memory = self.in_memory.entry(edge).or_default();
+        *in_memory = in_memory.saturating_sub(bytes);
+    }
+
+    /// The columns of a port, as they are settled so far, or as they are known without rows.
+    pub fn columns(&self, stage: StageId, port: usize) -> Option<SchemaRef> {
+        let settled = self.columns.get(&(stage, port)).and_then(Columns::settled);
+        settled.or_else(|| self.without_rows.get(&(stage, port)).cloned())
+    }
+
+    /// Remembers the columns of a port that may not give any rows.
+    pub fn know_columns(&mut self, stage: StageId, port: usize, schema: SchemaRef) {
+        self.without_rows.insert((stage, port), schema);
+    }
+
+    /// The columns of an input: those of the first of its members that has any.
+    pub fn input_columns(&self, stage: StageId, input: usize) -> Option<SchemaRef> {
+        let members = &self.plan.stage(stage).inputs[input].members;
+        members.iter().find_map(|&edge| {
+            let edge = self.plan.edge(edge);
+            self.columns(edge.from, edge.port)
+        })
+    }
+}
+
+fn first_columns(kind: &StageKind, port: usize) -> Columns {
+    match kind {
+        StageKind::Python(python) if port == 0 && !python.returns.is_empty() => Columns::declared(&python.returns),
+        _ => Columns::from_first(),
+    }
+}

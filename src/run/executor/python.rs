@@ -1,0 +1,579 @@
+//! [`Pool`]: the template and the Python workers that it forks.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io;
+use std::num::NonZeroU32;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use arrow::datatypes::SchemaRef;
+use rustix::fs::{OFlags, fcntl_setfl};
+use rustix::io::Errno;
+use rustix::pipe::{PipeFlags, pipe_with};
+use rustix::process::{Signal, pidfd_send_signal};
+use serde::Deserialize;
+use serde_json::json;
+
+use super::connection::Connection;
+use super::frame::{FLAG_END, Frame, Kind, PROTOCOL};
+use super::guardian::{Guardian, ProcessEnd, ProcessId, Spawn};
+use super::local::Surroundings;
+use super::log::OutputLog;
+use super::mailbox::Mailbox;
+use super::poller::{Poller, Token};
+use super::resident::failure;
+use super::worker::{Current, ErrorText, Opening, Worker, WorkerError};
+use crate::batch::{Batch, Origin, SegmentId, SegmentPool};
+use crate::environment::{template_variables, threads_per_worker, worker_variables};
+use crate::format::column_type;
+use crate::plan::{Convention, Plan, Python, Stage, StageId, StageKind, Verdict};
+use crate::run::scheduler::{AttemptId, ClassId, Classes, ExitCause, Failure, Scope, WorkerId};
+use crate::run::{RunEvent, Speaker, Stream};
+
+/// The Python of a run's workers.
+#[derive(Clone, Debug)]
+pub struct PythonHost {
+    /// The interpreter.
+    pub python: PathBuf,
+    /// The folder that holds the worker package.
+    pub package: PathBuf,
+}
+
+/// What happened to workers.
+#[derive(Debug)]
+pub enum Happened {
+    Ready { worker: WorkerId },
+    Exited { worker: WorkerId, failure: Failure, cause: ExitCause },
+    Failed { attempt: AttemptId, failure: Failure },
+    Done { attempt: AttemptId, rows: u64, end: bool, outputs: Vec<(usize, Batch)> },
+}
+
+pub struct Pool {
+    plan: Arc<Plan>,
+    classes: Classes,
+    host: Option<PythonHost>,
+    threads: NonZeroU32,
+    log: OutputLog,
+    mailbox: Mailbox,
+    segments: SegmentPool,
+    template: Option<Template>,
+    /// Templates that died, whose workers are dying with them.
+    workers: BTreeMap<WorkerId, Worker>,
+    /// Standard output and error of templates and workers, until their end.
+    pipes: BTreeMap<u64, OutputPipe>,
+    next_pipe: u64,
+    /// Schemas that workers are told, by their id less one.
+    schemas: Vec<SchemaRef>,
+    happened: Vec<Happened>,
+    news: Vec<RunEvent>,
+}
+
+#[derive(Debug)]
+struct Template {
+    process: ProcessId,
+    connection: Connection,
+    /// Why it cannot be used.
+    broken: Option<String>,
+}
+
+#[derive(Debug)]
+struct OutputPipe {
+    fd: OwnedFd,
+    name: String,
+    worker: Option<WorkerId>,
+    stream: Stream,
+}
+
+#[derive(Debug, Deserialize)]
+struct ForkedText {
+    pid: i32,
+}
+
+#[derive(Debug, Deserialize)]
+struct HelloText {
+    protocol: u32,
+}
+
+impl Pool {
+    pub fn new(
+        plan: Arc<Plan>,
+        surroundings: &Surroundings,
+        log: OutputLog,
+        mailbox: Mailbox,
+        segments: SegmentPool,
+    ) -> Self {
+        let workers = NonZeroU32::new(plan.workers).unwrap_or(NonZeroU32::MIN);
+        Self {
+            classes: Classes::new(&plan),
+            plan,
+            host: surroundings.python.clone(),
+            threads: threads_per_worker(surroundings.cores, workers),
+            log,
+            mailbox,
+            segments,
+            template: None,
+            workers: BTreeMap::new(),
+            pipes: BTreeMap::new(),
+            next_pipe: 0,
+            schemas: Vec::new(),
+            happened: Vec::new(),
+            news: Vec::new(),
+        }
+    }
+
+    pub fn take_happened(&mut self) -> Vec<Happened> {
+        std::mem::take(&mut self.happened)
+    }
+
+    pub fn take_news(&mut self) -> Vec<RunEvent> {
+        std::mem::take(&mut self.news)
+    }
+
+    pub fn has_workers(&self) -> bool {
+        !self.workers.is_empty()
+    }
+
+    /// Forks a worker from the template, which is started first if there is none.
+    ///
+    /// # Errors
+    /// If there are no descriptors left.
+    pub fn start_worker(
+        &mut self,
+        worker: WorkerId,
+        class: ClassId,
+        guardian: &mut Guardian,
+        poller: &mut Poller,
+    ) -> io::Result<()> {
+        if self.template.is_none() {
+            self.start_template(guardian, poller)?;
+        }
+        let (connection, socket) = Connection::pair()?;
+        poller.add(Token::Worker(worker), connection.fd())?;
+        let name = format!("worker-{}", worker.0);
+        let stdout = self.output_pipe(&name, Some(worker), Stream::Stdout, poller)?;
+        let stderr = self.output_pipe(&name, Some(worker), Stream::Stderr, poller)?;
+        let stage = self.plan.stage(self.classes.get(class).stage);
+        let mut env: BTreeMap<String, String> =
+            worker_variables(self.threads).into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
+        env.extend(stage.env.clone());
+        let mut frame = Frame::new(Kind::Fork).with_text(&json!({"env": env, "cwd": stage.cwd.to_string_lossy()}));
+        frame.attempt = u64::from(worker.0);
+        frame.fds = vec![socket, stdout, stderr];
+        self.workers.insert(worker, Worker::new(worker, connection));
+        if let Some(template) = &mut self.template {
+            template.connection.send(frame);
+        }
+        Ok(())
+    }
+
+    fn start_template(&mut self, guardian: &mut Guardian, poller: &mut Poller) -> io::Result<()> {
+        let host = self.host.clone().ok_or_else(|| io::Error::other("the run was started without Python"))?;
+        let (mut connection, socket) = Connection::pair()?;
+        let stdin = OwnedFd::from(File::open("/dev/null")?);
+        let stdout = self.output_pipe("template", None, Stream::Stdout, poller)?;
+        let stderr = self.output_pipe("template", None, Stream::Stderr, poller)?;
+        let argv = [host.python.to_string_lossy().as_ref(), "-m", "millpond.template", "3"].map(str::to_owned);
+        let inherited = std::env::var_os("PYTHONPATH");
+        let env: BTreeMap<String, String> = template_variables(&host.package, inherited.as_deref())
+            .into_iter()
+            .map(|(name, value)| (name.to_owned(), value.to_string_lossy().into_owned()))
+            .collect();
+        let cwd = &self.plan.folder;
+        let process = guardian.spawn(Spawn { argv: &argv, env: &env, cwd, fds: vec![stdin, stdout, stderr, socket] });
+        let path: Vec<_> = self.plan.python.path.iter().map(|path| path.to_string_lossy()).collect();
+        connection.send(Frame::new(Kind::Prepare).with_text(&json!({
+            "preload": preload(&self.plan),
+            "path": path,
+            "cwd": cwd.to_string_lossy(),
+            "env": {},
+        })));
+        poller.add(Token::Template(process), connection.fd())?;
+        self.template = Some(Template { process, connection, broken: None });
+        Ok(())
+    }
+
+    fn output_pipe(
+        &mut self,
+        name: &str,
+        worker: Option<WorkerId>,
+        stream: Stream,
+        poller: &mut Poller,
+    ) -> io::Result<OwnedFd> {
+        let (ours, theirs) = pipe_with(PipeFlags::CLOEXEC)?;
+        fcntl_setfl(&ours, OFlags::NONBLOCK)?;
+        self.next_pipe += 1;
+        poller.add(Token::Output(self.next_pipe), ours.as_fd())?;
+        self.pipes.insert(self.next_pipe, OutputPipe { fd: ours, name: name.to_owned(), worker, stream });
+        Ok(theirs)
+    }
+
+    /// Sends an attempt to a worker. Returns the batch as it lies now.
+    pub fn dispatch(
+        &mut self,
+        id: WorkerId,
+        attempt: AttemptId,
+        stage: StageId,
+        sequence: u64,
+        batch: Option<Batch>,
+        poller: &mut Poller,
+    ) -> Result<Option<Batch>, Failure> {
+        let plan = Arc::clone(&self.plan);
+        let Some(worker) = self.workers.get_mut(&id) else {
+            // Its death is on its way to the scheduler.
+            return Ok(batch);
+        };
+        let mut frame = Frame::new(if batch.is_some() { Kind::Run } else { Kind::Pull });
+        frame.stage = stage.0;
+        frame.attempt = attempt.0;
+        frame.sequence = sequence;
+        let mut placed = batch;
+        let mut origin = Origin::default();
+        if let Some(batch) = &mut placed {
+            let schemas = &mut self.schemas;
+            worker
+                .put_batch(&mut frame, batch, |schema| schema_id(schemas, schema), &self.segments)
+                .map_err(|error| failure(Scope::Output, Verdict::Exception, error.to_string()))?;
+            origin = batch.origin().clone();
+        }
+        let mut current = Current { attempt, stage, origin, waiting: None, outputs: Vec::new() };
+        match worker.stages.get(&stage) {
+            Some(Opening::Open { .. }) => worker.connection.send(frame),
+            Some(Opening::Asked) => current.waiting = Some(frame),
+            None => {
+                worker.stages.insert(stage, Opening::Asked);
+                worker.connection.send(open(&plan, plan.stage(stage)));
+                current.waiting = Some(frame);
+            }
+        }
+        worker.current = Some(current);
+        poller.watch_output(Token::Worker(id), worker.connection.fd(), worker.connection.wants_to_send());
+        Ok(placed)
+    }
+
+    /// Something can be read from, or written to, one of the pool's descriptors.
+    pub fn ready(&mut self, token: Token, poller: &mut Poller) {
+        match token {
+            Token::Template(process) => self.template_ready(process, poller),
+            Token::Worker(worker) => self.worker_ready(worker, poller),
+            Token::WorkerEnd(worker) => {
+                self.worker_gone(worker, "its template died".to_owned(), ExitCause::Engine, poller);
+            }
+            Token::Output(pipe) => self.output_ready(pipe, poller),
+            Token::Mailbox | Token::Signals | Token::Guardian => {}
+        }
+    }
+
+    pub fn watch_output(&self, poller: &Poller) {
+        for (&id, worker) in &self.workers {
+            if worker.connection.wants_to_send() {
+                poller.watch_output(Token::Worker(id), worker.connection.fd(), true);
+            }
+        }
+        if let Some(template) = &self.template
+            && template.connection.wants_to_send()
+        {
+            poller.watch_output(Token::Template(template.process), template.connection.fd(), true);
+        }
+    }
+
+    fn template_ready(&mut self, process: ProcessId, poller: &mut Poller) {
+        let Some(template) = self.template.as_mut().filter(|template| template.process == process) else { return };
+        template.connection.flush();
+        poller.watch_output(Token::Template(process), template.connection.fd(), template.connection.wants_to_send());
+        let frames = match template.connection.receive() {
+            Ok(frames) => frames,
+            Err(error) => {
+                template.broken = Some(format!("the template sent {error}"));
+                poller.remove(Token::Template(process), template.connection.fd());
+                return;
+            }
+        };
+        if template.connection.is_closed() {
+            // Its end is reported by the guardian.
+            poller.remove(Token::Template(process), template.connection.fd());
+        }
+        for frame in frames {
+            self.template_said(frame, poller);
+        }
+    }
+
+    fn template_said(&mut self, mut frame: Frame, poller: &mut Poller) {
+        let worker = WorkerId(u32::try_from(frame.attempt).unwrap_or(u32::MAX));
+        match frame.kind {
+            Kind::Forked => {
+                let pid = frame.text::<ForkedText>().map_or(0, |text| text.pid);
+                if let Some(known) = self.workers.get_mut(&worker) {
+                    known.pid = pid;
+                    known.pidfd = frame.fds.pop();
+                    self.news.push(RunEvent::WorkerStarted { worker, pid });
+                }
+            }
+            Kind::Exited => {
+                let end: ProcessEnd = frame.text().unwrap_or_default();
+                self.worker_gone(worker, super::local::end_text(end), ExitCause::Own, poller);
+            }
+            Kind::Hello => {
+                let theirs = frame.text::<HelloText>().map_or(0, |text| text.protocol);
+                if theirs != PROTOCOL {
+                    self.template_broke(format!("the template speaks protocol {theirs}, not {PROTOCOL}"), poller);
+                }
+            }
+            Kind::Error => {
+                let text = frame.text::<ErrorText>();
+                let message = text.map_or_else(|error| error.to_string(), |text| format!("{}\n{}", text.message, text.traceback));
+                if frame.attempt == 0 {
+                    self.template_broke(message.trim_end().to_owned(), poller);
+                } else {
+                    self.worker_gone(worker, message, ExitCause::Own, poller);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// The template cannot be used: without its socket it ends.
+    fn template_broke(&mut self, message: String, poller: &mut Poller) {
+        let Some(template) = &mut self.template else { return };
+        poller.remove(Token::Template(template.process), template.connection.fd());
+        let (closed, _) = match Connection::pair() {
+            Ok(pair) => pair,
+            Err(_) => return,
+        };
+        template.connection = closed;
+        template.broken = Some(message);
+    }
+
+    pub fn template_started(&mut self, _process: ProcessId, _pid: i32) {}
+
+    /// The template is gone, or was never started: so are its workers, through no fault of their own, or soon.
+    pub fn template_exited(&mut self, process: ProcessId, how: &str, poller: &mut Poller) {
+        if self.template.as_ref().is_none_or(|template| template.process != process) {
+            return;
+        }
+        self.template_ready(process, poller);
+        let Some(template) = self.template.take() else { return };
+        poller.remove(Token::Template(process), template.connection.fd());
+        let reason = template.broken.unwrap_or_else(|| format!("the template process ended: {how}"));
+        for id in self.workers.keys().copied().collect::<Vec<_>>() {
+            let worker = &self.workers[&id];
+            match &worker.pidfd {
+                // It is dying, and is not gone before its end is seen.
+                Some(pidfd) => {
+                    if poller.add(Token::WorkerEnd(id), pidfd.as_fd()).is_err() {
+                        self.worker_gone(id, reason.clone(), ExitCause::Engine, poller);
+                    }
+                }
+                None => self.worker_gone(id, reason.clone(), ExitCause::Engine, poller),
+            }
+        }
+    }
+
+    fn worker_ready(&mut self, id: WorkerId, poller: &mut Poller) {
+        let Some(worker) = self.workers.get_mut(&id) else { return };
+        worker.connection.flush();
+        poller.watch_output(Token::Worker(id), worker.connection.fd(), worker.connection.wants_to_send());
+        match worker.connection.receive() {
+            Ok(frames) => {
+                if worker.connection.is_closed() {
+                    // Its end is reported by the template.
+                    poller.remove(Token::Worker(id), worker.connection.fd());
+                }
+                for frame in frames {
+                    if let Err(error) = self.worker_said(id, frame) {
+                        self.condemn(id, &error.to_string());
+                        return;
+                    }
+                }
+            }
+            Err(error) => self.condemn(id, &error.to_string()),
+        }
+    }
+
+    /// A worker that does not keep to the protocol is killed; its end is reported as usual.
+    fn condemn(&mut self, id: WorkerId, problem: &str) {
+        let text = format!("worker {}: {problem}\n", id.0);
+        self.log.write("template", &Speaker::Worker { worker: id, stage: None }, Stream::Stderr, text.as_bytes());
+        if let Some(pidfd) = self.workers.get(&id).and_then(|worker| worker.pidfd.as_ref()) {
+            let _ = pidfd_send_signal(pidfd, Signal::KILL);
+        }
+    }
+
+    fn worker_said(&mut self, id: WorkerId, mut frame: Frame) -> Result<(), WorkerError> {
+        let Some(worker) = self.workers.get_mut(&id) else { return Ok(()) };
+        match frame.kind {
+            Kind::Hello => {
+                let hello: HelloText = frame.text()?;
+                if hello.protocol != PROTOCOL {
+                    return Err(WorkerError::Unknown { what: "protocol", number: hello.protocol });
+                }
+                self.happened.push(Happened::Ready { worker: id });
+            }
+            Kind::Opened => {
+                worker.opened(&frame)?;
+                if let Some(waiting) = worker.current.as_mut().and_then(|current| current.waiting.take()) {
+                    worker.connection.send(waiting);
+                }
+            }
+            Kind::WorkerSchema => worker.announced_schema(&frame)?,
+            Kind::WorkerSegment => {
+                let segment = self.segments.next_id();
+                worker.announced_segment(&mut frame, segment)?;
+            }
+            Kind::Batch => worker.output(&frame, &self.mailbox)?,
+            Kind::Done => {
+                let done = |current: &Current| current.attempt.0 == frame.attempt;
+                if let Some(current) = worker.current.take_if(|current| done(current)) {
+                    self.happened.push(Happened::Done {
+                        attempt: current.attempt,
+                        rows: u64::from(frame.rows),
+                        end: frame.flags & FLAG_END != 0,
+                        outputs: current.outputs,
+                    });
+                }
+            }
+            Kind::Error => {
+                let text: ErrorText = frame.text()?;
+                let is_opening = frame.attempt == 0;
+                if is_opening {
+                    worker.stages.remove(&StageId(frame.stage));
+                }
+                let mine = |current: &Current| is_opening || current.attempt.0 == frame.attempt;
+                if let Some(current) = worker.current.take_if(|current| mine(current)) {
+                    self.happened.push(Happened::Failed { attempt: current.attempt, failure: user_failure(text, is_opening) });
+                }
+            }
+            Kind::Released => worker.released(&frame),
+            Kind::Dropped => worker.dropped_segment(&frame),
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// A worker is gone. What it had said before counts; its leases end.
+    fn worker_gone(&mut self, id: WorkerId, reason: String, cause: ExitCause, poller: &mut Poller) {
+        self.worker_ready(id, poller);
+        let Some(worker) = self.workers.remove(&id) else { return };
+        poller.remove(Token::Worker(id), worker.connection.fd());
+        if let Some(pidfd) = &worker.pidfd {
+            poller.remove(Token::WorkerEnd(id), pidfd.as_fd());
+        }
+        let opening = worker.current.as_ref().is_none_or(|current| current.waiting.is_some());
+        let scope = if opening { Scope::Opening } else { Scope::Rows };
+        self.news.push(RunEvent::WorkerExited { worker: id, pid: worker.pid, reason: reason.clone() });
+        let failure = failure(scope, Verdict::Crash, format!("the worker died: {reason}"));
+        self.happened.push(Happened::Exited { worker: id, failure, cause });
+    }
+
+    fn output_ready(&mut self, number: u64, poller: &mut Poller) {
+        let Some(pipe) = self.pipes.get(&number) else { return };
+        let worker = pipe.worker.unwrap_or(WorkerId(u32::MAX));
+        let stage = self.workers.get(&worker).and_then(|worker| worker.current.as_ref()).map(|current| current.stage);
+        let from = Speaker::Worker { worker, stage };
+        let mut buffer = [0; 64 << 10];
+        match rustix::io::read(&pipe.fd, &mut buffer) {
+            Ok(length) if length > 0 => self.log.write(&pipe.name, &from, pipe.stream, &buffer[..length]),
+            Err(Errno::AGAIN | Errno::INTR) => {}
+            Ok(_) | Err(_) => {
+                if let Some(pipe) = self.pipes.remove(&number) {
+                    poller.remove(Token::Output(number), pipe.fd.as_fd());
+                }
+            }
+        }
+    }
+
+    /// The last view of an output segment is gone: its worker may write it again.
+    pub fn release_output(&mut self, worker: WorkerId, segment: u32) {
+        if let Some(worker) = self.workers.get_mut(&worker) {
+            worker.release_output(segment);
+        }
+    }
+
+    pub fn forget(&mut self, segments: &[SegmentId]) {
+        for worker in self.workers.values_mut() {
+            segments.iter().for_each(|&segment| worker.forget(segment));
+        }
+    }
+
+    /// Asks all workers to close their stages and end.
+    pub fn stop_all(&mut self) {
+        for worker in self.workers.values_mut() {
+            worker.connection.send(Frame::new(Kind::Stop));
+        }
+    }
+
+    pub fn shut_down(&mut self) {
+        self.workers.clear();
+        self.template = None;
+    }
+}
+
+fn schema_id(known: &mut Vec<SchemaRef>, schema: &SchemaRef) -> u32 {
+    let at = known.iter().position(|known| Arc::ptr_eq(known, schema) || known == schema);
+    let at = at.unwrap_or_else(|| {
+        known.push(Arc::clone(schema));
+        known.len() - 1
+    });
+    u32::try_from(at + 1).expect("fewer schemas than that")
+}
+
+fn user_failure(text: ErrorText, is_opening: bool) -> Failure {
+    let verdict = if text.verdict == Verdict::Schema.word() { Verdict::Schema } else { Verdict::Exception };
+    let scope = if is_opening { Scope::Opening } else { Scope::Rows };
+    let message = if text.message.is_empty() { text.kind } else { format!("{}: {}", text.kind, text.message) };
+    Failure { verdict, scope, message, traceback: text.traceback }
+}
+
+/// What the template imports for all workers: only what these stages will need anyway.
+fn preload(plan: &Plan) -> Vec<&'static str> {
+    let mut modules = vec!["pyarrow"];
+    let uses = |wanted: Convention| {
+        plan.stages.iter().any(|stage| matches!(&stage.kind, StageKind::Python(python) if python.convention == Some(wanted)))
+    };
+    let requires = |name: &str| plan.python.requirements.iter().any(|requirement| requirement.trim().starts_with(name));
+    if uses(Convention::Numpy) || uses(Convention::Pandas) || requires("numpy") || requires("pandas") {
+        modules.push("numpy");
+    }
+    if uses(Convention::Pandas) || requires("pandas") {
+        modules.push("pandas");
+    }
+    modules
+}
+
+/// The frame that prepares a stage in a worker.
+fn open(plan: &Plan, stage: &Stage) -> Frame {
+    let StageKind::Python(python) = &stage.kind else { unreachable!("only python stages are opened in workers") };
+    let Python { call, convention, with, returns, is_source, .. } = python;
+    let returns: Vec<_> = returns
+        .iter()
+        .map(|(column, data_type)| json!([column, column_type::word(data_type).expect("it was parsed from a word")]))
+        .collect();
+    let ports: Vec<_> = stage.ports.iter().map(|port| &port.name).collect();
+    let mut frame = Frame::new(Kind::Open).with_text(&json!({
+        "name": stage.name,
+        "module": call.module,
+        "function": call.name,
+        "as": convention.map(word),
+        "with": with,
+        "ports": ports,
+        "returns": returns,
+        "source": is_source,
+        "seed": plan.seed,
+        "params": plan.params,
+        "batch_rows": stage.cut.rows,
+        "batch_bytes": stage.cut.bytes,
+    }));
+    frame.stage = stage.id.0;
+    frame
+}
+
+fn word(convention: Convention) -> &'static str {
+    match convention {
+        Convention::Row => "row",
+        Convention::Rows => "rows",
+        Convention::Arrow => "arrow",
+        Convention::Pandas => "pandas",
+        Convention::Numpy => "numpy",
+    }
+}

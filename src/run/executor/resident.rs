@@ -1,0 +1,328 @@
+//! [`Resident`]: a thread for a stage that lives as long as its input: a source, a sink, a query over whole streams.
+
+use std::sync::Arc;
+use std::thread;
+
+use arrow::array::RecordBatch;
+use arrow::datatypes::SchemaRef;
+use crossbeam_channel::{Receiver, Sender, unbounded};
+
+use super::mailbox::{Mailbox, Message};
+use super::stage::read::{Canceller, ReadError, Source};
+use super::stage::write::{Sink, WriteError};
+use crate::batch::{Batch, Origin};
+use crate::plan::{StageId, Verdict};
+use crate::run::scheduler::{Failure, Scope};
+use crate::sql::{self, Feed, Query, Settings, SqlError, SqlErrorKind, StreamQuery};
+
+/// What the event loop asks of the thread.
+enum Order {
+    Pull,
+    Feed(RecordBatch),
+    End(Option<SchemaRef>),
+}
+
+/// The event loop's handle.
+pub struct Resident {
+    stage: StageId,
+    orders: Sender<Order>,
+    kind: Kind,
+    mailbox: Mailbox,
+}
+
+enum Kind {
+    Source(Canceller),
+    Sink,
+    Query(Box<QueryInputs>),
+}
+
+/// The inputs of a query. It is started when the columns of all of them are known.
+struct QueryInputs {
+    query: Query,
+    settings: Settings,
+    runtime: tokio::runtime::Handle,
+    inputs: Vec<QueryInput>,
+    /// The orders for the query's thread, until it is started.
+    start: Option<Receiver<Order>>,
+}
+
+struct QueryInput {
+    table: String,
+    schema: Option<SchemaRef>,
+    first: Option<RecordBatch>,
+    feed: Option<Feed>,
+    /// Rows that were fed and are not acknowledged, as the feed is full.
+    waiting: Option<u64>,
+    ended: bool,
+}
+
+impl Resident {
+    pub fn source(stage: StageId, source: Source, mailbox: Mailbox) -> Self {
+        Self::source_with_end(stage, source, mailbox, || Ok(()))
+    }
+
+    /// A source that may turn out to have failed when it is read to its end.
+    pub fn source_with_end(
+        stage: StageId,
+        mut source: Source,
+        mailbox: Mailbox,
+        at_end: impl FnOnce() -> Result<(), Failure> + Send + 'static,
+    ) -> Self {
+        let canceller = source.canceller();
+        let (orders, inbox) = unbounded();
+        let out = mailbox.clone();
+        spawn("source", move || {
+            while let Ok(Order::Pull) = inbox.recv() {
+                match source.next_batch() {
+                    Ok(Some((records, origin))) => {
+                        out.send(Message::Produced { stage, batch: Batch::new(records, origin) });
+                    }
+                    Ok(None) => {
+                        if let Err(failure) = at_end() {
+                            out.send(Message::StageFailed { stage, failure });
+                            return;
+                        }
+                        break;
+                    }
+                    Err(ReadError::Cancelled) => break,
+                    Err(error) => {
+                        let failure = failure(Scope::Input, Verdict::Exception, error.to_string());
+                        out.send(Message::StageFailed { stage, failure });
+                        return;
+                    }
+                }
+            }
+            out.send(Message::Ended { stage, schema: source.schema() });
+        });
+        Self { stage, orders, kind: Kind::Source(canceller), mailbox }
+    }
+
+    pub fn sink(stage: StageId, mut sink: Sink, mailbox: Mailbox) -> Self {
+        let (orders, inbox) = unbounded();
+        let out = mailbox.clone();
+        spawn("sink", move || {
+            let result = loop {
+                match inbox.recv() {
+                    Ok(Order::Feed(records)) => {
+                        if let Err(error) = sink.write(&records) {
+                            break Err(error);
+                        }
+                        out.send(Message::Taken { stage, input: 0, rows: records.num_rows() as u64 });
+                    }
+                    Ok(Order::End(schema)) => break sink.finish(schema),
+                    // The run is over before its end.
+                    Ok(Order::Pull) | Err(_) => return,
+                }
+            };
+            out.send(match result {
+                Ok(_) => Message::Ended { stage, schema: None },
+                Err(error) => {
+                    let scope = if matches!(error, WriteError::Closed) { Scope::ClosedPipe } else { Scope::Output };
+                    Message::StageFailed { stage, failure: failure(scope, Verdict::Exception, error.to_string()) }
+                }
+            });
+        });
+        Self { stage, orders, kind: Kind::Sink, mailbox }
+    }
+
+    pub fn query(
+        stage: StageId,
+        query: Query,
+        tables: Vec<String>,
+        settings: Settings,
+        runtime: tokio::runtime::Handle,
+        mailbox: Mailbox,
+    ) -> Self {
+        let (orders, inbox) = unbounded();
+        let inputs = tables.into_iter().map(QueryInput::new);
+        let inputs = QueryInputs { query, settings, runtime, inputs: inputs.collect(), start: Some(inbox) };
+        let mut resident = Self { stage, orders, kind: Kind::Query(Box::new(inputs)), mailbox };
+        resident.start_query_when_ready();
+        resident
+    }
+
+    pub fn pull(&self) {
+        // A thread that has ended has said so.
+        let _ = self.orders.send(Order::Pull);
+    }
+
+    /// Hands a batch over. For sinks, `input` is 0.
+    pub fn feed(&mut self, input: usize, records: RecordBatch) {
+        match &mut self.kind {
+            Kind::Source(_) => unreachable!("a source has no input"),
+            Kind::Sink => {
+                let _ = self.orders.send(Order::Feed(records));
+            }
+            Kind::Query(query) => {
+                let slot = &mut query.inputs[input];
+                slot.schema.get_or_insert_with(|| records.schema());
+                if slot.feed.is_some() {
+                    slot.pass(records, self.stage, input, &self.mailbox);
+                } else {
+                    slot.first = Some(records);
+                    self.start_query_when_ready();
+                }
+            }
+        }
+    }
+
+    /// The input has no more batches. `schema` are its columns, where they are known.
+    pub fn end(&mut self, input: usize, schema: Option<SchemaRef>) {
+        match &mut self.kind {
+            Kind::Source(_) => unreachable!("a source has no input"),
+            Kind::Sink => {
+                let _ = self.orders.send(Order::End(schema));
+            }
+            Kind::Query(query) => {
+                let slot = &mut query.inputs[input];
+                slot.ended = true;
+                if let Some(feed) = slot.feed.take() {
+                    feed.end();
+                    return;
+                }
+                if slot.schema.is_none() && schema.is_none() {
+                    let message = format!(
+                        "the columns of `{}` are unknown, as it has no rows; declare them with `returns:` or `schema:`",
+                        slot.table
+                    );
+                    let failure = failure(Scope::Opening, Verdict::Schema, message);
+                    self.mailbox.send(Message::StageFailed { stage: self.stage, failure });
+                    return;
+                }
+                slot.schema = slot.schema.take().or(schema);
+                self.start_query_when_ready();
+            }
+        }
+    }
+
+    /// Nobody wants the output any more.
+    pub fn close(&mut self) {
+        match &mut self.kind {
+            Kind::Source(canceller) => canceller.cancel(),
+            Kind::Sink => {}
+            Kind::Query(query) => {
+                // Without its feeds a query that runs ends; one that was never started has nobody else to say so.
+                query.inputs.clear();
+                if query.start.take().is_some() {
+                    self.mailbox.send(Message::Ended { stage: self.stage, schema: None });
+                }
+            }
+        }
+        // Without a sender the thread's loop ends if it waits for an order.
+        self.orders = unbounded().0;
+    }
+
+    /// A query took a batch of this input, or wants no more of it.
+    pub fn input_changed(&mut self, input: usize) {
+        let Kind::Query(query) = &mut self.kind else { return };
+        if let Some(slot) = query.inputs.get_mut(input) {
+            slot.acknowledge(self.stage, input, &self.mailbox);
+        }
+    }
+
+    fn start_query_when_ready(&mut self) {
+        let Kind::Query(query) = &mut self.kind else { return };
+        if query.inputs.iter().any(|input| input.schema.is_none()) {
+            return;
+        }
+        let Some(inbox) = query.start.take() else { return };
+        let mut ends = Vec::new();
+        for (index, slot) in query.inputs.iter_mut().enumerate() {
+            let (stage, mailbox) = (self.stage, self.mailbox.clone());
+            let schema = slot.schema.clone().expect("checked above");
+            let told = mailbox.clone();
+            let on_change = Arc::new(move || told.send(Message::InputChanged { stage, input: index }));
+            let (feed, end) = sql::Input::new(slot.table.clone(), schema, on_change);
+            slot.feed = Some(feed);
+            if let Some(first) = slot.first.take() {
+                slot.pass(first, stage, index, &mailbox);
+            }
+            if slot.ended
+                && let Some(feed) = slot.feed.take()
+            {
+                feed.end();
+            }
+            ends.push(end);
+        }
+        let (stage, out) = (self.stage, self.mailbox.clone());
+        let (text, settings, runtime) = (query.query.clone(), query.settings.clone(), query.runtime.clone());
+        spawn("query", move || run_query(stage, &text, ends, &settings, &runtime, &inbox, &out));
+    }
+}
+
+impl QueryInput {
+    fn new(table: String) -> Self {
+        Self { table, schema: None, first: None, feed: None, waiting: None, ended: false }
+    }
+
+    /// Hands a batch to the query. It is acknowledged when there is room for the next.
+    fn pass(&mut self, records: RecordBatch, stage: StageId, input: usize, mailbox: &Mailbox) {
+        let Some(feed) = &self.feed else { return };
+        self.waiting = Some(records.num_rows() as u64);
+        match feed.try_feed(records) {
+            Ok(()) | Err(sql::Refused::Closed) => self.acknowledge(stage, input, mailbox),
+            Err(sql::Refused::Full(_)) => unreachable!("a batch is fed only after there was room for it"),
+        }
+    }
+
+    fn acknowledge(&mut self, stage: StageId, input: usize, mailbox: &Mailbox) {
+        let Some(feed) = &self.feed else { return };
+        if feed.is_closed() {
+            self.feed = None;
+            mailbox.send(Message::InputClosed { stage, input });
+        } else if feed.has_room()
+            && let Some(rows) = self.waiting.take()
+        {
+            mailbox.send(Message::Taken { stage, input, rows });
+        }
+    }
+}
+
+fn run_query(
+    stage: StageId,
+    query: &Query,
+    inputs: Vec<sql::Input>,
+    settings: &Settings,
+    runtime: &tokio::runtime::Handle,
+    orders: &Receiver<Order>,
+    out: &Mailbox,
+) {
+    let fail = |error: &SqlError| {
+        out.send(Message::StageFailed { stage, failure: sql_failure(error) });
+    };
+    let mut running = match StreamQuery::start(query, inputs, settings, runtime) {
+        Ok(running) => running,
+        Err(error) => return fail(&error),
+    };
+    let schema = running.output_schema().clone();
+    while let Ok(Order::Pull) = orders.recv() {
+        match running.next() {
+            Ok(Some(records)) => {
+                let origin = Origin::unknown(records.num_rows());
+                out.send(Message::Produced { stage, batch: Batch::new(records, origin) });
+            }
+            Ok(None) => break,
+            Err(error) if error.kind == SqlErrorKind::Cancelled => break,
+            Err(error) => return fail(&error),
+        }
+    }
+    out.send(Message::Ended { stage, schema: Some(schema) });
+}
+
+/// A failure of a query: its rows may be to blame, or the query itself.
+pub fn sql_failure(error: &SqlError) -> Failure {
+    let scope = match error.kind {
+        SqlErrorKind::Data => Scope::Rows,
+        SqlErrorKind::Plan | SqlErrorKind::Memory | SqlErrorKind::Disk | SqlErrorKind::Cancelled => Scope::Opening,
+        SqlErrorKind::Internal => Scope::Internal,
+    };
+    failure(scope, Verdict::Exception, error.message.clone())
+}
+
+pub fn failure(scope: Scope, verdict: Verdict, message: String) -> Failure {
+    Failure { verdict, scope, message, traceback: String::new() }
+}
+
+fn spawn(name: &str, body: impl FnOnce() + Send + 'static) {
+    thread::Builder::new().name(format!("millpond-{name}")).spawn(body).expect("the system has threads left");
+}

@@ -1,0 +1,112 @@
+//! A command without input whose standard output is a source.
+
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use rustix::pipe::{PipeFlags, pipe_with};
+
+use super::command::{EndSender, end_pipe, signal_name};
+use super::guardian::ProcessEnd;
+use super::log::OutputLog;
+use super::mailbox::Mailbox;
+use super::resident::{Resident, failure};
+use super::stage::read::{ReadError, Source};
+use crate::batch::FileTable;
+use crate::format::{Compression, Format};
+use crate::plan::{Read, Stage, Verdict};
+use crate::run::scheduler::{Failure, Scope};
+use crate::run::{Speaker, Stream};
+
+/// Last bytes of standard error that a failure shows.
+const ERROR_BYTES: usize = 8 << 10;
+
+pub struct SourcePipes {
+    pub ours: OurEnds,
+    /// Standard input (empty), output, error.
+    pub theirs: Vec<OwnedFd>,
+    pub end: EndSender,
+}
+
+pub struct OurEnds {
+    stdout: OwnedFd,
+    stderr: OwnedFd,
+    end: OwnedFd,
+}
+
+impl SourcePipes {
+    /// # Errors
+    /// If there are no descriptors left.
+    pub fn new() -> io::Result<Self> {
+        let stdin = OwnedFd::from(std::fs::File::open("/dev/null")?);
+        let (our_stdout, stdout) = pipe_with(PipeFlags::CLOEXEC)?;
+        let (our_stderr, stderr) = pipe_with(PipeFlags::CLOEXEC)?;
+        let (our_end, end) = end_pipe()?;
+        let ours = OurEnds { stdout: our_stdout, stderr: our_stderr, end: our_end };
+        Ok(Self { ours, theirs: vec![stdin, stdout, stderr], end })
+    }
+}
+
+/// Starts the thread that reads the process's output. A full queue stops it, and with it the process.
+///
+/// # Errors
+/// If the pipe cannot be opened as a source.
+pub fn resident(
+    stage: &Stage,
+    format: Format,
+    ours: OurEnds,
+    log: OutputLog,
+    name: String,
+    files: &FileTable,
+    mailbox: Mailbox,
+) -> Result<Resident, ReadError> {
+    let OurEnds { stdout, stderr, end } = ours;
+    let path = PathBuf::from(format!("/proc/self/fd/{}", stdout.as_raw_fd()));
+    let read = Read {
+        paths: vec![path],
+        stdin: false,
+        format,
+        compression: Some(Compression::None),
+        schema: Vec::new(),
+        delimiter: if format == Format::Tsv { b'\t' } else { b',' },
+        header: true,
+    };
+    let source = Source::open(&read, stage.cut, files)?;
+    let errors = Arc::new(Mutex::new(Vec::new()));
+    let (tail, id) = (Arc::clone(&errors), stage.id);
+    let drain = move || {
+        let mut buffer = [0; 64 << 10];
+        while let Ok(length @ 1..) = rustix::io::read(&stderr, &mut buffer) {
+            log.write(&name, &Speaker::Command { stage: id }, Stream::Stderr, &buffer[..length]);
+            let mut tail = tail.lock().unwrap_or_else(PoisonError::into_inner);
+            tail.extend_from_slice(&buffer[..length]);
+            let surplus = tail.len().saturating_sub(ERROR_BYTES);
+            tail.drain(..surplus);
+        }
+    };
+    std::thread::Builder::new().name("millpond-stderr".to_owned()).spawn(drain).map_err(|source| {
+        ReadError::Unreadable { path: PathBuf::from(&stage.name), source }
+    })?;
+    let at_end = move || {
+        // The source opens the pipe by its number when its turn comes; this keeps it there until it is read to its end.
+        drop(stdout);
+        judge(&end, &errors)
+    };
+    Ok(Resident::source_with_end(stage.id, source, mailbox, at_end))
+}
+
+/// Waits for the end of the process and tells whether it was a good one.
+fn judge(end: &OwnedFd, errors: &Mutex<Vec<u8>>) -> Result<(), Failure> {
+    let mut text = [0; 128];
+    let length = rustix::io::read(end, &mut text).unwrap_or(0);
+    let end: ProcessEnd = serde_json::from_slice(&text[..length]).unwrap_or_default();
+    let (verdict, message) = match (end.status, end.signal) {
+        (Some(0), _) => return Ok(()),
+        (_, Some(signal)) => (Verdict::Crash, format!("the command was killed by {}", signal_name(signal))),
+        (Some(status), _) => (Verdict::Exception, format!("the command exited with status {status}")),
+        (None, None) => (Verdict::Crash, "the command ended in an unknown way".to_owned()),
+    };
+    let traceback = String::from_utf8_lossy(&errors.lock().unwrap_or_else(PoisonError::into_inner)).trim_end().to_owned();
+    Err(Failure { traceback, ..failure(Scope::Opening, verdict, message) })
+}

@@ -1,0 +1,250 @@
+//! [`Worker`]: a Python process that runs attempts, as the coordinator knows it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+use arrow::buffer::Buffer;
+use arrow::datatypes::SchemaRef;
+use arrow::error::ArrowError;
+use serde::Deserialize;
+
+use super::connection::Connection;
+use super::frame::{FLAG_ORIGIN, Frame, FrameError, Kind};
+use super::mailbox::{Mailbox, Message};
+use crate::batch::{Batch, BatchError, Lease, Origin, Parcel, Segment, SegmentError, SegmentId, SegmentPool, Shared, ipc};
+use crate::plan::StageId;
+use crate::run::scheduler::{AttemptId, WorkerId};
+
+/// One worker process.
+#[derive(Debug)]
+pub struct Worker {
+    pub id: WorkerId,
+    pub connection: Connection,
+    /// 0 until the template has answered.
+    pub pid: i32,
+    /// `None` until the template has answered.
+    pub pidfd: Option<OwnedFd>,
+    pub stages: BTreeMap<StageId, Opening>,
+    pub current: Option<Current>,
+    /// Schemas and segments that it has been told.
+    schemas_sent: BTreeSet<u32>,
+    segments_sent: BTreeSet<SegmentId>,
+    /// What it is reading: each is given back when it says so, or when it dies.
+    leases: BTreeMap<SegmentId, Vec<Arc<Lease>>>,
+    /// What it has announced, by its own numbers.
+    schemas: BTreeMap<u32, SchemaRef>,
+    segments: BTreeMap<u32, Arc<Segment>>,
+}
+
+/// How far a stage is prepared in a worker.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Opening {
+    Asked,
+    /// `row_by_row`: as many rows out as in means that row `i` comes from row `i`.
+    Open { row_by_row: bool },
+}
+
+/// The attempt that the worker runs.
+#[derive(Debug)]
+pub struct Current {
+    pub attempt: AttemptId,
+    pub stage: StageId,
+    /// Where the rows come from that it was given.
+    pub origin: Origin,
+    /// Sent when the stage is open.
+    pub waiting: Option<Frame>,
+    pub outputs: Vec<(usize, Batch)>,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum WorkerError {
+    #[error("it refers to {what} {number}, which it has not announced")]
+    Unknown { what: &'static str, number: u32 },
+    #[error("it sent a batch that cannot be read: {0}")]
+    Arrow(#[from] ArrowError),
+    #[error("it sent an index of rows that does not fit its batch")]
+    Origin,
+    #[error("{0}")]
+    Segment(#[from] SegmentError),
+    #[error("{0}")]
+    Frame(#[from] FrameError),
+}
+
+/// The text of an `ERROR` frame.
+#[derive(Debug, Deserialize)]
+pub struct ErrorText {
+    #[serde(rename = "type")]
+    pub kind: String,
+    pub message: String,
+    pub traceback: String,
+    pub verdict: String,
+}
+
+#[derive(Debug, Deserialize)]
+struct OpenedText {
+    #[serde(rename = "as")]
+    convention: String,
+}
+
+impl Worker {
+    pub fn new(id: WorkerId, connection: Connection) -> Self {
+        Self {
+            id,
+            connection,
+            pid: 0,
+            pidfd: None,
+            stages: BTreeMap::new(),
+            current: None,
+            schemas_sent: BTreeSet::new(),
+            segments_sent: BTreeSet::new(),
+            leases: BTreeMap::new(),
+            schemas: BTreeMap::new(),
+            segments: BTreeMap::new(),
+        }
+    }
+
+    /// Fills a `RUN` frame with a batch, announcing what the worker does not know yet.
+    ///
+    /// # Errors
+    /// If there is no shared memory for the batch.
+    pub fn put_batch(
+        &mut self,
+        frame: &mut Frame,
+        batch: &mut Batch,
+        schema_id: impl FnOnce(&SchemaRef) -> u32,
+        pool: &SegmentPool,
+    ) -> Result<(), BatchError> {
+        let (records, parcel) = batch.parcel(pool)?;
+        let schema = records.schema();
+        frame.schema = schema_id(&schema);
+        frame.rows = u32::try_from(records.num_rows()).expect("cuts bound the rows of a batch");
+        if self.schemas_sent.insert(frame.schema) {
+            let mut announcement = Frame::new(Kind::Schema);
+            announcement.schema = frame.schema;
+            announcement.data = ipc::encode_schema(&schema)?;
+            self.connection.send(announcement);
+        }
+        match parcel {
+            Parcel::Inline(bytes) => {
+                frame.length = bytes.len() as u64;
+                frame.data = bytes;
+            }
+            Parcel::Shared(shared) => self.put_shared(frame, &shared)?,
+        }
+        Ok(())
+    }
+
+    fn put_shared(&mut self, frame: &mut Frame, shared: &Shared) -> Result<(), BatchError> {
+        let segment = shared.lease.segment();
+        if self.segments_sent.insert(segment.id()) {
+            let mut announcement = Frame::new(Kind::Segment);
+            announcement.segment = segment.id().0;
+            announcement.length = segment.len() as u64;
+            let fd = segment.fd().try_clone_to_owned();
+            announcement.fds.push(fd.map_err(|source| SegmentError::System { verb: "shared", source })?);
+            self.connection.send(announcement);
+        }
+        frame.segment = segment.id().0;
+        frame.offset = shared.offset;
+        frame.length = shared.length;
+        self.leases.entry(segment.id()).or_default().push(Arc::clone(&shared.lease));
+        Ok(())
+    }
+
+    /// Tells the worker that a segment is gone.
+    pub fn forget(&mut self, segment: SegmentId) {
+        if self.segments_sent.remove(&segment) {
+            let mut frame = Frame::new(Kind::Forget);
+            frame.segment = segment.0;
+            self.connection.send(frame);
+        }
+    }
+
+    /// One lease of an input segment ended.
+    pub fn released(&mut self, frame: &Frame) {
+        if let Some(leases) = self.leases.get_mut(&SegmentId(frame.segment)) {
+            leases.pop();
+        }
+    }
+
+    pub fn opened(&mut self, frame: &Frame) -> Result<(), WorkerError> {
+        let text: OpenedText = frame.text()?;
+        self.stages.insert(StageId(frame.stage), Opening::Open { row_by_row: text.convention == "row" });
+        Ok(())
+    }
+
+    /// The worker announces a schema.
+    pub fn announced_schema(&mut self, frame: &Frame) -> Result<(), WorkerError> {
+        self.schemas.insert(frame.schema, Arc::new(ipc::decode_schema(&frame.data)?));
+        Ok(())
+    }
+
+    /// The worker announces a segment that it will write to.
+    pub fn announced_segment(&mut self, frame: &mut Frame, id: SegmentId) -> Result<(), WorkerError> {
+        let fd = frame.fds.pop().ok_or(WorkerError::Unknown { what: "the descriptor of segment", number: frame.segment })?;
+        self.segments.insert(frame.segment, Arc::new(Segment::adopt(id, fd, frame.length)?));
+        Ok(())
+    }
+
+    /// The worker has given a segment back to the system.
+    pub fn dropped_segment(&mut self, frame: &Frame) {
+        self.segments.remove(&frame.segment);
+    }
+
+    /// One output of the current attempt. Its rows stay where the worker has written them.
+    pub fn output(&mut self, frame: &Frame, mailbox: &Mailbox) -> Result<(), WorkerError> {
+        let schema = self.schemas.get(&frame.schema);
+        let schema = schema.ok_or(WorkerError::Unknown { what: "schema", number: frame.schema })?;
+        let index_bytes = if frame.flags & FLAG_ORIGIN == 0 { 0 } else { frame.rows as usize * 4 };
+        let inline_bytes = frame.data.len().checked_sub(index_bytes).ok_or(WorkerError::Origin)?;
+        let (inline, index) = frame.data.split_at(inline_bytes);
+        let (buffer, shared) = if frame.segment == 0 {
+            (Buffer::from(inline), None)
+        } else {
+            let shared = self.shared(frame, mailbox)?;
+            let buffer = ipc::leased_buffer(&shared.lease, shared.offset, shared.length);
+            (buffer.ok_or(WorkerError::Unknown { what: "a place outside segment", number: frame.segment })?, Some(shared))
+        };
+        let records = ipc::decode(&buffer, Arc::clone(schema))?;
+        if records.num_rows() != frame.rows as usize {
+            return Err(WorkerError::Origin);
+        }
+        let Some(current) = &mut self.current else { return Ok(()) };
+        let row_by_row = self.stages.get(&current.stage) == Some(&Opening::Open { row_by_row: true });
+        let origin = if frame.flags & FLAG_ORIGIN != 0 {
+            let index = index.chunks_exact(4).map(|bytes| u32::from_le_bytes(bytes.try_into().expect("four bytes")));
+            current.origin.take(index.map(|row| row as usize))
+        } else if row_by_row && current.origin.len() == records.num_rows() {
+            current.origin.clone()
+        } else {
+            current.origin.blur(records.num_rows())
+        };
+        if origin.len() != records.num_rows() {
+            return Err(WorkerError::Origin);
+        }
+        let batch = match shared {
+            Some(shared) => Batch::in_shared_memory(records, origin, shared),
+            None => Batch::new(records, origin),
+        };
+        current.outputs.push((frame.port as usize, batch));
+        Ok(())
+    }
+
+    fn shared(&self, frame: &Frame, mailbox: &Mailbox) -> Result<Shared, WorkerError> {
+        let segment = self.segments.get(&frame.segment);
+        let segment = segment.ok_or(WorkerError::Unknown { what: "segment", number: frame.segment })?;
+        let (worker, number, mailbox) = (self.id, frame.segment, mailbox.clone());
+        // Runs wherever the last view is dropped: the loop tells the worker.
+        let give_back = Box::new(move |_| mailbox.send(Message::SegmentFree { worker, segment: number }));
+        let lease = Arc::new(Lease::new(Arc::clone(segment), give_back));
+        Ok(Shared { lease, offset: frame.offset, length: frame.length })
+    }
+
+    /// An output segment may be used again.
+    pub fn release_output(&mut self, segment: u32) {
+        let mut frame = Frame::new(Kind::Release);
+        frame.segment = segment;
+        self.connection.send(frame);
+    }
+}
