@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use millpond::diagnostic::render::{self, Style};
-use millpond::diagnostic::{Diagnostic, SourceText};
+use millpond::diagnostic::{Code, Diagnostic, SourceText};
 use millpond::plan::{self, Compiled, Settings};
 use millpond::spec::{self, Completeness, Given};
 
@@ -43,7 +43,12 @@ fn show(problem: &Diagnostic, source: &SourceText) -> String {
         },
     );
     let help = problem.help.as_ref().map(|help| format!(" ({help})")).unwrap_or_default();
-    format!("{} {place} {}{help}", problem.code.word(), problem.message)
+    // The rest of a syntax error's message is the SQL parser's.
+    let message = match problem.code {
+        Code::PlanSqlSyntax => problem.message.split(": ").next().unwrap_or_default(),
+        _ => &problem.message,
+    };
+    format!("{} {place} {message}{help}", problem.code.word())
 }
 
 fn compile(yaml: &str, set: &[(&str, &str)]) -> Result<Compiled, String> {
@@ -84,19 +89,19 @@ fn one_of_each_mistake_is_reported_in_one_pass() {
 
 #[test]
 fn a_diagnostic_is_drawn_with_its_place_and_help() {
-    let source = source("version: 1\nstages:\n  a: { read: a.csv }\n  b: { from: aa, write: b.csv }\n");
+    let source = source("version: 1\nstages:\n  orders: { read: a.csv }\n  b: { from: order, write: b.csv }\n");
     let drawn = render::human(&validate(&source), &source, Style { color: false, width: 100 });
     insta::assert_snapshot!(drawn, @r"
     plan::unknown_stage
 
-      × stage `b` reads from `aa`, which is no stage
+      × stage `b` reads from `order`, which is no stage
        ╭─[pipeline.yaml:4:14]
-     3 │   a: { read: a.csv }
-     4 │   b: { from: aa, write: b.csv }
-       ·              ─┬
-       ·               ╰── no stage has this name
+     3 │   orders: { read: a.csv }
+     4 │   b: { from: order, write: b.csv }
+       ·              ──┬──
+       ·                ╰── no stage has this name
        ╰────
-      help: did you mean `a`?
+      help: did you mean `orders`?
     ");
 }
 
@@ -142,7 +147,7 @@ stages:
     retry: { on: [exception, timeout] }
 ";
     insta::assert_snapshot!(problems(yaml), @r"
-    spec::bad_value 1:10 `version` cannot be `2` (did you mean `1`?)
+    spec::bad_value 1:10 `version` cannot be `2` (the only choice is `1`)
     spec::bad_value 4:34 `format` cannot be `cvs` (did you mean `csv`?)
     spec::bad_value 4:52 `compression` cannot be `3` (choose from `gz`, `none`, `zst`)
     spec::unknown_key 4:55 `read` has no key `attempts` (choose from `path`, `format`, `compression`, `schema`, `delimiter`, `header`)
@@ -337,16 +342,16 @@ stages:
     sql: >
       SELECT * FROM a, b
   quoted: { from: a, sql: 'SELECT * FROM a, b' }
-  plain: { from: a, sql: SELECT 1 + FROM a }
+  plain: { from: a, sql: SELECT * FROM a WHERE AND x }
   anchored: { from: a, sql: &q SELECT * FROM a WHERE $x }
   again: { from: a, sql: *q }
 ";
     insta::assert_snapshot!(problems(yaml), @r"
-    plan::unknown_table 10:17 the query reads the table `b`, which is no input of `literal` (did you mean `a`?)
-    plan::unknown_table 15:32 the query reads the table `b`, which is no input of `indented` (did you mean `a`?)
-    plan::unknown_table 19:24 the query reads the table `b`, which is no input of `folded_line` (did you mean `a`?)
-    plan::unknown_table 20:45 the query reads the table `b`, which is no input of `quoted` (did you mean `a`?)
-    plan::bad_input 21:18 `a` is an input, but the query does not read it (take it out of `from`, or use it in the query)
+    plan::unknown_table 10:17 the query reads the table `b`, which is no input of `literal` (the only choice is `a`)
+    plan::unknown_table 15:32 the query reads the table `b`, which is no input of `indented` (the only choice is `a`)
+    plan::unknown_table 19:24 the query reads the table `b`, which is no input of `folded_line` (the only choice is `a`)
+    plan::unknown_table 20:45 the query reads the table `b`, which is no input of `quoted` (the only choice is `a`)
+    plan::sql_syntax 21:52 the query is not valid SQL
     plan::unknown_sql_param 22:54 the query uses `$x`, but there is no param `x`
     ");
     // Where the text is not the file's, the whole scalar is the place.
@@ -361,8 +366,8 @@ stages:
       b
 ";
     insta::assert_snapshot!(problems(yaml), @r"
-    plan::unknown_table 4:28 the query reads the table `b`, which is no input of `escaped` (did you mean `a`?)
-    plan::unknown_table 8:7 the query reads the table `b`, which is no input of `folded` (did you mean `a`?)
+    plan::unknown_table 4:28 the query reads the table `b`, which is no input of `escaped` (the only choice is `a`)
+    plan::unknown_table 8:7 the query reads the table `b`, which is no input of `folded` (the only choice is `a`)
     ");
 }
 
