@@ -440,3 +440,40 @@ fn an_alias_bomb_and_deep_nesting_are_refused_at_once() {
     assert!(!problems(&anchors).is_empty());
     assert!(start.elapsed() < Duration::from_secs(2), "took {:?}", start.elapsed());
 }
+
+/// A sound pipeline in which most of the language appears.
+const SOUND: &str = include_str!("diagnostics/sound.yaml");
+
+#[test]
+fn a_sound_pipeline_has_no_problems() {
+    assert_eq!(problems(SOUND), "");
+}
+
+proptest::proptest! {
+    /// However a file is damaged, all problems can be found and drawn, and a file without errors can be compiled.
+    #[test]
+    fn a_damaged_file_is_reported_and_never_a_panic(
+        cuts in proptest::collection::vec((0..SOUND.len(), 0..12_usize, "[a-z0-9 :,\\[\\]{}$&*'-]{0,4}|\n  |é"), 1..4),
+    ) {
+        let mut text: Vec<char> = SOUND.chars().collect();
+        for (at, length, insert) in cuts {
+            let at = at.min(text.len());
+            let end = (at + length).min(text.len());
+            text.splice(at..end, insert.chars());
+        }
+        let yaml: String = text.into_iter().collect();
+        let source = source(&yaml);
+        let problems = validate(&source);
+        for problem in &problems {
+            if let Some(span) = problem.span() {
+                proptest::prop_assert!(span.end <= source.text().len() && source.text().is_char_boundary(span.start));
+                proptest::prop_assert!(source.text().is_char_boundary(span.end), "{problem:?}");
+            }
+        }
+        render::human(&problems, &source, Style { color: true, width: 80 });
+        render::json(&problems, &source);
+        if problems.iter().all(|problem| !problem.is_error()) {
+            proptest::prop_assert!(compile(&yaml, &[]).is_ok(), "{yaml}");
+        }
+    }
+}

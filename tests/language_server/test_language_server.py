@@ -180,7 +180,7 @@ def test_a_sound_file_is_not_marked(server: Server) -> None:
 def test_mistakes_are_marked_where_they_are(server: Server) -> None:
     found = server.diagnose("wrong.yaml", WRONG)
     lines = sorted({line for line, _ in found})
-    assert lines == [4, 7, 8, 9, 10, 11, 13], found
+    assert lines == [4, 7, 8, 9, 10, 11, 14], found
     by_line = {line: message for line, message in found}
     assert "formt" in by_line[4], by_line
     assert "pandas" in by_line[7], by_line
