@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use millpond::diagnostic::render::{self, Style};
-use millpond::diagnostic::{Diagnostic, SourceText};
+use millpond::diagnostic::{Code, Diagnostic, SourceText};
 use millpond::plan::{self, Compiled, Settings};
 use millpond::spec::{self, Completeness, Given};
 
@@ -43,7 +43,12 @@ fn show(problem: &Diagnostic, source: &SourceText) -> String {
         },
     );
     let help = problem.help.as_ref().map(|help| format!(" ({help})")).unwrap_or_default();
-    format!("{} {place} {}{help}", problem.code.word(), problem.message)
+    // The rest of a syntax error's message is the SQL parser's.
+    let message = match problem.code {
+        Code::PlanSqlSyntax => problem.message.split(": ").next().unwrap_or_default(),
+        _ => &problem.message,
+    };
+    format!("{} {place} {message}{help}", problem.code.word())
 }
 
 fn compile(yaml: &str, set: &[(&str, &str)]) -> Result<Compiled, String> {
@@ -84,19 +89,19 @@ fn one_of_each_mistake_is_reported_in_one_pass() {
 
 #[test]
 fn a_diagnostic_is_drawn_with_its_place_and_help() {
-    let source = source("version: 1\nstages:\n  a: { read: a.csv }\n  b: { from: aa, write: b.csv }\n");
+    let source = source("version: 1\nstages:\n  orders: { read: a.csv }\n  b: { from: order, write: b.csv }\n");
     let drawn = render::human(&validate(&source), &source, Style { color: false, width: 100 });
     insta::assert_snapshot!(drawn, @r"
     plan::unknown_stage
 
-      × stage `b` reads from `aa`, which is no stage
+      × stage `b` reads from `order`, which is no stage
        ╭─[pipeline.yaml:4:14]
-     3 │   a: { read: a.csv }
-     4 │   b: { from: aa, write: b.csv }
-       ·              ─┬
-       ·               ╰── no stage has this name
+     3 │   orders: { read: a.csv }
+     4 │   b: { from: order, write: b.csv }
+       ·              ──┬──
+       ·                ╰── no stage has this name
        ╰────
-      help: did you mean `a`?
+      help: did you mean `orders`?
     ");
 }
 
@@ -141,7 +146,24 @@ stages:
     workers: { mim: 1 }
     retry: { on: [exception, timeout] }
 ";
-    insta::assert_snapshot!(problems(yaml), @"");
+    insta::assert_snapshot!(problems(yaml), @r"
+    spec::bad_value 1:10 `version` cannot be `2` (the only choice is `1`)
+    spec::bad_value 4:34 `format` cannot be `cvs` (did you mean `csv`?)
+    spec::bad_value 4:52 `compression` cannot be `3` (choose from `gz`, `none`, `zst`)
+    spec::unknown_key 4:55 `read` has no key `attempts` (choose from `path`, `format`, `compression`, `schema`, `delimiter`, `header`)
+    spec::unknown_key 4:68 `read` has no key `workers` (`workers` is a key of the stage: move it out of `read`)
+    spec::wrong_type 5:14 `workers` must be an integer, a mapping or `auto`, not a string
+    spec::bad_value 6:23 `batches` must be at least 1
+    spec::wrong_type 6:33 `bytes` must be an integer or a string, not a list
+    spec::wrong_type 7:12 `retry` must be a mapping, not an integer
+    spec::unknown_key 8:5 the stage `a` has no key `attempts` (`attempts` belongs under `retry`)
+    spec::unknown_key 9:5 the stage `a` has no key `stages` (`stages` belongs at the top level of the file)
+    spec::bad_value 10:15 `on_error` cannot be `rejct` (did you mean `reject`?)
+    spec::wrong_type 11:6 the stage `b` must be a mapping, not a list
+    spec::bad_value 14:30 `as` cannot be `dataframe` (choose from `arrow`, `numpy`, `pandas`, `row`, `rows`)
+    spec::unknown_key 15:16 `workers` has no key `mim` (did you mean `min`?)
+    spec::bad_value 16:30 an item of `on` cannot be `timeout` (choose from `crash`, `exception`)
+    ");
 }
 
 #[test]
@@ -160,15 +182,61 @@ stages:
 ";
     let source = source(yaml);
     let drawn = render::human(&validate(&source), &source, Style { color: false, width: 100 });
-    insta::assert_snapshot!(drawn, @"");
+    insta::assert_snapshot!(drawn, @r"
+    spec::wrong_type
+
+      × `workers` must be an integer, a mapping or `auto`, not a list
+       ╭─[pipeline.yaml:2:30]
+     1 │ version: 1
+     2 │ x-common: &common { workers: [1] }
+       ·                              ─┬
+       ·                               ╰── this is a list
+     3 │ stages:
+       ╰────
+        ╭─[pipeline.yaml:6:9]
+      5 │     read: { path: a.csv, formt: csv }
+      6 │     <<: *common
+        ·         ───┬───
+        ·            ╰── used here
+      7 │   b: *a
+        ·      ─┬
+        ·       ╰── used here
+      8 │   c:
+      9 │     <<: *common
+        ·         ───┬───
+        ·            ╰── used here
+     10 │     from: b
+        ╰────
+
+    spec::unknown_key
+
+      × `read` has no key `formt`
+       ╭─[pipeline.yaml:5:26]
+     4 │   a: &a
+     5 │     read: { path: a.csv, formt: csv }
+       ·                          ──┬──
+       ·                            ╰── unknown key
+     6 │     <<: *common
+     7 │   b: *a
+       ·      ─┬
+       ·       ╰── used here
+     8 │   c:
+       ╰────
+      help: did you mean `format`?
+    ");
 }
 
 #[test]
 fn yaml_itself_can_be_wrong() {
-    insta::assert_snapshot!(problems("a: [1, 2"), @"");
-    insta::assert_snapshot!(problems("version: 1\nstages: &s { a: *s }"), @"");
-    insta::assert_snapshot!(problems("version: 1\nstages: { a: { <<: 3, read: x.csv, workers: .inf, ? [k] : 1 } }\n--- {}\n"), @"");
-    insta::assert_snapshot!(problems(""), @"");
+    insta::assert_snapshot!(problems("a: [1, 2"), @"yaml::syntax 1:9 not valid YAML: while parsing a flow sequence, expected ',' or ']'");
+    insta::assert_snapshot!(problems("version: 1\nstages: &s { a: *s }"), @"yaml::recursive_alias 2:17 this alias stands inside the anchor that it names");
+    insta::assert_snapshot!(problems("version: 1\nstages: { a: { <<: 3, read: x.csv, workers: .inf, ? [k] : 1 } }\n--- {}\n"), @r"
+    yaml::bad_merge 2:20 `<<` takes a mapping or a list of mappings
+    yaml::unsupported 2:45 `.inf` is not a finite number (write it in quotes if a string is meant)
+    yaml::unsupported 2:53 a key must be a word, not a list
+    yaml::unsupported 3:1 a pipeline file holds one document
+    ");
+    insta::assert_snapshot!(problems(""), @"spec::wrong_type 1:1 the pipeline must be a mapping, not nothing");
 }
 
 #[test]
@@ -189,13 +257,25 @@ stages:
   f: { from: b, write: '${{ run.id }}.csv' }
   g: { from: b, write: '${{ run.seed.csv' }
 ";
-    insta::assert_snapshot!(problems(yaml), @"");
+    insta::assert_snapshot!(problems(yaml), @r#"
+    param::bad_default 3:36 the default is a number, but the param's type is `integer`
+    param::bad_default 4:36 the default "green" is not one of the choices (choose from "red", "blue")
+    expr::unknown_name 5:33 a default cannot use params (it can use `env` and `run`)
+    spec::bad_name 7:3 `Bad` cannot be the name of a param (names have lower-case letters, digits and `_`, and begin with a letter)
+    expr::unknown_name 9:15 there is no param `flor` (did you mean `floor`?)
+    expr::in_shell 10:41 an expression cannot be pasted into a shell script (write `"$colour"`: params are environment variables of the script)
+    expr::unknown_name 11:41 `floor` is not known in expressions (did you mean `params.floor`?)
+    expr::syntax 12:25 not an expression: unexpected end of input, expected expression
+    expr::failed 13:25 the expression has no value: tried to use + operator on unsupported types number and string
+    expr::unknown_name 14:25 `run` has no `id` (choose from `seed`, `name`)
+    expr::syntax 15:25 this `${{` has no `}}` (write `$${{` for the characters themselves)
+    "#);
 }
 
 #[test]
 fn an_unused_param_is_a_warning_unless_python_could_use_it() {
     let yaml = "version: 1\nparams: { p: { type: integer, default: 1 } }\nstages: { a: { read: a.csv } }\n";
-    insta::assert_snapshot!(problems(yaml), @"");
+    insta::assert_snapshot!(problems(yaml), @"param::unused 2:11 the param `p` is not used");
     assert_eq!(problems(&yaml.replace("a: { read: a.csv }", "a: { python: m:f }")), "");
 }
 
@@ -218,7 +298,77 @@ stages:
   m: { from: a, sql: 'SELECT * FROM b WHERE x = $y' }
   n: { from: [a, d], sql: SELECT * FROM a }
 ";
-    insta::assert_snapshot!(problems(yaml), @"");
+    insta::assert_snapshot!(problems(yaml), @r"
+    plan::unexpected_input 3:21 the stage `a` cannot have `from`: it reads files
+    plan::sink_as_input 3:27 stage `b` gives no rows, so nothing can read from it (read from the stage that this sink reads from)
+    plan::on_error_unsupported 3:40 the stage `a` cannot `skip` rows (python stages with `from` and commands in mode `batch` can)
+    plan::missing_input 4:3 the stage `b` needs `from`: the stage whose rows it takes
+    plan::sink_as_input 5:14 stage `b` gives no rows, so nothing can read from it (read from the stage that this sink reads from)
+    plan::bad_input 6:14 only `sql` stages name their inputs; `d` takes a stage or a list of stages
+    plan::bad_input 7:18 two inputs of `e` are tables with the name `a` (name them: `from: { a: …, other: … }`)
+    plan::nothing_rejected 8:14 nothing ever arrives from `d.rejected` (add `on_error: reject` to the stage `d`)
+    plan::unknown_port 9:14 stage `d` has no port `failed` (choose from `out`, `rejected`)
+    plan::missing_input 10:14 `from` of the stage `h` names no stage
+    plan::unexpected_input 11:8 the stage `i` cannot have `from`: a command that runs once gets no rows
+    plan::missing_input 12:3 the stage `j` needs `from`: the stage whose rows it takes
+    plan::cycle 13:14 the stage `k` reads from itself (a pipeline must not have a cycle)
+    plan::bad_option 14:17 the command has both `run` and `shell`; it takes exactly one
+    plan::bad_input 15:14 `a` is an input, but the query does not read it (take it out of `from`, or use it in the query)
+    plan::unknown_table 15:37 the query reads the table `b`, which is no input of `m` (add `b` to `from`)
+    plan::unknown_sql_param 15:49 the query uses `$y`, but there is no param `y`
+    plan::bad_input 16:18 `d` is an input, but the query does not read it (take it out of `from`, or use it in the query)
+    ");
+}
+
+#[test]
+fn problems_in_queries_point_into_the_yaml() {
+    let yaml = "version: 1
+stages:
+  a: { read: a.csv }
+  literal:
+    from: a
+    sql: |-
+
+      SELECT *
+
+        FROM a, b
+  indented:
+    from: a
+    sql:
+      query: |2
+           SELECT é, * FROM a, b
+  folded_line:
+    from: a
+    sql: >
+      SELECT * FROM a, b
+  quoted: { from: a, sql: 'SELECT * FROM a, b' }
+  plain: { from: a, sql: SELECT * FROM a WHERE AND x }
+  anchored: { from: a, sql: &q SELECT * FROM a WHERE $x }
+  again: { from: a, sql: *q }
+";
+    insta::assert_snapshot!(problems(yaml), @r"
+    plan::unknown_table 10:17 the query reads the table `b`, which is no input of `literal` (the only choice is `a`)
+    plan::unknown_table 15:32 the query reads the table `b`, which is no input of `indented` (the only choice is `a`)
+    plan::unknown_table 19:24 the query reads the table `b`, which is no input of `folded_line` (the only choice is `a`)
+    plan::unknown_table 20:45 the query reads the table `b`, which is no input of `quoted` (the only choice is `a`)
+    plan::sql_syntax 21:52 the query is not valid SQL
+    plan::unknown_sql_param 22:54 the query uses `$x`, but there is no param `x`
+    ");
+    // Where the text is not the file's, the whole scalar is the place.
+    let yaml = "version: 1
+stages:
+  a: { read: a.csv }
+  escaped: { from: a, sql: 'SELECT ''x'' FROM a, b' }
+  folded:
+    from: a
+    sql: >
+      SELECT * FROM a,
+      b
+";
+    insta::assert_snapshot!(problems(yaml), @r"
+    plan::unknown_table 4:28 the query reads the table `b`, which is no input of `escaped` (the only choice is `a`)
+    plan::unknown_table 8:7 the query reads the table `b`, which is no input of `folded` (the only choice is `a`)
+    ");
 }
 
 #[test]
@@ -238,7 +388,22 @@ stages:
   k: { from: f, write: k.parquet.gz }
   l: { from: f, python: 'no function', batch: { bytes: huge }, queue: { bytes: 0MiB } }
 ";
-    insta::assert_snapshot!(problems(yaml), @"");
+    insta::assert_snapshot!(problems(yaml), @r"
+    plan::unknown_format 3:14 the extension of `data/a` does not say how its rows are written (add `format:` with one of csv, tsv, jsonl, parquet, arrow, lines)
+    plan::unknown_format 4:22 the extensions of these paths do not say one format for all (add `format:` with one of csv, tsv, jsonl, parquet, arrow, lines)
+    plan::reads_own_output 5:14 `c` reads the file that `g` writes (use `from` to take the rows of the stage in front of `g`)
+    plan::bad_option 6:22 standard input (`-`) cannot be read together with files
+    spec::bad_value 7:40 `delimiter` must have at most 1 character(s)
+    plan::bad_option 8:39 only csv and tsv have a `header`
+    plan::bad_option 8:56 only csv has a `delimiter`
+    plan::same_path 10:24 `g` and `h` write to the same path
+    plan::unknown_format 11:24 standard input and output need a `format` (add `format:` with one of csv, tsv, jsonl, parquet, arrow, lines)
+    plan::bad_option 12:45 parquet cannot be written to standard output (use `format: arrow`)
+    plan::bad_option 13:24 a parquet file compresses its own pages and is not compressed as a whole (end the path in `.parquet`, and choose the codec with `compression`)
+    plan::bad_call 14:25 `no function` does not name a function or a class (write `module:name`, such as `cleaning:normalise`)
+    plan::bad_size 14:56 `huge` is not a size (write a positive number of bytes, or one with a unit, such as `64MiB`)
+    plan::bad_size 14:80 `0MiB` is not a size (write a positive number of bytes, or one with a unit, such as `64MiB`)
+    ");
 }
 
 #[test]
@@ -248,8 +413,12 @@ params: { n: { type: integer }, kind: { type: string, default: a, choices: [a, b
 stages: { a: { sql: 'SELECT $n, $kind' } }
 ";
     assert_eq!(problems(yaml), "");
-    insta::assert_snapshot!(compile(yaml, &[]).unwrap_err(), @"");
-    insta::assert_snapshot!(compile(yaml, &[("n", "x"), ("kind", "c"), ("knd", "a")]).unwrap_err(), @"");
+    insta::assert_snapshot!(compile(yaml, &[]).unwrap_err(), @"param::missing 2:11 the param `n` has no default and must be set (add `--set n=…` (integer))");
+    insta::assert_snapshot!(compile(yaml, &[("n", "x"), ("kind", "c"), ("knd", "a")]).unwrap_err(), @r#"
+    param::unknown - `--set knd=…`: the pipeline has no param `knd` (did you mean `kind`?)
+    param::bad_value - `--set n=x`: `x` is not an integer
+    param::bad_value - `--set kind=c`: not one of the choices (choose from "a", "b")
+    "#);
     let plan = compile(yaml, &[("n", "1"), ("n", "2")]).expect("is valid").plan;
     assert_eq!(plan.params["n"], 2);
 }
@@ -270,4 +439,41 @@ fn an_alias_bomb_and_deep_nesting_are_refused_at_once() {
     assert!(problems(&deep_block).starts_with("yaml::too_deep"), "{}", problems(&deep_block));
     assert!(!problems(&anchors).is_empty());
     assert!(start.elapsed() < Duration::from_secs(2), "took {:?}", start.elapsed());
+}
+
+/// A sound pipeline in which most of the language appears.
+const SOUND: &str = include_str!("diagnostics/sound.yaml");
+
+#[test]
+fn a_sound_pipeline_has_no_problems() {
+    assert_eq!(problems(SOUND), "");
+}
+
+proptest::proptest! {
+    /// However a file is damaged, all problems can be found and drawn, and a file without errors can be compiled.
+    #[test]
+    fn a_damaged_file_is_reported_and_never_a_panic(
+        cuts in proptest::collection::vec((0..SOUND.len(), 0..12_usize, "[a-z0-9 :,\\[\\]{}$&*'-]{0,4}|\n  |é"), 1..4),
+    ) {
+        let mut text: Vec<char> = SOUND.chars().collect();
+        for (at, length, insert) in cuts {
+            let at = at.min(text.len());
+            let end = (at + length).min(text.len());
+            text.splice(at..end, insert.chars());
+        }
+        let yaml: String = text.into_iter().collect();
+        let source = source(&yaml);
+        let problems = validate(&source);
+        for problem in &problems {
+            if let Some(span) = problem.span() {
+                proptest::prop_assert!(span.end <= source.text().len() && source.text().is_char_boundary(span.start));
+                proptest::prop_assert!(source.text().is_char_boundary(span.end), "{problem:?}");
+            }
+        }
+        render::human(&problems, &source, Style { color: true, width: 80 });
+        render::json(&problems, &source);
+        if problems.iter().all(|problem| !problem.is_error()) {
+            proptest::prop_assert!(compile(&yaml, &[]).is_ok(), "{yaml}");
+        }
+    }
 }

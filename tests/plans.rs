@@ -63,14 +63,97 @@ stages:
 
 #[test]
 fn a_plan_is_shown_with_its_bounds() {
-    insta::assert_snapshot!(view::text(&compile(REVIEWS, &[])), @"");
+    insta::assert_snapshot!(view::text(&compile(REVIEWS, &[])), @r#"
+    pipeline reviews: 7 stages, 9 edges, 2 workers, seed 7
+    params: floor=3 input="/project/data/reviews-*.jsonl" out="/project/out" rows=2048
+
+    stages, in order:
+      reviews read jsonl data/reviews-*.jsonl
+          All reviews.
+          runs: native, streaming
+          cut: 4096 rows or 1.0 MiB
+          gives: rows to clean
+      clean sql
+          from: reviews
+          runs: native, row-wise: per batch, in order and in parallel
+          gives: rows to score, both, all
+      score python sentiment:Scorer
+          from: clean
+          runs: in workers, per batch
+          gives: rows to both, all; rejected to all
+          workers: 1 to 2; attempts: 1 (exception), 5 (crash); on_error: reject
+      both sql
+          from: score as s, clean as c
+          runs: native, over the whole stream
+          gives: rows to publish
+      publish write parquet out/a.parquet
+          from: both
+          runs: native, streaming; published when the run has succeeded
+      all command (shell)
+          from: score, then clean, then score.rejected
+          runs: in workers, one process per batch
+          gives: rows to rest; rejected to nobody
+          workers: 0 to 2; attempts: 1 (exception), 3 (crash); on_error: fail
+      rest write jsonl standard output
+          from: all
+          runs: native, streaming; published when the run has succeeded
+
+    edges (both bounds hold):
+      reviews -> clean: 8 batches, 64.0 MiB
+      clean -> score: 8 batches, 64.0 MiB
+      score -> both: 8 batches, 64.0 MiB; spills to disk
+      clean -> both: 8 batches, 64.0 MiB; spills to disk
+      both -> publish: 8 batches, 64.0 MiB
+      score -> all: 2 batches, 1.0 MiB
+      clean -> all: 2 batches, 1.0 MiB; spills to disk
+      score.rejected -> all: 2 batches, 1.0 MiB; spills to disk
+      all -> rest: 8 batches, 64.0 MiB
+
+    memory of all edges: at most 387.0 MiB (enforced)
+    skipped: none
+    "#);
 }
 
 #[test]
 fn a_graph_is_shown_as_text_and_as_mermaid() {
     let plan = compile(REVIEWS, &[]);
-    insta::assert_snapshot!(view::graph_text(&plan), @"");
-    insta::assert_snapshot!(view::mermaid(&plan), @"");
+    insta::assert_snapshot!(view::graph_text(&plan), @r"
+    reviews (read)
+      -> clean
+    clean (sql)
+      -> score
+      -> both
+      -> all
+    score (python)
+      -> both
+      -> all
+      -> all [rejected]
+    both (sql)
+      -> publish
+    publish (write)
+    all (command)
+      -> rest
+    rest (write)
+    ");
+    insta::assert_snapshot!(view::mermaid(&plan), @r#"
+    flowchart LR
+      s0[("reviews<br/>read")]
+      s1["clean<br/>sql"]
+      s2(["score<br/>python"])
+      s3["both<br/>sql"]
+      s4[("publish<br/>write")]
+      s5[["all<br/>command"]]
+      s6[("rest<br/>write")]
+      s0 --> s1
+      s1 --> s2
+      s2 --> s3
+      s1 --> s3
+      s3 --> s4
+      s2 --> s5
+      s1 --> s5
+      s2 -->|rejected| s5
+      s5 --> s6
+    "#);
 }
 
 #[test]

@@ -31,8 +31,8 @@ pub struct Diagnostic {
     pub code: Code,
     /// Lower case, no full stop.
     pub message: String,
-    /// The place of the problem; `None` for problems of the command line.
-    pub primary: Option<Label>,
+    /// The place of the problem; `None` for problems of the command line. Boxed, as diagnostics are the errors of results.
+    pub primary: Option<Box<Label>>,
     /// Other places that explain it.
     pub related: Vec<Label>,
     pub help: Option<String>,
@@ -42,7 +42,7 @@ pub struct Diagnostic {
 
 impl Diagnostic {
     pub fn new(code: Code, span: Span, message: impl Into<String>) -> Self {
-        Self { primary: Some(Label { span, text: String::new() }), ..Self::without_place(code, message) }
+        Self { primary: Some(Box::new(Label { span, text: String::new() })), ..Self::without_place(code, message) }
     }
 
     /// A problem of what was given beside the file.

@@ -73,7 +73,7 @@ impl<'a> JsonDiagnostic<'a> {
             code: diagnostic.code.word(),
             severity: diagnostic.severity().word(),
             message: &diagnostic.message,
-            place: place(diagnostic.primary.as_ref(), source),
+            place: place(diagnostic.primary.as_deref(), source),
             help: diagnostic.help.as_deref(),
             related: diagnostic.related.iter().map(related).collect(),
         }
@@ -128,7 +128,7 @@ impl miette::Diagnostic for Drawn<'_> {
     }
 
     fn labels(&self) -> Option<Box<dyn Iterator<Item = LabeledSpan> + '_>> {
-        let primary = self.diagnostic.primary.as_ref()?;
+        let primary = self.diagnostic.primary.as_deref()?;
         let text = |label: &Label| (!label.text.is_empty()).then(|| label.text.clone());
         let first = LabeledSpan::new_primary_with_span(text(primary), (primary.span.start, primary.span.len()));
         let others = self

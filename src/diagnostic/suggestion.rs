@@ -3,7 +3,7 @@
 /// The candidate nearest to `word`, if one is near enough to be what was meant.
 pub fn nearest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     // Short words are near to everything: allow one edit in three characters, and no more than three.
-    let limit = (word.chars().count() / 3).clamp(1, 3);
+    let limit = (word.chars().count() / 3).min(3);
     candidates
         .into_iter()
         .map(|candidate| (strsim::damerau_levenshtein(&word.to_lowercase(), &candidate.to_lowercase()), candidate))
@@ -38,5 +38,6 @@ mod tests {
         assert_eq!(nearest("raw_order", ["raw_orders", "clean"]), Some("raw_orders"));
         assert_eq!(nearest("form", ["from", "format"]), Some("from"));
         assert_eq!(nearest("publish", ["clean", "score"]), None);
+        assert_eq!(nearest("a", ["b"]), None);
     }
 }

@@ -101,22 +101,14 @@ impl Resolver<'_> {
             TextStyle::Literal => {
                 let line = text[..offset].matches('\n').count();
                 let column = offset - text[..offset].rfind('\n').map_or(0, |at| at + 1);
-                let header = self.document.source.position(node.span.start).line - 1;
-                let content = text.lines().nth(line)?;
-                let (start, written) =
-                    self.first_line(node, header).and_then(|first| self.document.source.line(first + line))?;
-                start + written.find(content)? + column
+                // The scalar's place starts at its first line that is not blank.
+                let blank = text.lines().take_while(|line| line.trim().is_empty()).count();
+                let first = self.document.source.position(node.span.start).line - 1;
+                let (start, written) = self.document.source.line((first + line).checked_sub(blank)?)?;
+                start + written.find(text.lines().nth(line)?)? + column
             }
         };
         Some(Span::new(start, (start + length).min(node.span.end)))
-    }
-
-    /// The line of the file (from 0) on which a literal block's text starts: the one behind its header.
-    fn first_line(&self, node: &Node, header: usize) -> Option<usize> {
-        let (_, line) = self.document.source.line(header)?;
-        let has_header =
-            self.document.source.slice(node.span).starts_with(['|', '>']) || line.trim_end().ends_with(['|', '-', '+']);
-        Some(if has_header { header + 1 } else { header })
     }
 }
 

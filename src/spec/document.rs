@@ -26,8 +26,6 @@ pub struct Document {
     pub stages: Vec<StageDraft>,
     /// Params that some expression uses.
     pub used_params: BTreeSet<String>,
-    /// Whether something lies open that only a run can know.
-    pub has_open_values: bool,
     pub seed: u64,
     pub problems: Vec<Diagnostic>,
 }

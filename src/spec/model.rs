@@ -168,7 +168,7 @@ pub enum ReadSpec {
     Options(ReadOptions),
 }
 
-/// Reads files into rows.
+/// A source: reads files.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 pub struct ReadOptions {
     /// Path or glob pattern of the files, or a list of them, relative to this file. `-` is standard input.
@@ -232,7 +232,7 @@ pub enum WriteSpec {
     Options(WriteOptions),
 }
 
-/// Writes rows into one file.
+/// A sink: writes one file, published when the whole run has succeeded.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 pub struct WriteOptions {
     /// Path of the file, relative to this file. `-` is standard output.
@@ -253,7 +253,7 @@ pub enum SqlSpec {
     Options(SqlOptions),
 }
 
-/// A query over the stage's inputs.
+/// One SQL query over the stage's inputs, each a table with its stage's name. Params are bound as `$name`.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 pub struct SqlOptions {
     /// The query.
@@ -269,7 +269,7 @@ pub enum PythonSpec {
     Options(PythonOptions),
 }
 
-/// A function or class in the user's code.
+/// A Python function or class, `module:name`, run in worker processes. Without `from` it is a generator.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 pub struct PythonOptions {
     /// `module:name` of a function or a class.
@@ -312,7 +312,7 @@ pub enum CommandSpec {
     Options(CommandOptions),
 }
 
-/// A program. It has exactly one of `run` and `shell`.
+/// A program, run in worker processes. It has exactly one of `run` and `shell`.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 pub struct CommandOptions {
     /// Program and arguments; no shell is involved.

@@ -34,7 +34,6 @@ pub fn parse(source: &Arc<SourceText>, given: &Given) -> Document {
     problems.append(&mut found.problems);
     problems.extend(violations);
     let open = open_values(&root);
-    let has_open_values = !open.is_empty();
     let holes: Vec<Vec<Step>> = holes.into_iter().chain(open).collect();
     let mut pruned = root.clone();
     holes.iter().for_each(|hole| pruned.remove(hole));
@@ -49,7 +48,6 @@ pub fn parse(source: &Arc<SourceText>, given: &Given) -> Document {
         python_span: root.entry("python").map(|entry| entry.key.span),
         stages,
         used_params: found.used,
-        has_open_values,
         ..empty(source, given, problems)
     }
 }
@@ -65,7 +63,6 @@ fn empty(source: &Arc<SourceText>, given: &Given, problems: Vec<Diagnostic>) -> 
         python_span: None,
         stages: Vec::new(),
         used_params: BTreeSet::new(),
-        has_open_values: false,
         seed: given.seed,
         problems,
     }

@@ -164,24 +164,24 @@ fn complete_stage(schema: &mut Schema) {
 
 fn snippets() -> Value {
     json!([
-        { "label": "read", "description": "A source: files into rows", "body": { "read": { "path": "${1:data/*.jsonl}" } } },
+        { "label": "read stage", "description": "A source: files into rows", "body": { "read": { "path": "${1:data/*.jsonl}" } } },
         {
-            "label": "sql",
+            "label": "sql stage",
             "description": "One query over the inputs",
             "body": { "from": "${1:stage}", "sql": "${2:SELECT * FROM ${1:stage}}" },
         },
         {
-            "label": "python",
+            "label": "python stage",
             "description": "A function or class, run in worker processes",
             "body": { "from": "${1:stage}", "python": { "call": "${2:module:name}", "as": "${3|row,rows,arrow,pandas,numpy|}" } },
         },
         {
-            "label": "command",
+            "label": "command stage",
             "description": "A program, run in worker processes",
             "body": { "from": "${1:stage}", "command": ["${2:program}"] },
         },
         {
-            "label": "write",
+            "label": "write stage",
             "description": "A sink: rows into a file",
             "body": { "from": "${1:stage}", "write": { "path": "${2:out/result.parquet}" } },
         },

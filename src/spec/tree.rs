@@ -21,7 +21,7 @@ pub enum Value {
     String(Text),
     Sequence(Vec<Node>),
     Mapping(Vec<Entry>),
-    /// A scalar with `${{ }}` whose value is not known before the run, as it was written.
+    /// A scalar, as it was written, whose value is not known: before the run, or because it is wrong and already reported.
     Unresolved(String),
 }
 

@@ -5,7 +5,7 @@ use jsonschema::{JsonType, ValidationError};
 use serde_json::Value as Json;
 
 use super::schema::{EXPRESSION_PATTERN, NAME_PATTERN};
-use super::tree::{Node, Step};
+use super::tree::{Node, Step, Value};
 use crate::diagnostic::{Code, Diagnostic, Span, did_you_mean, nearest};
 
 /// A diagnostic, and the part of the tree that cannot be read because of it.
@@ -164,8 +164,8 @@ impl<'a> Reader<'a> {
         let found = node.map_or("nothing", Node::type_word);
         let mut expected = Expected::default();
         self.expect(error, &mut expected);
-        let text = node.and_then(Node::as_str);
-        let diagnostic = match text {
+        let text = node.and_then(scalar_text);
+        let diagnostic = match &text {
             _ if expected.is_empty() => {
                 Diagnostic::new(Code::SpecBadValue, span, format!("{place} {}", requirement(error)))
             }
@@ -308,6 +308,15 @@ fn words(schema: &Json) -> Vec<String> {
 
 fn listed(schema: &Json) -> impl Iterator<Item = &Json> {
     schema.get("enum").and_then(Json::as_array).into_iter().flatten()
+}
+
+fn scalar_text(node: &Node) -> Option<String> {
+    match &node.value {
+        Value::String(text) => Some(text.text.clone()),
+        Value::Number(number) => Some(number.to_string()),
+        Value::Bool(value) => Some(value.to_string()),
+        _ => None,
+    }
 }
 
 fn type_phrase(kind: JsonType) -> &'static str {

@@ -175,7 +175,7 @@ impl<'a> Builder<'a> {
         let Some(node) = self.anchors.get(&anchor) else {
             let message = "this alias stands inside the anchor that it names";
             self.problems.push(Diagnostic::new(Code::YamlRecursiveAlias, span, message));
-            self.place(Node { value: Value::Null, span, alias: None }, "", false);
+            self.place(Node { value: Value::Unresolved(String::new()), span, alias: None }, "", false);
             return Ok(());
         };
         let count = node.count();
@@ -246,7 +246,7 @@ impl<'a> Builder<'a> {
                 let message = format!("`{text}` {}", unsupported.reason());
                 let help = "write it in quotes if a string is meant".to_owned();
                 self.problems.push(Diagnostic::new(Code::YamlUnsupported, span, message).help(help));
-                Some(Value::Null)
+                Some(Value::Unresolved(text.to_owned()))
             })
         } else {
             None
