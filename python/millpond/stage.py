@@ -26,7 +26,7 @@ from .source import Source
 
 @dataclasses.dataclass
 class Output:
-    """A batch for one port. `origin` has the index of the input row of each row, where these are not simply the same."""
+    """A batch for one port. `origin` has the input row of each row, as an index, where these are not the same anyway."""
 
     port: int
     batch: pa.RecordBatch
@@ -56,7 +56,7 @@ class Stage:
         self._source = self._open_source(spec) if spec["source"] else None
 
     def run(self, batch: pa.RecordBatch, sequence: int) -> list[Output]:
-        """Calls the function on one batch, or on each row of it. While it raises, `row` is the index of the row at fault."""
+        """Calls the function on one batch, or on each row of it. When it raises, `row` is the index of the row at fault."""
         context.enter_attempt(self._seed, self.name, sequence)
         self.row = None
         if self.convention == "row":
