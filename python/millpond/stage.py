@@ -39,7 +39,7 @@ class Stage:
     def __init__(self, spec: Mapping[str, Any]) -> None:
         self.name: str = spec["name"]
         self._seed: int = spec["seed"]
-        self._ports: list[str] = spec["ports"]
+        self._ports: list[str] = spec["ports"] or ["out"]
         self._declared = declared_schema(spec.get("returns") or [])
         self.row: int | None = None
         target = _find(spec["module"], spec["function"])
@@ -56,7 +56,7 @@ class Stage:
         self._source = self._open_source(spec) if spec["source"] else None
 
     def run(self, batch: pa.RecordBatch, sequence: int) -> list[Output]:
-        """Calls the function on one batch, or on each row of it. When it raises, `row` is the row at fault, if known."""
+        """Calls the function on one batch, or on each row of it. When it raises, `row` is the row at fault."""
         context.enter_attempt(self._seed, self.name, sequence)
         self.row = None
         if self.convention == "row":
