@@ -6,6 +6,7 @@ Outside a run there are no params and the batch is `none/0`, so that functions c
 from __future__ import annotations
 
 import hashlib
+import importlib
 import logging
 import random
 import sys
@@ -80,7 +81,7 @@ def enter_attempt(seed: int, stage: str, sequence: int) -> None:
     digest = hashlib.sha256(f"{seed}\0{stage}\0{sequence}".encode()).digest()
     number = int.from_bytes(digest[:8], "little")
     random.seed(number)
-    if "numpy.random" in sys.modules:
-        sys.modules["numpy.random"].seed(number & 0xFFFF_FFFF)
+    if "numpy" in sys.modules:
+        importlib.import_module("numpy.random").seed(number & 0xFFFF_FFFF)  # numpy may load it only when it is used.
     if "torch" in sys.modules and hasattr(sys.modules["torch"], "manual_seed"):
         sys.modules["torch"].manual_seed(number & 0x7FFF_FFFF_FFFF_FFFF)

@@ -37,7 +37,7 @@ class SharedMemoryError(MillpondError, MemoryError):
 
 
 class SchemaError(MillpondError):
-    """What a stage returned does not fit its columns. Names the column, and the row of the output where one is at fault."""
+    """What a stage returned does not fit its columns. Names the column, and the output's row where one is at fault."""
 
     def __init__(self, message: str, *, column: str | None = None, row: int | None = None) -> None:
         place = [f"column `{column}`"] if column is not None else []

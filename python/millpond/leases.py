@@ -1,7 +1,7 @@
 """Input segments: batches that the coordinator wrote, read where they lie.
 
-A batch is leased: whatever is derived from it without a copy (columns, slices, numpy views) keeps the lease, and when the
-last of them is gone the lease ends and the coordinator may write another batch to its place.
+A batch is leased: whatever is derived from it without a copy (columns, slices, numpy views) keeps the lease, and when
+the last of them is gone the lease ends and the coordinator may write another batch to its place.
 """
 
 from __future__ import annotations

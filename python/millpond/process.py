@@ -68,7 +68,7 @@ def close_fds_except(keep: set[int]) -> None:
 
 
 def reset_signals() -> None:
-    """Gives a forked worker the default handlers. SIGINT stays ignored: the coordinator decides what an interrupt does."""
+    """Gives a forked worker the default handlers. SIGINT stays ignored: interrupts are the coordinator's concern."""
     signal.set_wakeup_fd(-1)
     for number in signal.valid_signals():
         if number not in (signal.SIGKILL, signal.SIGSTOP, signal.SIGINT, signal.SIGPIPE):

@@ -1,4 +1,4 @@
-"""A stage without input: a generator, cut into batches by number, so that a new process can go on where an old one died."""
+"""A stage without input: a generator, cut into numbered batches, so that a new process can go on for one that died."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ _NOTHING = Given(None)
 class Source:
     """Batches 0, 1, 2, ... of what `generate` yields: rows (dicts, or lists of them), or whole batches in any form.
 
-    Rows are gathered until a batch has `batch_rows` of them or about `batch_bytes`; a batch that was yielded whole is cut
-    when it is larger. Where the cuts lie depends on what is yielded alone.
+    Rows are gathered until a batch has `batch_rows` of them or about `batch_bytes`; a batch that was yielded whole is
+    cut when it is larger. Where the cuts lie depends on what is yielded alone.
     """
 
     def __init__(

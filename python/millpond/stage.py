@@ -26,7 +26,7 @@ from .source import Source
 
 @dataclasses.dataclass
 class Output:
-    """A batch for one port. `origin` has the index of the input row of each row, where these are not simply the same."""
+    """A batch for one port. `origin` has the index of each row's input row, where the rows are not one to one."""
 
     port: int
     batch: pa.RecordBatch
@@ -39,7 +39,7 @@ class Stage:
     def __init__(self, spec: Mapping[str, Any]) -> None:
         self.name: str = spec["name"]
         self._seed: int = spec["seed"]
-        self._ports: list[str] = spec["ports"]
+        self._ports: list[str] = spec["ports"] or ["out"]
         self._declared = declared_schema(spec.get("returns") or [])
         self.row: int | None = None
         target = _find(spec["module"], spec["function"])
@@ -56,7 +56,7 @@ class Stage:
         self._source = self._open_source(spec) if spec["source"] else None
 
     def run(self, batch: pa.RecordBatch, sequence: int) -> list[Output]:
-        """Calls the function on one batch, or on each row of it. While it raises, `row` is the index of the row at fault."""
+        """Calls the function on one batch, or on each row of it. When it raises, `row` is the row at fault."""
         context.enter_attempt(self._seed, self.name, sequence)
         self.row = None
         if self.convention == "row":
@@ -98,20 +98,21 @@ class Stage:
 
     def _run_rows(self, batch: pa.RecordBatch) -> list[Output]:
         given = Given(batch)
-        rows: dict[int, list[Mapping[Any, Any]]] = {}
-        origins: dict[int, array.array[int]] = {}
+        made: list[tuple[list[Mapping[Any, Any]], array.array[int]]] = [([], array.array("I")) for _ in self._ports]
         for index, row in enumerate(rows_of(batch, given)):
             self.row = index
             for port, part in self._by_port(self._call(row)):
-                made = _rows_made(part)
-                rows.setdefault(port, []).extend(made)
-                origins.setdefault(port, array.array("I")).extend([index] * len(made))
+                rows, origin = made[port]
+                if type(part) is dict:  # By far the most frequent.
+                    rows.append(part.copy())
+                    origin.append(index)
+                    continue
+                several = _rows_made(part)
+                rows.extend(several)
+                origin.extend([index] * len(several))
         self.row = None
-        return [
-            output
-            for port in sorted(rows)
-            if (output := self._row_output(port, rows[port], origins[port], given, batch.num_rows)) is not None
-        ]
+        outputs = [self._row_output(port, *made[port], given, batch.num_rows) for port in range(len(made))]
+        return [output for output in outputs if output is not None]
 
     def _row_output(
         self, port: int, rows: list[Mapping[Any, Any]], origin: array.array[int], given: Given, rows_in: int

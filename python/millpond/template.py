@@ -109,7 +109,7 @@ class Template:
 
 
 def _preload(module: str) -> None:
-    """Imports `module` if it is installed. It must not start threads: a fork would lose them, with the locks they hold."""
+    """Imports `module` if it is installed. A fork would lose threads that it starts, with the locks that they hold."""
     try:
         if importlib.util.find_spec(module) is None:
             return
@@ -203,8 +203,8 @@ def _group_is_gone(group: int) -> bool:
 
 
 def main() -> NoReturn:
-    if sys.path and sys.path[0] == os.getcwd():  # Put there by `-m`; what is imported is PREPARE's to say.
-        del sys.path[0]
+    if not os.environ.pop("PYTHONSAFEPATH", "") and sys.path[:1] == [os.getcwd()]:
+        del sys.path[0]  # Put there by `-m`; where to import from is PREPARE's to say.
     connection = socket.socket(fileno=int(sys.argv[1]))
     os.set_inheritable(connection.fileno(), False)
     signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -196,8 +196,9 @@ def test_children_die_before_the_exit_is_reported(stage: Any) -> None:
         import os, subprocess
 
         def f(row):
-            child = subprocess.Popen(["sh", "-c", "sleep 100 & echo $! >&2; sleep 100"], stderr=subprocess.PIPE, text=True)
-            return {"child": child.pid, "grandchild": int(child.stderr.readline())}
+            script = "sleep 100 & echo $!; sleep 100"
+            child = subprocess.Popen(["sh", "-c", script], stdout=subprocess.PIPE, text=True)
+            return {"child": child.pid, "grandchild": int(child.stdout.readline())}
         """
     )
     (pids,) = worker.run(ONE).pylist()

@@ -72,12 +72,12 @@ fn install(
     let mut line = |text| progress(Progress::Line(text));
     let python = python_of(folder);
     let mut install = if let Some(uv) = uv {
-        tool::run(Command::new(&uv).args(["venv", "--python"]).arg(&base.path).arg(folder), &mut line)?;
+        tool::run(Command::new(&uv).args(["venv", "--python"]).arg(&base.executable).arg(folder), &mut line)?;
         let mut install = Command::new(uv);
         install.args(["pip", "install", "--python"]).arg(&python);
         install
     } else {
-        tool::run(Command::new(&base.path).args(["-m", "venv"]).arg(folder), &mut line)?;
+        tool::run(Command::new(&base.executable).args(["-m", "venv"]).arg(folder), &mut line)?;
         let mut install = Command::new(&python);
         install.args(["-m", "pip", "install", "--no-input", "--disable-pip-version-check", "--progress-bar", "off"]);
         install.env("PIP_USER", "0");

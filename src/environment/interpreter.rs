@@ -14,6 +14,7 @@ const NEWEST_MINOR: u32 = 20;
 const QUESTION: &str = "
 import importlib.util, os, sys
 print('millpond-version', *sys.version_info[:3])
+print('millpond-executable', sys.executable)
 print('millpond-path', os.path.realpath(sys.executable))
 print('millpond-pyarrow', importlib.util.find_spec('pyarrow') is not None)
 ";
@@ -43,6 +44,8 @@ impl fmt::Display for Version {
 pub(super) struct Interpreter {
     /// As it is started: a symbolic link in a virtual environment must not be resolved.
     pub path: PathBuf,
+    /// What runs behind a wrapper that chooses among versions by the current folder.
+    pub executable: PathBuf,
     pub real_path: String,
     pub version: Version,
     pub has_pyarrow: bool,
@@ -95,6 +98,7 @@ impl Interpreter {
         let &[major, minor, micro] = numbers.as_slice() else { return None };
         Some(Self {
             path: path.to_owned(),
+            executable: answer("millpond-executable")?.into(),
             real_path: answer("millpond-path")?.to_owned(),
             version: Version { major, minor, micro },
             has_pyarrow: answer("millpond-pyarrow")? == "True",

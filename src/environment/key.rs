@@ -102,6 +102,7 @@ mod tests {
     fn interpreter() -> Interpreter {
         Interpreter {
             path: "/usr/bin/python3".into(),
+            executable: "/usr/bin/python3".into(),
             real_path: "/usr/bin/python3.11".into(),
             version: Version { major: 3, minor: 11, micro: 7 },
             has_pyarrow: false,

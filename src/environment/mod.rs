@@ -3,6 +3,7 @@
 //! Knows nothing of pipelines or runs. Start reading at [`prepare`].
 
 mod build;
+#[allow(clippy::module_inception)]
 mod environment;
 mod error;
 mod host;

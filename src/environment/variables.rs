@@ -37,7 +37,8 @@ pub fn template_variables(package: &Path, inherited_path: Option<&OsStr>) -> Vec
     let mut variables: Vec<(&'static str, OsString)> = vec![
         ("PYTHONPATH", path),
         ("PYTHONHASHSEED", "0".into()),
-        // The folder that a process is started in is not a place to import from.
+        // The folder that a template is started in is not a place to import from (Python 3.11 or newer). The template
+        // removes it again: programs that user code starts are none of our business.
         ("PYTHONSAFEPATH", "1".into()),
         ("JE_ARROW_MALLOC_CONF", "background_thread:false".into()),
         ("MALLOC_ARENA_MAX", "2".into()),

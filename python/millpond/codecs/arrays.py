@@ -1,8 +1,8 @@
 """`as: numpy`: a dict of arrays both ways.
 
-Integers, floats and booleans that contain nulls are masked arrays; times mark null as NaT. Lists of fixed size are arrays of
-two dimensions where nothing is null. Text, decimals, times of day, binary and nested values are arrays of objects, with
-`None` for null.
+Integers, floats and booleans that contain nulls are masked arrays; times mark null as NaT. Lists of fixed size are
+arrays of two dimensions where nothing is null. Text, decimals, times of day, binary and nested values are arrays of
+objects, with `None` for null.
 Arrays over shared memory are read-only.
 """
 

@@ -1,8 +1,8 @@
 """`as: pandas`: a DataFrame both ways.
 
 Columns of integers or booleans that contain nulls become pandas' nullable types, never floats or objects; without nulls
-they are plain numpy, which more code can work with. Decimals, dates, times, binary and nested values are Python objects.
-pandas has no difference between NaN and null, so both come back as null. The index is not part of the result.
+they are plain numpy, which more code can work with. Decimals, dates, times, binary and nested values are Python
+objects. pandas has no difference between NaN and null, so both come back as null. The index is not part of the result.
 """
 
 from __future__ import annotations

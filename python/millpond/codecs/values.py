@@ -91,7 +91,10 @@ def array_of(name: str, values: list[Any], declared: pa.DataType | None, given: 
 
 def columns_of(rows: list[Mapping[Any, Any]], declared: pa.Schema | None, given: Given) -> dict[str, pa.Array]:
     """The columns of rows, in the order in which their names first appear; a name that a row lacks is null in it."""
-    names = dict.fromkeys(name for row in rows for name in row)
+    names = dict.fromkeys(rows[0]) if rows else {}
+    for row in rows:
+        if row.keys() != names.keys():
+            names.update(dict.fromkeys(row))
     for name in names:
         if not isinstance(name, str):
             raise SchemaError(f"column names are strings, and {name!r} is not")
