@@ -134,7 +134,7 @@ impl<W: Write + Send> FileEncoder<W> {
 
 /// Where the bytes go: in fixed blocks, or at once if they are not compressed.
 enum Output<W: Write> {
-    Blocks(BlockWriter<Compressor<W>>),
+    Blocks(Box<BlockWriter<Compressor<W>>>),
     Direct(W),
 }
 
@@ -142,7 +142,7 @@ impl<W: Write> Output<W> {
     fn new(output: W, compression: Compression, mode: EncodeMode) -> std::io::Result<Self> {
         Ok(match (mode, compression) {
             (EncodeMode::Stream, Compression::None) => Self::Direct(output),
-            _ => Self::Blocks(BlockWriter::new(Compressor::new(output, compression)?)),
+            _ => Self::Blocks(Box::new(BlockWriter::new(Compressor::new(output, compression)?))),
         })
     }
 

@@ -14,7 +14,7 @@ use arrow::datatypes::{
     TimeUnit, UInt8Type, UInt16Type, UInt32Type, UInt64Type,
 };
 
-use super::inference::Guess;
+use super::inference::{self, Guess};
 
 /// The type of timestamps with an offset: an instant. Its zone is written as an offset, as named zones need a database.
 pub(super) const INSTANT_ZONE: &str = "+00:00";
@@ -37,9 +37,7 @@ where
             Ok(Arc::new(PrimitiveArray::<Int64Type>::from_iter(collect(cells, parse)?)))
         }
         DataType::Float64 if strict => {
-            let parse =
-                |cell: &str| matches!(Guess::of(cell), Guess::Int64 | Guess::Float64).then(|| float(cell)).flatten();
-            Ok(Arc::new(PrimitiveArray::<Float64Type>::from_iter(collect(cells, parse)?)))
+            Ok(Arc::new(PrimitiveArray::<Float64Type>::from_iter(collect(cells, inference::number)?)))
         }
         DataType::Date32 if strict => {
             let parse = |cell: &str| (Guess::of(cell) == Guess::Date).then(|| Date32Type::parse(cell)).flatten();
@@ -88,10 +86,6 @@ pub(super) fn boolean(cell: &str) -> Option<bool> {
         "false" | "False" | "FALSE" => Some(false),
         _ => None,
     }
-}
-
-pub(super) fn float(cell: &str) -> Option<f64> {
-    cell.parse().ok()
 }
 
 /// Microseconds since the epoch; of the wall clock if the text has no offset.
