@@ -373,3 +373,55 @@ fn a_declared_type_may_be_open() {
     let read = decode(Format::Jsonl, b"{\"a\":1,\"b\":[1]}\n", &declared).unwrap();
     assert_eq!(types(&read), [DataType::Int64, DataType::new_list(DataType::Int64, true)]);
 }
+
+proptest::proptest! {
+    #[test]
+    fn records_do_not_depend_on_how_bytes_arrive(
+        cuts in proptest::collection::vec(0_usize..80, 0..8), at_once in 1_usize..5,
+    ) {
+        let csv = "\u{feff}n,\"te\"\"xt\"\r\n1,\"a\n\u{e9}\"\r\n\r\n2,\n\"\",\"b,\"\"c\"\n3,last";
+        let json = "\u{feff}{\"n\":1}\r\n\n{\"n\":2,\"t\":\"\u{e9}\"}\n{}\n{\"n\":3}";
+        let splitters: [(&str, fn() -> Splitter); 3] =
+            [(csv, || Splitter::csv(b',', true)), (json, Splitter::jsonl), (json, Splitter::lines)];
+        for (text, splitter) in splitters {
+            let whole = split(splitter(), text.as_bytes(), &[], usize::MAX);
+            proptest::prop_assert_eq!(&whole, &split(splitter(), text.as_bytes(), &cuts, at_once));
+        }
+    }
+}
+
+/// The header and the fields of all records, given pieces of the text and chunks of so many records.
+fn split(mut splitter: Splitter, text: &[u8], cuts: &[usize], at_once: usize) -> (Vec<String>, Vec<String>) {
+    let limit = Limit { records: at_once, bytes: usize::MAX };
+    let mut fields = Vec::new();
+    let mut records = Records::default();
+    let width = |splitter: &Splitter| splitter.width().unwrap_or(1);
+    let mut drain = |records: &mut Records, width: usize| {
+        let records = std::mem::take(records);
+        let shown = |at: usize| String::from_utf8(records.field(at / width, at % width).to_vec()).unwrap();
+        fields.extend((0..records.len() * width).map(shown));
+    };
+    let mut rest = text;
+    for cut in cuts.iter().copied().chain([usize::MAX]) {
+        let (mut piece, after) = rest.split_at(cut.min(rest.len()));
+        rest = after;
+        while !piece.is_empty() {
+            let taken = splitter.push(piece, &mut records, limit).unwrap();
+            piece = &piece[taken..];
+            if records.is_full(limit) {
+                drain(&mut records, width(&splitter));
+            }
+        }
+    }
+    splitter.finish(&mut records).unwrap();
+    drain(&mut records, width(&splitter));
+    (splitter.header().unwrap_or_default().to_vec(), fields)
+}
+
+#[test]
+fn named_zones_are_written() {
+    let instant: ArrayRef = Arc::new(TimestampMicrosecondArray::from(vec![0]).with_timezone("America/New_York"));
+    let written = batch(vec![("t", instant)]);
+    assert_eq!(text(Format::Csv, &written), "t\n1969-12-31T19:00:00-05:00\n");
+    assert_eq!(text(Format::Jsonl, &written), "{\"t\":\"1969-12-31T19:00:00-05:00\"}\n");
+}
