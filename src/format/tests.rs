@@ -132,7 +132,7 @@ fn csv_types_are_the_narrowest_that_lose_nothing() {
         ("2024-01-31 12:00:00.5\n2024-01-31T12:00:00", DataType::Timestamp(TimeUnit::Microsecond, None)),
         (
             "2024-01-31T12:00:00Z\n2024-01-31T12:00:00+02:00",
-            DataType::Timestamp(TimeUnit::Microsecond, Some("+00:00".into())),
+            DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into())),
         ),
         ("2024-01-31T12:00:00.123456789", DataType::Utf8),
         ("2024-01-31\n2024-01-31T12:00:00", DataType::Utf8),
@@ -381,9 +381,8 @@ proptest::proptest! {
     ) {
         let csv = "\u{feff}n,\"te\"\"xt\"\r\n1,\"a\n\u{e9}\"\r\n\r\n2,\n\"\",\"b,\"\"c\"\n3,last";
         let json = "\u{feff}{\"n\":1}\r\n\n{\"n\":2,\"t\":\"\u{e9}\"}\n{}\n{\"n\":3}";
-        let splitters: [(&str, fn() -> Splitter); 3] =
-            [(csv, || Splitter::csv(b',', true)), (json, Splitter::jsonl), (json, Splitter::lines)];
-        for (text, splitter) in splitters {
+        let csv_splitter = || Splitter::csv(b',', true);
+        for (text, splitter) in [(csv, csv_splitter as fn() -> _), (json, Splitter::jsonl), (json, Splitter::lines)] {
             let whole = split(splitter(), text.as_bytes(), &[], usize::MAX);
             proptest::prop_assert_eq!(&whole, &split(splitter(), text.as_bytes(), &cuts, at_once));
         }
@@ -424,4 +423,30 @@ fn named_zones_are_written() {
     let written = batch(vec![("t", instant)]);
     assert_eq!(text(Format::Csv, &written), "t\n1969-12-31T19:00:00-05:00\n");
     assert_eq!(text(Format::Jsonl, &written), "{\"t\":\"1969-12-31T19:00:00-05:00\"}\n");
+}
+
+#[test]
+fn a_declared_type_takes_a_text_whole_or_not_at_all() {
+    let micros = |zone: Option<&str>| DataType::Timestamp(TimeUnit::Microsecond, zone.map(Into::into));
+    let cases = [
+        ("1.50", DataType::Decimal128(5, 1), true),
+        ("1.55", DataType::Decimal128(5, 1), false),
+        ("007", DataType::Int64, true),
+        ("1.0", DataType::Int64, false),
+        ("2024-01-31", DataType::Date32, true),
+        ("2024-01-31T12:00:00", DataType::Date32, false),
+        ("2024-01-31T12:00:00", micros(None), true),
+        ("2024-01-31T12:00:00Z", micros(None), false),
+        ("2024-01-31T12:00:00-05:00", micros(None), false),
+        ("2024-01-31T12:00:00-05:00", micros(Some("UTC")), true),
+        ("2024-01-31T12:00:00.1234567", micros(None), false),
+        ("0aFF", DataType::Binary, true),
+        ("0a\u{e9}", DataType::Binary, false),
+        ("0aF", DataType::Binary, false),
+    ];
+    for (cell, data_type, fits) in cases {
+        let declared = [("a".to_owned(), data_type.clone())];
+        let csv = decode(Format::Csv, format!("a\n{cell}\n").as_bytes(), &declared);
+        assert_eq!(csv.is_ok(), fits, "{cell} as {data_type}: {csv:?}");
+    }
 }
