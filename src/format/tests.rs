@@ -323,10 +323,12 @@ mod determinism {
     fn table(rows: usize) -> RecordBatch {
         let rows = rows as i64;
         let strings = (0..rows).map(|row| (row % 7 != 0).then(|| "x".repeat((row * 37 % 31) as usize)));
+        let categories = (0..rows).map(|row| (row % 3 != 0).then_some(["x", "yy", "zzz"][(row / 1000 % 3) as usize]));
         batch(vec![
             ("n", Arc::new(Int64Array::from_iter_values((0..rows).map(|row| row * 7919 % 10_007)))),
             ("s", Arc::new(StringArray::from_iter(strings))),
             ("f", Arc::new(Float64Array::from_iter_values((0..rows).map(|row| row as f64 / 3.0)))),
+            ("d", Arc::new(categories.collect::<DictionaryArray<Int32Type>>())),
         ])
     }
 
@@ -335,10 +337,18 @@ mod determinism {
         let mut start = 0;
         for rows in cuts.iter().copied().chain([usize::MAX]) {
             let rows = rows.min(table.num_rows() - start);
-            encoder.write(&table.slice(start, rows)).unwrap();
+            encoder.write(&own_dictionary(&table.slice(start, rows))).unwrap();
             start += rows;
         }
         encoder.finish().unwrap()
+    }
+
+    /// The same rows, with a dictionary of the values that these rows have.
+    fn own_dictionary(piece: &RecordBatch) -> RecordBatch {
+        let mut columns = piece.columns().to_vec();
+        let values = arrow::compute::cast(&columns[3], &DataType::Utf8).unwrap();
+        columns[3] = arrow::compute::cast(&values, columns[3].data_type()).unwrap();
+        RecordBatch::try_new(piece.schema(), columns).unwrap()
     }
 
     proptest! {

@@ -153,3 +153,9 @@ fn standard_output_is_written_at_once_and_may_be_closed() {
     drop(child.stdin.take());
     assert_eq!(child.wait().unwrap().code(), Some(7));
 }
+
+#[test]
+fn a_sink_may_move_to_another_thread() {
+    fn is_send<T: Send>() {}
+    is_send::<Sink>();
+}
