@@ -27,9 +27,9 @@ pub enum ConformError {
     Type { column: String, settled: DataType, found: DataType },
     #[error("column `{column}` is declared as {declared}, but its {found} values do not fit that type")]
     Declared { column: String, declared: DataType, found: DataType },
-    #[error("{} missing (found: {})", names("column", missing), names("column", found))]
+    #[error("there is no {}; found {}", names("column", missing), names("column", found))]
     Missing { missing: Vec<String>, found: Vec<String> },
-    #[error("{} new (known: {})", names("column", extra), names("column", known))]
+    #[error("{} not expected; expected {}", is_or_are(extra), names("column", known))]
     Extra { extra: Vec<String>, known: Vec<String> },
     #[error("two columns have the name `{column}`")]
     Duplicate { column: String },
@@ -305,6 +305,10 @@ fn with_columns(schema: &SchemaRef, columns: Vec<ArrayRef>, rows: usize) -> Reco
         .expect("columns have the types of their fields")
 }
 
+fn is_or_are(columns: &[String]) -> String {
+    format!("{} {}", names("column", columns), if columns.len() == 1 { "is" } else { "are" })
+}
+
 fn names(noun: &str, names: &[String]) -> String {
     let list = names.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ");
     match names.len() {
@@ -443,9 +447,9 @@ mod tests {
         let mut columns = Columns::from_first();
         columns.conform(batch(vec![("a", a.clone()), ("b", b.clone())])).unwrap();
         let error = columns.conform(batch(vec![("a", a.clone())])).unwrap_err().to_string();
-        assert_eq!(error, "column `b` missing (found: column `a`)");
+        assert_eq!(error, "there is no column `b`; found column `a`");
         let error = columns.conform(batch(vec![("a", a.clone()), ("b", b.clone()), ("c", b.clone())])).unwrap_err();
-        assert_eq!(error.to_string(), "column `c` new (known: columns `a`, `b`)");
+        assert_eq!(error.to_string(), "column `c` is not expected; expected columns `a`, `b`");
         let fields = vec![Field::new("a", DataType::Int64, true); 2];
         let twice = RecordBatch::try_new(Arc::new(Schema::new(fields)), vec![a, b]).unwrap();
         assert_eq!(columns.conform(twice), Err(ConformError::Duplicate { column: "a".to_owned() }));

@@ -2,9 +2,11 @@
 
 use std::io::Write;
 use std::num::{NonZeroU32, NonZeroU64};
+use std::sync::Arc;
 
-use arrow::array::RecordBatch;
-use arrow::datatypes::SchemaRef;
+use arrow::array::{ArrayRef, RecordBatch, RecordBatchOptions};
+use arrow::compute::cast;
+use arrow::datatypes::{DataType, Field, FieldRef, Fields, Schema, SchemaRef};
 use arrow::ipc::writer::{FileWriter, StreamWriter};
 
 use super::compression::{BlockWriter, Compressor};
@@ -31,6 +33,9 @@ pub struct FileEncoder<W: Write + Send> {
     body: Body<W>,
     cutter: Cutter,
     mode: EncodeMode,
+    /// The schema without dictionaries: an Arrow file has one dictionary per column, and which one a batch has depends on how
+    /// its rows were cut.
+    decoded: Option<SchemaRef>,
 }
 
 enum Body<W: Write + Send> {
@@ -49,6 +54,11 @@ impl<W: Write + Send> FileEncoder<W> {
         schema: &SchemaRef,
         mode: EncodeMode,
     ) -> Result<Self, EncodeError> {
+        let decoded = match (format, mode) {
+            (Format::Arrow, EncodeMode::File) => Some(without_dictionaries(schema)),
+            _ => None,
+        };
+        let schema = decoded.as_ref().unwrap_or(schema);
         let body = match format {
             Format::Parquet => Body::Parquet(Box::new(ParquetWriter::new(output, schema.clone(), compression)?)),
             Format::Arrow => {
@@ -66,14 +76,20 @@ impl<W: Write + Send> FileEncoder<W> {
                 output: Output::new(output, compression, mode)?,
             },
         };
-        let mut encoder = Self { body, cutter: Cutter::new(ROWS, BYTES), mode };
+        let mut encoder = Self { body, cutter: Cutter::new(ROWS, BYTES), mode, decoded: None };
         encoder.encode(&RecordBatch::new_empty(schema.clone()))?;
+        encoder.decoded = decoded;
         Ok(encoder)
     }
 
     pub fn write(&mut self, batch: &RecordBatch) -> Result<(), EncodeError> {
         if self.cuts_again() {
-            for (batch, _) in self.cutter.push(batch.clone(), Origin::unknown(batch.num_rows())) {
+            let batch = match &self.decoded {
+                Some(schema) => cast_to(batch, schema)?,
+                None => batch.clone(),
+            };
+            let origin = Origin::unknown(batch.num_rows());
+            for (batch, _) in self.cutter.push(batch, origin) {
                 self.encode(&batch)?;
             }
         } else {
@@ -132,9 +148,35 @@ impl<W: Write + Send> FileEncoder<W> {
     }
 }
 
+fn without_dictionaries(schema: &SchemaRef) -> SchemaRef {
+    let fields = schema.fields().iter().map(|field| decoded_field(field)).collect::<Fields>();
+    Arc::new(Schema::new(fields))
+}
+
+fn decoded_field(field: &Field) -> FieldRef {
+    let data_type = match field.data_type() {
+        DataType::Dictionary(_, value) => value.as_ref().clone(),
+        DataType::List(item) => DataType::List(decoded_field(item)),
+        DataType::LargeList(item) => DataType::LargeList(decoded_field(item)),
+        DataType::Struct(fields) => DataType::Struct(fields.iter().map(|field| decoded_field(field)).collect()),
+        other => other.clone(),
+    };
+    Arc::new(Field::new(field.name(), data_type, field.is_nullable()))
+}
+
+fn cast_to(batch: &RecordBatch, schema: &SchemaRef) -> Result<RecordBatch, EncodeError> {
+    let cast_column = |(column, field): (&ArrayRef, &FieldRef)| match field.data_type() {
+        same if same == column.data_type() => Ok(Arc::clone(column)),
+        other => cast(column, other),
+    };
+    let columns = batch.columns().iter().zip(schema.fields()).map(cast_column).collect::<Result<Vec<_>, _>>()?;
+    let options = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
+    Ok(RecordBatch::try_new_with_options(Arc::clone(schema), columns, &options)?)
+}
+
 /// Where the bytes go: in fixed blocks, or at once if they are not compressed.
 enum Output<W: Write> {
-    Blocks(BlockWriter<Compressor<W>>),
+    Blocks(Box<BlockWriter<Compressor<W>>>),
     Direct(W),
 }
 
@@ -142,7 +184,7 @@ impl<W: Write> Output<W> {
     fn new(output: W, compression: Compression, mode: EncodeMode) -> std::io::Result<Self> {
         Ok(match (mode, compression) {
             (EncodeMode::Stream, Compression::None) => Self::Direct(output),
-            _ => Self::Blocks(BlockWriter::new(Compressor::new(output, compression)?)),
+            _ => Self::Blocks(Box::new(BlockWriter::new(Compressor::new(output, compression)?))),
         })
     }
 

@@ -4,6 +4,7 @@ use arrow::datatypes::{DataType, Field, TimeUnit};
 use serde_json::Value;
 
 use super::text_value::INSTANT_ZONE;
+use crate::batch::is_open;
 
 /// The narrowest type that a cell of CSV can be. What fits no other type, or two different ones, is text.
 ///
@@ -41,9 +42,7 @@ impl Guess {
             let plain = digits.len() == 1 || !digits.starts_with('0');
             return if plain && cell.parse::<i64>().is_ok() { Self::Int64 } else { Self::Text };
         }
-        let leading_zero = digits.len() > 1 && digits.starts_with('0') && digits.as_bytes()[1].is_ascii_digit();
-        let numeric = digits.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'.' | b'e' | b'E' | b'+' | b'-'));
-        if digits == "inf" || (numeric && !leading_zero && cell.parse::<f64>().is_ok()) {
+        if digits == "inf" || (is_number(digits) && cell.parse::<f64>().is_ok()) {
             return Self::Float64;
         }
         Self::of_time(cell)
@@ -96,6 +95,18 @@ impl Guess {
     }
 }
 
+/// The value of a cell that counts as a number, if it does: what [`Guess::of`] says, at the cost of parsing it once.
+pub(super) fn number(cell: &str) -> Option<f64> {
+    let digits = cell.strip_prefix('-').unwrap_or(cell);
+    (is_number(digits) || matches!(cell, "NaN" | "inf" | "-inf")).then(|| cell.parse().ok()).flatten()
+}
+
+/// Returns whether an unsigned number has nothing but what numbers are made of, and no leading zero.
+fn is_number(digits: &str) -> bool {
+    let has_leading_zero = matches!(digits.as_bytes(), [b'0', b'0'..=b'9', ..]);
+    !has_leading_zero && digits.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'.' | b'e' | b'E' | b'+' | b'-'))
+}
+
 /// Returns whether `text` has a digit wherever `pattern` has a 0, and the same bytes elsewhere.
 fn matches(text: &[u8], pattern: &[u8]) -> bool {
     text.len() == pattern.len()
@@ -127,6 +138,20 @@ pub(super) struct Conflict {
 }
 
 impl Shape {
+    /// A declared type. Where it is open, values decide as they do elsewhere.
+    pub(super) fn declared(data_type: &DataType) -> Self {
+        match data_type {
+            DataType::Null => Self::Open,
+            DataType::List(item) | DataType::LargeList(item) if is_open(data_type) => {
+                Self::List(Box::new(Self::declared(item.data_type())))
+            }
+            DataType::Struct(fields) if is_open(data_type) => Self::Struct(
+                fields.iter().map(|field| (field.name().clone(), Self::declared(field.data_type()))).collect(),
+            ),
+            other => Self::Fixed(other.clone()),
+        }
+    }
+
     pub(super) fn of(value: &Value) -> Result<Self, Conflict> {
         Ok(match value {
             Value::Null => Self::Open,

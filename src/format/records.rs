@@ -21,7 +21,7 @@ pub struct Records {
 impl Records {
     /// Number of records.
     pub fn len(&self) -> usize {
-        if self.width == 0 { 0 } else { self.ends.len() / self.width }
+        self.ends.len().checked_div(self.width).unwrap_or(0)
     }
 
     pub fn is_empty(&self) -> bool {

@@ -13,14 +13,14 @@ const BOM: &[u8] = b"\xef\xbb\xbf";
 /// Splits the bytes of files into records. What is left of an incomplete record stays inside until more bytes come.
 #[derive(Debug)]
 pub enum Splitter {
-    Csv(CsvSplitter),
+    Csv(Box<CsvSplitter>),
     Lines(LineSplitter),
 }
 
 impl Splitter {
     /// For CSV and TSV. Without a header, records of any one width are taken.
     pub fn csv(delimiter: u8, header: bool) -> Self {
-        Self::Csv(CsvSplitter::new(delimiter, header))
+        Self::Csv(Box::new(CsvSplitter::new(delimiter, header)))
     }
 
     /// For JSONL: lines that are not blank.
@@ -208,7 +208,7 @@ impl LineSplitter {
         let mut taken = 0;
         while taken < input.len() && !records.is_full(limit) {
             let rest = &input[taken..];
-            let Some(end) = rest.iter().position(|byte| *byte == b'\n') else {
+            let Some(end) = memchr::memchr(b'\n', rest) else {
                 self.partial.extend_from_slice(rest);
                 taken = input.len();
                 break;

@@ -132,7 +132,7 @@ fn csv_types_are_the_narrowest_that_lose_nothing() {
         ("2024-01-31 12:00:00.5\n2024-01-31T12:00:00", DataType::Timestamp(TimeUnit::Microsecond, None)),
         (
             "2024-01-31T12:00:00Z\n2024-01-31T12:00:00+02:00",
-            DataType::Timestamp(TimeUnit::Microsecond, Some("+00:00".into())),
+            DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into())),
         ),
         ("2024-01-31T12:00:00.123456789", DataType::Utf8),
         ("2024-01-31\n2024-01-31T12:00:00", DataType::Utf8),
@@ -178,31 +178,37 @@ fn json_types() {
 #[test]
 fn refused_text_names_row_and_column() {
     use DataType::{Int8, Int64};
-    let cases: &[(Format, &str, &[(&str, DataType)], &str)] = &[
-        (Format::Csv, "a,b\n1,2\n3\n", &[], "row 2: the record has 1 fields, but there are 2 columns"),
-        (Format::Csv, "a\n1\nx\n", &[("a", Int64)], "row 2: column `a` holds \"x\", which is not Int64"),
-        (Format::Csv, "a\n1\n", &[("b", Int64)], "there is no column `b`; the columns are `a`"),
-        (Format::Csv, "a,a\n1,2\n", &[], "row 1: two columns have the name `a`"),
-        (Format::Csv, "a\n\"b\nc", &[], "row 1: a quoted field is not closed"),
+    let none: &[(&str, DataType)] = &[];
+    let cases = [
+        (Format::Csv, "a,b\n1,2\n3\n", none, "row 2: the record has 1 fields, but there are 2 columns"),
+        (Format::Csv, "a\n1\nx\n", &[("a", Int64)][..], "row 2: column `a` holds \"x\", which is not Int64"),
+        (Format::Csv, "a\n1\n", &[("b", Int64)][..], "there is no column `b`; the columns are `a`"),
+        (Format::Csv, "a,a\n1,2\n", none, "row 1: two columns have the name `a`"),
+        (Format::Csv, "a\n\"b\nc", none, "row 1: a quoted field is not closed"),
         (
             Format::Jsonl,
             "{\"a\":1}\n{\"a\":\"x\"}",
             &[],
             "row 2: column `a` holds Utf8 here and Int64 in an earlier row",
         ),
-        (Format::Jsonl, "{\"a\":1}\n{\"a\":1.5}", &[("a", Int64)], "row 2: column `a` holds 1.5, which is not Int64"),
-        (Format::Jsonl, "{\"a\":1}\n{\"a\":128}", &[("a", Int8)], "row 2: column `a` holds 128, which is not Int8"),
-        (Format::Jsonl, "{\"a\":1,\"a\":2}", &[], "row 1: column `a` appears twice in one record"),
+        (
+            Format::Jsonl,
+            "{\"a\":1}\n{\"a\":1.5}",
+            &[("a", Int64)][..],
+            "row 2: column `a` holds 1.5, which is not Int64",
+        ),
+        (Format::Jsonl, "{\"a\":1}\n{\"a\":128}", &[("a", Int8)][..], "row 2: column `a` holds 128, which is not Int8"),
+        (Format::Jsonl, "{\"a\":1,\"a\":2}", none, "row 1: column `a` appears twice in one record"),
         (
             Format::Jsonl,
             "{\"a\":1}\n\n[1]",
             &[],
             "row 2: not a JSON object: invalid type: sequence, expected a map (column 0)",
         ),
-        (Format::Jsonl, "{\"a\":", &[], "row 1: not a JSON object: EOF while parsing a value (column 5)"),
+        (Format::Jsonl, "{\"a\":", none, "row 1: not a JSON object: EOF while parsing a value (column 5)"),
     ];
     for (format, text, declared, expected) in cases {
-        assert_eq!(&fails(*format, text, declared), expected, "{text:?}");
+        assert_eq!(fails(format, text, declared), expected, "{text:?}");
     }
     let error = decode(Format::Lines, b"ok\n\xff\n", &[]).unwrap_err().to_string();
     assert_eq!(error, "row 2: the text is not valid UTF-8");
@@ -317,10 +323,12 @@ mod determinism {
     fn table(rows: usize) -> RecordBatch {
         let rows = rows as i64;
         let strings = (0..rows).map(|row| (row % 7 != 0).then(|| "x".repeat((row * 37 % 31) as usize)));
+        let categories = (0..rows).map(|row| (row % 3 != 0).then_some(["x", "yy", "zzz"][(row / 1000 % 3) as usize]));
         batch(vec![
             ("n", Arc::new(Int64Array::from_iter_values((0..rows).map(|row| row * 7919 % 10_007)))),
             ("s", Arc::new(StringArray::from_iter(strings))),
             ("f", Arc::new(Float64Array::from_iter_values((0..rows).map(|row| row as f64 / 3.0)))),
+            ("d", Arc::new(categories.collect::<DictionaryArray<Int32Type>>())),
         ])
     }
 
@@ -329,10 +337,18 @@ mod determinism {
         let mut start = 0;
         for rows in cuts.iter().copied().chain([usize::MAX]) {
             let rows = rows.min(table.num_rows() - start);
-            encoder.write(&table.slice(start, rows)).unwrap();
+            encoder.write(&own_dictionary(&table.slice(start, rows))).unwrap();
             start += rows;
         }
         encoder.finish().unwrap()
+    }
+
+    /// The same rows, with a dictionary of the values that these rows have.
+    fn own_dictionary(piece: &RecordBatch) -> RecordBatch {
+        let mut columns = piece.columns().to_vec();
+        let values = arrow::compute::cast(&columns[3], &DataType::Utf8).unwrap();
+        columns[3] = arrow::compute::cast(&values, columns[3].data_type()).unwrap();
+        RecordBatch::try_new(piece.schema(), columns).unwrap()
     }
 
     proptest! {
@@ -358,5 +374,89 @@ fn an_empty_schema_has_no_text() {
     let empty = RecordBatch::new_empty(Arc::new(Schema::empty()));
     for format in [Format::Csv, Format::Jsonl, Format::Lines] {
         assert_eq!(text(format, &empty), "");
+    }
+}
+
+#[test]
+fn a_declared_type_may_be_open() {
+    let declared = [("a".to_owned(), DataType::Null), ("b".to_owned(), DataType::new_list(DataType::Null, true))];
+    let read = decode(Format::Jsonl, b"{\"a\":1,\"b\":[1]}\n", &declared).unwrap();
+    assert_eq!(types(&read), [DataType::Int64, DataType::new_list(DataType::Int64, true)]);
+}
+
+proptest::proptest! {
+    #[test]
+    fn records_do_not_depend_on_how_bytes_arrive(
+        cuts in proptest::collection::vec(0_usize..80, 0..8), at_once in 1_usize..5,
+    ) {
+        let csv = "\u{feff}n,\"te\"\"xt\"\r\n1,\"a\n\u{e9}\"\r\n\r\n2,\n\"\",\"b,\"\"c\"\n3,last";
+        let json = "\u{feff}{\"n\":1}\r\n\n{\"n\":2,\"t\":\"\u{e9}\"}\n{}\n{\"n\":3}";
+        let csv_splitter = || Splitter::csv(b',', true);
+        for (text, splitter) in [(csv, csv_splitter as fn() -> _), (json, Splitter::jsonl), (json, Splitter::lines)] {
+            let whole = split(splitter(), text.as_bytes(), &[], usize::MAX);
+            proptest::prop_assert_eq!(&whole, &split(splitter(), text.as_bytes(), &cuts, at_once));
+        }
+    }
+}
+
+/// The header and the fields of all records, given pieces of the text and chunks of so many records.
+fn split(mut splitter: Splitter, text: &[u8], cuts: &[usize], at_once: usize) -> (Vec<String>, Vec<String>) {
+    let limit = Limit { records: at_once, bytes: usize::MAX };
+    let mut fields = Vec::new();
+    let mut records = Records::default();
+    let width = |splitter: &Splitter| splitter.width().unwrap_or(1);
+    let mut drain = |records: &mut Records, width: usize| {
+        let records = std::mem::take(records);
+        let shown = |at: usize| String::from_utf8(records.field(at / width, at % width).to_vec()).unwrap();
+        fields.extend((0..records.len() * width).map(shown));
+    };
+    let mut rest = text;
+    for cut in cuts.iter().copied().chain([usize::MAX]) {
+        let (mut piece, after) = rest.split_at(cut.min(rest.len()));
+        rest = after;
+        while !piece.is_empty() {
+            let taken = splitter.push(piece, &mut records, limit).unwrap();
+            piece = &piece[taken..];
+            if records.is_full(limit) {
+                drain(&mut records, width(&splitter));
+            }
+        }
+    }
+    splitter.finish(&mut records).unwrap();
+    drain(&mut records, width(&splitter));
+    (splitter.header().unwrap_or_default().to_vec(), fields)
+}
+
+#[test]
+fn named_zones_are_written() {
+    let instant: ArrayRef = Arc::new(TimestampMicrosecondArray::from(vec![0]).with_timezone("America/New_York"));
+    let written = batch(vec![("t", instant)]);
+    assert_eq!(text(Format::Csv, &written), "t\n1969-12-31T19:00:00-05:00\n");
+    assert_eq!(text(Format::Jsonl, &written), "{\"t\":\"1969-12-31T19:00:00-05:00\"}\n");
+}
+
+#[test]
+fn a_declared_type_takes_a_text_whole_or_not_at_all() {
+    let micros = |zone: Option<&str>| DataType::Timestamp(TimeUnit::Microsecond, zone.map(Into::into));
+    let cases = [
+        ("1.50", DataType::Decimal128(5, 1), true),
+        ("1.55", DataType::Decimal128(5, 1), false),
+        ("007", DataType::Int64, true),
+        ("1.0", DataType::Int64, false),
+        ("2024-01-31", DataType::Date32, true),
+        ("2024-01-31T12:00:00", DataType::Date32, false),
+        ("2024-01-31T12:00:00", micros(None), true),
+        ("2024-01-31T12:00:00Z", micros(None), false),
+        ("2024-01-31T12:00:00-05:00", micros(None), false),
+        ("2024-01-31T12:00:00-05:00", micros(Some("UTC")), true),
+        ("2024-01-31T12:00:00.1234567", micros(None), false),
+        ("0aFF", DataType::Binary, true),
+        ("0a\u{e9}", DataType::Binary, false),
+        ("0aF", DataType::Binary, false),
+    ];
+    for (cell, data_type, fits) in cases {
+        let declared = [("a".to_owned(), data_type.clone())];
+        let csv = decode(Format::Csv, format!("a\n{cell}\n").as_bytes(), &declared);
+        assert_eq!(csv.is_ok(), fits, "{cell} as {data_type}: {csv:?}");
     }
 }

@@ -14,12 +14,12 @@ use arrow::datatypes::{
     TimeUnit, UInt8Type, UInt16Type, UInt32Type, UInt64Type,
 };
 
-use super::inference::Guess;
+use super::inference::{self, Guess};
 
-/// The type of timestamps with an offset: an instant. Its zone is written as an offset, as named zones need a database.
-pub(super) const INSTANT_ZONE: &str = "+00:00";
+/// The zone of timestamps that were written with an offset: `timestamp[UTC]`.
+pub(super) const INSTANT_ZONE: &str = "UTC";
 
-static UTC: LazyLock<Tz> = LazyLock::new(|| INSTANT_ZONE.parse().expect("a valid offset"));
+static UTC: LazyLock<Tz> = LazyLock::new(|| INSTANT_ZONE.parse().expect("a known zone"));
 
 /// Parses cells into an array of `data_type`; `None` is a null. The error is the index of the first cell that does not fit.
 ///
@@ -37,9 +37,7 @@ where
             Ok(Arc::new(PrimitiveArray::<Int64Type>::from_iter(collect(cells, parse)?)))
         }
         DataType::Float64 if strict => {
-            let parse =
-                |cell: &str| matches!(Guess::of(cell), Guess::Int64 | Guess::Float64).then(|| float(cell)).flatten();
-            Ok(Arc::new(PrimitiveArray::<Float64Type>::from_iter(collect(cells, parse)?)))
+            Ok(Arc::new(PrimitiveArray::<Float64Type>::from_iter(collect(cells, inference::number)?)))
         }
         DataType::Date32 if strict => {
             let parse = |cell: &str| (Guess::of(cell) == Guess::Date).then(|| Date32Type::parse(cell)).flatten();
@@ -90,10 +88,6 @@ pub(super) fn boolean(cell: &str) -> Option<bool> {
     }
 }
 
-pub(super) fn float(cell: &str) -> Option<f64> {
-    cell.parse().ok()
-}
-
 /// Microseconds since the epoch; of the wall clock if the text has no offset.
 pub(super) fn microseconds(cell: &str) -> Option<i64> {
     string_to_datetime(&*UTC, cell).ok().map(|at| at.timestamp_micros())
@@ -116,8 +110,45 @@ fn fixed_binary<'a>(cells: impl Iterator<Item = Option<&'a str>>, width: i32) ->
     Ok(Arc::new(builder.finish()))
 }
 
+/// Returns whether a type has room for all that a cell says. A cast would drop the rest: an offset, a time of day,
+/// decimals.
+fn fits_whole(cell: &str, data_type: &DataType) -> bool {
+    const DATE_LEN: usize = "2024-01-31".len();
+    let decimals = || {
+        let fraction = cell.split_once('.').map_or("", |(_, fraction)| fraction);
+        let digits = fraction.len() - fraction.trim_start_matches(|digit: char| digit.is_ascii_digit()).len();
+        fraction[..digits].trim_end_matches('0').len()
+    };
+    let time = cell.get(DATE_LEN..).unwrap_or_default();
+    match data_type {
+        DataType::Date32 => time.is_empty(),
+        DataType::Timestamp(unit, zone) => {
+            let has_offset = time.contains(['Z', 'z', '+', '-']);
+            (zone.is_some() || !has_offset) && decimals() <= digits_of(*unit)
+        }
+        DataType::Time32(unit) | DataType::Time64(unit) => decimals() <= digits_of(*unit),
+        DataType::Decimal128(_, scale) | DataType::Decimal256(_, scale) => {
+            cell.contains(['e', 'E']) || i8::try_from(decimals()).is_ok_and(|decimals| decimals <= *scale)
+        }
+        _ => true,
+    }
+}
+
+fn digits_of(unit: TimeUnit) -> usize {
+    match unit {
+        TimeUnit::Second => 0,
+        TimeUnit::Millisecond => 3,
+        TimeUnit::Microsecond => 6,
+        TimeUnit::Nanosecond => 9,
+    }
+}
+
 fn cast_cells<'a>(cells: impl Iterator<Item = Option<&'a str>>, data_type: &DataType) -> Result<ArrayRef, usize> {
-    let text: ArrayRef = Arc::new(StringArray::from_iter(cells));
+    let text = StringArray::from_iter(cells);
+    if let Some(row) = text.iter().position(|cell| cell.is_some_and(|cell| !fits_whole(cell, data_type))) {
+        return Err(row);
+    }
+    let text: ArrayRef = Arc::new(text);
     let options = CastOptions { safe: true, ..CastOptions::default() };
     let Ok(array) = cast_with_options(&text, data_type, &options) else {
         // No text can be cast to the type at all: the first value is the one that does not fit.

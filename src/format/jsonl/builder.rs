@@ -57,7 +57,8 @@ pub(super) struct Unfit {
 
 /// What a visitor found, kept aside: the parser's own errors are text.
 struct Found {
-    column: String,
+    /// Index of the column that the value belongs to.
+    column: Option<usize>,
     kind: Option<Kind>,
 }
 
@@ -188,27 +189,28 @@ pub(super) fn append_record(
     index: &HashMap<String, usize>,
     columns: &mut [Builder],
 ) -> Result<(), Misfit> {
-    let mut found = Found { column: String::new(), kind: None };
+    let mut found = Found { column: None, kind: None };
     let mut parser = serde_json::Deserializer::from_slice(line);
     let appended = Record { index, columns, found: &mut found }.deserialize(&mut parser).and_then(|()| parser.end());
-    match (appended, found.kind) {
-        (Ok(()), _) => Ok(()),
-        (Err(error), None) => Err(Misfit::Problem(super::json_problem(&error))),
-        (Err(_), Some(Kind::Open)) => Err(Misfit::Open),
-        (Err(_), Some(Kind::Misfit { value, expected })) => {
-            Err(Misfit::Problem(Problem::Misfit { column: found.column, value, expected }))
+    let Err(error) = appended else { return Ok(()) };
+    let column = index.iter().find(|(_, at)| Some(**at) == found.column).map_or("", |(name, _)| name);
+    Err(match found.kind {
+        None => Misfit::Problem(super::json_problem(&error)),
+        Some(Kind::Open) => Misfit::Open,
+        Some(Kind::Misfit { value, expected }) => {
+            Misfit::Problem(Problem::Misfit { column: column.to_owned(), value, expected })
         }
-        (Err(_), Some(Kind::UnknownKey(key))) => {
-            Err(Misfit::Problem(Problem::UnknownColumn { column: path(&found.column, &key) }))
-        }
-        (Err(_), Some(Kind::DuplicateKey(key))) => {
-            Err(Misfit::Problem(Problem::DuplicateKey { column: path(&found.column, &key) }))
-        }
-    }
+        Some(Kind::UnknownKey(key)) => Misfit::Problem(Problem::UnknownColumn { column: path(column, &key) }),
+        Some(Kind::DuplicateKey(key)) => Misfit::Problem(Problem::DuplicateKey { column: path(column, &key) }),
+    })
 }
 
 fn path(column: &str, key: &str) -> String {
-    if column.is_empty() { key.to_owned() } else { format!("{column}.{key}") }
+    match (column, key) {
+        ("", key) => key.to_owned(),
+        (column, "") => column.to_owned(),
+        (column, key) => format!("{column}.{key}"),
+    }
 }
 
 /// A whole line.
@@ -235,19 +237,46 @@ impl<'de> Visitor<'de> for Record<'_> {
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
         let rows = self.columns.first().map_or(0, |column| column.len());
-        while let Some(key) = map.next_key::<std::borrow::Cow<'de, str>>()? {
-            self.found.column.clear();
-            let Some(&at) = self.index.get(key.as_ref()) else {
-                return self.found.stop(Kind::UnknownKey(key.into_owned()));
+        while let Some(at) = map.next_key_seed(Key { find: |key: &str| self.index.get(key).copied() })? {
+            self.found.column = None;
+            let at = match at {
+                Ok(at) if self.columns[at].len() == rows => at,
+                Ok(at) => {
+                    self.found.column = Some(at);
+                    return self.found.stop(Kind::DuplicateKey(String::new()));
+                }
+                Err(key) => return self.found.stop(Kind::UnknownKey(key)),
             };
-            if self.columns[at].len() > rows {
-                return self.found.stop(Kind::DuplicateKey(key.into_owned()));
-            }
-            self.found.column.push_str(&key);
+            self.found.column = Some(at);
             map.next_value_seed(Slot { builder: &mut self.columns[at], found: self.found })?;
         }
         fill(self.columns, rows + 1);
         Ok(())
+    }
+}
+
+/// A key, looked up without keeping its text: the index of its column, or the key itself if there is none.
+struct Key<F> {
+    find: F,
+}
+
+impl<'de, F: Fn(&str) -> Option<usize>> DeserializeSeed<'de> for Key<F> {
+    type Value = Result<usize, String>;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
+        deserializer.deserialize_str(self)
+    }
+}
+
+impl<F: Fn(&str) -> Option<usize>> Visitor<'_> for Key<F> {
+    type Value = Result<usize, String>;
+
+    fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("a key")
+    }
+
+    fn visit_str<E: serde::de::Error>(self, key: &str) -> Result<Self::Value, E> {
+        Ok((self.find)(key).ok_or_else(|| key.to_owned()))
     }
 }
 
@@ -375,13 +404,12 @@ impl<'de> Visitor<'de> for Slot<'_> {
             return self.misfit("an object".to_owned());
         };
         let rows = nulls.len();
-        while let Some(key) = map.next_key::<std::borrow::Cow<'de, str>>()? {
-            let Some((at, _)) = fields.find(&key) else {
-                return self.found.stop(Kind::UnknownKey(key.into_owned()));
+        while let Some(at) = map.next_key_seed(Key { find: |key: &str| fields.find(key).map(|(at, _)| at) })? {
+            let at = match at {
+                Ok(at) if children[at].len() == rows => at,
+                Ok(at) => return self.found.stop(Kind::DuplicateKey(fields[at].name().clone())),
+                Err(key) => return self.found.stop(Kind::UnknownKey(key)),
             };
-            if children[at].len() > rows {
-                return self.found.stop(Kind::DuplicateKey(key.into_owned()));
-            }
             map.next_value_seed(Slot { builder: &mut children[at], found: self.found })?;
         }
         fill(children, rows + 1);

@@ -40,7 +40,7 @@ impl JsonlDecoder {
         }
         for (name, data_type) in declared {
             if !decoder.index.contains_key(name) {
-                decoder.add(name, Shape::Fixed(data_type.clone()));
+                decoder.add(name, Shape::declared(data_type));
             }
         }
         decoder.update_schema();
@@ -86,7 +86,7 @@ impl JsonlDecoder {
                 Some(at) => *at,
                 None => {
                     let fixed = declared.iter().find(|(name, _)| name == key);
-                    self.add(key, fixed.map_or(Shape::Open, |(_, data_type)| Shape::Fixed(data_type.clone())))
+                    self.add(key, fixed.map_or(Shape::Open, |(_, data_type)| Shape::declared(data_type)))
                 }
             };
             let shape = &mut self.columns[at].1;

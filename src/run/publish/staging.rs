@@ -109,10 +109,9 @@ impl Drop for Staging {
         if !self.is_revocable {
             return;
         }
-        let removed =
-            self.outputs.iter().map(|output| remove(&output.staged)).fold(true, |all, one| all && one.is_ok());
+        let left = self.outputs.iter().filter(|output| remove(&output.staged).is_err()).count();
         // What could not be removed now is left to recovery, which will say why it cannot.
-        if removed {
+        if left == 0 {
             let _ = Ending::Aborted.write(&self.run);
         }
     }

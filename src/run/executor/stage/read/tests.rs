@@ -268,3 +268,22 @@ fn declared_columns_are_cast_in_columnar_files() {
     let mut source = Source::open(&read, Cut::default(), &FileTable::default()).unwrap();
     assert!(matches!(source.next_batch(), Err(ReadError::Conform { .. })));
 }
+
+#[test]
+fn csv_without_a_header_takes_declared_names() {
+    let folder = Folder::new(&[("a.csv", "1,x\n2,y\n")]);
+    let mut read = read(Format::Csv, &[folder.path("a.csv")]);
+    read.header = false;
+    let names = |read: &Read| -> Result<Vec<String>, ReadError> {
+        let mut source = Source::open(read, Cut::default(), &FileTable::default())?;
+        let (batch, _) = source.next_batch()?.unwrap();
+        assert_eq!(batch.num_rows(), 2);
+        Ok(batch.schema().fields().iter().map(|field| field.name().clone()).collect())
+    };
+    assert_eq!(names(&read).unwrap(), ["column_1", "column_2"]);
+    read.schema = vec![("n".to_owned(), DataType::Int64), ("t".to_owned(), DataType::Utf8)];
+    assert_eq!(names(&read).unwrap(), ["n", "t"]);
+    read.schema.pop();
+    let error = names(&read).unwrap_err();
+    assert_eq!(folder.bare(&error), "a.csv: the record has 2 fields, but there are 1 columns");
+}

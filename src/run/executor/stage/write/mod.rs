@@ -32,7 +32,7 @@ enum State {
     /// Nothing is written yet: no batch has come, or the format needs types that no value has decided.
     Waiting {
         output: Output,
-        spool: Spool,
+        spool: Box<Spool>,
     },
     Writing(Box<FileEncoder<Output>>),
     /// An error has ended it.
@@ -78,7 +78,7 @@ impl Sink {
             }
         };
         let output = Output { file, bytes: 0 };
-        let spool = Spool::new(staging.folder());
+        let spool = Box::new(Spool::new(staging.folder()));
         let state = State::Waiting { output, spool };
         Ok(Self { write: write.clone(), columns: Columns::from_first(), state, rows: 0 })
     }
@@ -105,7 +105,7 @@ impl Sink {
             && self.write.format.needs_settled_types()
             && !self.columns.is_settled()
         {
-            return Ok(spool.push(batch)?);
+            return spool.push(batch);
         }
         let schema = self.columns.settled().expect("a batch has come");
         let mut encoder = self.start(&schema)?;

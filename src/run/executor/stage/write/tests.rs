@@ -118,3 +118,44 @@ fn a_spool_on_disk_gives_back_what_it_took() {
     assert_eq!(found, batches);
     assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
 }
+
+/// Runs in a process of its own, which the test below starts; does nothing otherwise.
+#[test]
+fn child() {
+    let Some(folder) = std::env::var_os("MILLPOND_TEST_STDOUT") else { return };
+    let run = RunFolder::create(Path::new(&folder)).unwrap();
+    let mut staging = Staging::begin(&run).unwrap();
+    let write = Write { target: WriteTarget::Stdout, format: Format::Jsonl, compression: Compression::None };
+    let mut sink = Sink::create(&write, &mut staging).unwrap();
+    let row = batch(Arc::new(Int64Array::from(vec![1])), nulls(1));
+    sink.write(&row).unwrap();
+    // The parent closes this pipe once it has seen the row and has stopped to listen.
+    io::read_to_string(io::stdin()).unwrap();
+    assert!(matches!(sink.write(&row), Err(WriteError::Closed)));
+    std::process::exit(7);
+}
+
+#[test]
+fn standard_output_is_written_at_once_and_may_be_closed() {
+    use std::io::{BufRead, BufReader};
+    use std::process::{Command, Stdio};
+    let folder = TempDir::new().unwrap();
+    let mut child = Command::new(std::env::current_exe().unwrap())
+        .args(["run::executor::stage::write::tests::child", "--exact", "--nocapture"])
+        .env("MILLPOND_TEST_STDOUT", folder.path())
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let stdout = BufReader::new(child.stdout.take().unwrap());
+    let row = stdout.lines().map(Result::unwrap).find(|line| line.starts_with('{'));
+    assert_eq!(row.as_deref(), Some(r#"{"a":1,"b":null}"#));
+    drop(child.stdin.take());
+    assert_eq!(child.wait().unwrap().code(), Some(7));
+}
+
+#[test]
+fn a_sink_may_move_to_another_thread() {
+    fn is_send<T: Send>() {}
+    is_send::<Sink>();
+}
