@@ -1,10 +1,74 @@
-//! `millpond env`.
+//! `millpond env`, and the Python of a run.
 
-use super::args::EnvBuildArgs;
+use std::num::NonZeroU32;
+use std::path::{Path, PathBuf};
+
+use super::args::{EnvBuildArgs, WorkerArgs};
 use super::exit_code::Exit;
-use super::output;
+use super::{load, output};
+use crate::environment::{self, Environment, EnvironmentError, Host, Progress, Wanted};
+use crate::plan::Plan;
+use crate::run::executor::PythonHost;
 
-pub fn build(_args: &EnvBuildArgs) -> Exit {
-    output::complain("`env build` is not built yet");
-    Exit::Usage
+pub fn build(args: &EnvBuildArgs) -> Exit {
+    let plan = match load::plan(&args.file, &args.params, &WorkerArgs { workers: NonZeroU32::new(1) }) {
+        Ok(plan) => plan,
+        Err(exit) => return exit,
+    };
+    match prepare(&plan) {
+        Ok((environment, _)) => {
+            let state = if environment.created { "built" } else { "ready" };
+            output::print(&format!("{state}: {}\n", environment.python.display()))
+        }
+        Err(error) => complain(&error),
+    }
+}
+
+/// Finds or builds the Python that the workers of a plan need; prints why there is none.
+///
+/// # Errors
+/// How the program should end if there is none.
+pub fn python_host(plan: &Plan) -> Result<PythonHost, Exit> {
+    let (environment, package) = prepare(plan).map_err(|error| complain(&error))?;
+    Ok(PythonHost { python: environment.python, package })
+}
+
+fn prepare(plan: &Plan) -> Result<(Environment, PathBuf), EnvironmentError> {
+    let host = Host::from_env()?;
+    let python = &plan.python;
+    let wanted = Wanted {
+        requirements: python.requirements.clone(),
+        requirement_files: python.requirement_files.clone(),
+        folder: Some(plan.folder.clone()),
+        interpreter: python.interpreter.as_ref().map(|interpreter| on_path(interpreter, &host)),
+        venv: python.venv.clone(),
+    };
+    let environment = environment::prepare(&wanted, &host, &mut show)?;
+    let package = environment::unpack(&host)?;
+    Ok((environment, package))
+}
+
+/// A bare name stands for a program on `PATH`.
+fn on_path(interpreter: &Path, host: &Host) -> PathBuf {
+    if interpreter.is_absolute() {
+        return interpreter.to_owned();
+    }
+    let found = std::env::split_paths(&host.search).map(|folder| folder.join(interpreter)).find(|path| path.is_file());
+    found.unwrap_or_else(|| interpreter.to_owned())
+}
+
+fn show(progress: Progress) {
+    output::eprint(&match progress {
+        Progress::Waiting => "waiting for another process that builds this environment\n".to_owned(),
+        Progress::Building { tool, folder } => format!("building the Python environment with {tool} in {}\n", folder.display()),
+        Progress::Line(line) => format!("  {line}\n"),
+    });
+}
+
+fn complain(error: &EnvironmentError) -> Exit {
+    output::complain(&error.to_string());
+    if let Some(help) = error.help() {
+        output::eprint(&format!("help: {help}\n"));
+    }
+    Exit::Environment
 }

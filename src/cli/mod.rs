@@ -17,11 +17,17 @@ use std::process::ExitCode;
 use clap::Parser;
 use clap::error::ErrorKind;
 
+use crate::run::executor::{GUARDIAN_ARGUMENT, guard};
 use args::{Cli, Command, EnvCommand};
 pub use exit_code::Exit;
 
 /// Runs the command line `args`, the program's name first, and says how the program should end.
 pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let args: Vec<OsString> = args.into_iter().collect();
+    if args.get(1).is_some_and(|argument| argument == GUARDIAN_ARGUMENT) {
+        // Started by a run, not by people: see `run/executor/guardian`.
+        return if guard().is_ok() { Exit::Success } else { Exit::Internal }.into();
+    }
     dispatch(args).into()
 }
 

@@ -1,10 +1,103 @@
 //! `millpond run`.
 
-use super::args::RunArgs;
-use super::exit_code::Exit;
-use super::output;
+use std::io::IsTerminal;
+use std::num::NonZeroU32;
+use std::sync::Arc;
+use std::time::SystemTime;
 
-pub fn run(_args: &RunArgs) -> Exit {
-    output::complain("`run` is not built yet");
-    Exit::Usage
+use super::args::{Progress, RunArgs};
+use super::exit_code::Exit;
+use super::{env, load, output};
+use crate::plan::{Plan, StageKind, WriteTarget};
+use crate::report::{self, Reporter, Style};
+use crate::run::executor::Surroundings;
+use crate::run::scheduler::Scope;
+use crate::run::{self, Ending, Outcome, Signals};
+
+pub fn run(args: &RunArgs) -> Exit {
+    match prepared_run(args) {
+        Ok(exit) | Err(exit) => exit,
+    }
+}
+
+fn prepared_run(args: &RunArgs) -> Result<Exit, Exit> {
+    let plan = load::plan(&args.file, &args.params, &args.workers)?;
+    let python = if plan.needs_python() { Some(env::python_host(&plan)?) } else { None };
+    let signals = Signals::watch().map_err(|error| {
+        output::complain(&format!("signals cannot be watched: {error}"));
+        Exit::Internal
+    })?;
+    let cores = load::settings(&args.workers).cores;
+    let surroundings = Surroundings { python, cores, started: SystemTime::now() };
+    Ok(carry_out(args, plan, surroundings, &signals))
+}
+
+fn carry_out(args: &RunArgs, plan: Plan, surroundings: Surroundings, signals: &Signals) -> Exit {
+    let state_dir = args.state_dir.clone().unwrap_or_else(|| plan.folder.join(".millpond"));
+    set_native_threads(surroundings.cores);
+    let shown = Arc::new(plan.clone());
+    let reporter = Reporter::start(Arc::clone(&shown), style(args.progress));
+    let result = run::run(plan, &state_dir, surroundings, signals, &mut |event| reporter.tell(event));
+    match result {
+        Ok(outcome) => {
+            let exit = exit_of(&shown, &outcome, signals);
+            let message = if exit == Exit::Success { None } else { report::failure(&shown, &outcome) };
+            let text = if exit == Exit::Success && outcome.ending != Ending::Succeeded {
+                String::new()
+            } else {
+                report::summary(&shown, &outcome)
+            };
+            reporter.end(outcome, exit.code(), message, text);
+            exit
+        }
+        Err(error) => {
+            output::complain(&error.to_string());
+            match error {
+                run::RunError::Publish(_) => Exit::InputOutput,
+                run::RunError::System(_) => Exit::Internal,
+            }
+        }
+    }
+}
+
+/// Native work of a run uses as many threads as there are cores; its number does not depend on `--workers`.
+fn set_native_threads(cores: NonZeroU32) {
+    // Fails if the pool exists already, and then it has the right size.
+    let _ = rayon::ThreadPoolBuilder::new().num_threads(cores.get() as usize).build_global();
+}
+
+fn style(progress: Progress) -> Style {
+    match progress {
+        Progress::Auto if std::io::stderr().is_terminal() => Style::Live,
+        Progress::Auto | Progress::Plain => Style::Plain,
+        Progress::Json => Style::Json,
+        Progress::None => Style::None,
+    }
+}
+
+/// How the program ends after a run.
+fn exit_of(plan: &Plan, outcome: &Outcome, signals: &Signals) -> Exit {
+    match &outcome.ending {
+        Ending::Succeeded => Exit::Success,
+        Ending::Failed(failure) => match failure.failure.scope {
+            Scope::Rows | Scope::Opening => Exit::StageFailed,
+            Scope::Input | Scope::Output => Exit::InputOutput,
+            // As `head` does it: who closes standard output has seen enough. Files that were not published are another matter.
+            Scope::ClosedPipe if !has_files(plan) => Exit::Success,
+            Scope::ClosedPipe => Exit::InputOutput,
+            Scope::Internal => Exit::Internal,
+        },
+        Ending::CommitFailed(_) => Exit::InputOutput,
+        Ending::Interrupted => match i32::try_from(signals.last()) {
+            Ok(signal_hook::consts::SIGTERM) => Exit::Terminated,
+            Ok(signal_hook::consts::SIGHUP) => Exit::HungUp,
+            _ => Exit::Interrupted,
+        },
+        Ending::AccountsDiffer(_) | Ending::Stuck(_) => Exit::Internal,
+    }
+}
+
+fn has_files(plan: &Plan) -> bool {
+    let is_file = |kind: &StageKind| matches!(kind, StageKind::Write(write) if write.target != WriteTarget::Stdout);
+    plan.stages.iter().any(|stage| is_file(&stage.kind))
 }

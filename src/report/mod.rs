@@ -1,1 +1,13 @@
-//! TODO
+//! Makes what a run says readable. Reads events and outcomes, never asks the run anything.
+//!
+//! A [`Reporter`] works on a thread of its own, so that a terminal or a pipe that nobody reads cannot hold up the run.
+
+mod json;
+mod live;
+mod plain;
+mod reporter;
+mod summary;
+mod words;
+
+pub use reporter::{Reporter, Style};
+pub use summary::{failure, summary};

@@ -13,6 +13,10 @@ pub enum RunEvent {
     Started {
         /// The run's folder.
         folder: PathBuf,
+        /// Outputs of runs that had died, published now because they were complete.
+        rolled_forward: usize,
+        /// Unfinished outputs of runs that had died, removed now.
+        cleaned_up: usize,
     },
     /// A worker answered.
     WorkerStarted { worker: WorkerId, pid: i32 },

@@ -1,4 +1,6 @@
 //! A run in progress: the pure [`scheduler`], the [`executor`] that carries out its actions, and what they tell.
+//!
+//! [`run`] is the only loop: wait for an event, let the scheduler handle it, carry out the actions.
 
 mod event;
 pub mod executor;
@@ -7,5 +9,142 @@ mod outcome;
 pub mod publish;
 pub mod scheduler;
 
+use std::io;
+use std::os::fd::AsFd;
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
 pub use event::{RunEvent, Speaker, Stream};
 pub use outcome::{AccountDifference, EdgeAccount, Ending, Outcome, StageAccount, StageFailure};
+
+use crate::plan::Plan;
+use executor::{LocalExecutor, Surroundings, Token};
+use publish::{PublishError, RunFolder, Staging};
+use scheduler::{Action, Event, Scheduler};
+
+/// How long workers may take to close what they have open at the end of a run.
+const CLOSE_GRACE: Duration = Duration::from_secs(10);
+/// Time between two looks at the progress.
+const PROGRESS: Duration = Duration::from_millis(100);
+
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    #[error("{0}")]
+    Publish(#[from] PublishError),
+    #[error("the run cannot go on: {0}")]
+    System(#[from] io::Error),
+}
+
+/// Signals that end a run, watched from the moment this is made.
+#[derive(Debug)]
+pub struct Signals {
+    pipe: UnixStream,
+    last: Arc<AtomicUsize>,
+}
+
+impl Signals {
+    /// # Errors
+    /// If the system refuses the handlers.
+    pub fn watch() -> io::Result<Self> {
+        use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+        let (pipe, writer) = UnixStream::pair()?;
+        pipe.set_nonblocking(true)?;
+        let last = Arc::new(AtomicUsize::new(0));
+        for signal in [SIGINT, SIGTERM, SIGHUP] {
+            signal_hook::flag::register_usize(signal, Arc::clone(&last), signal.unsigned_abs() as usize)?;
+            signal_hook::low_level::pipe::register(signal, writer.try_clone()?)?;
+        }
+        Ok(Self { pipe, last })
+    }
+
+    /// The number of the last signal that came; 0 if none has.
+    pub fn last(&self) -> usize {
+        self.last.load(Ordering::SeqCst)
+    }
+}
+
+/// Runs a plan to its end. Nothing that it started is left when it returns, and either all sinks are published or none.
+///
+/// # Errors
+/// If the run could not be set up, or the machine refused what it needs.
+pub fn run(
+    plan: Plan,
+    state_dir: &Path,
+    surroundings: Surroundings,
+    signals: &Signals,
+    report: &mut dyn FnMut(RunEvent),
+) -> Result<Outcome, RunError> {
+    let recovered = publish::recover(state_dir)?;
+    let folder = RunFolder::create(state_dir)?;
+    report(RunEvent::Started {
+        folder: folder.path().to_owned(),
+        rolled_forward: recovered.published.len(),
+        cleaned_up: recovered.removed.len(),
+    });
+    let staging = Staging::begin(&folder)?;
+    let plan = Arc::new(plan);
+    let mut executor = LocalExecutor::new(Arc::clone(&plan), &folder, staging, surroundings)?;
+    executor.poller().add(Token::Signals, signals.pipe.as_fd())?;
+    let result = go_on_to_the_end(&plan, &mut executor, signals, report);
+    executor.shut_down()?;
+    result
+}
+
+fn go_on_to_the_end(
+    plan: &Arc<Plan>,
+    executor: &mut LocalExecutor,
+    signals: &Signals,
+    report: &mut dyn FnMut(RunEvent),
+) -> Result<Outcome, RunError> {
+    let started = Instant::now();
+    let mut scheduler = Scheduler::new(Arc::clone(plan));
+    let mut actions = scheduler.start(Duration::ZERO);
+    let mut shown = Instant::now();
+    loop {
+        for action in actions {
+            match action {
+                Action::Emit(event) => report(event),
+                Action::Finish(ending) => return Ok(outcome(ending, &scheduler, executor, started.elapsed())),
+                Action::Commit => {
+                    // Workers close what they have open before anything is published.
+                    executor.stop_workers(CLOSE_GRACE)?;
+                    if signals.last() == 0 {
+                        executor.perform(Action::Commit)?;
+                    }
+                }
+                action => executor.perform(action)?,
+            }
+        }
+        executor.tidy();
+        let event = loop {
+            if let Some(event) = executor.next_event() {
+                break event;
+            }
+            let ready = executor.wait(Some(PROGRESS))?;
+            executor.worker_news().into_iter().for_each(&mut *report);
+            executor.log().take().into_iter().for_each(&mut *report);
+            if ready.contains(&Token::Signals) || signals.last() != 0 {
+                break Event::Interrupted;
+            }
+            if shown.elapsed() >= PROGRESS {
+                shown = Instant::now();
+                report(RunEvent::Progress(scheduler.snapshot()));
+            }
+        };
+        actions = scheduler.handle(event, started.elapsed());
+    }
+}
+
+fn outcome(ending: Ending, scheduler: &Scheduler, executor: &LocalExecutor, duration: Duration) -> Outcome {
+    let (stages, edges) = scheduler.accounts();
+    let place = match &ending {
+        Ending::Failed(failure) => {
+            failure.rows.as_ref().and_then(|(batch, rows)| executor.place(*batch, rows.start))
+        }
+        _ => None,
+    };
+    Outcome { ending, duration, stages, edges, workers_started: scheduler.workers_started(), place }
+}

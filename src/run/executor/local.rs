@@ -323,8 +323,8 @@ impl LocalExecutor {
     fn runtime(&mut self) -> io::Result<tokio::runtime::Handle> {
         if self.runtime.is_none() {
             let threads = self.surroundings.cores.get().min(self.plan.workers).max(1) as usize;
-            let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(threads).thread_name("millpond-sql");
-            self.runtime = Some(runtime.build()?);
+            let mut runtime = tokio::runtime::Builder::new_multi_thread();
+            self.runtime = Some(runtime.worker_threads(threads).thread_name("millpond-sql").build()?);
         }
         Ok(self.runtime.as_ref().expect("just made").handle().clone())
     }

@@ -5,7 +5,7 @@ use std::fs::File;
 use std::io;
 use std::num::NonZeroU32;
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use arrow::datatypes::SchemaRef;
@@ -28,7 +28,7 @@ use super::worker::{Current, ErrorText, Opening, Worker, WorkerError};
 use crate::batch::{Batch, Origin, SegmentId, SegmentPool};
 use crate::environment::{template_variables, threads_per_worker, worker_variables};
 use crate::format::column_type;
-use crate::plan::{Convention, Plan, Python, Stage, StageId, StageKind, Verdict};
+use crate::plan::{Convention, Plan, Port, Python, Stage, StageId, StageKind, Verdict};
 use crate::run::scheduler::{AttemptId, ClassId, Classes, ExitCause, Failure, Scope, WorkerId};
 use crate::run::{RunEvent, Speaker, Stream};
 
@@ -180,13 +180,14 @@ impl Pool {
             .into_iter()
             .map(|(name, value)| (name.to_owned(), value.to_string_lossy().into_owned()))
             .collect();
-        let cwd = &self.plan.folder;
+        // Not in the pipeline's folder: old Pythons would import from there.
+        let cwd = Path::new("/");
         let process = guardian.spawn(Spawn { argv: &argv, env: &env, cwd, fds: vec![stdin, stdout, stderr, socket] });
         let path: Vec<_> = self.plan.python.path.iter().map(|path| path.to_string_lossy()).collect();
         connection.send(Frame::new(Kind::Prepare).with_text(&json!({
             "preload": preload(&self.plan),
             "path": path,
-            "cwd": cwd.to_string_lossy(),
+            "cwd": self.plan.folder.to_string_lossy(),
             "env": {},
         })));
         poller.add(Token::Template(process), connection.fd())?;
@@ -525,17 +526,15 @@ fn user_failure(text: ErrorText, is_opening: bool) -> Failure {
     Failure { verdict, scope, message, traceback: text.traceback }
 }
 
-/// What the template imports for all workers: only what these stages will need anyway.
+/// What the template imports for all workers, if it is installed: what these stages will need anyway, and numpy, whose random
+/// numbers are seeded for an attempt only if it is imported before.
 fn preload(plan: &Plan) -> Vec<&'static str> {
-    let mut modules = vec!["pyarrow"];
-    let uses = |wanted: Convention| {
-        plan.stages.iter().any(|stage| matches!(&stage.kind, StageKind::Python(python) if python.convention == Some(wanted)))
+    let mut modules = vec!["pyarrow", "numpy"];
+    let uses_pandas = |stage: &Stage| {
+        matches!(&stage.kind, StageKind::Python(python) if python.convention == Some(Convention::Pandas))
     };
-    let requires = |name: &str| plan.python.requirements.iter().any(|requirement| requirement.trim().starts_with(name));
-    if uses(Convention::Numpy) || uses(Convention::Pandas) || requires("numpy") || requires("pandas") {
-        modules.push("numpy");
-    }
-    if uses(Convention::Pandas) || requires("pandas") {
+    let requires_pandas = plan.python.requirements.iter().any(|requirement| requirement.trim().starts_with("pandas"));
+    if requires_pandas || plan.stages.iter().any(uses_pandas) {
         modules.push("pandas");
     }
     modules
@@ -549,7 +548,8 @@ fn open(plan: &Plan, stage: &Stage) -> Frame {
         .iter()
         .map(|(column, data_type)| json!([column, column_type::word(data_type).expect("it was parsed from a word")]))
         .collect();
-    let ports: Vec<_> = stage.ports.iter().map(|port| &port.name).collect();
+    // Rejected rows are the coordinator's to make.
+    let ports: Vec<_> = stage.ports.iter().map(|port| &port.name).filter(|name| *name != Port::REJECTED).collect();
     let mut frame = Frame::new(Kind::Open).with_text(&json!({
         "name": stage.name,
         "module": call.module,

@@ -1,0 +1,121 @@
+//! Events as JSON objects: the lines of `events.jsonl` and of `--progress json`. The format is versioned by `v` and described in
+//! `docs/events.md`.
+
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use crate::plan::Plan;
+use crate::run::scheduler::Activity;
+use crate::run::{Outcome, RunEvent, StageAccount};
+
+use super::words::{speaker, stage};
+
+/// Version of the format.
+const VERSION: u32 = 1;
+
+/// An event that happened `at` after the start.
+pub fn event(plan: &Plan, event: &RunEvent, at: Duration) -> Value {
+    let (name, fields) = match event {
+        RunEvent::Started { folder, rolled_forward, cleaned_up } => (
+            "started",
+            json!({
+                "pipeline": plan.name,
+                "folder": folder.to_string_lossy(),
+                "rolled_forward": rolled_forward,
+                "cleaned_up": cleaned_up,
+                "workers": plan.workers,
+                "seed": plan.seed,
+                "stages": plan.stages.iter().map(|stage| &stage.name).collect::<Vec<_>>(),
+            }),
+        ),
+        RunEvent::WorkerStarted { worker, pid } => ("worker_started", json!({"worker": worker.0, "pid": pid})),
+        RunEvent::WorkerExited { worker, pid, reason } => {
+            ("worker_exited", json!({"worker": worker.0, "pid": pid, "reason": reason}))
+        }
+        RunEvent::AttemptFailed { stage: id, sequence, attempt, verdict, message, will_retry } => (
+            "attempt_failed",
+            json!({"stage": stage(plan, *id), "batch": sequence, "attempt": attempt, "verdict": verdict.word(),
+                "message": message, "will_retry": will_retry}),
+        ),
+        RunEvent::Rejected { stage: id, sequence, rows, kept, verdict, message } => (
+            "rejected",
+            json!({"stage": stage(plan, *id), "batch": sequence, "rows": rows, "kept": kept, "verdict": verdict.word(),
+                "message": message}),
+        ),
+        RunEvent::StageEnded { stage: id, account: ended } => {
+            ("stage_ended", json!({"stage": stage(plan, *id), "account": account(ended)}))
+        }
+        RunEvent::Line { from, stream, text } => {
+            ("line", json!({"from": speaker(plan, from), "stream": stream, "text": text}))
+        }
+        RunEvent::LinesDropped { from, lines } => ("lines_dropped", json!({"from": speaker(plan, from), "lines": lines})),
+        RunEvent::Progress(snapshot) => {
+            let stages = snapshot.stages.iter().map(|state| {
+                json!({"stage": stage(plan, state.stage), "rows_in": state.rows_in, "rows_out": state.rows_out,
+                    "rejected": state.rejected, "retries": state.retries, "running": state.running,
+                    "queue_fill": (state.queue_fill * 100.0).round() / 100.0, "activity": activity(state.activity)})
+            });
+            ("progress", json!({"stages": stages.collect::<Vec<_>>(), "workers": snapshot.workers}))
+        }
+    };
+    let mut object = json!({"v": VERSION, "t": seconds(at), "event": name});
+    if let (Value::Object(object), Value::Object(fields)) = (&mut object, fields) {
+        object.extend(fields);
+    }
+    object
+}
+
+/// The outcome: the content of `summary.json`.
+pub fn outcome(plan: &Plan, outcome: &Outcome, exit_code: u8, message: Option<&str>) -> Value {
+    let stages = plan.stages.iter().zip(&outcome.stages).map(|(stage, ended)| {
+        json!({"stage": stage.name, "kind": stage.kind_word(), "account": account(ended)})
+    });
+    let edges = plan.edges.iter().zip(&outcome.edges).map(|(edge, ended)| {
+        let port = &plan.stage(edge.from).ports[edge.port].name;
+        json!({"from": stage(plan, edge.from), "port": port, "to": stage(plan, edge.to), "published": ended.published,
+            "consumed": ended.consumed, "closed_early": ended.closed_early})
+    });
+    json!({
+        "v": VERSION,
+        "pipeline": plan.name,
+        "exit_code": exit_code,
+        "message": message,
+        "place": outcome.place,
+        "seconds": seconds(outcome.duration),
+        "workers_started": outcome.workers_started,
+        "stages": stages.collect::<Vec<_>>(),
+        "edges": edges.collect::<Vec<_>>(),
+    })
+}
+
+fn account(account: &StageAccount) -> Value {
+    json!({
+        "rows_in": account.rows_in,
+        "rows_out": account.rows_out,
+        "rejected": account.rejected,
+        "skipped": account.skipped,
+        "batches": account.batches,
+        "retries": account.retries,
+        "peak_attempts": account.peak_attempts,
+        "busy_seconds": seconds(account.busy),
+        "waited_for_input_seconds": seconds(account.waited_for_input),
+        "waited_for_output_seconds": seconds(account.waited_for_output),
+        "waited_for_worker_seconds": seconds(account.waited_for_worker),
+    })
+}
+
+fn activity(activity: Activity) -> &'static str {
+    match activity {
+        Activity::Busy => "busy",
+        Activity::WaitsForInput => "waits_for_input",
+        Activity::WaitsForOutput => "waits_for_output",
+        Activity::WaitsForWorker => "waits_for_worker",
+        Activity::Over => "over",
+    }
+}
+
+/// Rounded to milliseconds.
+fn seconds(duration: Duration) -> f64 {
+    (duration.as_secs_f64() * 1000.0).round() / 1000.0
+}

@@ -1,0 +1,54 @@
+//! A line per event that matters, for logs and CI.
+
+use crate::plan::Plan;
+use crate::run::RunEvent;
+
+use super::words::{counted, speaker, stage};
+
+/// The line for an event, if it gets one.
+pub fn line(plan: &Plan, event: &RunEvent) -> Option<String> {
+    Some(match event {
+        RunEvent::Started { folder, rolled_forward, cleaned_up } => {
+            let mut text = format!("run {}", folder.file_name()?.to_string_lossy());
+            if *rolled_forward > 0 {
+                let outputs = counted(*rolled_forward as u64, "output");
+                text = format!("{outputs} of an interrupted run published\n{text}");
+            }
+            if *cleaned_up > 0 {
+                let files = counted(*cleaned_up as u64, "unfinished file");
+                text = format!("{files} of an interrupted run removed\n{text}");
+            }
+            text
+        }
+        RunEvent::WorkerExited { worker, pid, reason } => {
+            if reason.ends_with("status 0") {
+                return None;
+            }
+            format!("worker {} (pid {pid}): {reason}", worker.0)
+        }
+        RunEvent::AttemptFailed { stage: id, sequence, attempt, verdict, message, will_retry } => {
+            let next = if *will_retry { "; tried again" } else { "" };
+            let name = stage(plan, *id);
+            format!("{name}: batch {sequence}, attempt {attempt}: {}: {message}{next}", verdict.word())
+        }
+        RunEvent::Rejected { stage: id, sequence, rows, kept, verdict, message } => {
+            let verb = if *kept { "rejected" } else { "skipped" };
+            let name = stage(plan, *id);
+            format!("{name}: batch {sequence}: {} {verb} ({}: {message})", counted(*rows, "row"), verdict.word())
+        }
+        RunEvent::StageEnded { stage: id, account } => {
+            let name = stage(plan, *id);
+            let in_out = match (plan.stage(*id).inputs.is_empty(), plan.stage(*id).ports.is_empty()) {
+                (true, _) => counted(account.rows_out, "row"),
+                (false, true) => counted(account.rows_in, "row"),
+                (false, false) => format!("{} in, {} out", counted(account.rows_in, "row"), account.rows_out),
+            };
+            format!("{name}: done, {in_out}")
+        }
+        RunEvent::Line { from, text, .. } => format!("[{}] {text}", speaker(plan, from)),
+        RunEvent::LinesDropped { from, lines } => {
+            format!("[{}] {} more; all are in the run's folder", speaker(plan, from), counted(*lines, "line"))
+        }
+        RunEvent::WorkerStarted { .. } | RunEvent::Progress(_) => return None,
+    })
+}

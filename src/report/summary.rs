@@ -1,0 +1,150 @@
+//! The end of a run, for people: what failed, the accounts, and where the time went.
+
+use std::fmt::Write;
+use std::time::Duration;
+
+use crate::plan::{Plan, Stage};
+use crate::run::scheduler::Scope;
+use crate::run::{Ending, Outcome, StageAccount, StageFailure};
+
+use super::words::{count, counted, duration};
+
+/// What went wrong, in one line and with its details; `None` if nothing did.
+pub fn failure(plan: &Plan, outcome: &Outcome) -> Option<String> {
+    match &outcome.ending {
+        Ending::Succeeded => None,
+        Ending::Failed(failure) if failure.failure.scope == Scope::ClosedPipe => {
+            Some("standard output was closed; nothing was published".to_owned())
+        }
+        Ending::Failed(failure) => Some(stage_failure(plan, outcome, failure)),
+        Ending::CommitFailed(failure) => Some(format!(
+            "the outputs could not all be published: {}\nThe next run of this pipeline completes or undoes it first.",
+            failure.message
+        )),
+        Ending::Interrupted => Some("interrupted; nothing was published".to_owned()),
+        Ending::AccountsDiffer(differences) => {
+            let mut text = "rows were lost or doubled inside millpond; nothing was published. Please report this.".to_owned();
+            for difference in differences {
+                let edge = plan.edge(difference.edge);
+                let (from, to) = (&plan.stage(edge.from).name, &plan.stage(edge.to).name);
+                let (published, consumed) = (count(difference.published), count(difference.consumed));
+                let _ = write!(text, "\n  from `{from}` to `{to}`: {published} rows published, {consumed} consumed");
+            }
+            Some(text)
+        }
+        Ending::Stuck(waiting) => Some(format!(
+            "nothing runs any more, and nothing can; nothing was published. Please report this.\n  {}",
+            waiting.join("\n  ")
+        )),
+    }
+}
+
+fn stage_failure(plan: &Plan, outcome: &Outcome, failed: &StageFailure) -> String {
+    let stage = plan.stage(failed.stage);
+    let verdict = failed.failure.verdict.word();
+    let mut text = match failed.failure.scope {
+        Scope::Input => format!("stage `{}` could not read its input: {}", stage.name, failed.failure.message),
+        Scope::Output => format!("stage `{}` could not write: {}", stage.name, failed.failure.message),
+        _ => format!("stage `{}` failed ({verdict}): {}", stage.name, failed.failure.message),
+    };
+    let place = failed.rows.as_ref().map(|(_, rows)| match (&outcome.place, rows.end - rows.start) {
+        (Some(place), 1) => format!("at {place}"),
+        (Some(place), number) => format!("at {} that fail together, the first being {place}", counted(number, "row")),
+        (None, 1) => format!("at row {} of its batch", rows.start + 1),
+        (None, _) => format!("at rows {} to {} of its batch", rows.start + 1, rows.end),
+    });
+    let batch = failed.sequence.map(|sequence| format!("batch {sequence}, after {}", counted(failed.attempts.into(), "attempt")));
+    match (place, batch) {
+        (Some(place), Some(batch)) => {
+            let _ = write!(text, "\n  {place} ({batch})");
+        }
+        (None, Some(batch)) => {
+            let _ = write!(text, "\n  {batch}");
+        }
+        _ => {}
+    }
+    let _ = write!(text, "\n  stage defined at {}:{}", plan.file.display(), stage.line);
+    if !failed.failure.traceback.is_empty() {
+        let _ = write!(text, "\n\n{}", failed.failure.traceback.trim_end());
+    }
+    text
+}
+
+/// The whole text at the end of a run.
+pub fn summary(plan: &Plan, outcome: &Outcome) -> String {
+    let mut text = String::new();
+    if let Some(failure) = failure(plan, outcome) {
+        let _ = writeln!(text, "error: {failure}\n");
+    }
+    text += &table(plan, outcome);
+    if outcome.ending == Ending::Succeeded {
+        if let Some(line) = bottleneck(plan, outcome) {
+            let _ = writeln!(text, "{line}");
+        }
+        let _ = writeln!(text, "done in {}", duration(outcome.duration));
+    }
+    text
+}
+
+fn table(plan: &Plan, outcome: &Outcome) -> String {
+    let header = ["stage", "rows in", "rows out", "rejected", "batches", "busy", "waited for"].map(str::to_owned);
+    let mut rows = vec![header];
+    for (stage, account) in plan.stages.iter().zip(&outcome.stages) {
+        rows.push(row(stage, account, outcome.duration));
+    }
+    let widths: Vec<usize> =
+        (0..rows[0].len()).map(|column| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0)).collect();
+    let mut text = String::new();
+    for row in rows {
+        let cells = row.iter().zip(&widths).enumerate().map(|(column, (cell, &width))| match column {
+            0 | 6 => format!("{cell:<width$}"),
+            _ => format!("{cell:>width$}"),
+        });
+        let _ = writeln!(text, "{}", cells.collect::<Vec<_>>().join("  ").trim_end());
+    }
+    text
+}
+
+fn row(stage: &Stage, account: &StageAccount, total: Duration) -> [String; 7] {
+    let some = |number: u64, applies: bool| if applies { count(number) } else { "-".to_owned() };
+    let bad = account.rejected + account.skipped;
+    [
+        stage.name.clone(),
+        some(account.rows_in, !stage.inputs.is_empty()),
+        some(account.rows_out, stage.ports.iter().any(|port| port.name != crate::plan::Port::REJECTED)),
+        some(bad, bad > 0),
+        count(account.batches),
+        if account.busy.is_zero() { "-".to_owned() } else { duration(account.busy) },
+        waits(account, total),
+    ]
+}
+
+/// `input 80 %, output 10 %`: shares of the run's time, where they are worth a word.
+fn waits(account: &StageAccount, total: Duration) -> String {
+    let waits = [
+        ("input", account.waited_for_input),
+        ("output", account.waited_for_output),
+        ("worker", account.waited_for_worker),
+    ];
+    let shares = waits.into_iter().map(|(word, waited)| (word, share(waited, total)));
+    shares.filter(|(_, share)| *share >= 5).map(|(word, share)| format!("{word} {share} %")).collect::<Vec<_>>().join(", ")
+}
+
+fn share(part: Duration, total: Duration) -> u64 {
+    (part.as_secs_f64() * 100.0 / total.as_secs_f64().max(1e-9)).round() as u64
+}
+
+/// Which stage decided how long the run took: the one whose attempts were busy most, if the run was long enough to tell.
+fn bottleneck(plan: &Plan, outcome: &Outcome) -> Option<String> {
+    if outcome.duration < Duration::from_secs(1) {
+        return None;
+    }
+    let (stage, account) = plan.stages.iter().zip(&outcome.stages).max_by_key(|(_, account)| account.busy)?;
+    let peak = account.peak_attempts.max(1);
+    let share = share(account.busy, outcome.duration * peak);
+    if share < 50 {
+        return None;
+    }
+    let workers = if peak == 1 { "its worker was".to_owned() } else { format!("its {peak} workers were") };
+    Some(format!("`{}` took longest: {workers} busy {share} % of the time", stage.name))
+}
