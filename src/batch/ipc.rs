@@ -33,8 +33,12 @@ impl Message {
 pub fn encode(batch: &RecordBatch) -> Result<Message, ArrowError> {
     let options = IpcWriteOptions::default();
     let mut tracker = DictionaryTracker::new(true);
-    let (_, encoded) =
-        IpcDataGenerator::default().encode(batch, &mut tracker, &options, &mut ipc::writer::IpcWriteContext::default())?;
+    let (_, encoded) = IpcDataGenerator::default().encode(
+        batch,
+        &mut tracker,
+        &options,
+        &mut ipc::writer::IpcWriteContext::default(),
+    )?;
     let mut bytes = Vec::with_capacity(encoded.ipc_message.len() + encoded.arrow_data.len() + 64);
     write_message(&mut bytes, encoded, &options)?;
     Ok(Message { bytes })
@@ -143,7 +147,8 @@ mod tests {
             ("n", Arc::new(Int64Array::from(vec![Some(1), None, Some(3)]))),
             ("s", Arc::new(StringArray::from(vec!["a", "bc", ""]))),
         ];
-        let batch = RecordBatch::try_from_iter_with_nullable(columns.into_iter().map(|(name, column)| (name, column, true)));
+        let batch =
+            RecordBatch::try_from_iter_with_nullable(columns.into_iter().map(|(name, column)| (name, column, true)));
         let batch = batch.expect("columns of one length").slice(1, 2);
         let message = encode(&batch).expect("plain columns");
         let lease = SegmentPool::default().write(&[message.bytes()]).expect("memory");

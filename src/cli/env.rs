@@ -60,7 +60,9 @@ fn on_path(interpreter: &Path, host: &Host) -> PathBuf {
 fn show(progress: Progress) {
     output::eprint(&match progress {
         Progress::Waiting => "waiting for another process that builds this environment\n".to_owned(),
-        Progress::Building { tool, folder } => format!("building the Python environment with {tool} in {}\n", folder.display()),
+        Progress::Building { tool, folder } => {
+            format!("building the Python environment with {tool} in {}\n", folder.display())
+        }
         Progress::Line(line) => format!("  {line}\n"),
     });
 }

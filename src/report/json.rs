@@ -33,10 +33,10 @@ pub fn event(plan: &Plan, event: &RunEvent, at: Duration) -> Value {
         RunEvent::WorkerExited { worker, pid, reason } => {
             ("worker_exited", json!({"worker": worker.0, "pid": pid, "reason": reason}))
         }
-        RunEvent::AttemptFailed { stage: id, sequence, attempt, verdict, message, will_retry } => (
+        RunEvent::AttemptFailed { stage: id, sequence, attempt, verdict, message, will_retry, searching } => (
             "attempt_failed",
             json!({"stage": stage(plan, *id), "batch": sequence, "attempt": attempt, "verdict": verdict.word(),
-                "message": message, "will_retry": will_retry}),
+                "message": message, "will_retry": will_retry, "searching": searching}),
         ),
         RunEvent::Rejected { stage: id, sequence, rows, kept, verdict, message } => (
             "rejected",
@@ -49,7 +49,9 @@ pub fn event(plan: &Plan, event: &RunEvent, at: Duration) -> Value {
         RunEvent::Line { from, stream, text } => {
             ("line", json!({"from": speaker(plan, from), "stream": stream, "text": text}))
         }
-        RunEvent::LinesDropped { from, lines } => ("lines_dropped", json!({"from": speaker(plan, from), "lines": lines})),
+        RunEvent::LinesDropped { from, lines } => {
+            ("lines_dropped", json!({"from": speaker(plan, from), "lines": lines}))
+        }
         RunEvent::Progress(snapshot) => {
             let stages = snapshot.stages.iter().map(|state| {
                 json!({"stage": stage(plan, state.stage), "rows_in": state.rows_in, "rows_out": state.rows_out,
@@ -68,9 +70,11 @@ pub fn event(plan: &Plan, event: &RunEvent, at: Duration) -> Value {
 
 /// The outcome: the content of `summary.json`.
 pub fn outcome(plan: &Plan, outcome: &Outcome, exit_code: u8, message: Option<&str>) -> Value {
-    let stages = plan.stages.iter().zip(&outcome.stages).map(|(stage, ended)| {
-        json!({"stage": stage.name, "kind": stage.kind_word(), "account": account(ended)})
-    });
+    let stages = plan
+        .stages
+        .iter()
+        .zip(&outcome.stages)
+        .map(|(stage, ended)| json!({"stage": stage.name, "kind": stage.kind_word(), "account": account(ended)}));
     let edges = plan.edges.iter().zip(&outcome.edges).map(|(edge, ended)| {
         let port = &plan.stage(edge.from).ports[edge.port].name;
         json!({"from": stage(plan, edge.from), "port": port, "to": stage(plan, edge.to), "published": ended.published,

@@ -26,7 +26,9 @@ pub fn line(plan: &Plan, event: &RunEvent) -> Option<String> {
             }
             format!("worker {} (pid {pid}): {reason}", worker.0)
         }
-        RunEvent::AttemptFailed { stage: id, sequence, attempt, verdict, message, will_retry } => {
+        // The search for the rows to blame is one story, told by its result.
+        RunEvent::AttemptFailed { searching: true, .. } => return None,
+        RunEvent::AttemptFailed { stage: id, sequence, attempt, verdict, message, will_retry, .. } => {
             let next = if *will_retry { "; tried again" } else { "" };
             let name = stage(plan, *id);
             format!("{name}: batch {sequence}, attempt {attempt}: {}: {message}{next}", verdict.word())

@@ -23,7 +23,8 @@ pub fn failure(plan: &Plan, outcome: &Outcome) -> Option<String> {
         )),
         Ending::Interrupted => Some("interrupted; nothing was published".to_owned()),
         Ending::AccountsDiffer(differences) => {
-            let mut text = "rows were lost or doubled inside millpond; nothing was published. Please report this.".to_owned();
+            let mut text =
+                "rows were lost or doubled inside millpond; nothing was published. Please report this.".to_owned();
             for difference in differences {
                 let edge = plan.edge(difference.edge);
                 let (from, to) = (&plan.stage(edge.from).name, &plan.stage(edge.to).name);
@@ -53,7 +54,9 @@ fn stage_failure(plan: &Plan, outcome: &Outcome, failed: &StageFailure) -> Strin
         (None, 1) => format!("at row {} of its batch", rows.start + 1),
         (None, _) => format!("at rows {} to {} of its batch", rows.start + 1, rows.end),
     });
-    let batch = failed.sequence.map(|sequence| format!("batch {sequence}, after {}", counted(failed.attempts.into(), "attempt")));
+    let batch = failed
+        .sequence
+        .map(|sequence| format!("batch {sequence}, after {}", counted(failed.attempts.into(), "attempt")));
     match (place, batch) {
         (Some(place), Some(batch)) => {
             let _ = write!(text, "\n  {place} ({batch})");
@@ -92,8 +95,9 @@ fn table(plan: &Plan, outcome: &Outcome) -> String {
     for (stage, account) in plan.stages.iter().zip(&outcome.stages) {
         rows.push(row(stage, account, outcome.duration));
     }
-    let widths: Vec<usize> =
-        (0..rows[0].len()).map(|column| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0)).collect();
+    let widths: Vec<usize> = (0..rows[0].len())
+        .map(|column| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0))
+        .collect();
     let mut text = String::new();
     for row in rows {
         let cells = row.iter().zip(&widths).enumerate().map(|(column, (cell, &width))| match column {
@@ -127,7 +131,11 @@ fn waits(account: &StageAccount, total: Duration) -> String {
         ("worker", account.waited_for_worker),
     ];
     let shares = waits.into_iter().map(|(word, waited)| (word, share(waited, total)));
-    shares.filter(|(_, share)| *share >= 5).map(|(word, share)| format!("{word} {share} %")).collect::<Vec<_>>().join(", ")
+    shares
+        .filter(|(_, share)| *share >= 5)
+        .map(|(word, share)| format!("{word} {share} %"))
+        .collect::<Vec<_>>()
+        .join(", ")
 }
 
 fn share(part: Duration, total: Duration) -> u64 {

@@ -19,17 +19,50 @@ pub enum RunEvent {
         cleaned_up: usize,
     },
     /// A worker answered.
-    WorkerStarted { worker: WorkerId, pid: i32 },
+    WorkerStarted {
+        worker: WorkerId,
+        pid: i32,
+    },
     /// A worker is gone. `reason` says how it ended.
-    WorkerExited { worker: WorkerId, pid: i32, reason: String },
-    AttemptFailed { stage: StageId, sequence: u64, attempt: u32, verdict: Verdict, message: String, will_retry: bool },
+    WorkerExited {
+        worker: WorkerId,
+        pid: i32,
+        reason: String,
+    },
+    /// An attempt failed. `searching`: it was one of those that look for the rows to blame.
+    AttemptFailed {
+        stage: StageId,
+        sequence: u64,
+        attempt: u32,
+        verdict: Verdict,
+        message: String,
+        will_retry: bool,
+        searching: bool,
+    },
     /// Rows that keep failing were taken out of their batch; `kept` tells whether they go to the port `rejected`.
-    Rejected { stage: StageId, sequence: u64, rows: u64, kept: bool, verdict: Verdict, message: String },
-    StageEnded { stage: StageId, account: StageAccount },
+    Rejected {
+        stage: StageId,
+        sequence: u64,
+        rows: u64,
+        kept: bool,
+        verdict: Verdict,
+        message: String,
+    },
+    StageEnded {
+        stage: StageId,
+        account: StageAccount,
+    },
     /// What a worker or a command wrote to its standard output or error.
-    Line { from: Speaker, stream: Stream, text: String },
+    Line {
+        from: Speaker,
+        stream: Stream,
+        text: String,
+    },
     /// Lines that were not passed on because there were too many; they are in the log file.
-    LinesDropped { from: Speaker, lines: u64 },
+    LinesDropped {
+        from: Speaker,
+        lines: u64,
+    },
     Progress(Snapshot),
 }
 

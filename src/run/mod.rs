@@ -141,9 +141,7 @@ fn go_on_to_the_end(
 fn outcome(ending: Ending, scheduler: &Scheduler, executor: &LocalExecutor, duration: Duration) -> Outcome {
     let (stages, edges) = scheduler.accounts();
     let place = match &ending {
-        Ending::Failed(failure) => {
-            failure.rows.as_ref().and_then(|(batch, rows)| executor.place(*batch, rows.start))
-        }
+        Ending::Failed(failure) => failure.rows.as_ref().and_then(|(batch, rows)| executor.place(*batch, rows.start)),
         _ => None,
     };
     Outcome { ending, duration, stages, edges, workers_started: scheduler.workers_started(), place }

@@ -124,7 +124,6 @@ fn config(settings: &Settings) -> SessionConfig {
     options.sql_parser.enable_ident_normalization = false;
     options.sql_parser.map_string_types_to_utf8view = false;
     options.execution.sort_spill_reservation_bytes = sort_reservation(settings.memory_limit);
-    options.execution.time_zone = Some("+00:00".to_owned());
     config
 }
 

@@ -97,19 +97,28 @@ impl Exchange {
         let mut input = Vec::new();
         if let Some((format, records)) = &self.input {
             format::encode(*format, records, &mut input).map_err(|error| {
-                failure(Scope::Opening, Verdict::Schema, format!("the batch cannot be written as {}: {error}", format.word()))
+                failure(
+                    Scope::Opening,
+                    Verdict::Schema,
+                    format!("the batch cannot be written as {}: {error}", format.word()),
+                )
             })?;
         }
         let mut talk = Talk::new(ends, input, &self);
         let end = talk.until_the_end().map_err(|errno| {
-            failure(Scope::Internal, Verdict::Exception, format!("the process's pipes failed: {}", io::Error::from(errno)))
+            failure(
+                Scope::Internal,
+                Verdict::Exception,
+                format!("the process's pipes failed: {}", io::Error::from(errno)),
+            )
         })?;
         self.judge(&talk, end)
     }
 
     fn judge(&self, talk: &Talk<'_>, end: ProcessEnd) -> Result<Option<RecordBatch>, Failure> {
         let errors = String::from_utf8_lossy(&talk.errors).trim_end().to_owned();
-        let failed = |verdict, message: String| Failure { verdict, scope: Scope::Rows, message, traceback: errors.clone() };
+        let failed =
+            |verdict, message: String| Failure { verdict, scope: Scope::Rows, message, traceback: errors.clone() };
         match end {
             ProcessEnd { signal: Some(signal), .. } => {
                 return Err(failed(Verdict::Crash, format!("the command was killed by {}", signal_name(signal))));
@@ -121,11 +130,17 @@ impl Exchange {
             }
         }
         if talk.is_too_long {
-            return Err(failed(Verdict::Exception, format!("the command wrote more than {OUTPUT_BYTES} bytes for one batch")));
+            return Err(failed(
+                Verdict::Exception,
+                format!("the command wrote more than {OUTPUT_BYTES} bytes for one batch"),
+            ));
         }
         let Some(format) = self.output else { return Ok(None) };
         format::decode(format, &talk.output, &[]).map(Some).map_err(|error| {
-            failed(Verdict::Schema, format!("the command's output is not what `output: {}` says: {error}", format.word()))
+            failed(
+                Verdict::Schema,
+                format!("the command's output is not what `output: {}` says: {error}", format.word()),
+            )
         })
     }
 }

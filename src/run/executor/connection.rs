@@ -7,8 +7,8 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::io::Errno;
 use rustix::net::{
-    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags,
-    SocketFlags, SocketType, recvmsg, sendmsg, socketpair,
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage,
+    SendFlags, SocketFlags, SocketType, recvmsg, sendmsg, socketpair,
 };
 
 use super::frame::{Frame, FrameError};
@@ -101,7 +101,7 @@ impl Connection {
     /// # Errors
     /// If the socket fails or a frame is malformed.
     pub fn receive(&mut self) -> Result<Vec<Frame>, ConnectionError> {
-        while !self.closed && self.read(RecvFlags::DONTWAIT)? {}
+        while !self.closed && self.read()? {}
         let mut frames = Vec::new();
         while let Some(frame) = self.take_frame()? {
             frames.push(frame);
@@ -109,33 +109,21 @@ impl Connection {
         Ok(frames)
     }
 
-    /// Waits for the next frame; `None` when the peer has closed its end.
-    ///
-    /// # Errors
-    /// If the socket fails or a frame is malformed.
-    pub fn receive_one(&mut self) -> Result<Option<Frame>, ConnectionError> {
-        loop {
-            if let Some(frame) = self.take_frame()? {
-                return Ok(Some(frame));
-            }
-            if self.closed {
-                return Ok(None);
-            }
-            self.read(RecvFlags::empty())?;
-        }
-    }
-
     pub fn is_closed(&self) -> bool {
         self.closed
     }
 
     /// Reads once; returns whether there may be more.
-    fn read(&mut self, flags: RecvFlags) -> Result<bool, ConnectionError> {
+    fn read(&mut self) -> Result<bool, ConnectionError> {
         let mut buffer = [0; 64 << 10];
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MOST_FDS))];
         let mut control = RecvAncillaryBuffer::new(&mut space);
-        let received =
-            recvmsg(&self.socket, &mut [IoSliceMut::new(&mut buffer)], &mut control, flags | RecvFlags::CMSG_CLOEXEC);
+        let received = recvmsg(
+            &self.socket,
+            &mut [IoSliceMut::new(&mut buffer)],
+            &mut control,
+            RecvFlags::DONTWAIT | RecvFlags::CMSG_CLOEXEC,
+        );
         match received {
             Ok(received) => {
                 for message in control.drain() {

@@ -46,11 +46,10 @@ pub enum Kind {
     Spawned = 49,
     SpawnFailed = 50,
     ProcessExited = 51,
-    Signal = 52,
 }
 
 impl Kind {
-    const ALL: [Self; 27] = [
+    const ALL: [Self; 26] = [
         Self::Open,
         Self::Schema,
         Self::Segment,
@@ -77,7 +76,6 @@ impl Kind {
         Self::Spawned,
         Self::SpawnFailed,
         Self::ProcessExited,
-        Self::Signal,
     ];
 
     fn from_byte(byte: u8) -> Option<Self> {

@@ -221,8 +221,6 @@ impl LocalExecutor {
                 self.pool.release_output(worker, segment);
                 return;
             }
-            Message::Committed => Event::Committed,
-            Message::CommitFailed { failure } => Event::CommitFailed { failure },
         };
         self.events.push_back(event);
     }
@@ -258,7 +256,9 @@ impl LocalExecutor {
             }
             Action::Dispatch(dispatch) => self.dispatch(dispatch)?,
             Action::Publish { stage, port, batch } => self.publish(stage, port, batch),
-            Action::PublishRejects { stage, port, batch, rejects } => self.publish_rejects(stage, port, batch, &rejects),
+            Action::PublishRejects { stage, port, batch, rejects } => {
+                self.publish_rejects(stage, port, batch, &rejects)
+            }
             Action::FinishPorts { stage } => self.finish_ports(stage),
             Action::Release { batch } => self.release(batch),
             Action::Commit => self.commit(),
@@ -370,13 +370,15 @@ impl LocalExecutor {
     fn dispatch(&mut self, dispatch: Dispatch) -> io::Result<()> {
         let Dispatch { attempt, stage, sequence, host, work } = dispatch;
         let batch = match &work {
-            Work::Rows { batch, rows } => match self.take_for(stage, 0, batch.id).and_then(|whole| select(&whole, rows)) {
-                Ok(selected) => Some(selected),
-                Err(failure) => {
-                    self.events.push_back(Event::AttemptFailed { attempt, failure });
-                    return Ok(());
+            Work::Rows { batch, rows } => {
+                match self.take_for(stage, 0, batch.id).and_then(|whole| select(&whole, rows)) {
+                    Ok(selected) => Some(selected),
+                    Err(failure) => {
+                        self.events.push_back(Event::AttemptFailed { attempt, failure });
+                        return Ok(());
+                    }
                 }
-            },
+            }
             Work::Pull | Work::Task => None,
         };
         match host {
@@ -468,8 +470,7 @@ impl LocalExecutor {
         let env = self.command_env(stage, &command.line);
         let spawn = Spawn { argv: &argv, env: &env, cwd: &stage.cwd, fds: pipes.theirs };
         let process = self.guardian.spawn(spawn);
-        let running =
-            Running { attempt: Some(attempt), stage: id, end: Some(pipes.end), start: Some(Box::new(start)) };
+        let running = Running { attempt: Some(attempt), stage: id, end: Some(pipes.end), start: Some(Box::new(start)) };
         self.commands.insert(process, running);
         Ok(())
     }
@@ -620,9 +621,10 @@ impl LocalExecutor {
                 _ if declared.name == crate::plan::Port::REJECTED => input.as_deref().map(rejects::columns),
                 (StageKind::Sql(sql), Some(input)) if sql.row_wise => {
                     let table = &stage.inputs[0].table;
-                    let planned = self.sql_settings(stage).ok().map(|settings| {
-                        RowWise::plan(&sql.query, table, Arc::clone(input), &settings)
-                    });
+                    let planned = self
+                        .sql_settings(stage)
+                        .ok()
+                        .map(|settings| RowWise::plan(&sql.query, table, Arc::clone(input), &settings));
                     match planned {
                         Some(Ok(planned)) => Some(planned.output_schema().clone()),
                         Some(Err(error)) => {

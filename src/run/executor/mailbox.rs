@@ -15,20 +15,47 @@ use crate::run::scheduler::{AttemptId, Failure, WorkerId};
 /// What a thread has done. Never more than the scheduler asked for, so that the channel needs no bound of its own.
 #[derive(Debug)]
 pub enum Message {
-    Produced { stage: StageId, batch: Batch },
-    Taken { stage: StageId, input: usize, rows: u64 },
-    InputClosed { stage: StageId, input: usize },
+    Produced {
+        stage: StageId,
+        batch: Batch,
+    },
+    Taken {
+        stage: StageId,
+        input: usize,
+        rows: u64,
+    },
+    InputClosed {
+        stage: StageId,
+        input: usize,
+    },
     /// A query took a batch of this input, or closed it: its resident finds out.
-    InputChanged { stage: StageId, input: usize },
+    InputChanged {
+        stage: StageId,
+        input: usize,
+    },
     /// A resident stage is done. `schema` are its output's columns, if it knows them without rows.
-    Ended { stage: StageId, schema: Option<SchemaRef> },
-    StageFailed { stage: StageId, failure: Failure },
-    AttemptDone { attempt: AttemptId, rows: u64, batch: Option<Batch> },
-    AttemptFailed { attempt: AttemptId, failure: Failure },
+    Ended {
+        stage: StageId,
+        schema: Option<SchemaRef>,
+    },
+    StageFailed {
+        stage: StageId,
+        failure: Failure,
+    },
+    AttemptDone {
+        attempt: AttemptId,
+        rows: u64,
+        batch: Option<Batch>,
+    },
+    AttemptFailed {
+        attempt: AttemptId,
+        failure: Failure,
+    },
     /// The last view of a worker's output segment (the worker's number) is gone.
-    SegmentFree { worker: WorkerId, segment: u32 },
-    Committed,
-    CommitFailed { failure: Failure },
+    SegmentFree {
+        worker: WorkerId,
+        segment: u32,
+    },
 }
 
 /// The sending side; cheap to clone.

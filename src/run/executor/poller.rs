@@ -81,7 +81,9 @@ impl Poller {
             tv_nsec: i64::from(timeout.subsec_nanos()),
         });
         match epoll::wait(&self.epoll, &mut space, timeout.as_ref()) {
-            Ok((events, _)) => Ok(events.iter().filter_map(|event| self.tokens.get(&event.data.u64()).copied()).collect()),
+            Ok((events, _)) => {
+                Ok(events.iter().filter_map(|event| self.tokens.get(&event.data.u64()).copied()).collect())
+            }
             Err(Errno::INTR) => Ok(Vec::new()),
             Err(errno) => Err(errno.into()),
         }

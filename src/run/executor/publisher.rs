@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use arrow::datatypes::SchemaRef;
 
-use crate::batch::{Batch, BatchError, Columns, ConformError, Cutter, Origin};
+use crate::batch::{Batch, BatchError, Columns, ConformError, Cutter};
 use crate::plan::{EdgeId, Plan, StageId, StageKind};
 
 #[derive(Debug, thiserror::Error)]

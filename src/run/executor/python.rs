@@ -323,7 +323,8 @@ impl Pool {
             }
             Kind::Error => {
                 let text = frame.text::<ErrorText>();
-                let message = text.map_or_else(|error| error.to_string(), |text| format!("{}\n{}", text.message, text.traceback));
+                let message =
+                    text.map_or_else(|error| error.to_string(), |text| format!("{}\n{}", text.message, text.traceback));
                 if frame.attempt == 0 {
                     self.template_broke(message.trim_end().to_owned(), poller);
                 } else {
@@ -442,7 +443,8 @@ impl Pool {
                 }
                 let mine = |current: &Current| is_opening || current.attempt.0 == frame.attempt;
                 if let Some(current) = worker.current.take_if(|current| mine(current)) {
-                    self.happened.push(Happened::Failed { attempt: current.attempt, failure: user_failure(text, is_opening) });
+                    self.happened
+                        .push(Happened::Failed { attempt: current.attempt, failure: user_failure(text, is_opening) });
                 }
             }
             Kind::Released => worker.released(&frame),
@@ -530,9 +532,7 @@ fn user_failure(text: ErrorText, is_opening: bool) -> Failure {
 /// numbers are seeded for an attempt only if it is imported before.
 fn preload(plan: &Plan) -> Vec<&'static str> {
     let mut modules = vec!["pyarrow", "numpy"];
-    let uses_pandas = |stage: &Stage| {
-        matches!(&stage.kind, StageKind::Python(python) if python.convention == Some(Convention::Pandas))
-    };
+    let uses_pandas = |stage: &Stage| matches!(&stage.kind, StageKind::Python(python) if python.convention == Some(Convention::Pandas));
     let requires_pandas = plan.python.requirements.iter().any(|requirement| requirement.trim().starts_with("pandas"));
     if requires_pandas || plan.stages.iter().any(uses_pandas) {
         modules.push("pandas");

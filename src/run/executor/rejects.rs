@@ -70,7 +70,8 @@ pub fn batch(stage: &str, batch: &Batch, rejects: &[Reject], files: &FileTable) 
         Some(path.to_string_lossy().into_owned())
     };
     arrays.push(Arc::new(places.iter().map(file).collect::<StringArray>()));
-    let row = |place: &Option<crate::batch::Place>| place.filter(|place| place.first == place.last).map(|place| place.first);
+    let row =
+        |place: &Option<crate::batch::Place>| place.filter(|place| place.first == place.last).map(|place| place.first);
     arrays.push(Arc::new(places.iter().map(row).collect::<UInt64Array>()));
     let options = RecordBatchOptions::new().with_row_count(Some(origin.len()));
     let records = RecordBatch::try_new_with_options(schema, arrays, &options)?;

@@ -85,9 +85,10 @@ pub fn resident(
             tail.drain(..surplus);
         }
     };
-    std::thread::Builder::new().name("millpond-stderr".to_owned()).spawn(drain).map_err(|source| {
-        ReadError::Unreadable { path: PathBuf::from(&stage.name), source }
-    })?;
+    std::thread::Builder::new()
+        .name("millpond-stderr".to_owned())
+        .spawn(drain)
+        .map_err(|source| ReadError::Unreadable { path: PathBuf::from(&stage.name), source })?;
     let at_end = move || {
         // The source opens the pipe by its number when its turn comes; this keeps it there until it is read to its end.
         drop(stdout);
@@ -107,6 +108,7 @@ fn judge(end: &OwnedFd, errors: &Mutex<Vec<u8>>) -> Result<(), Failure> {
         (Some(status), _) => (Verdict::Exception, format!("the command exited with status {status}")),
         (None, None) => (Verdict::Crash, "the command ended in an unknown way".to_owned()),
     };
-    let traceback = String::from_utf8_lossy(&errors.lock().unwrap_or_else(PoisonError::into_inner)).trim_end().to_owned();
+    let traceback =
+        String::from_utf8_lossy(&errors.lock().unwrap_or_else(PoisonError::into_inner)).trim_end().to_owned();
     Err(Failure { traceback, ..failure(Scope::Opening, verdict, message) })
 }

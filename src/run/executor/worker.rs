@@ -12,7 +12,9 @@ use serde::Deserialize;
 use super::connection::Connection;
 use super::frame::{FLAG_ORIGIN, Frame, FrameError, Kind};
 use super::mailbox::{Mailbox, Message};
-use crate::batch::{Batch, BatchError, Lease, Origin, Parcel, Segment, SegmentError, SegmentId, SegmentPool, Shared, ipc};
+use crate::batch::{
+    Batch, BatchError, Lease, Origin, Parcel, Segment, SegmentError, SegmentId, SegmentPool, Shared, ipc,
+};
 use crate::plan::StageId;
 use crate::run::scheduler::{AttemptId, WorkerId};
 
@@ -42,7 +44,9 @@ pub struct Worker {
 pub enum Opening {
     Asked,
     /// `row_by_row`: as many rows out as in means that row `i` comes from row `i`.
-    Open { row_by_row: bool },
+    Open {
+        row_by_row: bool,
+    },
 }
 
 /// The attempt that the worker runs.
@@ -182,7 +186,8 @@ impl Worker {
 
     /// The worker announces a segment that it will write to.
     pub fn announced_segment(&mut self, frame: &mut Frame, id: SegmentId) -> Result<(), WorkerError> {
-        let fd = frame.fds.pop().ok_or(WorkerError::Unknown { what: "the descriptor of segment", number: frame.segment })?;
+        let fd =
+            frame.fds.pop().ok_or(WorkerError::Unknown { what: "the descriptor of segment", number: frame.segment })?;
         self.segments.insert(frame.segment, Arc::new(Segment::adopt(id, fd, frame.length)?));
         Ok(())
     }
@@ -204,7 +209,10 @@ impl Worker {
         } else {
             let shared = self.shared(frame, mailbox)?;
             let buffer = ipc::leased_buffer(&shared.lease, shared.offset, shared.length);
-            (buffer.ok_or(WorkerError::Unknown { what: "a place outside segment", number: frame.segment })?, Some(shared))
+            (
+                buffer.ok_or(WorkerError::Unknown { what: "a place outside segment", number: frame.segment })?,
+                Some(shared),
+            )
         };
         let records = ipc::decode(&buffer, Arc::clone(schema))?;
         if records.num_rows() != frame.rows as usize {

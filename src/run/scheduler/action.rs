@@ -10,26 +10,55 @@ use crate::plan::StageId;
 #[derive(Clone, Debug)]
 pub enum Action {
     /// Start a resident stage. It waits to be fed and pulled.
-    Start { stage: StageId },
+    Start {
+        stage: StageId,
+    },
     /// A resident stage may make one batch per port. Answered by `Produced`, `Ended` or `StageFailed`.
-    Pull { stage: StageId },
+    Pull {
+        stage: StageId,
+    },
     /// Give a resident stage the next batch of one input. Answered by `Taken`.
-    Feed { stage: StageId, input: usize, batch: BatchId },
+    Feed {
+        stage: StageId,
+        input: usize,
+        batch: BatchId,
+    },
     /// An input of a resident stage has no more batches.
-    EndInput { stage: StageId, input: usize },
+    EndInput {
+        stage: StageId,
+        input: usize,
+    },
     /// Nobody wants the output of this resident stage any more. Answered by `Ended`.
-    Close { stage: StageId },
-    StartWorker { worker: WorkerId, class: ClassId },
+    Close {
+        stage: StageId,
+    },
+    StartWorker {
+        worker: WorkerId,
+        class: ClassId,
+    },
     /// Run one attempt. Answered by `AttemptDone`, `AttemptFailed` or the exit of its worker.
     Dispatch(Dispatch),
     /// Settle the columns of a batch, cut it, and put it on the port's edges; in order. Answered by `Queued`.
-    Publish { stage: StageId, port: usize, batch: BatchId },
+    Publish {
+        stage: StageId,
+        port: usize,
+        batch: BatchId,
+    },
     /// Make and publish the rejected rows of a batch. Answered by `Queued`.
-    PublishRejects { stage: StageId, port: usize, batch: BatchId, rejects: Vec<Reject> },
+    PublishRejects {
+        stage: StageId,
+        port: usize,
+        batch: BatchId,
+        rejects: Vec<Reject>,
+    },
     /// The stage publishes no more. Answered by `PortsFinished`.
-    FinishPorts { stage: StageId },
+    FinishPorts {
+        stage: StageId,
+    },
     /// The scheduler needs this batch no more.
-    Release { batch: BatchId },
+    Release {
+        batch: BatchId,
+    },
     /// All stages ended and all accounts agree: publish the sinks. Answered by `Committed` or `CommitFailed`.
     Commit,
     /// Tell the reporters.

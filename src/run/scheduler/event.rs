@@ -51,27 +51,64 @@ pub enum Scope {
 #[derive(Clone, Debug)]
 pub enum Event {
     /// A resident stage gave what one [`Pull`](super::Action::Pull) asked for.
-    Produced { stage: StageId, outputs: Vec<Output> },
+    Produced {
+        stage: StageId,
+        outputs: Vec<Output>,
+    },
     /// A resident stage took the batch that it was fed.
-    Taken { stage: StageId, input: usize, rows: u64 },
+    Taken {
+        stage: StageId,
+        input: usize,
+        rows: u64,
+    },
     /// A resident stage wants no more of an input (a `LIMIT` is reached). What is queued for it may be dropped.
-    InputClosed { stage: StageId, input: usize },
+    InputClosed {
+        stage: StageId,
+        input: usize,
+    },
     /// A resident stage is done: a source is exhausted, a query gave its last batch, a sink is on disk.
-    Ended { stage: StageId },
+    Ended {
+        stage: StageId,
+    },
     /// A resident stage, or the publication of a stage's output, failed.
-    StageFailed { stage: StageId, failure: Failure },
+    StageFailed {
+        stage: StageId,
+        failure: Failure,
+    },
     /// The answer to [`Publish`](super::Action::Publish): the pieces that the batch was cut into, per edge.
-    Queued { stage: StageId, queued: Vec<QueuedPieces> },
+    Queued {
+        stage: StageId,
+        queued: Vec<QueuedPieces>,
+    },
     /// The answer to [`FinishPorts`](super::Action::FinishPorts): the last pieces of the stage's edges.
-    PortsFinished { stage: StageId, queued: Vec<QueuedPieces> },
-    AttemptDone { attempt: AttemptId, rows: u64, outputs: Vec<Output>, end: bool },
-    AttemptFailed { attempt: AttemptId, failure: Failure },
-    WorkerReady { worker: WorkerId },
+    PortsFinished {
+        stage: StageId,
+        queued: Vec<QueuedPieces>,
+    },
+    AttemptDone {
+        attempt: AttemptId,
+        rows: u64,
+        outputs: Vec<Output>,
+        end: bool,
+    },
+    AttemptFailed {
+        attempt: AttemptId,
+        failure: Failure,
+    },
+    WorkerReady {
+        worker: WorkerId,
+    },
     /// A worker is gone and reaped. `failure` says how it died; the scheduler knows what it was doing.
-    WorkerExited { worker: WorkerId, failure: Failure, cause: ExitCause },
+    WorkerExited {
+        worker: WorkerId,
+        failure: Failure,
+        cause: ExitCause,
+    },
     Interrupted,
     Committed,
-    CommitFailed { failure: Failure },
+    CommitFailed {
+        failure: Failure,
+    },
 }
 
 /// Who is to blame for the end of a worker.

@@ -2,13 +2,13 @@
 
 use std::cmp::Reverse;
 
+use super::AttemptId;
 use super::action::{Action, Dispatch, Reject, Work as Attempted};
 use super::blame::Blame;
 use super::clock::Activity;
 use super::event::{ExitCause, Failure, Output, Scope};
 use super::scheduler::{Place, Scheduler};
 use super::stage_state::{Job, Jobs, MapHost, Phase, Role, Step, Tries, Work, rest};
-use super::AttemptId;
 use crate::plan::{OnError, Port, StageId, Verdict};
 use crate::run::{RunEvent, StageFailure};
 
@@ -221,7 +221,9 @@ impl Scheduler {
         let permanent = failure.scope != Scope::Rows && failure.verdict != Verdict::Crash;
         let divisible = failure.scope == Scope::Rows && job.input.is_some();
         let will_retry = !permanent && (tried < limit || divisible);
+        let searching = matches!(job.step, Step::Blaming(_));
         self.actions.push(Action::Emit(RunEvent::AttemptFailed {
+            searching,
             stage,
             sequence,
             attempt: attempts,

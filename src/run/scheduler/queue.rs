@@ -118,10 +118,6 @@ impl Queue {
         self.pieces.len()
     }
 
-    pub fn is_empty(&self) -> bool {
-        self.pieces.is_empty()
-    }
-
     /// The producer publishes no more.
     pub fn end(&mut self) {
         self.ended = true;

@@ -301,7 +301,12 @@ impl Scheduler {
     }
 
     /// Corrects the reservations of a batch whose outputs are known.
-    pub(super) fn correct(&mut self, stage: StageId, reservations: &mut [(EdgeId, Reservation)], bytes: impl Fn(usize) -> u64) {
+    pub(super) fn correct(
+        &mut self,
+        stage: StageId,
+        reservations: &mut [(EdgeId, Reservation)],
+        bytes: impl Fn(usize) -> u64,
+    ) {
         for (edge, reservation) in reservations {
             let port = self.plan.edge(*edge).port;
             self.queues[edge.index()].correct(reservation, bytes(port));

@@ -11,8 +11,8 @@ use proptest::test_runner::{Config, TestRng, TestRunner};
 
 use super::*;
 use crate::plan::{
-    Call, Capacity, Cut, Edge, EdgeId, Input, OnError, Plan, Port, Python, PythonPlan, PythonTarget, Read, Retry, Sql, Stage,
-    StageId, StageKind, Verdict, WorkerLimits, Write, WriteTarget,
+    Call, Capacity, Cut, Edge, EdgeId, Input, OnError, Plan, Port, Python, PythonPlan, PythonTarget, Read, Retry, Sql,
+    Stage, StageId, StageKind, Verdict, WorkerLimits, Write, WriteTarget,
 };
 use crate::run::Ending;
 
@@ -34,8 +34,12 @@ struct Shape {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind {
-    Source { rows: u64 },
-    Generator { rows: u64 },
+    Source {
+        rows: u64,
+    },
+    Generator {
+        rows: u64,
+    },
     Map,
     /// A query over two or more inputs that reads them one after the other, the last one first.
     Join,
@@ -200,7 +204,9 @@ fn expected(shapes: &[Shape]) -> Vec<[Vec<u64>; 2]> {
         }
         let rows = inputs.concat();
         given.push(match shape.kind {
-            Kind::Source { rows } | Kind::Generator { rows } => [(0..rows).map(|row| row + at as u64 * 1000).collect(), vec![]],
+            Kind::Source { rows } | Kind::Generator { rows } => {
+                [(0..rows).map(|row| row + at as u64 * 1000).collect(), vec![]]
+            }
             Kind::Map if shape.rejects => {
                 let (bad, good) = rows.into_iter().partition(|&row| is_poison(row));
                 [good, bad]
@@ -392,7 +398,8 @@ impl Fake<'_> {
                 }
                 let (from, to) = (sequence * 7, (sequence * 7 + 7).min(rows));
                 let given = (from..to).map(|row| row + stage.index() as u64 * 1000).collect::<Vec<_>>();
-                let outputs = if given.is_empty() { vec![] } else { vec![Output { port: 0, batch: self.store(given) }] };
+                let outputs =
+                    if given.is_empty() { vec![] } else { vec![Output { port: 0, batch: self.store(given) }] };
                 Event::AttemptDone { attempt, rows: 0, outputs, end: to == rows }
             }
             Work::Task => panic!("no tasks here"),

@@ -149,8 +149,14 @@ pub enum Step {
     /// The rows that are not to blame, in one attempt.
     Rest(Vec<Range<u64>>),
     /// `rows` is what the final attempt was given, as counted by the worker.
-    Done { rows: u64, outputs: Vec<Output> },
-    Failed { failure: Failure, rows: Option<Range<u64>> },
+    Done {
+        rows: u64,
+        outputs: Vec<Output>,
+    },
+    Failed {
+        failure: Failure,
+        rows: Option<Range<u64>>,
+    },
 }
 
 /// What a batch of a stage's output will weigh, before it is made: a moving average.

@@ -55,11 +55,20 @@ pub struct ProcessEnd {
 /// What the guardian reports.
 #[derive(Debug)]
 pub enum Report {
-    Spawned { process: ProcessId, pid: i32 },
+    Spawned {
+        process: ProcessId,
+        pid: i32,
+    },
     /// The program could not be started; the text says why.
-    SpawnFailed { process: ProcessId, message: String },
+    SpawnFailed {
+        process: ProcessId,
+        message: String,
+    },
     /// The process is reaped, and what was left of its process group is killed.
-    Exited { process: ProcessId, end: ProcessEnd },
+    Exited {
+        process: ProcessId,
+        end: ProcessEnd,
+    },
 }
 
 /// The coordinator's end.
@@ -102,14 +111,6 @@ impl Guardian {
         frame.fds = spawn.fds;
         self.connection.send(frame);
         ProcessId(self.next)
-    }
-
-    /// Sends a signal to a process's group, if the process is not reaped yet.
-    pub fn signal(&mut self, process: ProcessId, signal: rustix::process::Signal) {
-        let mut frame = Frame::new(Kind::Signal);
-        frame.attempt = process.0;
-        frame.port = signal.as_raw().unsigned_abs();
-        self.connection.send(frame);
     }
 
     pub fn wants_to_send(&self) -> bool {

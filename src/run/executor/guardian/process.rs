@@ -61,7 +61,8 @@ impl Guard {
                 interest |= PollFlags::OUT;
             }
             let ready = {
-                let mut fds = [PollFd::from_borrowed_fd(self.connection.fd(), interest), PollFd::new(deaths, PollFlags::IN)];
+                let mut fds =
+                    [PollFd::from_borrowed_fd(self.connection.fd(), interest), PollFd::new(deaths, PollFlags::IN)];
                 match poll(&mut fds, None) {
                     Ok(_) | Err(Errno::INTR) => [!fds[0].revents().is_empty(), !fds[1].revents().is_empty()],
                     Err(errno) => return Err(io::Error::from(errno).into()),
@@ -84,17 +85,8 @@ impl Guard {
     }
 
     fn handle(&mut self, frame: Frame) {
-        match frame.kind {
-            Kind::Spawn => self.spawn(frame),
-            Kind::Signal => {
-                let pid = self.processes.iter().find(|(_, process)| **process == frame.attempt).map(|(pid, _)| *pid);
-                let signal = i32::try_from(frame.port).ok().and_then(Signal::from_named_raw);
-                if let (Some(pid), Some(signal)) = (pid.and_then(Pid::from_raw), signal) {
-                    // A process that has died in the meantime is reaped by the next turn of the loop.
-                    let _ = kill_process_group(pid, signal);
-                }
-            }
-            _ => {}
+        if frame.kind == Kind::Spawn {
+            self.spawn(frame);
         }
     }
 
