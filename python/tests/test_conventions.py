@@ -228,6 +228,7 @@ def test_numpy_masks_nulls_and_takes_matrices(stage: Any) -> None:
         ("x: dict", "row"),
         ("x: dict[str, object]", "row"),
         ("x: 'list[dict]'", "rows"),
+        ("x: list", "rows"),
         ("x: list[dict[str, int]]", "rows"),
         ("x: pd.DataFrame", "pandas"),
         ("x: 'pd.DataFrame'", "pandas"),

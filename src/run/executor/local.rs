@@ -536,7 +536,11 @@ impl LocalExecutor {
             self.pool.template_exited(process, &message, &mut self.poller);
             return;
         };
-        let message = format!("the command could not be started: {message}");
+        let program = match &self.plan.stage(running.stage).kind {
+            StageKind::Command(command) => argv(&command.line).into_iter().next().unwrap_or_default(),
+            kind => unreachable!("{kind:?} is no command"),
+        };
+        let message = format!("`{program}` could not be started: {message}");
         let failure = failure(Scope::Opening, Verdict::Exception, message);
         self.events.push_back(match running.attempt {
             Some(attempt) => Event::AttemptFailed { attempt, failure },
