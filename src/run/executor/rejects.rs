@@ -62,8 +62,8 @@ pub fn batch(stage: &str, batch: &Batch, rejects: &[Reject], files: &FileTable) 
     arrays.push(text(&|_| stage.to_owned()));
     arrays.push(text(&|reject| reject.failure.verdict.word().to_owned()));
     arrays.push(text(&|reject| reject.failure.message.clone()));
-    let traceback = |reject: &&Reject| (!reject.failure.traceback.is_empty()).then(|| reject.failure.traceback.clone());
-    arrays.push(Arc::new(facts.iter().map(|reject| traceback(reject)).collect::<StringArray>()));
+    let traceback = |reject: &Reject| (!reject.failure.traceback.is_empty()).then(|| reject.failure.traceback.clone());
+    arrays.push(Arc::new(facts.iter().copied().map(traceback).collect::<StringArray>()));
     arrays.push(Arc::new(UInt32Array::from_iter_values(facts.iter().map(|reject| reject.attempts))));
     let places: Vec<_> = (0..origin.len()).map(|row| origin.place(row)).collect();
     let file = |place: &Option<crate::batch::Place>| {
