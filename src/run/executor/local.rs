@@ -20,7 +20,7 @@ use super::poller::{Poller, Token};
 use super::publisher::{Publisher, Put};
 use super::python::{Pool, PythonHost};
 use super::rejects;
-use super::resident::{Resident, failure, sql_failure};
+use super::resident::{Resident, failure, guarded, sql_failure};
 use super::stage::read::Source;
 use super::stage::write::Sink;
 use crate::batch::{Batch, Columns, FileTable, Origin, SegmentPool};
@@ -36,6 +36,10 @@ use crate::sql::{RowWise, Settings};
 pub const QUERY_MEMORY: usize = 256 << 20;
 /// Bytes that the queries and edges of a run may spill.
 pub const SPILL_LIMIT: u64 = 64 << 30;
+/// How often pipes are read at the end of a run, at most.
+const DRAIN_ROUNDS: u32 = 1000;
+/// In the run's folder, for what queries and edges spill.
+const SPILL_FOLDER: &str = "spill";
 
 /// What the executor needs to know of the world.
 #[derive(Clone, Debug)]
@@ -104,11 +108,12 @@ impl LocalExecutor {
         poller.add(Token::Mailbox, inbox.fd())?;
         poller.add(Token::Guardian, guardian.fd())?;
         let folder = run.path().to_owned();
+        std::fs::create_dir(folder.join(SPILL_FOLDER))?;
         let log = OutputLog::new(folder.join("logs"));
         let segments = SegmentPool::default();
         Ok(Self {
             pool: Pool::new(Arc::clone(&plan), &surroundings, log.clone(), mailbox.clone(), segments.clone()),
-            publisher: Publisher::new(Arc::clone(&plan), folder.join("spill")),
+            publisher: Publisher::new(Arc::clone(&plan), folder.join(SPILL_FOLDER)),
             plan,
             surroundings,
             folder,
@@ -290,7 +295,7 @@ impl LocalExecutor {
             }
             StageKind::Sql(sql) => {
                 let tables = stage.inputs.iter().map(|input| input.table.clone()).collect();
-                let settings = self.sql_settings(stage)?;
+                let settings = self.sql_settings(stage);
                 let runtime = self.runtime()?;
                 Resident::query(id, sql.query.clone(), tables, settings, runtime, self.mailbox.clone())
             }
@@ -306,18 +311,16 @@ impl LocalExecutor {
         self.events.push_back(Event::StageFailed { stage, failure });
     }
 
-    fn sql_settings(&self, stage: &Stage) -> io::Result<Settings> {
-        let spill_folder = self.folder.join("spill");
-        std::fs::create_dir_all(&spill_folder)?;
-        Ok(Settings {
+    fn sql_settings(&self, stage: &Stage) -> Settings {
+        Settings {
             stage: stage.name.clone(),
             params: self.plan.params.clone(),
             seed: self.plan.seed,
             started: self.surroundings.started,
             memory_limit: QUERY_MEMORY,
-            spill_folder,
+            spill_folder: self.folder.join(SPILL_FOLDER),
             spill_limit: SPILL_LIMIT,
-        })
+        }
     }
 
     fn runtime(&mut self) -> io::Result<tokio::runtime::Handle> {
@@ -357,8 +360,11 @@ impl LocalExecutor {
     }
 
     fn feed(&mut self, stage: StageId, input: usize, batch: BatchId) {
+        // A query may keep what it is given for as long as it runs; a sink writes it and lets it go.
+        let is_query = matches!(self.plan.stage(stage).kind, StageKind::Sql(_));
         let taken = self.take_for(stage, input, batch).and_then(|batch| {
-            batch.records().map_err(|error| failure(Scope::Output, Verdict::Exception, error.to_string()))
+            let records = if is_query { batch.private_records() } else { batch.records() };
+            records.map_err(|error| failure(Scope::Output, Verdict::Exception, error.to_string()))
         });
         self.store.remove(&batch);
         match taken {
@@ -408,14 +414,14 @@ impl LocalExecutor {
     fn run_native(&mut self, attempt: AttemptId, id: StageId, sequence: u64, batch: Option<Batch>) -> io::Result<()> {
         let plan = Arc::clone(&self.plan);
         let stage = plan.stage(id);
-        let settings = self.sql_settings(stage)?;
+        let settings = self.sql_settings(stage);
         let planned = Arc::clone(self.queries.entry(id).or_default());
         let mailbox = self.mailbox.clone();
         rayon::spawn(move || {
             let StageKind::Sql(sql) = &plan.stage(id).kind else { unreachable!("only queries run natively") };
             let batch = batch.expect("a row-wise query has an input");
             let table = &plan.stage(id).inputs[0].table;
-            let result = planned.apply(&sql.query, table, &settings, &batch, sequence);
+            let result = guarded(|| planned.apply(&sql.query, table, &settings, &batch, sequence));
             mailbox.send(match result {
                 Ok(output) => Message::AttemptDone { attempt, rows: batch.rows() as u64, batch: Some(output) },
                 Err(failure) => Message::AttemptFailed { attempt, failure },
@@ -455,7 +461,7 @@ impl LocalExecutor {
         let pipes = Pipes::new()?;
         let mailbox = self.mailbox.clone();
         let start = move || {
-            mailbox.send(match exchange.run(pipes.ours) {
+            mailbox.send(match guarded(|| exchange.run(pipes.ours)) {
                 Ok(output) => {
                     let batch = output.map(|records| {
                         let origin = origin.blur(records.num_rows());
@@ -621,17 +627,12 @@ impl LocalExecutor {
                 _ if declared.name == crate::plan::Port::REJECTED => input.as_deref().map(rejects::columns),
                 (StageKind::Sql(sql), Some(input)) if sql.row_wise => {
                     let table = &stage.inputs[0].table;
-                    let planned = self
-                        .sql_settings(stage)
-                        .ok()
-                        .map(|settings| RowWise::plan(&sql.query, table, Arc::clone(input), &settings));
-                    match planned {
-                        Some(Ok(planned)) => Some(planned.output_schema().clone()),
-                        Some(Err(error)) => {
+                    match RowWise::plan(&sql.query, table, Arc::clone(input), &self.sql_settings(stage)) {
+                        Ok(planned) => Some(planned.output_schema().clone()),
+                        Err(error) => {
                             self.events.push_back(Event::StageFailed { stage: id, failure: sql_failure(&error) });
                             return;
                         }
-                        None => None,
                     }
                 }
                 _ => None,
@@ -679,6 +680,23 @@ impl LocalExecutor {
         Ok(())
     }
 
+    /// Reads what processes that have ended left in their pipes.
+    ///
+    /// # Errors
+    /// If the loop itself fails.
+    pub fn drain_output(&mut self) -> io::Result<()> {
+        // Bounded, as a process that is still alive may never stop.
+        for _ in 0..DRAIN_ROUNDS {
+            let ready = self.poller.wait(Some(Duration::ZERO))?;
+            let pipes: Vec<Token> = ready.into_iter().filter(|token| matches!(token, Token::Output(_))).collect();
+            if pipes.is_empty() {
+                break;
+            }
+            pipes.into_iter().for_each(|token| self.pool.ready(token, &mut self.poller));
+        }
+        Ok(())
+    }
+
     /// Ends everything that the run has started.
     ///
     /// # Errors
@@ -696,7 +714,7 @@ impl LocalExecutor {
         }
         // Spilled batches remove their files; the folder is empty then.
         drop(self.store);
-        let _ = std::fs::remove_dir_all(self.folder.join("spill"));
+        let _ = std::fs::remove_dir_all(self.folder.join(SPILL_FOLDER));
         result
     }
 
