@@ -11,8 +11,7 @@ use super::{env, load, output};
 use crate::plan::{Plan, StageKind, WriteTarget};
 use crate::report::{self, Reporter, Style};
 use crate::run::executor::Surroundings;
-use crate::run::scheduler::Scope;
-use crate::run::{self, Ending, Outcome, Signals};
+use crate::run::{self, Ending, Outcome, Scope, Signals};
 
 pub fn run(args: &RunArgs) -> Exit {
     match prepared_run(args) {

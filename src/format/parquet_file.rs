@@ -24,10 +24,10 @@ pub(super) struct ParquetWriter<W: Write + Send> {
 }
 
 impl<W: Write + Send> ParquetWriter<W> {
-    /// Without a compression, pages are compressed with Snappy, as most writers of Parquet do.
+    /// `compression` is that of the pages.
     pub(super) fn new(output: W, schema: SchemaRef, compression: Compression) -> Result<Self, EncodeError> {
         let codec = match compression {
-            Compression::None => Codec::SNAPPY,
+            Compression::None => Codec::UNCOMPRESSED,
             Compression::Gzip => Codec::GZIP(GzipLevel::default()),
             Compression::Zstd => Codec::ZSTD(ZstdLevel::default()),
         };

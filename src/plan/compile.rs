@@ -265,7 +265,7 @@ fn python(document: &Document) -> PythonPlan {
     PythonPlan {
         requirements,
         requirement_files,
-        path: spec.path.iter().map(path).collect(),
+        path: if spec.path.is_empty() { vec![document.folder.clone()] } else { spec.path.iter().map(path).collect() },
         interpreter: spec.interpreter.as_ref().map(interpreter),
         venv: spec.venv.as_ref().map(path),
     }

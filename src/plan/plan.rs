@@ -51,7 +51,7 @@ pub struct PythonPlan {
     pub requirements: Vec<String>,
     /// Requirement files, absolute.
     pub requirement_files: Vec<PathBuf>,
-    /// Folders put on `sys.path`, absolute, in order.
+    /// Folders put on `sys.path`, absolute, in order; the pipeline's own if it names none.
     pub path: Vec<PathBuf>,
     /// An interpreter that exists: absolute, or a bare name to be looked up in `PATH`.
     pub interpreter: Option<PathBuf>,

@@ -150,7 +150,9 @@ impl Resolver<'_> {
                 Some("use `format: arrow`".to_owned());
         }
         let (_, extension) = split_compression(path);
-        let compression = given.map_or(extension, compression);
+        // Pages of parquet are compressed unless the file says otherwise.
+        let implied = if format == Format::Parquet { Compression::Zstd } else { extension };
+        let compression = given.map_or(implied, compression);
         if format == Format::Parquet && extension != Compression::None {
             let message = "a parquet file compresses its own pages and is not compressed as a whole";
             self.report(Code::PlanBadOption, &["write", "path"], message).help =

@@ -6,8 +6,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use crate::plan::Plan;
-use crate::run::scheduler::Activity;
-use crate::run::{Outcome, RunEvent, StageAccount};
+use crate::run::{Activity, Outcome, RunEvent, StageAccount};
 
 use super::words::{speaker, stage};
 

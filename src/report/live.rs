@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use crate::plan::Plan;
-use crate::run::scheduler::{Activity, Snapshot, StageSnapshot};
+use crate::run::{Activity, Snapshot, StageSnapshot};
 
 use super::words::count;
 

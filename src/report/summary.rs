@@ -4,8 +4,7 @@ use std::fmt::Write;
 use std::time::Duration;
 
 use crate::plan::{Plan, Stage};
-use crate::run::scheduler::Scope;
-use crate::run::{Ending, Outcome, StageAccount, StageFailure};
+use crate::run::{Ending, Outcome, Scope, StageAccount, StageFailure};
 
 use super::words::{count, counted, duration};
 

@@ -19,6 +19,8 @@ use std::time::{Duration, Instant};
 
 pub use event::{RunEvent, Speaker, Stream};
 pub use outcome::{AccountDifference, EdgeAccount, Ending, Outcome, StageAccount, StageFailure};
+// What events and outcomes consist of: reporters need no more of the scheduler.
+pub use scheduler::{Activity, Scope, Snapshot, StageSnapshot};
 
 use crate::plan::Plan;
 use executor::{LocalExecutor, Surroundings, Token};

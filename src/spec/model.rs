@@ -85,7 +85,7 @@ pub struct PythonEnvironmentSpec {
     /// Packages as pip reads them, or the path of a requirements file.
     #[schemars(example = &"requirements.txt")]
     pub requirements: Option<RequirementsSpec>,
-    /// Folders put on `sys.path`, relative to this file.
+    /// Folders that modules are imported from, relative to this file. Without it, the folder of this file.
     #[serde(default)]
     #[schemars(example = &["."])]
     pub path: Vec<String>,

@@ -284,13 +284,19 @@ impl LocalExecutor {
         let resident = match &stage.kind {
             StageKind::Read(read) => match Source::open(read, stage.cut, &self.files) {
                 Ok(source) => Resident::source(id, source, self.mailbox.clone()),
-                Err(error) => return Ok(self.stage_failed(id, Scope::Input, &error)),
+                Err(error) => {
+                    self.stage_failed(id, Scope::Input, &error);
+                    return Ok(());
+                }
             },
             StageKind::Write(write) => {
                 let staging = self.staging.as_mut().expect("sinks start before the commit");
                 match Sink::create(write, staging) {
                     Ok(sink) => Resident::sink(id, sink, self.mailbox.clone()),
-                    Err(error) => return Ok(self.stage_failed(id, Scope::Output, &error)),
+                    Err(error) => {
+                        self.stage_failed(id, Scope::Output, &error);
+                        return Ok(());
+                    }
                 }
             }
             StageKind::Sql(sql) => {

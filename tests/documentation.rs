@@ -1,0 +1,220 @@
+//! The documentation is true where a program can tell: its pipelines run, its links lead somewhere, and its page on events has all of
+//! them.
+//!
+//! A block of YAML is a complete pipeline, which is run in a folder with the examples of this repository, unless
+//! `<!-- fragment -->` stands in the line before it.
+
+#[allow(dead_code)]
+mod program;
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use program::{errors, files, repository, run};
+use serde_json::Value;
+
+const FRAGMENT: &str = "<!-- fragment -->";
+
+/// README.md and the pages in docs.
+fn pages() -> Vec<PathBuf> {
+    let mut pages = files(&repository().join("docs"));
+    pages.retain(|page| page.extension().is_some_and(|extension| extension == "md"));
+    pages.push(repository().join("README.md"));
+    pages
+}
+
+fn read(path: &Path) -> String {
+    fs::read_to_string(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
+
+/// A block of code on a page.
+struct Block {
+    page: PathBuf,
+    /// Of its first line of text, 1-based.
+    line: usize,
+    is_fragment: bool,
+    text: String,
+}
+
+impl Block {
+    fn place(&self) -> String {
+        format!("{}:{}", self.page.display(), self.line)
+    }
+}
+
+fn yaml_blocks(page: &Path) -> Vec<Block> {
+    let text = read(page);
+    let lines: Vec<&str> = text.lines().collect();
+    let starts = (0..lines.len()).filter(|&at| lines[at] == "```yaml");
+    let block = |at: usize| Block {
+        page: page.to_owned(),
+        line: at + 2,
+        is_fragment: at > 0 && lines[at - 1] == FRAGMENT,
+        text: lines[at + 1..].iter().take_while(|line| **line != "```").map(|line| format!("{line}\n")).collect(),
+    };
+    starts.map(block).collect()
+}
+
+/// A folder in which the paths of the documentation lead to the data of this repository.
+fn workplace() -> tempfile::TempDir {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    symlink(repository().join("examples"), folder.path().join("examples")).expect("a link");
+    folder
+}
+
+#[test]
+fn every_pipeline_runs() {
+    let blocks: Vec<Block> = pages().iter().flat_map(|page| yaml_blocks(page)).collect();
+    let pipelines: Vec<&Block> = blocks.iter().filter(|block| !block.is_fragment).collect();
+    assert!(pipelines.len() > 10, "only {} pipelines were found", pipelines.len());
+    for pipeline in pipelines {
+        assert!(pipeline.text.starts_with("version: 1\n"), "{}: is this a fragment?", pipeline.place());
+        let folder = workplace();
+        let file = folder.path().join("pipeline.yaml");
+        fs::write(&file, &pipeline.text).expect("a file");
+        let validated = Command::new(env!("CARGO_BIN_EXE_millpond")).arg("validate").arg(&file).output();
+        let validated = validated.expect("the program starts");
+        assert!(validated.status.success(), "{}\n{}", pipeline.place(), errors(&validated));
+        assert_eq!(errors(&validated), "", "{}", pipeline.place());
+        println!("{}", pipeline.place());
+        run(&file, &folder.path().join("state"), &[]);
+        assert!(!files(&folder.path().join("out")).is_empty(), "{}: nothing was published", pipeline.place());
+    }
+}
+
+#[test]
+fn links_lead_somewhere() {
+    let mut pages = pages();
+    pages.extend(
+        ["CHANGELOG.md", "examples/README.md", "pipelines/flights/data/README.md"].map(|page| repository().join(page)),
+    );
+    let mut faults = Vec::new();
+    for page in pages {
+        for target in links(&read(&page)) {
+            let (path, anchor) = target.split_once('#').unwrap_or((&target, ""));
+            let target_page = if path.is_empty() { page.clone() } else { page.parent().expect("a folder").join(path) };
+            if !target_page.exists() {
+                faults.push(format!("{}: {target} is not there", page.display()));
+            } else if !anchor.is_empty() && !headings(&read(&target_page)).contains(anchor) {
+                faults.push(format!("{}: {target} has no such heading", page.display()));
+            }
+        }
+    }
+    assert!(faults.is_empty(), "{}", faults.join("\n"));
+}
+
+/// Targets inside this repository.
+fn links(text: &str) -> Vec<String> {
+    let targets = text.split("](").skip(1).filter_map(|rest| rest.split_once(')'));
+    targets.map(|(target, _)| target.to_owned()).filter(|target| !target.contains("://")).collect()
+}
+
+/// The anchors of a page's headings, as GitHub makes them.
+fn headings(text: &str) -> BTreeSet<String> {
+    let headings = text.lines().filter(|line| line.starts_with('#')).map(|line| line.trim_start_matches('#').trim());
+    let letter = |letter: char| match letter {
+        ' ' => Some('-'),
+        letter if letter.is_alphanumeric() || letter == '-' || letter == '_' => Some(letter.to_ascii_lowercase()),
+        _ => None,
+    };
+    headings.map(|heading| heading.chars().filter_map(letter).collect()).collect()
+}
+
+/// The names of the headings of the third level: the events.
+fn described_events(page: &str) -> BTreeSet<&str> {
+    page.lines().filter_map(|line| line.strip_prefix("### `")?.strip_suffix('`')).collect()
+}
+
+#[test]
+fn every_kind_of_event_is_described() {
+    let source = read(&repository().join("src/run/event.rs"));
+    let (_, variants) = source.split_once("pub enum RunEvent {\n").expect("the enum of events");
+    let (variants, _) = variants.split_once("\n}\n").expect("its end");
+    let names = variants
+        .lines()
+        .filter_map(|line| line.strip_prefix("    ").filter(|rest| rest.starts_with(char::is_uppercase)));
+    let names: BTreeSet<String> =
+        names.map(|name| snake(name.split(|letter: char| !letter.is_alphanumeric()).next().expect("a name"))).collect();
+    let page = read(&repository().join("docs/events.md"));
+    assert_eq!(described_events(&page), names.iter().map(String::as_str).collect());
+}
+
+fn snake(name: &str) -> String {
+    let words = name.chars().enumerate().flat_map(|(at, letter)| {
+        let gap = (at > 0 && letter.is_uppercase()).then_some('_');
+        gap.into_iter().chain(letter.to_lowercase())
+    });
+    words.collect()
+}
+
+/// Prints, fails for rows, and kills its worker once.
+const TROUBLE: &str = "
+import os, signal
+from pathlib import Path
+
+def trouble(row: dict):
+    print('row', row['n'])
+    if row['n'] == 3 and not Path('died').exists():
+        Path('died').touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    if row['n'] == 5:
+        raise ValueError('five')
+    return row
+";
+
+const TROUBLED: &str = "
+version: 1
+name: troubled
+stages:
+  numbers: { sql: 'SELECT value AS n FROM generate_series(1, 8) ORDER BY n' }
+  trouble: { from: numbers, python: 'functions:trouble', on_error: reject }
+  publish: { from: trouble, write: out/good.csv }
+  rejects: { from: trouble.rejected, write: out/bad.jsonl }
+";
+
+#[test]
+fn what_a_run_writes_is_described() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    fs::write(folder.path().join("functions.py"), TROUBLE).expect("a file");
+    let file = folder.path().join("pipeline.yaml");
+    fs::write(&file, TROUBLED).expect("a file");
+    let state = folder.path().join("state");
+    run(&file, &state, &[]);
+    let run_folder = state.join("runs").read_dir().expect("runs").next().expect("a run").expect("an entry").path();
+    let page = read(&repository().join("docs/events.md"));
+    let described = described_events(&page);
+
+    let mut seen = BTreeSet::new();
+    for line in read(&run_folder.join("events.jsonl")).lines() {
+        let event: Value = serde_json::from_str(line).expect("an object per line");
+        let name = event["event"].as_str().expect("a name").to_owned();
+        assert!(described.contains(name.as_str()), "{name} is not described");
+        keys_are_on(&page, &event);
+        seen.insert(name);
+    }
+    for name in ["started", "worker_started", "worker_exited", "attempt_failed", "rejected", "stage_ended", "line"] {
+        assert!(seen.contains(name), "the run had no event {name}, only {seen:?}");
+    }
+    let summary: Value = serde_json::from_str(&read(&run_folder.join("summary.json"))).expect("an object");
+    keys_are_on(&page, &summary);
+    let rejected: Value = serde_json::from_str(&read(&folder.path().join("out/bad.jsonl"))).expect("one row");
+    let reference = read(&repository().join("docs/pipeline.md"));
+    let extra = rejected.as_object().expect("an object").keys().filter(|key| key.starts_with('_'));
+    extra.for_each(|key| assert!(reference.contains(&format!("| `{key}` |")), "docs/pipeline.md lacks {key}"));
+}
+
+fn keys_are_on(page: &str, value: &Value) {
+    match value {
+        Value::Object(fields) => {
+            for (key, value) in fields {
+                assert!(page.contains(&format!("| `{key}` |")), "docs/events.md lacks the field {key}");
+                keys_are_on(page, value);
+            }
+        }
+        Value::Array(values) => values.iter().for_each(|value| keys_are_on(page, value)),
+        _ => {}
+    }
+}
