@@ -11,8 +11,8 @@ use std::fs::{self, File};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus};
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use pipeline::Pipeline;
 use row::Row;
@@ -88,7 +88,8 @@ fn run(pipeline: &Pipeline, folder: &Path) -> Result<(), String> {
 fn end(child: &mut Child) -> Option<ExitStatus> {
     let group = Pid::from_child(child);
     let pidfd = rustix::process::pidfd_open(group, PidfdFlags::empty()).expect("a child has a pidfd");
-    let ended = rustix::event::poll(&mut [PollFd::new(&pidfd, PollFlags::IN)], Some(&BOUND)).expect("a pidfd is polled");
+    let ended =
+        rustix::event::poll(&mut [PollFd::new(&pidfd, PollFlags::IN)], Some(&BOUND)).expect("a pidfd is polled");
     if ended == 0 {
         rustix::process::kill_process_group(group, Signal::KILL).expect("a run that goes on can be killed");
     }

@@ -66,6 +66,8 @@ struct Stage {
     main: Vec<Row>,
     /// `None` if the port does not exist.
     rejected: Option<Vec<Row>>,
+    /// Whether its columns are known even if it has no rows. (What Python and commands give is not, until they have given a row.)
+    typed: bool,
     read: bool,
 }
 
@@ -109,10 +111,10 @@ impl Pipeline {
 }
 
 impl Builder {
-    fn add(&mut self, lines: &str, main: Vec<Row>, rejected: Option<Vec<Row>>) {
+    fn add(&mut self, lines: &str, typed: bool, main: Vec<Row>, rejected: Option<Vec<Row>>) {
         let name = self.stages.len();
         writeln!(self.pipeline.yaml, "  s{name}:\n{lines}").expect("a string can be written");
-        self.stages.push(Stage { main, rejected, read: false });
+        self.stages.push(Stage { main, rejected, typed, read: false });
     }
 
     fn rows(&self, from: From) -> &[Row] {
@@ -123,6 +125,12 @@ impl Builder {
     fn read(&mut self, from: From) -> String {
         self.stages[from.stage].read = true;
         format!("s{}{}", from.stage, if from.rejected { ".rejected" } else { "" })
+    }
+
+    /// Whether a query can read the port: it must know the columns.
+    fn is_known(&self, from: From) -> bool {
+        let stage = &self.stages[from.stage];
+        !self.rows(from).is_empty() || (from.rejected && !stage.main.is_empty()) || (!from.rejected && stage.typed)
     }
 
     /// Some stage; rather a late one, so that pipelines become deep.
@@ -159,7 +167,8 @@ impl Builder {
         let json = rows.iter().map(Row::json).collect::<String>();
         let schema = "schema: { id: int64, v: int64, s: string }";
         let kinds = if self.python { 5 } else { 4 };
-        let lines = match self.rng.below(kinds) {
+        let kind = self.rng.below(kinds);
+        let lines = match kind {
             0 => {
                 self.pipeline.files.push((format!("{file}.csv"), csv));
                 format!("    read: {{ path: {file}.csv, {schema} }}\n")
@@ -180,7 +189,8 @@ impl Builder {
             _ => format!("    python: {{ call: \"steps:numbers\", with: {{ base: {base}, count: {count} }} }}\n"),
         };
         let rows_per_batch = self.rng.pick(&[1, 3, 4, 10, 100]);
-        self.add(&format!("{lines}    batch: {{ rows: {rows_per_batch} }}\n"), rows, None);
+        let typed = matches!(kind, 0 | 1 | 3);
+        self.add(&format!("{lines}    batch: {{ rows: {rows_per_batch} }}\n"), typed, rows, None);
     }
 
     /// A stage that works batch by batch, on one input or on a union.
@@ -204,11 +214,11 @@ impl Builder {
         let from: Vec<String> = members.iter().map(|from| self.read(*from)).collect();
         let from = if from.len() == 1 { from[0].clone() } else { format!("[{}]", from.join(", ")) };
         let bounds = self.bounds();
-        self.add(&format!("    from: {from}\n{lines}{bounds}"), main, rejected);
+        self.add(&format!("    from: {from}\n{lines}{bounds}"), false, main, rejected);
     }
 
     fn row_wise(&mut self, from: From) {
-        let rows = self.rows(from).to_vec();
+        let (rows, typed) = (self.rows(from).to_vec(), self.stages[from.stage].typed);
         let (select, rows): (&str, Vec<Row>) = match self.rng.below(3) {
             0 => ("id, v, s FROM t WHERE v % 3 <> 1", rows.into_iter().filter(|row| row.v % 3 != 1).collect()),
             1 => ("id + 2 AS id, v, upper(s) AS s FROM t", {
@@ -221,17 +231,22 @@ impl Builder {
             }),
         };
         let (from, bounds) = (self.read(from), self.bounds());
-        self.add(&format!("    from: {{ t: {from} }}\n    sql: SELECT {select}\n{bounds}"), rows, None);
+        self.add(&format!("    from: {{ t: {from} }}\n    sql: SELECT {select}\n{bounds}"), typed, rows, None);
     }
 
     /// A query that consumes whole streams.
     fn query(&mut self) {
         let inputs: Vec<From> = (0..3).map(|_| self.any_port()).collect();
+        if !inputs.iter().all(|from| self.is_known(*from)) {
+            return;
+        }
         let [a, b, c] = [0, 1, 2].map(|at| self.rows(inputs[at]).to_vec());
         let order = "ORDER BY id, v, s";
         let limit = self.rng.between(0, 12);
         let (count, sql, rows) = match self.rng.below(11) {
-            0 => (1, "SELECT id % 5 AS id, sum(v) AS v, min(s) AS s FROM a GROUP BY id % 5".to_owned(), by_remainder(&a)),
+            0 => {
+                (1, "SELECT id % 5 AS id, sum(v) AS v, min(s) AS s FROM a GROUP BY id % 5".to_owned(), by_remainder(&a))
+            }
             1 => {
                 let sql = format!("SELECT id, v, s FROM a {order} LIMIT {limit}");
                 (1, sql, sorted(a).into_iter().take(limit).collect())
@@ -283,10 +298,9 @@ impl Builder {
             return;
         }
         let names = ["a", "b", "c"];
-        let from: Vec<String> =
-            (0..count).map(|at| format!("{}: {}", names[at], self.read(inputs[at]))).collect();
+        let from: Vec<String> = (0..count).map(|at| format!("{}: {}", names[at], self.read(inputs[at]))).collect();
         let bounds = self.bounds();
-        self.add(&format!("    from: {{ {} }}\n    sql: {sql}\n{bounds}", from.join(", ")), rows, None);
+        self.add(&format!("    from: {{ {} }}\n    sql: {sql}\n{bounds}", from.join(", ")), true, rows, None);
     }
 
     /// A sink of one to three ports, all with the same columns.
@@ -346,9 +360,8 @@ fn python(rng: &mut Rng, rows: Vec<Row>) -> Mapped {
 }
 
 fn command(rng: &mut Rng, rows: Vec<Row>, may_search: bool) -> Mapped {
-    let stage = |run: &str, format: &str| {
-        format!("    command: {{ run: [{run}], input: {format}, output: {format} }}\n")
-    };
+    let stage =
+        |run: &str, format: &str| format!("    command: {{ run: [{run}], input: {format}, output: {format} }}\n");
     match rng.below(5) {
         0 => (stage("cat", "jsonl"), rows, None),
         1 => (stage("cat", "arrow"), rows, None),
