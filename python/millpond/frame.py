@@ -45,6 +45,7 @@ class Kind(enum.IntEnum):
     ERROR = 22
     RELEASE_INPUT = 23
     DROP = 24
+    CAUGHT_UP = 25
 
     PREPARE = 32
     FORK = 33

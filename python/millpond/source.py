@@ -17,6 +17,10 @@ from .errors import SchemaError
 _NOTHING = Given(None)
 
 
+def _nobody() -> None:
+    """Tells nobody."""
+
+
 class Source:
     """Batches 0, 1, 2, ... of what `generate` yields: rows (dicts, or lists of them), or whole batches in any form.
 
@@ -44,12 +48,18 @@ class Source:
         self._rows: collections.deque[Mapping[Any, Any]] = collections.deque()
         self._batch: pa.RecordBatch | None = None
 
-    def pull(self, sequence: int) -> tuple[pa.RecordBatch | None, bool]:
-        """Batch number `sequence`, and whether it is the last one. Starts again if it has been given out already."""
-        if self._items is None or sequence < self._produced:
+    def pull(self, sequence: int, caught_up: Callable[[], None] = _nobody) -> tuple[pa.RecordBatch | None, bool]:
+        """Batch number `sequence`, and whether it is the last one. Starts again if it has been given out already.
+
+        `caught_up` is called when a source that has started again has made all batches before this one.
+        """
+        restarted = self._items is None or sequence < self._produced
+        if restarted:
             self._restart()
         while True:
             number = self._produced
+            if restarted and number == sequence:
+                caught_up()
             try:
                 batch, end = self._produce()
             except BaseException:

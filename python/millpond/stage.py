@@ -70,12 +70,12 @@ class Stage:
                 outputs.append(Output(port, finish(taken, self._declared)))
         return outputs
 
-    def pull(self, sequence: int) -> tuple[list[Output], bool]:
-        """Batch number `sequence` of a source, and whether the source is exhausted."""
+    def pull(self, sequence: int, caught_up: Callable[[], None]) -> tuple[list[Output], bool]:
+        """Batch number `sequence` of a source, and whether the source is exhausted. `caught_up`: see `Source.pull`."""
         if self._source is None:
             raise StageError(f"`{self.name}` is not a source")
         self.row = None
-        batch, end = self._source.pull(sequence)
+        batch, end = self._source.pull(sequence, caught_up)
         return ([] if batch is None else [Output(0, finish(batch, self._declared))]), end
 
     def close(self) -> None:

@@ -111,7 +111,8 @@ class Worker:
     def _call(self, stage: Stage, frame: Frame) -> tuple[list[Output], bool, int]:
         """The outputs of an attempt, whether they are the last ones of a source, and the rows that the function got."""
         if frame.kind == Kind.PULL:
-            outputs, end = stage.pull(frame.sequence)
+            caught_up = Frame(Kind.CAUGHT_UP, stage=frame.stage, attempt=frame.attempt)
+            outputs, end = stage.pull(frame.sequence, lambda: self._channel.send(caught_up))
             return outputs, end, 0
         batch = self._leases.read(frame, self._schemas[frame.schema])
         return stage.run(batch, frame.sequence), False, batch.num_rows

@@ -5,7 +5,8 @@ use std::io::{self, BufReader, BufWriter};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use arrow::array::RecordBatch;
+use arrow::array::{RecordBatch, UInt32Array};
+use arrow::compute::take_record_batch;
 use arrow::error::ArrowError;
 use arrow::ipc::reader::FileReader;
 use arrow::ipc::writer::FileWriter;
@@ -109,6 +110,19 @@ impl Batch {
             Body::Memory { records, .. } => Ok(records.clone()),
             Body::File(file) => file.read(),
         }
+    }
+
+    /// The rows in memory of their own, for whoever may keep them long: views of shared memory keep whole segments.
+    ///
+    /// # Errors
+    /// If the batch was spilled and cannot be read back, or cannot be copied.
+    pub fn private_records(&self) -> Result<RecordBatch, BatchError> {
+        let records = self.records()?;
+        if !matches!(&self.body, Body::Memory { shared: Some(_), .. }) {
+            return Ok(records);
+        }
+        let all = UInt32Array::from_iter_values(0..u32::try_from(self.rows).expect("cuts bound the rows of a batch"));
+        Ok(take_record_batch(&records, &all)?)
     }
 
     /// Returns the batch with its rows in memory.

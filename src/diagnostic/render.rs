@@ -21,7 +21,11 @@ pub fn human(diagnostics: &[Diagnostic], source: &SourceText, style: Style) -> S
     let handler = GraphicalReportHandler::new_themed(theme).with_width(style.width).with_links(false);
     let mut out = String::new();
     for diagnostic in diagnostics {
-        let drawn = Drawn { diagnostic, source: NamedSource::new(source.name(), source.text().to_owned()) };
+        let drawn = Drawn {
+            diagnostic,
+            source: NamedSource::new(source.name(), source.text().to_owned()),
+            instead_of_picture: place_of_long_line(diagnostic, source),
+        };
         if handler.render_report(&mut out, &drawn).is_err() {
             // Drawing fails only for spans outside the text; the words matter more than the picture.
             let _ = writeln!(out, "{}: {}", diagnostic.code.word(), diagnostic.message);
@@ -97,11 +101,32 @@ fn place<'a>(label: Option<&Label>, source: &'a SourceText) -> JsonPlace<'a> {
 struct Drawn<'a> {
     diagnostic: &'a Diagnostic,
     source: NamedSource<String>,
+    /// The place in words, where the line is too long to be shown.
+    instead_of_picture: Option<String>,
+}
+
+/// A line that is longer than this is no help to anybody. Bytes.
+const LONGEST_LINE: usize = 1000;
+
+fn place_of_long_line(diagnostic: &Diagnostic, source: &SourceText) -> Option<String> {
+    let text = source.text();
+    let length_around = |offset: usize| {
+        let start = text[..offset].rfind('\n').map_or(0, |at| at + 1);
+        text[offset..].find('\n').map_or(text.len(), |at| offset + at) - start
+    };
+    let primary = diagnostic.primary.as_deref()?;
+    let mut labels = std::iter::once(primary).chain(&diagnostic.related);
+    if labels.all(|label| length_around(label.span.start) <= LONGEST_LINE) {
+        return None;
+    }
+    let position = source.position(primary.span.start);
+    Some(format!("{}:{}:{}", source.name(), position.line, position.column))
 }
 
 impl std::fmt::Display for Drawn<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(&self.diagnostic.message)
+        f.write_str(&self.diagnostic.message)?;
+        self.instead_of_picture.as_ref().map_or(Ok(()), |place| write!(f, " (at {place})"))
     }
 }
 
@@ -124,11 +149,12 @@ impl miette::Diagnostic for Drawn<'_> {
     }
 
     fn source_code(&self) -> Option<&dyn miette::SourceCode> {
-        self.diagnostic.primary.as_ref().map(|_| &self.source as &dyn miette::SourceCode)
+        let has_picture = self.diagnostic.primary.is_some() && self.instead_of_picture.is_none();
+        has_picture.then_some(&self.source as &dyn miette::SourceCode)
     }
 
     fn labels(&self) -> Option<Box<dyn Iterator<Item = LabeledSpan> + '_>> {
-        let primary = self.diagnostic.primary.as_deref()?;
+        let primary = self.diagnostic.primary.as_deref().filter(|_| self.instead_of_picture.is_none())?;
         let text = |label: &Label| (!label.text.is_empty()).then(|| label.text.clone());
         let first = LabeledSpan::new_primary_with_span(text(primary), (primary.span.start, primary.span.len()));
         let others = self

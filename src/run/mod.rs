@@ -109,7 +109,11 @@ fn go_on_to_the_end(
         for action in actions {
             match action {
                 Action::Emit(event) => report(event),
-                Action::Finish(ending) => return Ok(outcome(ending, &scheduler, executor, started.elapsed())),
+                Action::Finish(ending) => {
+                    executor.drain_output()?;
+                    executor.log().take().into_iter().for_each(&mut *report);
+                    return Ok(outcome(ending, &scheduler, executor, started.elapsed()));
+                }
                 Action::Commit => {
                     // Workers close what they have open before anything is published.
                     executor.stop_workers(CLOSE_GRACE)?;

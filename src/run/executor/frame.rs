@@ -35,6 +35,7 @@ pub enum Kind {
     Error = 22,
     Released = 23,
     Dropped = 24,
+    CaughtUp = 25,
     // To and from a template.
     Prepare = 32,
     Fork = 33,
@@ -49,7 +50,7 @@ pub enum Kind {
 }
 
 impl Kind {
-    const ALL: [Self; 26] = [
+    const ALL: [Self; 27] = [
         Self::Open,
         Self::Schema,
         Self::Segment,
@@ -67,6 +68,7 @@ impl Kind {
         Self::Error,
         Self::Released,
         Self::Dropped,
+        Self::CaughtUp,
         Self::Prepare,
         Self::Fork,
         Self::Forked,

@@ -238,7 +238,8 @@ impl Pool {
                 .map_err(|error| failure(Scope::Output, Verdict::Exception, error.to_string()))?;
             origin = batch.origin().clone();
         }
-        let mut current = Current { attempt, stage, origin, waiting: None, outputs: Vec::new() };
+        let is_catching_up = placed.is_none() && sequence > 0 && !worker.stages.contains_key(&stage);
+        let mut current = Current { attempt, stage, origin, is_catching_up, waiting: None, outputs: Vec::new() };
         match worker.stages.get(&stage) {
             Some(Opening::Open { .. }) => worker.connection.send(frame),
             Some(Opening::Asked) => current.waiting = Some(frame),
@@ -447,6 +448,11 @@ impl Pool {
                         .push(Happened::Failed { attempt: current.attempt, failure: user_failure(text, is_opening) });
                 }
             }
+            Kind::CaughtUp => {
+                if let Some(current) = &mut worker.current {
+                    current.is_catching_up = false;
+                }
+            }
             Kind::Released => worker.released(&frame),
             Kind::Dropped => worker.dropped_segment(&frame),
             _ => {}
@@ -462,6 +468,8 @@ impl Pool {
         if let Some(pidfd) = &worker.pidfd {
             poller.remove(Token::WorkerEnd(id), pidfd.as_fd());
         }
+        let is_catching_up = worker.current.as_ref().is_some_and(|current| current.is_catching_up);
+        let cause = if is_catching_up { ExitCause::Engine } else { cause };
         let opening = worker.current.as_ref().is_none_or(|current| current.waiting.is_some());
         let scope = if opening { Scope::Opening } else { Scope::Rows };
         self.news.push(RunEvent::WorkerExited { worker: id, pid: worker.pid, reason: reason.clone() });

@@ -1,5 +1,6 @@
 //! [`Resident`]: a thread for a stage that lives as long as its input: a source, a sink, a query over whole streams.
 
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::thread;
 
@@ -71,7 +72,7 @@ impl Resident {
         let canceller = source.canceller();
         let (orders, inbox) = unbounded();
         let out = mailbox.clone();
-        spawn("source", move || {
+        spawn("source", stage, mailbox.clone(), move || {
             while let Ok(Order::Pull) = inbox.recv() {
                 match source.next_batch() {
                     Ok(Some((records, origin))) => {
@@ -100,7 +101,7 @@ impl Resident {
     pub fn sink(stage: StageId, mut sink: Sink, mailbox: Mailbox) -> Self {
         let (orders, inbox) = unbounded();
         let out = mailbox.clone();
-        spawn("sink", move || {
+        spawn("sink", stage, mailbox.clone(), move || {
             let result = loop {
                 match inbox.recv() {
                     Ok(Order::Feed(records)) => {
@@ -246,7 +247,7 @@ impl Resident {
         }
         let (stage, out) = (self.stage, self.mailbox.clone());
         let (text, settings, runtime) = (query.query.clone(), query.settings.clone(), query.runtime.clone());
-        spawn("query", move || run_query(stage, &text, ends, &settings, &runtime, &inbox, &out));
+        spawn("query", stage, out.clone(), move || run_query(stage, &text, ends, &settings, &runtime, &inbox, &out));
     }
 }
 
@@ -323,6 +324,21 @@ pub fn failure(scope: Scope, verdict: Verdict, message: String) -> Failure {
     Failure { verdict, scope, message, traceback: String::new() }
 }
 
-fn spawn(name: &str, body: impl FnOnce() + Send + 'static) {
-    thread::Builder::new().name(format!("millpond-{name}")).spawn(body).expect("the system has threads left");
+/// Runs a body that must say how it ended: a panic in it is a failure of the engine, and not a silence for which the run waits.
+pub fn guarded<T>(body: impl FnOnce() -> Result<T, Failure>) -> Result<T, Failure> {
+    std::panic::catch_unwind(AssertUnwindSafe(body)).unwrap_or_else(|panic| {
+        let text = panic.downcast_ref::<String>().map(String::as_str).or_else(|| panic.downcast_ref::<&str>().copied());
+        let message = format!("millpond panicked, please report this: {}", text.unwrap_or("no message"));
+        Err(failure(Scope::Internal, Verdict::Exception, message))
+    })
+}
+
+/// Starts the thread of a stage.
+fn spawn(name: &str, stage: StageId, mailbox: Mailbox, body: impl FnOnce() + Send + 'static) {
+    let guarded = move || {
+        if let Err(failure) = guarded(|| Ok(body())) {
+            mailbox.send(Message::StageFailed { stage, failure });
+        }
+    };
+    thread::Builder::new().name(format!("millpond-{name}")).spawn(guarded).expect("the system has threads left");
 }

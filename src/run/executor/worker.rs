@@ -56,6 +56,8 @@ pub struct Current {
     pub stage: StageId,
     /// Where the rows come from that it was given.
     pub origin: Origin,
+    /// A generator in a new process is making again what was made before: a death is no fault of this attempt.
+    pub is_catching_up: bool,
     /// Sent when the stage is open.
     pub waiting: Option<Frame>,
     pub outputs: Vec<(usize, Batch)>,

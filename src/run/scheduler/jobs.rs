@@ -12,6 +12,8 @@ use super::stage_state::{Job, Jobs, MapHost, Phase, Role, Step, Tries, Work, res
 use crate::plan::{OnError, Port, StageId, Verdict};
 use crate::run::{RunEvent, StageFailure};
 
+/// Attempts of one batch that may be lost through no fault of its own.
+const ENGINE_DEATHS: u32 = 100;
 /// Searches for rows to blame that may end without a culprit before the whole batch is blamed as a set.
 const ACQUITTALS: u32 = 3;
 
@@ -207,8 +209,13 @@ impl Scheduler {
         self.jobs(stage).running -= 1;
         self.touch(stage);
         if cause == ExitCause::Engine {
-            self.again(stage, sequence);
-            return;
+            let tries = &mut self.job(stage, sequence).tries;
+            tries.engine += 1;
+            // Bounded all the same: what never stops is nobody's accident.
+            if tries.engine < ENGINE_DEATHS {
+                self.again(stage, sequence);
+                return;
+            }
         }
         let limit = match failure.verdict {
             Verdict::Crash => retry.crash.get(),

@@ -136,6 +136,8 @@ pub struct Tries {
     pub exception: u32,
     pub crash: u32,
     pub total: u32,
+    /// Attempts that were lost through no fault of the batch.
+    pub engine: u32,
     /// Searches for the rows to blame that found none.
     pub acquittals: u32,
 }

@@ -1,41 +1,46 @@
 //! [`LocalExecutor`]: carries out actions on this machine: threads for resident stages, a pool of Python workers, processes for
 //! commands. One event loop owns all of it; nothing in it waits for anything but the loop's descriptors.
 
+mod native;
+mod processes;
+mod publishing;
+
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::ops::Range;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use arrow::array::{RecordBatch, RecordBatchOptions};
 use arrow::compute::concat_batches;
-use arrow::datatypes::SchemaRef;
 
-use super::command::{Exchange, Pipes, signal_name};
-use super::guardian::{Guardian, ProcessEnd, ProcessId, Report, Spawn};
+use super::guardian::{Guardian, ProcessId};
 use super::log::OutputLog;
 use super::mailbox::{Inbox, Mailbox, Message, mailbox};
 use super::poller::{Poller, Token};
-use super::publisher::{Publisher, Put};
-use super::python::{Pool, PythonHost};
+use super::publisher::Publisher;
+use super::python::{Happened, Pool, PythonHost};
 use super::rejects;
-use super::resident::{Resident, failure, sql_failure};
+use super::resident::{Resident, failure};
 use super::stage::read::Source;
 use super::stage::write::Sink;
 use crate::batch::{Batch, Columns, FileTable, Origin, SegmentPool};
-use crate::plan::{CommandLine, EdgeId, Plan, Stage, StageId, StageKind, Verdict};
-use crate::run::fail_point;
+use crate::plan::{EdgeId, Plan, StageId, StageKind, Verdict};
 use crate::run::publish::{RunFolder, Staging};
-use crate::run::scheduler::{
-    Action, AttemptId, BatchId, Dispatch, Event, Failure, Host, Meta, Output, QueuedPieces, Reject, Scope, Work,
-};
-use crate::sql::{RowWise, Settings};
+use crate::run::scheduler::{Action, BatchId, Dispatch, Event, Failure, Host, Meta, Output, Scope, Work};
+use native::Planned;
+use processes::Running;
+pub use processes::end_text;
 
 /// Memory of one query over whole streams before it spills, bytes.
 pub const QUERY_MEMORY: usize = 256 << 20;
 /// Bytes that the queries and edges of a run may spill.
 pub const SPILL_LIMIT: u64 = 64 << 30;
+/// How often pipes are read at the end of a run, at most.
+const DRAIN_ROUNDS: u32 = 1000;
+/// In the run's folder, for what queries and edges spill.
+const SPILL_FOLDER: &str = "spill";
 
 /// What the executor needs to know of the world.
 #[derive(Clone, Debug)]
@@ -68,8 +73,6 @@ pub struct LocalExecutor {
     unions: BTreeMap<(StageId, usize), Columns>,
     queries: BTreeMap<StageId, Arc<Planned>>,
     commands: BTreeMap<ProcessId, Running>,
-    /// Where the rows of running native attempts and commands come from.
-    origins: BTreeMap<AttemptId, Origin>,
     runtime: Option<tokio::runtime::Runtime>,
     events: VecDeque<Event>,
 }
@@ -78,20 +81,6 @@ pub struct LocalExecutor {
 struct Stored {
     batch: Batch,
     edge: Option<EdgeId>,
-}
-
-/// A command that runs.
-struct Running {
-    attempt: Option<AttemptId>,
-    stage: StageId,
-    end: Option<super::command::EndSender>,
-    start: Option<Box<dyn FnOnce() + Send>>,
-}
-
-/// A row-wise query, planned when the columns of its input are known, and again if they change.
-#[derive(Default)]
-struct Planned {
-    query: Mutex<Option<(SchemaRef, Arc<RowWise>)>>,
 }
 
 impl LocalExecutor {
@@ -104,11 +93,12 @@ impl LocalExecutor {
         poller.add(Token::Mailbox, inbox.fd())?;
         poller.add(Token::Guardian, guardian.fd())?;
         let folder = run.path().to_owned();
+        std::fs::create_dir(folder.join(SPILL_FOLDER))?;
         let log = OutputLog::new(folder.join("logs"));
         let segments = SegmentPool::default();
         Ok(Self {
             pool: Pool::new(Arc::clone(&plan), &surroundings, log.clone(), mailbox.clone(), segments.clone()),
-            publisher: Publisher::new(Arc::clone(&plan), folder.join("spill")),
+            publisher: Publisher::new(Arc::clone(&plan), folder.join(SPILL_FOLDER)),
             plan,
             surroundings,
             folder,
@@ -126,7 +116,6 @@ impl LocalExecutor {
             unions: BTreeMap::new(),
             queries: BTreeMap::new(),
             commands: BTreeMap::new(),
-            origins: BTreeMap::new(),
             runtime: None,
             events: VecDeque::new(),
         })
@@ -209,14 +198,10 @@ impl LocalExecutor {
             }
             Message::StageFailed { stage, failure } => Event::StageFailed { stage, failure },
             Message::AttemptDone { attempt, rows, batch } => {
-                self.origins.remove(&attempt);
                 let outputs = batch.map(|batch| Output { port: 0, batch: self.keep(batch) });
                 Event::AttemptDone { attempt, rows, outputs: outputs.into_iter().collect(), end: false }
             }
-            Message::AttemptFailed { attempt, failure } => {
-                self.origins.remove(&attempt);
-                Event::AttemptFailed { attempt, failure }
-            }
+            Message::AttemptFailed { attempt, failure } => Event::AttemptFailed { attempt, failure },
             Message::SegmentFree { worker, segment } => {
                 self.pool.release_output(worker, segment);
                 return;
@@ -296,7 +281,7 @@ impl LocalExecutor {
             }
             StageKind::Sql(sql) => {
                 let tables = stage.inputs.iter().map(|input| input.table.clone()).collect();
-                let settings = self.sql_settings(stage)?;
+                let settings = self.sql_settings(stage);
                 let runtime = self.runtime()?;
                 Resident::query(id, sql.query.clone(), tables, settings, runtime, self.mailbox.clone())
             }
@@ -310,29 +295,6 @@ impl LocalExecutor {
     fn stage_failed(&mut self, stage: StageId, scope: Scope, error: &dyn std::error::Error) {
         let failure = failure(scope, Verdict::Exception, error.to_string());
         self.events.push_back(Event::StageFailed { stage, failure });
-    }
-
-    fn sql_settings(&self, stage: &Stage) -> io::Result<Settings> {
-        let spill_folder = self.folder.join("spill");
-        std::fs::create_dir_all(&spill_folder)?;
-        Ok(Settings {
-            stage: stage.name.clone(),
-            params: self.plan.params.clone(),
-            seed: self.plan.seed,
-            started: self.surroundings.started,
-            memory_limit: QUERY_MEMORY,
-            spill_folder,
-            spill_limit: SPILL_LIMIT,
-        })
-    }
-
-    fn runtime(&mut self) -> io::Result<tokio::runtime::Handle> {
-        if self.runtime.is_none() {
-            let threads = self.surroundings.cores.get().min(self.plan.workers).max(1) as usize;
-            let mut runtime = tokio::runtime::Builder::new_multi_thread();
-            self.runtime = Some(runtime.worker_threads(threads).thread_name("millpond-sql").build()?);
-        }
-        Ok(self.runtime.as_ref().expect("just made").handle().clone())
     }
 
     /// Takes a batch that a consumer is given out of its queue.
@@ -363,8 +325,11 @@ impl LocalExecutor {
     }
 
     fn feed(&mut self, stage: StageId, input: usize, batch: BatchId) {
+        // A query may keep what it is given for as long as it runs; a sink writes it and lets it go.
+        let is_query = matches!(self.plan.stage(stage).kind, StageKind::Sql(_));
         let taken = self.take_for(stage, input, batch).and_then(|batch| {
-            batch.records().map_err(|error| failure(Scope::Output, Verdict::Exception, error.to_string()))
+            let records = if is_query { batch.private_records() } else { batch.records() };
+            records.map_err(|error| failure(Scope::Output, Verdict::Exception, error.to_string()))
         });
         self.store.remove(&batch);
         match taken {
@@ -411,145 +376,7 @@ impl LocalExecutor {
         Ok(())
     }
 
-    fn run_native(&mut self, attempt: AttemptId, id: StageId, sequence: u64, batch: Option<Batch>) -> io::Result<()> {
-        let plan = Arc::clone(&self.plan);
-        let stage = plan.stage(id);
-        let settings = self.sql_settings(stage)?;
-        let planned = Arc::clone(self.queries.entry(id).or_default());
-        let mailbox = self.mailbox.clone();
-        rayon::spawn(move || {
-            let StageKind::Sql(sql) = &plan.stage(id).kind else { unreachable!("only queries run natively") };
-            let batch = batch.expect("a row-wise query has an input");
-            let table = &plan.stage(id).inputs[0].table;
-            let result = planned.apply(&sql.query, table, &settings, &batch, sequence);
-            mailbox.send(match result {
-                Ok(output) => Message::AttemptDone { attempt, rows: batch.rows() as u64, batch: Some(output) },
-                Err(failure) => Message::AttemptFailed { attempt, failure },
-            });
-        });
-        Ok(())
-    }
-
-    fn command_env(&self, stage: &Stage, line: &CommandLine) -> BTreeMap<String, String> {
-        let mut env = BTreeMap::new();
-        if let CommandLine::Shell(_) = line {
-            env.extend(self.plan.params.iter().map(|(name, value)| (name.clone(), param_text(value))));
-        }
-        env.extend(stage.env.clone());
-        env
-    }
-
-    fn run_command(&mut self, attempt: AttemptId, id: StageId, batch: Option<Batch>) -> io::Result<()> {
-        let plan = Arc::clone(&self.plan);
-        let stage = plan.stage(id);
-        let StageKind::Command(command) = &stage.kind else { unreachable!("only commands are processes") };
-        let origin = batch.as_ref().map(|batch| batch.origin().clone()).unwrap_or_default();
-        let rows = batch.as_ref().map_or(0, Batch::rows) as u64;
-        let input = match (&batch, command.input) {
-            (Some(batch), Some(format)) => match batch.records() {
-                Ok(records) => Some((format, records)),
-                Err(error) => {
-                    let failure = failure(Scope::Output, Verdict::Exception, error.to_string());
-                    self.events.push_back(Event::AttemptFailed { attempt, failure });
-                    return Ok(());
-                }
-            },
-            _ => None,
-        };
-        let exchange =
-            Exchange { stage: id, name: stage.name.clone(), input, output: command.output, log: self.log.clone() };
-        let pipes = Pipes::new()?;
-        let mailbox = self.mailbox.clone();
-        let start = move || {
-            mailbox.send(match exchange.run(pipes.ours) {
-                Ok(output) => {
-                    let batch = output.map(|records| {
-                        let origin = origin.blur(records.num_rows());
-                        Batch::new(records, origin)
-                    });
-                    Message::AttemptDone { attempt, rows, batch }
-                }
-                Err(failure) => Message::AttemptFailed { attempt, failure },
-            });
-        };
-        let argv = argv(&command.line);
-        let env = self.command_env(stage, &command.line);
-        let spawn = Spawn { argv: &argv, env: &env, cwd: &stage.cwd, fds: pipes.theirs };
-        let process = self.guardian.spawn(spawn);
-        let running = Running { attempt: Some(attempt), stage: id, end: Some(pipes.end), start: Some(Box::new(start)) };
-        self.commands.insert(process, running);
-        Ok(())
-    }
-
-    /// One process whose standard output is a source.
-    fn start_command_source(&mut self, stage: &Stage) -> io::Result<()> {
-        let StageKind::Command(command) = &stage.kind else { unreachable!("only commands get here") };
-        let format = command.output.expect("a command without output is a task");
-        let pipes = super::source_command::SourcePipes::new()?;
-        let argv = argv(&command.line);
-        let env = self.command_env(stage, &command.line);
-        let process = self.guardian.spawn(Spawn { argv: &argv, env: &env, cwd: &stage.cwd, fds: pipes.theirs });
-        let (log, name) = (self.log.clone(), stage.name.clone());
-        let resident =
-            super::source_command::resident(stage, format, pipes.ours, log, name, &self.files, self.mailbox.clone());
-        match resident {
-            Ok(resident) => {
-                self.residents.insert(stage.id, resident);
-            }
-            Err(error) => self.stage_failed(stage.id, Scope::Input, &error),
-        }
-        let running = Running { attempt: None, stage: stage.id, end: Some(pipes.end), start: None };
-        self.commands.insert(process, running);
-        Ok(())
-    }
-
-    fn guardian_reports(&mut self) -> io::Result<()> {
-        self.guardian.flush();
-        let reports = self.guardian.reports().map_err(io::Error::other)?;
-        let Some(reports) = reports else { return Err(io::Error::other("the guardian process died")) };
-        for report in reports {
-            match report {
-                Report::Spawned { process, pid } => match self.commands.get_mut(&process) {
-                    Some(running) => {
-                        if let Some(start) = running.start.take() {
-                            std::thread::Builder::new().name("millpond-command".to_owned()).spawn(start)?;
-                        }
-                    }
-                    None => self.pool.template_started(process, pid),
-                },
-                Report::SpawnFailed { process, message } => self.spawn_failed(process, message),
-                Report::Exited { process, end } => match self.commands.remove(&process) {
-                    Some(running) => {
-                        if let Some(sender) = running.end {
-                            sender.send(end);
-                        }
-                    }
-                    None => self.pool.template_exited(process, &end_text(end), &mut self.poller),
-                },
-            }
-        }
-        Ok(())
-    }
-
-    fn spawn_failed(&mut self, process: ProcessId, message: String) {
-        let Some(running) = self.commands.remove(&process) else {
-            self.pool.template_exited(process, &message, &mut self.poller);
-            return;
-        };
-        let program = match &self.plan.stage(running.stage).kind {
-            StageKind::Command(command) => argv(&command.line).into_iter().next().unwrap_or_default(),
-            kind => unreachable!("{kind:?} is no command"),
-        };
-        let message = format!("`{program}` could not be started: {message}");
-        let failure = failure(Scope::Opening, Verdict::Exception, message);
-        self.events.push_back(match running.attempt {
-            Some(attempt) => Event::AttemptFailed { attempt, failure },
-            None => Event::StageFailed { stage: running.stage, failure },
-        });
-    }
-
-    fn pool_happened(&mut self, happened: super::python::Happened) {
-        use super::python::Happened;
+    fn pool_happened(&mut self, happened: Happened) {
         let event = match happened {
             Happened::Ready { worker } => Event::WorkerReady { worker },
             Happened::Exited { worker, failure, cause } => Event::WorkerExited { worker, failure, cause },
@@ -560,104 +387,6 @@ impl LocalExecutor {
             }
         };
         self.events.push_back(event);
-    }
-
-    fn publish(&mut self, stage: StageId, port: usize, batch: BatchId) {
-        let batch = self.store.remove(&batch).expect("the scheduler publishes batches that exist").batch;
-        match self.publisher.put(stage, port, batch) {
-            Ok(puts) => {
-                let queued = self.keep_pieces(puts);
-                self.events.push_back(Event::Queued { stage, queued });
-            }
-            Err(error) => {
-                let word = match self.plan.stage(stage).kind {
-                    StageKind::Read(_) => "declare the column in `schema:`",
-                    StageKind::Python(_) => "declare the columns with `returns:`",
-                    _ => "make every batch have the same columns",
-                };
-                let failure = failure(Scope::Opening, Verdict::Schema, format!("{error}; {word}"));
-                self.events.push_back(Event::StageFailed { stage, failure });
-            }
-        }
-    }
-
-    fn keep_pieces(&mut self, puts: Vec<Put>) -> Vec<QueuedPieces> {
-        let mut queued = Vec::with_capacity(puts.len());
-        for Put { edge, mut pieces, held_bytes, spilled } in puts {
-            if fail_point::is_reached("engine.drop_batch") {
-                pieces.pop();
-            }
-            let counted = (!spilled).then_some(edge);
-            let pieces = pieces.into_iter().map(|piece| self.keep_on(piece, counted)).collect();
-            queued.push(QueuedPieces { edge, pieces, held_bytes, spilled });
-        }
-        queued
-    }
-
-    fn publish_rejects(&mut self, stage: StageId, port: usize, batch: BatchId, rejects: &[Reject]) {
-        let batch = &self.store[&batch].batch;
-        let made = rejects::batch(&self.plan.stage(stage).name, batch, rejects, &self.files);
-        match made {
-            Ok(made) => {
-                let meta = self.keep(made);
-                self.publish(stage, port, meta.id);
-            }
-            Err(error) => self.stage_failed(stage, Scope::Internal, &error),
-        }
-    }
-
-    fn finish_ports(&mut self, stage: StageId) {
-        self.know_columns_without_rows(stage);
-        match self.publisher.finish(stage) {
-            Ok(puts) => {
-                let queued = self.keep_pieces(puts);
-                self.events.push_back(Event::PortsFinished { stage, queued });
-            }
-            Err(error) => self.stage_failed(stage, Scope::Output, &error),
-        }
-        self.residents.remove(&stage);
-    }
-
-    /// Works out the columns of a stage that had no rows to show them.
-    fn know_columns_without_rows(&mut self, id: StageId) {
-        let plan = Arc::clone(&self.plan);
-        let stage = plan.stage(id);
-        let input = if stage.inputs.is_empty() { None } else { self.publisher.input_columns(id, 0) };
-        for (port, declared) in stage.ports.iter().enumerate() {
-            if self.publisher.columns(id, port).is_some() {
-                continue;
-            }
-            let columns = match (&stage.kind, &input) {
-                _ if declared.name == crate::plan::Port::REJECTED => input.as_deref().map(rejects::columns),
-                (StageKind::Sql(sql), Some(input)) if sql.row_wise => {
-                    let table = &stage.inputs[0].table;
-                    let planned = self
-                        .sql_settings(stage)
-                        .ok()
-                        .map(|settings| RowWise::plan(&sql.query, table, Arc::clone(input), &settings));
-                    match planned {
-                        Some(Ok(planned)) => Some(planned.output_schema().clone()),
-                        Some(Err(error)) => {
-                            self.events.push_back(Event::StageFailed { stage: id, failure: sql_failure(&error) });
-                            return;
-                        }
-                        None => None,
-                    }
-                }
-                _ => None,
-            };
-            if let Some(columns) = columns {
-                self.publisher.know_columns(id, port, columns);
-            }
-        }
-    }
-
-    fn release(&mut self, batch: BatchId) {
-        if let Some(stored) = self.store.remove(&batch)
-            && let Some(edge) = stored.edge
-        {
-            self.publisher.taken(edge, stored.batch.bytes());
-        }
     }
 
     fn commit(&mut self) {
@@ -689,6 +418,23 @@ impl LocalExecutor {
         Ok(())
     }
 
+    /// Reads what processes that have ended left in their pipes.
+    ///
+    /// # Errors
+    /// If the loop itself fails.
+    pub fn drain_output(&mut self) -> io::Result<()> {
+        // Bounded, as a process that is still alive may never stop.
+        for _ in 0..DRAIN_ROUNDS {
+            let ready = self.poller.wait(Some(Duration::ZERO))?;
+            let pipes: Vec<Token> = ready.into_iter().filter(|token| matches!(token, Token::Output(_))).collect();
+            if pipes.is_empty() {
+                break;
+            }
+            pipes.into_iter().for_each(|token| self.pool.ready(token, &mut self.poller));
+        }
+        Ok(())
+    }
+
     /// Ends everything that the run has started.
     ///
     /// # Errors
@@ -706,7 +452,7 @@ impl LocalExecutor {
         }
         // Spilled batches remove their files; the folder is empty then.
         drop(self.store);
-        let _ = std::fs::remove_dir_all(self.folder.join("spill"));
+        let _ = std::fs::remove_dir_all(self.folder.join(SPILL_FOLDER));
         result
     }
 
@@ -716,38 +462,6 @@ impl LocalExecutor {
         if !dropped.is_empty() {
             self.pool.forget(&dropped);
         }
-    }
-}
-
-impl Planned {
-    fn apply(
-        &self,
-        query: &crate::sql::Query,
-        table: &str,
-        settings: &Settings,
-        batch: &Batch,
-        sequence: u64,
-    ) -> Result<Batch, Failure> {
-        let records = batch.records().map_err(|error| failure(Scope::Output, Verdict::Exception, error.to_string()))?;
-        let schema = records.schema();
-        let planned = {
-            let mut planned = self.query.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-            match &*planned {
-                Some((known, query)) if *known == schema => Arc::clone(query),
-                _ => {
-                    let made = RowWise::plan(query, table, Arc::clone(&schema), settings);
-                    let made = Arc::new(made.map_err(|error| sql_failure(&error))?);
-                    *planned = Some((schema, Arc::clone(&made)));
-                    made
-                }
-            }
-        };
-        let (output, index) = planned.apply(records, sequence).map_err(|error| sql_failure(&error))?;
-        let origin = match index {
-            Some(index) => batch.origin().take(index.values().iter().map(|&row| row as usize)),
-            None => batch.origin().clone(),
-        };
-        Ok(Batch::new(output, origin))
     }
 }
 
@@ -772,29 +486,4 @@ fn select(batch: &Batch, rows: &[Range<u64>]) -> Result<Batch, Failure> {
         concat_batches(&records.schema(), &slices)
     };
     Ok(Batch::new(selected.map_err(|error| internal(&error))?, origin))
-}
-
-fn argv(line: &CommandLine) -> Vec<String> {
-    match line {
-        CommandLine::Argv(argv) => argv.clone(),
-        CommandLine::Shell(script) => {
-            ["bash", "-euo", "pipefail", "-c", script].into_iter().map(str::to_owned).collect()
-        }
-    }
-}
-
-fn param_text(value: &serde_json::Value) -> String {
-    match value {
-        serde_json::Value::String(text) => text.clone(),
-        other => other.to_string(),
-    }
-}
-
-/// How a process ended, for people.
-pub(super) fn end_text(end: ProcessEnd) -> String {
-    match (end.signal, end.status) {
-        (Some(signal), _) => format!("it was killed by {}", signal_name(signal)),
-        (None, Some(status)) => format!("it exited with status {status}"),
-        (None, None) => "it ended in an unknown way".to_owned(),
-    }
 }

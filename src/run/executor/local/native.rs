@@ -1,0 +1,100 @@
+//! Queries that are worked on batch by batch, on the threads of this process.
+
+use std::io;
+use std::sync::{Arc, Mutex};
+
+use arrow::datatypes::SchemaRef;
+
+use super::{LocalExecutor, QUERY_MEMORY, SPILL_FOLDER, SPILL_LIMIT};
+use crate::batch::Batch;
+use crate::plan::{Stage, StageId, StageKind, Verdict};
+use crate::run::executor::mailbox::Message;
+use crate::run::executor::resident::{failure, guarded, sql_failure};
+use crate::run::scheduler::{AttemptId, Failure, Scope};
+use crate::sql::{RowWise, Settings};
+
+/// A row-wise query, planned when the columns of its input are known, and again if they change.
+#[derive(Default)]
+pub(super) struct Planned {
+    query: Mutex<Option<(SchemaRef, Arc<RowWise>)>>,
+}
+
+impl LocalExecutor {
+    pub(super) fn sql_settings(&self, stage: &Stage) -> Settings {
+        Settings {
+            stage: stage.name.clone(),
+            params: self.plan.params.clone(),
+            seed: self.plan.seed,
+            started: self.surroundings.started,
+            memory_limit: QUERY_MEMORY,
+            spill_folder: self.folder.join(SPILL_FOLDER),
+            spill_limit: SPILL_LIMIT,
+        }
+    }
+
+    pub(super) fn runtime(&mut self) -> io::Result<tokio::runtime::Handle> {
+        if self.runtime.is_none() {
+            let threads = self.surroundings.cores.get().min(self.plan.workers).max(1) as usize;
+            let mut runtime = tokio::runtime::Builder::new_multi_thread();
+            self.runtime = Some(runtime.worker_threads(threads).thread_name("millpond-sql").build()?);
+        }
+        Ok(self.runtime.as_ref().expect("just made").handle().clone())
+    }
+
+    pub(super) fn run_native(
+        &mut self,
+        attempt: AttemptId,
+        id: StageId,
+        sequence: u64,
+        batch: Option<Batch>,
+    ) -> io::Result<()> {
+        let plan = Arc::clone(&self.plan);
+        let stage = plan.stage(id);
+        let settings = self.sql_settings(stage);
+        let planned = Arc::clone(self.queries.entry(id).or_default());
+        let mailbox = self.mailbox.clone();
+        rayon::spawn(move || {
+            let StageKind::Sql(sql) = &plan.stage(id).kind else { unreachable!("only queries run natively") };
+            let batch = batch.expect("a row-wise query has an input");
+            let table = &plan.stage(id).inputs[0].table;
+            let result = guarded(|| planned.apply(&sql.query, table, &settings, &batch, sequence));
+            mailbox.send(match result {
+                Ok(output) => Message::AttemptDone { attempt, rows: batch.rows() as u64, batch: Some(output) },
+                Err(failure) => Message::AttemptFailed { attempt, failure },
+            });
+        });
+        Ok(())
+    }
+}
+
+impl Planned {
+    fn apply(
+        &self,
+        query: &crate::sql::Query,
+        table: &str,
+        settings: &Settings,
+        batch: &Batch,
+        sequence: u64,
+    ) -> Result<Batch, Failure> {
+        let records = batch.records().map_err(|error| failure(Scope::Output, Verdict::Exception, error.to_string()))?;
+        let schema = records.schema();
+        let planned = {
+            let mut planned = self.query.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+            match &*planned {
+                Some((known, query)) if *known == schema => Arc::clone(query),
+                _ => {
+                    let made = RowWise::plan(query, table, Arc::clone(&schema), settings);
+                    let made = Arc::new(made.map_err(|error| sql_failure(&error))?);
+                    *planned = Some((schema, Arc::clone(&made)));
+                    made
+                }
+            }
+        };
+        let (output, index) = planned.apply(records, sequence).map_err(|error| sql_failure(&error))?;
+        let origin = match index {
+            Some(index) => batch.origin().take(index.values().iter().map(|&row| row as usize)),
+            None => batch.origin().clone(),
+        };
+        Ok(Batch::new(output, origin))
+    }
+}

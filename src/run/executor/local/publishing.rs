@@ -1,0 +1,107 @@
+//! Batches on their way from a stage to the edges behind it.
+
+use std::sync::Arc;
+
+use super::LocalExecutor;
+use crate::plan::{Port, StageId, StageKind, Verdict};
+use crate::run::executor::publisher::Put;
+use crate::run::executor::rejects;
+use crate::run::executor::resident::{failure, sql_failure};
+use crate::run::fail_point;
+use crate::run::scheduler::{BatchId, Event, QueuedPieces, Reject, Scope};
+use crate::sql::RowWise;
+
+impl LocalExecutor {
+    pub(super) fn publish(&mut self, stage: StageId, port: usize, batch: BatchId) {
+        let batch = self.store.remove(&batch).expect("the scheduler publishes batches that exist").batch;
+        match self.publisher.put(stage, port, batch) {
+            Ok(puts) => {
+                let queued = self.keep_pieces(puts);
+                self.events.push_back(Event::Queued { stage, queued });
+            }
+            Err(error) => {
+                let word = match self.plan.stage(stage).kind {
+                    StageKind::Read(_) => "declare the column in `schema:`",
+                    StageKind::Python(_) => "declare the columns with `returns:`",
+                    _ => "make every batch have the same columns",
+                };
+                let failure = failure(Scope::Opening, Verdict::Schema, format!("{error}; {word}"));
+                self.events.push_back(Event::StageFailed { stage, failure });
+            }
+        }
+    }
+
+    pub(super) fn keep_pieces(&mut self, puts: Vec<Put>) -> Vec<QueuedPieces> {
+        let mut queued = Vec::with_capacity(puts.len());
+        for Put { edge, mut pieces, held_bytes, spilled } in puts {
+            if fail_point::is_reached("engine.drop_batch") {
+                pieces.pop();
+            }
+            let counted = (!spilled).then_some(edge);
+            let pieces = pieces.into_iter().map(|piece| self.keep_on(piece, counted)).collect();
+            queued.push(QueuedPieces { edge, pieces, held_bytes, spilled });
+        }
+        queued
+    }
+
+    pub(super) fn publish_rejects(&mut self, stage: StageId, port: usize, batch: BatchId, rejects: &[Reject]) {
+        let batch = &self.store[&batch].batch;
+        let made = rejects::batch(&self.plan.stage(stage).name, batch, rejects, &self.files);
+        match made {
+            Ok(made) => {
+                let meta = self.keep(made);
+                self.publish(stage, port, meta.id);
+            }
+            Err(error) => self.stage_failed(stage, Scope::Internal, &error),
+        }
+    }
+
+    pub(super) fn finish_ports(&mut self, stage: StageId) {
+        self.know_columns_without_rows(stage);
+        match self.publisher.finish(stage) {
+            Ok(puts) => {
+                let queued = self.keep_pieces(puts);
+                self.events.push_back(Event::PortsFinished { stage, queued });
+            }
+            Err(error) => self.stage_failed(stage, Scope::Output, &error),
+        }
+        self.residents.remove(&stage);
+    }
+
+    /// Works out the columns of a stage that had no rows to show them.
+    pub(super) fn know_columns_without_rows(&mut self, id: StageId) {
+        let plan = Arc::clone(&self.plan);
+        let stage = plan.stage(id);
+        let input = if stage.inputs.is_empty() { None } else { self.publisher.input_columns(id, 0) };
+        for (port, declared) in stage.ports.iter().enumerate() {
+            if self.publisher.columns(id, port).is_some() {
+                continue;
+            }
+            let columns = match (&stage.kind, &input) {
+                _ if declared.name == Port::REJECTED => input.as_deref().map(rejects::columns),
+                (StageKind::Sql(sql), Some(input)) if sql.row_wise => {
+                    let table = &stage.inputs[0].table;
+                    match RowWise::plan(&sql.query, table, Arc::clone(input), &self.sql_settings(stage)) {
+                        Ok(planned) => Some(planned.output_schema().clone()),
+                        Err(error) => {
+                            self.events.push_back(Event::StageFailed { stage: id, failure: sql_failure(&error) });
+                            return;
+                        }
+                    }
+                }
+                _ => None,
+            };
+            if let Some(columns) = columns {
+                self.publisher.know_columns(id, port, columns);
+            }
+        }
+    }
+
+    pub(super) fn release(&mut self, batch: BatchId) {
+        if let Some(stored) = self.store.remove(&batch)
+            && let Some(edge) = stored.edge
+        {
+            self.publisher.taken(edge, stored.batch.bytes());
+        }
+    }
+}
