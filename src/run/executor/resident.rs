@@ -336,7 +336,11 @@ pub fn guarded<T>(body: impl FnOnce() -> Result<T, Failure>) -> Result<T, Failur
 /// Starts the thread of a stage.
 fn spawn(name: &str, stage: StageId, mailbox: Mailbox, body: impl FnOnce() + Send + 'static) {
     let guarded = move || {
-        if let Err(failure) = guarded(|| Ok(body())) {
+        let ended = guarded(|| {
+            body();
+            Ok(())
+        });
+        if let Err(failure) = ended {
             mailbox.send(Message::StageFailed { stage, failure });
         }
     };
