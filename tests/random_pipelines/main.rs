@@ -56,7 +56,7 @@ fn every_pipeline_ends_with_every_row_in_its_place() {
 
 /// Runs the pipeline of one seed in a folder of its own, and says what is wrong with it.
 fn try_seed(seed: u64, root: &Path) -> Result<(), String> {
-    let pipeline = Pipeline::random(seed, seed % PYTHON == 0);
+    let pipeline = Pipeline::random(seed, seed.is_multiple_of(PYTHON));
     let folder = root.join(seed.to_string());
     fs::create_dir(&folder).expect("a new folder");
     pipeline.write(&folder).expect("files can be written");
