@@ -130,9 +130,10 @@ fn files_that_cannot_be_read_or_written_are_named() {
     scene.run().within(BOUND).ends_with(6).says(&["stage `rows` could not read its input", "none.csv"]);
     scene.assert_clean();
 
-    let scene = Scene::new("rows:\n  read: in.csv\nsink:\n  from: rows\n  write: in.csv/out.csv\n", "");
+    let scene = Scene::new("rows:\n  read: in.csv\nsink:\n  from: rows\n  write: plain/out.csv\n", "");
     scene.write("in.csv", "n\n1\n");
-    scene.run().within(BOUND).ends_with(6).says(&["stage `sink` could not write", "in.csv"]);
+    scene.write("plain", "a file where a folder has to be");
+    scene.run().within(BOUND).ends_with(6).says(&["stage `sink` could not write", "plain"]);
 }
 
 #[test]
