@@ -5,16 +5,20 @@ use std::sync::Arc;
 use std::thread;
 
 use arrow::array::RecordBatch;
+use arrow::compute::concat_batches;
 use arrow::datatypes::SchemaRef;
 use crossbeam_channel::{Receiver, Sender, unbounded};
 
 use super::mailbox::{Mailbox, Message};
 use super::stage::read::{Canceller, ReadError, Source};
 use super::stage::write::{Sink, WriteError};
-use crate::batch::{Batch, Origin};
+use crate::batch::{Batch, Columns, Origin, value_bytes};
 use crate::plan::{StageId, Verdict};
 use crate::run::scheduler::{Failure, Scope};
 use crate::sql::{self, Feed, Query, Settings, SqlError, SqlErrorKind, StreamQuery};
+
+/// Bytes of values that an input of a query may hold back until all of its columns have a type.
+const HELD_BYTES: usize = 64 << 20;
 
 /// What the event loop asks of the thread.
 enum Order {
@@ -49,8 +53,13 @@ struct QueryInputs {
 
 struct QueryInput {
     table: String,
+    /// The columns that the query is planned with, once they are known.
     schema: Option<SchemaRef>,
-    first: Option<RecordBatch>,
+    /// The columns so far.
+    columns: Columns,
+    /// Batches that came before the query could be started.
+    held: Vec<RecordBatch>,
+    held_bytes: usize,
     feed: Option<Feed>,
     /// Rows that were fed and are not acknowledged, as the feed is full.
     waiting: Option<u64>,
@@ -156,12 +165,13 @@ impl Resident {
             }
             Kind::Query(query) => {
                 let slot = &mut query.inputs[input];
-                slot.schema.get_or_insert_with(|| records.schema());
-                if slot.feed.is_some() {
-                    slot.pass(records, self.stage, input, &self.mailbox);
-                } else {
-                    slot.first = Some(records);
-                    self.start_query_when_ready();
+                let result = match slot.feed {
+                    Some(_) => slot.pass(records, self.stage, input, &self.mailbox),
+                    None => slot.hold(records, self.stage, input, &self.mailbox),
+                };
+                match result {
+                    Ok(()) => self.start_query_when_ready(),
+                    Err(failure) => self.mailbox.send(Message::StageFailed { stage: self.stage, failure }),
                 }
             }
         }
@@ -181,7 +191,8 @@ impl Resident {
                     feed.end();
                     return;
                 }
-                if slot.schema.is_none() && schema.is_none() {
+                slot.schema = slot.schema.take().or(slot.columns.settled()).or(schema);
+                if slot.schema.is_none() {
                     let message = format!(
                         "the columns of `{}` are unknown, as it has no rows; declare them with `returns:` or `schema:`",
                         slot.table
@@ -190,7 +201,6 @@ impl Resident {
                     self.mailbox.send(Message::StageFailed { stage: self.stage, failure });
                     return;
                 }
-                slot.schema = slot.schema.take().or(schema);
                 self.start_query_when_ready();
             }
         }
@@ -235,8 +245,9 @@ impl Resident {
             let on_change = Arc::new(move || told.send(Message::InputChanged { stage, input: index }));
             let (feed, end) = sql::Input::new(slot.table.clone(), schema, on_change);
             slot.feed = Some(feed);
-            if let Some(first) = slot.first.take() {
-                slot.pass(first, stage, index, &mailbox);
+            if let Err(failure) = slot.pass_held(stage, index, &mailbox) {
+                mailbox.send(Message::StageFailed { stage, failure });
+                return;
             }
             if slot.ended
                 && let Some(feed) = slot.feed.take()
@@ -253,17 +264,71 @@ impl Resident {
 
 impl QueryInput {
     fn new(table: String) -> Self {
-        Self { table, schema: None, first: None, feed: None, waiting: None, ended: false }
+        Self {
+            table,
+            schema: None,
+            columns: Columns::from_first(),
+            held: Vec::new(),
+            held_bytes: 0,
+            feed: None,
+            waiting: None,
+            ended: false,
+        }
+    }
+
+    /// Keeps a batch until the query is started. The types of its input must be known by then, and a column has none before
+    /// its first value, so there may have to be more batches, but not without bound.
+    fn hold(&mut self, records: RecordBatch, stage: StageId, input: usize, mailbox: &Mailbox) -> Result<(), Failure> {
+        let rows = records.num_rows() as u64;
+        let records = self.columns.conform(records).map_err(|error| self.misfit(&error))?;
+        self.held_bytes += value_bytes(&records, 0..records.num_rows());
+        self.held.push(records);
+        if self.columns.is_settled() || self.held_bytes > HELD_BYTES {
+            self.schema = self.columns.settled();
+            self.waiting = Some(rows);
+        } else {
+            mailbox.send(Message::Taken { stage, input, rows });
+        }
+        Ok(())
+    }
+
+    /// Hands what was held back to the query that has just been started, as one batch.
+    fn pass_held(&mut self, stage: StageId, input: usize, mailbox: &Mailbox) -> Result<(), Failure> {
+        let held = std::mem::take(&mut self.held);
+        let Some(schema) = self.schema.clone().filter(|_| !held.is_empty()) else { return Ok(()) };
+        let conformed = held.into_iter().map(|records| self.columns.conform(records)).collect::<Result<Vec<_>, _>>();
+        let conformed = conformed.map_err(|error| self.misfit(&error))?;
+        let records = match conformed.as_slice() {
+            [one] => one.clone(),
+            several => concat_batches(&schema, several).map_err(|error| self.misfit(&error))?,
+        };
+        self.offer(records, stage, input, mailbox);
+        Ok(())
     }
 
     /// Hands a batch to the query. It is acknowledged when there is room for the next.
-    fn pass(&mut self, records: RecordBatch, stage: StageId, input: usize, mailbox: &Mailbox) {
-        let Some(feed) = &self.feed else { return };
+    fn pass(&mut self, records: RecordBatch, stage: StageId, input: usize, mailbox: &Mailbox) -> Result<(), Failure> {
         self.waiting = Some(records.num_rows() as u64);
+        let records = self.columns.conform(records).map_err(|error| self.misfit(&error))?;
+        if self.schema.as_ref() != Some(records.schema_ref()) {
+            let message = "a column has its first value only now, too late to plan the query with its type";
+            return Err(self.misfit(&message));
+        }
+        self.offer(records, stage, input, mailbox);
+        Ok(())
+    }
+
+    fn offer(&mut self, records: RecordBatch, stage: StageId, input: usize, mailbox: &Mailbox) {
+        let Some(feed) = &self.feed else { return };
         match feed.try_feed(records) {
             Ok(()) | Err(sql::Refused::Closed) => self.acknowledge(stage, input, mailbox),
             Err(sql::Refused::Full(_)) => unreachable!("a batch is fed only after there was room for it"),
         }
+    }
+
+    fn misfit(&self, error: &dyn std::fmt::Display) -> Failure {
+        let message = format!("in `{}`: {error}; declare it with `returns:` or `schema:`", self.table);
+        failure(Scope::Opening, Verdict::Schema, message)
     }
 
     fn acknowledge(&mut self, stage: StageId, input: usize, mailbox: &Mailbox) {

@@ -243,7 +243,7 @@ impl Scheduler {
     }
 
     fn worker_exited(&mut self, worker: WorkerId, failure: Failure, cause: ExitCause) {
-        let Some((class, state, failed_starts)) = self.pool.remove(worker) else { return };
+        let Some((class, state, failed_starts)) = self.pool.remove(worker, cause) else { return };
         match state {
             WorkerState::Running(attempt) => {
                 let Some(running) = self.running.remove(&attempt) else { return };

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::event::ExitCause;
 use super::{AttemptId, WorkerId};
 use crate::plan::{Plan, PythonTarget, Stage, StageId, StageKind};
 
@@ -84,6 +85,8 @@ struct ClassState {
     starting: u32,
     alive: u32,
     failed_starts: u32,
+    /// Workers before this one had been started when the last failed start was counted.
+    failed_before: u32,
 }
 
 impl Pool {
@@ -138,16 +141,53 @@ impl Pool {
         class_state.idle.insert(worker);
     }
 
-    /// Forgets a worker; returns its class, what it was doing, and how many starts have failed in a row.
-    pub fn remove(&mut self, worker: WorkerId) -> Option<(ClassId, WorkerState, u32)> {
+    /// Forgets a worker; returns its class, what it was doing, and how many starts have failed in a row. Workers that fell
+    /// together with the engine's template failed once, however many were being started.
+    pub fn remove(&mut self, worker: WorkerId, cause: ExitCause) -> Option<(ClassId, WorkerState, u32)> {
         let (class, state) = self.workers.remove(&worker)?;
         let class_state = &mut self.classes[class.0];
         class_state.alive -= 1;
         class_state.idle.remove(&worker);
         if state == WorkerState::Starting {
             class_state.starting -= 1;
-            class_state.failed_starts += 1;
+            if cause == ExitCause::Own || worker.0 >= class_state.failed_before {
+                class_state.failed_starts += 1;
+                class_state.failed_before = self.next;
+            }
         }
         Some((class, state, class_state.failed_starts))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Starts a worker for each cause, lets all of them fall, and returns the failed starts that were counted.
+    fn failed_starts(pool: &mut Pool, causes: &[ExitCause]) -> u32 {
+        let workers: Vec<_> = causes.iter().map(|cause| (pool.start(ClassId(0)), *cause)).collect();
+        let counts = workers.into_iter().map(|(worker, cause)| pool.remove(worker, cause).expect("it was started").2);
+        counts.last().expect("at least one")
+    }
+
+    #[test]
+    fn workers_that_fall_with_their_template_failed_once() {
+        let mut pool = Pool::new(1);
+        assert_eq!(failed_starts(&mut pool, &[ExitCause::Engine; 4]), 1);
+        assert_eq!(failed_starts(&mut pool, &[ExitCause::Engine; 4]), 2);
+        assert_eq!(failed_starts(&mut pool, &[ExitCause::Own; 2]), 4);
+    }
+
+    #[test]
+    fn replacements_started_while_the_others_still_fall_do_not_hide_a_template_that_always_dies() {
+        let mut pool = Pool::new(1);
+        let mut starting = std::collections::VecDeque::from([(); 3].map(|()| pool.start(ClassId(0))));
+        let mut failed = 0;
+        for _ in 0..9 {
+            let worker = starting.pop_front().expect("three are starting");
+            starting.push_back(pool.start(ClassId(0)));
+            failed = pool.remove(worker, ExitCause::Engine).expect("it was started").2;
+        }
+        assert!(failed >= 2, "{failed}");
     }
 }

@@ -1,0 +1,404 @@
+//! [`Fake`]: an executor that does nothing but keep rows, and answers in random order.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use proptest::prelude::*;
+use proptest::test_runner::TestRng;
+
+use super::shape::{Kind, MapKind, Shape, is_poison};
+use crate::plan::{EdgeId, Plan, StageId, Verdict};
+use crate::run::Ending;
+use crate::run::scheduler::*;
+
+pub struct Fake<'a> {
+    pub shapes: &'a [Shape],
+    pub plan: &'a Plan,
+    pub rng: TestRng,
+    pub batches: BTreeMap<BatchId, Vec<u64>>,
+    pub next_batch: u64,
+    /// What will happen, in any order but within one lane, which is first in, first out.
+    pub lanes: BTreeMap<Lane, Vec<Event>>,
+    pub busy: BTreeMap<AttemptId, Host>,
+    /// Workers that live.
+    pub workers: BTreeSet<WorkerId>,
+    /// Attempts that are not killed: those of one row, and the last ones of generators' batches.
+    pub single: BTreeSet<AttemptId>,
+    pub pulls: BTreeMap<(StageId, u64), u32>,
+    pub residents: BTreeMap<StageId, FakeResident>,
+    pub cutters: BTreeMap<EdgeId, FakeCutter>,
+    pub sinks: BTreeMap<StageId, Vec<u64>>,
+    pub tasks: BTreeSet<StageId>,
+    /// Workers that will still be killed.
+    pub kills: u32,
+    /// How often all workers will still fall together.
+    pub falls: u32,
+    /// How often workers may still die while they start.
+    pub failed_starts: u32,
+    pub ending: Option<Ending>,
+    pub committed: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Lane {
+    Stage(StageId),
+    Attempt(AttemptId),
+    Worker(WorkerId),
+    Run,
+}
+
+#[derive(Default)]
+pub struct FakeResident {
+    given: u64,
+    /// Rows read from each input, and whether it is over.
+    fed: BTreeMap<usize, (Vec<u64>, bool)>,
+    /// Fed but not taken, as it waits for another input.
+    waiting: BTreeMap<usize, Vec<u64>>,
+    pulled: bool,
+    emitted: bool,
+    /// It has said that it ended; it says so once.
+    ended: bool,
+}
+
+/// The rows that an edge's cut keeps back.
+#[derive(Default)]
+pub struct FakeCutter {
+    held: Vec<u64>,
+    /// Rows of the largest batch that was put on the edge.
+    pub largest: u64,
+}
+
+impl Fake<'_> {
+    fn store(&mut self, rows: Vec<u64>) -> Meta {
+        self.next_batch += 1;
+        let id = BatchId(self.next_batch);
+        let meta = Meta { id, rows: rows.len() as u64, bytes: rows.len() as u64 };
+        self.batches.insert(id, rows);
+        meta
+    }
+
+    fn push(&mut self, lane: Lane, event: Event) {
+        self.lanes.entry(lane).or_default().push(event);
+    }
+
+    /// A resident stage ends. Afterwards nothing more comes from it.
+    fn end(&mut self, stage: StageId) {
+        let resident = self.residents.entry(stage).or_default();
+        if !std::mem::replace(&mut resident.ended, true) {
+            self.push(Lane::Stage(stage), Event::Ended { stage });
+        }
+    }
+
+    /// The next thing that happens: any lane's first event.
+    pub fn next(&mut self) -> Option<Event> {
+        self.deaths();
+        let lanes: Vec<Lane> = self.lanes.keys().copied().collect();
+        let lane = *lanes.get(self.rng.random_range(0..lanes.len().max(1)))?;
+        let events = self.lanes.get_mut(&lane)?;
+        let event = events.remove(0);
+        if events.is_empty() {
+            self.lanes.remove(&lane);
+        }
+        match &event {
+            Event::AttemptDone { attempt, .. } | Event::AttemptFailed { attempt, .. } => {
+                self.busy.remove(attempt);
+            }
+            Event::WorkerExited { worker, .. } => self.busy.retain(|_, host| *host != Host::Worker(*worker)),
+            _ => {}
+        }
+        Some(event)
+    }
+
+    /// Perhaps a worker is killed, or all fall with the engine's template.
+    fn deaths(&mut self) {
+        if self.workers.is_empty() || !self.rng.random_bool(0.05) {
+            return;
+        }
+        if self.falls > 0 && self.rng.random_bool(0.3) {
+            let starting = self.workers.iter().any(|worker| self.is_starting(*worker));
+            if !starting || self.spend_failed_start() {
+                self.falls -= 1;
+                self.workers.clone().into_iter().for_each(|worker| self.dies(worker, ExitCause::Engine));
+            }
+        } else if self.kills > 0 {
+            let at = self.rng.random_range(0..self.workers.len());
+            let worker = *self.workers.iter().nth(at).expect("counted");
+            // A row that is killed alone again and again is rightly blamed.
+            let spared = self.running_on(worker).is_some_and(|attempt| self.single.contains(&attempt));
+            if !spared && (!self.is_starting(worker) || self.spend_failed_start()) {
+                self.kills -= 1;
+                self.dies(worker, ExitCause::Own);
+            }
+        }
+    }
+
+    fn is_starting(&self, worker: WorkerId) -> bool {
+        self.lanes.contains_key(&Lane::Worker(worker))
+    }
+
+    fn running_on(&self, worker: WorkerId) -> Option<AttemptId> {
+        self.busy.iter().find(|(_, host)| **host == Host::Worker(worker)).map(|(attempt, _)| *attempt)
+    }
+
+    /// Too many starts that fail in a row rightly end the run.
+    fn spend_failed_start(&mut self) -> bool {
+        let left = self.failed_starts > 0;
+        self.failed_starts = self.failed_starts.saturating_sub(1);
+        left
+    }
+
+    /// The scheduler learns of it later; until then it may still give the worker an attempt.
+    fn dies(&mut self, worker: WorkerId, cause: ExitCause) {
+        self.workers.remove(&worker);
+        // What the worker would have given is lost with it.
+        let lost = self.running_on(worker).and_then(|attempt| self.lanes.remove(&Lane::Attempt(attempt)));
+        for event in lost.unwrap_or_default() {
+            if let Event::AttemptDone { outputs, .. } = event {
+                outputs.iter().for_each(|output| drop(self.batches.remove(&output.batch.id)));
+            }
+        }
+        let event = Event::WorkerExited { worker, failure: failure(Verdict::Crash), cause };
+        self.lanes.insert(Lane::Worker(worker), vec![event]);
+    }
+
+    pub fn perform(&mut self, action: Action) {
+        match action {
+            Action::Start { .. } | Action::Emit(_) => {}
+            Action::Pull { stage } => {
+                self.residents.entry(stage).or_default().pulled = true;
+                self.go_on(stage);
+            }
+            Action::Feed { stage, input, batch } => {
+                let rows = self.batches.remove(&batch).expect("a batch that is fed exists");
+                match self.shapes[stage.index()].kind {
+                    Kind::Sink => {
+                        let event = Event::Taken { stage, input, rows: rows.len() as u64 };
+                        self.sinks.entry(stage).or_default().extend(rows);
+                        self.push(Lane::Stage(stage), event);
+                    }
+                    _ => {
+                        let before = self.residents.entry(stage).or_default().waiting.insert(input, rows);
+                        assert!(before.is_none(), "fed before the batch before was taken");
+                        self.go_on(stage);
+                    }
+                }
+            }
+            Action::EndInput { stage, input } => {
+                if self.shapes[stage.index()].kind == Kind::Sink {
+                    self.end(stage);
+                } else {
+                    self.residents.entry(stage).or_default().fed.entry(input).or_default().1 = true;
+                    self.go_on(stage);
+                }
+            }
+            Action::Close { stage } => self.end(stage),
+            Action::StartWorker { worker, .. } => {
+                self.workers.insert(worker);
+                self.push(Lane::Worker(worker), Event::WorkerReady { worker });
+            }
+            Action::Dispatch(dispatch) => self.dispatch(dispatch),
+            Action::Publish { stage, port, batch } => {
+                let rows = self.batches.remove(&batch).expect("a batch that is published exists");
+                self.put(stage, port, &rows);
+            }
+            Action::PublishRejects { stage, port, batch, rejects } => {
+                let rows = &self.batches[&batch];
+                let rows: Vec<u64> =
+                    rejects.iter().flat_map(|reject| reject.rows.clone()).map(|row| rows[index(row)]).collect();
+                self.put(stage, port, &rows);
+            }
+            Action::FinishPorts { stage } => self.finish(stage),
+            Action::Release { batch } => {
+                assert!(self.batches.remove(&batch).is_some(), "released twice: {batch:?}");
+            }
+            Action::Commit => {
+                self.committed = true;
+                self.push(Lane::Run, Event::Committed);
+            }
+            Action::Finish(ending) => self.ending = Some(ending),
+        }
+    }
+
+    fn put(&mut self, stage: StageId, port: usize, rows: &[u64]) {
+        let edges = self.plan.stage(stage).ports[port].edges.clone();
+        let queued = edges.into_iter().map(|edge| self.put_on(edge, rows)).collect();
+        self.push(Lane::Stage(stage), Event::Queued { stage, queued });
+    }
+
+    /// Cuts as the consumer asks; what is not full yet is kept back.
+    fn put_on(&mut self, edge: EdgeId, rows: &[u64]) -> QueuedPieces {
+        let plan = self.plan.edge(edge);
+        let cutter = self.cutters.entry(edge).or_default();
+        cutter.largest = cutter.largest.max(rows.len() as u64);
+        let mut pieces = Vec::new();
+        match self.shapes[plan.to.index()].cut {
+            Some(cut) => {
+                cutter.held.extend(rows);
+                while cutter.held.len() >= index(cut) {
+                    pieces.push(cutter.held.drain(..index(cut)).collect());
+                }
+            }
+            None => pieces.push(rows.to_vec()),
+        }
+        let held_bytes = cutter.held.len() as u64;
+        let pieces = pieces.into_iter().map(|rows| self.store(rows)).collect();
+        QueuedPieces { edge, pieces, held_bytes, spilled: plan.spills && self.rng.random_bool(0.5) }
+    }
+
+    fn finish(&mut self, stage: StageId) {
+        let edges: Vec<EdgeId> = self.plan.stage(stage).ports.iter().flat_map(|port| port.edges.clone()).collect();
+        let mut queued = Vec::new();
+        for edge in edges {
+            let last = std::mem::take(&mut self.cutters.entry(edge).or_default().held);
+            let pieces = if last.is_empty() { Vec::new() } else { vec![self.store(last)] };
+            queued.push(QueuedPieces { edge, pieces, held_bytes: 0, spilled: false });
+        }
+        self.push(Lane::Stage(stage), Event::PortsFinished { stage, queued });
+    }
+
+    fn dispatch(&mut self, dispatch: Dispatch) {
+        let Dispatch { attempt, stage, sequence, host, work } = dispatch;
+        let shape = &self.shapes[stage.index()];
+        let right = match shape.kind {
+            Kind::Generator { .. } | Kind::Map(MapKind::Worker) => matches!(host, Host::Worker(_)),
+            Kind::Task | Kind::Map(MapKind::Process) => host == Host::Process,
+            _ => host == Host::Native,
+        };
+        assert!(right, "{:?} on {host:?}", shape.kind);
+        if let Host::Worker(worker) = host {
+            assert!(!self.busy.values().any(|other| *other == host), "{worker:?} runs two attempts");
+        }
+        self.busy.insert(attempt, host);
+        if matches!(host, Host::Worker(worker) if !self.workers.contains(&worker)) {
+            return;
+        }
+        let event = match work {
+            Work::Rows { batch, rows } => {
+                let all = &self.batches[&batch.id];
+                let rows: Vec<u64> = rows.into_iter().flatten().map(|row| all[index(row)]).collect();
+                if rows.len() == 1 {
+                    self.single.insert(attempt);
+                }
+                if (shape.has_rejects() || shape.fails) && rows.iter().copied().any(is_poison) {
+                    Event::AttemptFailed { attempt, failure: failure(Verdict::Exception) }
+                } else {
+                    let given = rows.len() as u64;
+                    let outputs = vec![Output { port: 0, batch: self.store(rows) }];
+                    Event::AttemptDone { attempt, rows: given, outputs, end: false }
+                }
+            }
+            Work::Pull => {
+                let Kind::Generator { rows } = shape.kind else { panic!("not a generator") };
+                let pulls = self.pulls.entry((stage, sequence)).or_default();
+                *pulls += 1;
+                if *pulls == 3 {
+                    self.single.insert(attempt);
+                }
+                let (from, to) = (sequence * 7, (sequence * 7 + 7).min(rows));
+                let given = (from..to).map(|row| row + stage.index() as u64 * 1000).collect::<Vec<_>>();
+                let outputs =
+                    if given.is_empty() { vec![] } else { vec![Output { port: 0, batch: self.store(given) }] };
+                Event::AttemptDone { attempt, rows: 0, outputs, end: to == rows }
+            }
+            Work::Task => {
+                assert!(self.tasks.insert(stage), "a task runs once");
+                Event::AttemptDone { attempt, rows: 0, outputs: Vec::new(), end: true }
+            }
+        };
+        self.push(Lane::Attempt(attempt), event);
+    }
+
+    /// Lets a source or a query do what it can.
+    fn go_on(&mut self, stage: StageId) {
+        if self.residents.entry(stage).or_default().ended {
+            return;
+        }
+        match self.shapes[stage.index()].kind {
+            Kind::Source { rows } => self.read(stage, rows),
+            Kind::Limit { rows } => self.take_some(stage, rows),
+            _ => self.join(stage),
+        }
+    }
+
+    fn read(&mut self, stage: StageId, rows: u64) {
+        let batch = self.rng.random_range(2..30);
+        let resident = self.residents.entry(stage).or_default();
+        let (from, to) = (resident.given, (resident.given + batch).min(rows));
+        if from == to {
+            self.end(stage);
+            return;
+        }
+        resident.given = to;
+        let rows = (from..to).map(|row| row + stage.index() as u64 * 1000).collect();
+        self.produce(stage, rows);
+    }
+
+    /// Takes batches until it has enough rows, and closes its input; then it gives them all at once.
+    fn take_some(&mut self, stage: StageId, limit: u64) {
+        let early = self.rng.random_bool(0.5);
+        let resident = self.residents.entry(stage).or_default();
+        let (taken, over) = resident.fed.entry(0).or_default();
+        if let Some(rows) = resident.waiting.remove(&0) {
+            let given = rows.len() as u64;
+            taken.extend(rows);
+            if taken.len() as u64 >= limit {
+                // Sometimes it is only its end that tells that it wants no more.
+                *over = true;
+                if early {
+                    self.push(Lane::Stage(stage), Event::InputClosed { stage, input: 0 });
+                }
+            } else {
+                self.push(Lane::Stage(stage), Event::Taken { stage, input: 0, rows: given });
+            }
+        }
+        let resident = self.residents.entry(stage).or_default();
+        let (taken, over) = &resident.fed[&0];
+        if !over || !resident.pulled {
+            return;
+        }
+        resident.pulled = false;
+        if std::mem::replace(&mut resident.emitted, true) {
+            self.end(stage);
+        } else {
+            let rows = taken[..taken.len().min(index(limit))].to_vec();
+            self.produce(stage, rows);
+        }
+    }
+
+    fn join(&mut self, stage: StageId) {
+        let inputs = self.shapes[stage.index()].from.len();
+        let resident = self.residents.entry(stage).or_default();
+        // The last input first, whatever comes in on the others.
+        for input in (0..inputs).rev() {
+            if let Some(rows) = resident.waiting.remove(&input) {
+                let event = Event::Taken { stage, input, rows: rows.len() as u64 };
+                resident.fed.entry(input).or_default().0.extend(rows);
+                self.lanes.entry(Lane::Stage(stage)).or_default().push(event);
+            }
+            if !resident.fed.get(&input).is_some_and(|(_, over)| *over) {
+                return;
+            }
+        }
+        if !std::mem::take(&mut resident.pulled) {
+            return;
+        }
+        if std::mem::replace(&mut resident.emitted, true) {
+            self.end(stage);
+        } else {
+            let rows = (0..inputs).rev().flat_map(|input| resident.fed[&input].0.clone()).collect();
+            self.produce(stage, rows);
+        }
+    }
+
+    fn produce(&mut self, stage: StageId, rows: Vec<u64>) {
+        let batch = self.store(rows);
+        self.push(Lane::Stage(stage), Event::Produced { stage, outputs: vec![Output { port: 0, batch }] });
+    }
+}
+
+pub fn failure(verdict: Verdict) -> Failure {
+    Failure { verdict, scope: Scope::Rows, message: "boom".into(), traceback: String::new() }
+}
+
+pub fn index(row: u64) -> usize {
+    usize::try_from(row).expect("small")
+}

@@ -1,0 +1,260 @@
+//! [`Shape`]: a stage of a random pipeline; the plan of such a pipeline, and what its stages must give.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::num::{NonZeroU32, NonZeroU64};
+
+use proptest::prelude::*;
+
+use crate::plan::{
+    Call, Capacity, Command, CommandLine, CommandMode, Cut, Edge, EdgeId, Input, OnError, Plan, Port, Python,
+    PythonPlan, PythonTarget, Read, Retry, Sql, Stage, StageId, StageKind, WorkerLimits, Write, WriteTarget,
+};
+
+/// Rows are numbers; every seventeenth row cannot be processed by a stage that rejects.
+pub fn is_poison(row: u64) -> bool {
+    row % 17 == 3
+}
+
+/// A stage of a random pipeline, before it becomes a plan.
+#[derive(Clone, Debug)]
+pub struct Shape {
+    pub kind: Kind,
+    /// Indices of earlier stages with an output, and whether their rejected port is read.
+    pub from: Vec<(usize, bool)>,
+    pub rejects: bool,
+    workers: u32,
+    queue: u32,
+    /// Rows per batch that the stage asks for.
+    pub cut: Option<u64>,
+    /// Cannot process poison rows, and does not reject them: the run fails.
+    pub fails: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    Source {
+        rows: u64,
+    },
+    Generator {
+        rows: u64,
+    },
+    /// Works batch by batch.
+    Map(MapKind),
+    /// A query that reads so many rows of its one input, and then wants no more.
+    Limit {
+        rows: u64,
+    },
+    /// One attempt without input and output.
+    Task,
+    /// A query over two or more inputs that reads them one after the other, the last one first.
+    Join,
+    Sink,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MapKind {
+    Worker,
+    Process,
+    Native,
+}
+
+pub fn shapes() -> impl Strategy<Value = (Vec<Shape>, u32)> {
+    let cut = prop::option::weighted(0.4, 1u64..40);
+    let numbers = (1u32..4, 1u32..4, 0u64..200, 1usize..4, cut, 0u8..20);
+    let stage = (0u8..12, any::<[prop::sample::Index; 3]>(), any::<bool>(), numbers);
+    (prop::collection::vec(stage, 2..12), 1u32..5).prop_map(|(stages, workers)| {
+        let mut shapes: Vec<Shape> = Vec::new();
+        for (kind, from, flag, (limit, queue, rows, inputs, cut, fails)) in stages {
+            let producers: Vec<usize> =
+                (0..shapes.len()).filter(|&at| !matches!(shapes[at].kind, Kind::Sink | Kind::Task)).collect();
+            let kind = match kind {
+                0..=1 => Kind::Source { rows },
+                2 => Kind::Generator { rows },
+                3..=4 => Kind::Map(MapKind::Worker),
+                5 => Kind::Map(MapKind::Process),
+                6 => Kind::Map(MapKind::Native),
+                7 => Kind::Join,
+                8 if flag => Kind::Limit { rows: rows / 3 },
+                8 => Kind::Task,
+                _ => Kind::Sink,
+            };
+            let needs_input = !matches!(kind, Kind::Source { .. } | Kind::Generator { .. } | Kind::Task);
+            let kind = if needs_input && producers.is_empty() { Kind::Source { rows } } else { kind };
+            let from = match kind {
+                Kind::Source { .. } | Kind::Generator { .. } | Kind::Task => Vec::new(),
+                Kind::Join => from[..inputs.clamp(2, 3)].to_vec(),
+                // Tables are single stages; only the others put several together.
+                Kind::Limit { .. } | Kind::Map(MapKind::Native) => from[..1].to_vec(),
+                Kind::Map(_) | Kind::Sink => from[..inputs].to_vec(),
+            };
+            let from = from.iter().map(|index| {
+                let at = *index.get(&producers);
+                (at, flag && shapes[at].has_rejects())
+            });
+            let from = from.collect();
+            let fails = fails < 3 && !flag && matches!(kind, Kind::Map(_));
+            shapes.push(Shape { kind, from, rejects: flag, workers: limit, queue, cut, fails });
+        }
+        (shapes, workers)
+    })
+}
+
+impl Shape {
+    pub fn has_rejects(&self) -> bool {
+        self.rejects && matches!(self.kind, Kind::Map(_))
+    }
+}
+
+/// Returns whether the two ends of an edge are connected without it, ignoring directions.
+fn is_on_a_cycle(edges: &[(usize, usize)], edge: usize) -> bool {
+    let mut seen = BTreeSet::from([edges[edge].0]);
+    let mut stack = vec![edges[edge].0];
+    while let Some(at) = stack.pop() {
+        for (other, &(a, b)) in edges.iter().enumerate() {
+            for (from, to) in [(a, b), (b, a)] {
+                if other != edge && from == at && seen.insert(to) {
+                    stack.push(to);
+                }
+            }
+        }
+    }
+    seen.contains(&edges[edge].1)
+}
+
+pub fn plan(shapes: &[Shape], workers: u32) -> Plan {
+    let mut edges: Vec<Edge> = Vec::new();
+    let mut stages: Vec<Stage> = Vec::new();
+    for (at, shape) in shapes.iter().enumerate() {
+        let mut inputs: Vec<Input> = Vec::new();
+        for (member, &(from, rejected)) in shape.from.iter().enumerate() {
+            let id = EdgeId(edges.len() as u32);
+            let input = if shape.kind == Kind::Join { member } else { 0 };
+            edges.push(Edge {
+                id,
+                from: StageId(from as u32),
+                port: usize::from(rejected),
+                to: StageId(at as u32),
+                input,
+                capacity: Capacity {
+                    batches: NonZeroU32::new(shape.queue).expect("not zero"),
+                    bytes: NonZeroU64::new(100).expect("not zero"),
+                },
+                cut: None,
+                spills: shape.kind == Kind::Join || member > 0,
+            });
+            stages[from].ports[usize::from(rejected)].edges.push(id);
+            match inputs.get_mut(input) {
+                Some(input) => input.members.push(id),
+                None => inputs.push(Input { table: format!("t{input}"), members: vec![id] }),
+            }
+        }
+        stages.push(stage(at, shape, inputs));
+    }
+    let ends: Vec<_> = edges.iter().map(|edge| (edge.from.index(), edge.to.index())).collect();
+    for (at, edge) in edges.iter_mut().enumerate() {
+        edge.spills &= is_on_a_cycle(&ends, at);
+    }
+    Plan {
+        name: "simulated".into(),
+        file: "/p.yaml".into(),
+        folder: "/".into(),
+        stages,
+        edges,
+        params: BTreeMap::new(),
+        python: PythonPlan::default(),
+        workers,
+        seed: 0,
+    }
+}
+
+fn stage(at: usize, shape: &Shape, inputs: Vec<Input>) -> Stage {
+    let python = |is_source| {
+        StageKind::Python(Python {
+            call: Call { module: "m".into(), name: "f".into() },
+            convention: None,
+            with: serde_json::Map::new(),
+            returns: Vec::new(),
+            is_source,
+            target: if shape.workers == 2 { PythonTarget::Class } else { PythonTarget::Function },
+        })
+    };
+    let command = |mode, output| {
+        let line = CommandLine::Argv(Vec::new());
+        StageKind::Command(Command { line, mode, input: None, output })
+    };
+    let read = Read {
+        paths: Vec::new(),
+        stdin: false,
+        format: crate::format::Format::Lines,
+        compression: None,
+        schema: Vec::new(),
+        delimiter: b',',
+        header: true,
+    };
+    let write = Write {
+        target: WriteTarget::Stdout,
+        format: crate::format::Format::Lines,
+        compression: crate::format::Compression::None,
+    };
+    let kind = match shape.kind {
+        Kind::Source { .. } => StageKind::Read(read),
+        Kind::Generator { .. } => python(true),
+        Kind::Map(MapKind::Worker) => python(false),
+        Kind::Map(MapKind::Process) => command(CommandMode::Batch, Some(crate::format::Format::Lines)),
+        Kind::Task => command(CommandMode::Once, None),
+        Kind::Join | Kind::Limit { .. } | Kind::Map(MapKind::Native) => {
+            let query = crate::sql::Query::parse("SELECT 1").expect("a valid query");
+            StageKind::Sql(Sql { query, row_wise: matches!(shape.kind, Kind::Map(_)) })
+        }
+        Kind::Sink => StageKind::Write(write),
+    };
+    let port = |name: &str| Port { name: name.into(), edges: Vec::new() };
+    let one = NonZeroU32::MIN;
+    Stage {
+        id: StageId(at as u32),
+        name: format!("s{at}"),
+        description: None,
+        ports: if matches!(shape.kind, Kind::Sink | Kind::Task) {
+            Vec::new()
+        } else {
+            vec![port(Port::MAIN), port(Port::REJECTED)]
+        },
+        kind,
+        inputs,
+        workers: WorkerLimits { min: 0, max: NonZeroU32::new(shape.workers).expect("not zero") },
+        retry: Retry { exception: one, crash: NonZeroU32::new(3).expect("not zero") },
+        on_error: if shape.rejects { OnError::Reject } else { OnError::Fail },
+        cut: Cut::default(),
+        env: BTreeMap::new(),
+        cwd: "/".into(),
+        line: 1,
+    }
+}
+
+/// What a stage would give on its two ports if it worked on its whole input at once.
+pub fn expected(shapes: &[Shape]) -> Vec<[Vec<u64>; 2]> {
+    let mut given: Vec<[Vec<u64>; 2]> = Vec::new();
+    for (at, shape) in shapes.iter().enumerate() {
+        let inputs = shape.from.iter().map(|&(from, rejected)| given[from][usize::from(rejected)].clone());
+        let mut inputs: Vec<Vec<u64>> = inputs.collect();
+        if shape.kind == Kind::Join {
+            inputs.reverse();
+        }
+        let rows = inputs.concat();
+        given.push(match shape.kind {
+            Kind::Source { rows } | Kind::Generator { rows } => {
+                [(0..rows).map(|row| row + at as u64 * 1000).collect(), vec![]]
+            }
+            Kind::Map(_) if shape.rejects => {
+                let (bad, good) = rows.into_iter().partition(|&row| is_poison(row));
+                [good, bad]
+            }
+            Kind::Limit { rows: limit } => {
+                [rows.into_iter().take(usize::try_from(limit).expect("small")).collect(), vec![]]
+            }
+            Kind::Task => [vec![], vec![]],
+            _ => [rows, vec![]],
+        });
+    }
+    given
+}

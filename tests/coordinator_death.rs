@@ -1,0 +1,122 @@
+//! What is left when the run is killed, interrupted, or dies in the middle of publication.
+
+mod support;
+
+use std::time::Duration;
+
+use millpond::run::fail_point::PUBLISH;
+use rustix::process::Signal;
+use support::{Scene, until};
+
+/// After the death of the coordinator nothing that it started lives longer.
+const GONE: Duration = Duration::from_secs(2);
+const START: Duration = Duration::from_secs(40);
+
+const MODULE: &str = "
+import os, subprocess, time
+def rows(count):
+    for number in range(count):
+        yield {'n': number}
+
+def detach(rows):
+    if os.path.exists('calm'):
+        return rows
+    subprocess.Popen(['setsid', 'sleep', '300'])
+    if os.fork() == 0:
+        os.setsid()
+        if os.fork() == 0:
+            open('daemon', 'w').close()
+            time.sleep(300)
+        os._exit(0)
+    time.sleep(300)
+    return rows
+";
+
+const STAGES: &str = "
+rows:
+  python: { call: work:rows, with: { count: 4000 } }
+worked:
+  from: rows
+  python: { call: work:detach, as: rows }
+passed:
+  from: rows
+  command: { shell: 'if test -e calm; then cat; else touch command; sleep 300 & sleep 300; fi' }
+first:
+  from: worked
+  write: out/first.jsonl
+second:
+  from: passed
+  write: out/second.jsonl
+";
+
+fn disturbed_scene() -> Scene {
+    let scene = Scene::new(STAGES, MODULE);
+    scene.write("out/first.jsonl", "old");
+    scene.write("out/second.jsonl", "old");
+    scene
+}
+
+fn assert_old(scene: &Scene) {
+    assert_eq!((scene.read("out/first.jsonl"), scene.read("out/second.jsonl")), ("old".to_owned(), "old".to_owned()));
+}
+
+fn signalled(scene: &Scene, signal: Signal) -> support::Ran {
+    let going = scene.run().args(&["--workers", "2"]).start();
+    until("both stages have detached processes", START, || scene.exists("daemon") && scene.exists("command"));
+    going.signal(signal);
+    let ran = going.end();
+    scene.until_gone(GONE);
+    assert_old(scene);
+    ran
+}
+
+#[test]
+fn a_killed_run_leaves_no_process_and_the_next_one_cleans_its_files() {
+    let scene = disturbed_scene();
+    assert_eq!(signalled(&scene, Signal::KILL).signal(), Some(9));
+    scene.write("calm", "");
+    scene.run().ends_with(0);
+    scene.assert_clean();
+    for sink in ["out/first.jsonl", "out/second.jsonl"] {
+        assert_eq!(scene.read(sink).lines().count(), 4000, "{sink}");
+    }
+}
+
+#[test]
+fn an_interrupted_run_ends_everything_and_publishes_nothing() {
+    for (signal, code) in [(Signal::TERM, 143), (Signal::INT, 130)] {
+        let scene = disturbed_scene();
+        let ran = signalled(&scene, signal);
+        assert_eq!(ran.code(), Some(code), "{}", ran.stderr);
+        assert!(ran.took < Duration::from_secs(5), "the end took {:?}", ran.took);
+        scene.assert_clean();
+    }
+}
+
+#[test]
+fn outputs_are_all_old_or_all_new_wherever_publication_is_cut_short() {
+    let stages = "rows:\n  read: rows.csv\nfirst:\n  from: rows\n  write: out/first.csv\nsecond:\n  from: rows\n  write: out/second.csv\n";
+    let (old, new) = ("n\n1\n", "n\n2\n3\n");
+    let mut published = Vec::new();
+    for point in PUBLISH.iter().flat_map(|point| [(*point).to_owned(), format!("{point}:2")]) {
+        let scene = Scene::new(stages, "");
+        scene.write("rows.csv", old);
+        scene.run().ends_with(0);
+        scene.write("rows.csv", new);
+        let ran = scene.run().env("MILLPOND_FAIL_POINT", &point).end();
+        if point.ends_with(":2") && ran.code() == Some(0) {
+            // A place that a run passes once.
+            continue;
+        }
+        assert_eq!(ran.signal(), Some(9), "{point} was not reached\n{}", ran.stderr);
+        scene.until_gone(GONE);
+        // The next run fails by itself, so that what it publishes cannot be mistaken for what was left.
+        std::fs::remove_file(scene.path("rows.csv")).expect("it is there");
+        scene.run().ends_with(6);
+        let left = (scene.read("out/first.csv"), scene.read("out/second.csv"));
+        assert!(left == (old.into(), old.into()) || left == (new.into(), new.into()), "{point}: {left:?}");
+        scene.assert_clean();
+        published.push(left.0 == new);
+    }
+    assert!(published.contains(&true) && published.contains(&false), "both sides of the commit were cut: {published:?}");
+}

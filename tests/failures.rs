@@ -1,0 +1,183 @@
+//! What fails in user code, commands and files: the run ends, its exit code is the truth, and the message names the culprit.
+
+mod support;
+
+use std::time::Duration;
+
+use support::{Scene, python};
+
+/// A failing run that takes longer hangs.
+const BOUND: Duration = Duration::from_secs(30);
+
+/// Three files of 40 rows whose `n` is 1 to 120; the row 17 of the second is `n` = 57.
+const SOURCE: &str = "rows:\n  read: in/*.csv\n";
+const SINK: &str = "sink:\n  from: worked\n  write: out/sink.jsonl\n";
+
+fn scene(stage: &str, module: &str) -> Scene {
+    scene_with(&python(&[]), stage, module)
+}
+
+fn scene_with(python: &str, stage: &str, module: &str) -> Scene {
+    let scene = Scene::with_python(python, &format!("{SOURCE}worked:\n  from: rows\n{stage}\n{SINK}"), module);
+    for file in 0..3 {
+        let rows: String = (1..=40).map(|row| format!("{}\n", file * 40 + row)).collect();
+        scene.write(&format!("in/{file}.csv"), &format!("n\n{rows}"));
+    }
+    scene
+}
+
+/// Functions of several conventions that call `bad(n)` for the row 57 of 120.
+fn conventions(bad: &str) -> Vec<(&'static str, String)> {
+    let row = format!("import os, sys, ctypes\ndef work(row):\n    if row['n'] == 57:\n        {bad}\n    return row\n");
+    let arrow = format!("import os, sys, ctypes\ndef work(batch):\n    if 57 in batch['n'].to_pylist():\n        {bad}\n    return batch\n");
+    vec![("row", row), ("arrow", arrow)]
+}
+
+#[test]
+fn an_exception_names_the_row_and_shows_the_users_own_traceback() {
+    let pandas = "def work(frame):\n    if (frame['n'] == 57).any():\n        raise ValueError('a bad one')\n    return frame\n";
+    let mut all = conventions("raise ValueError('a bad one')");
+    all.push(("pandas", pandas.to_owned()));
+    for (convention, module) in all {
+        let requirements: &[&str] = if convention == "pandas" { &["pandas"] } else { &[] };
+        let stage = format!("  python: {{ call: work:work, as: {convention} }}");
+        let scene = scene_with(&python(requirements), &stage, &module);
+        let ran = scene.run().within(BOUND).ends_with(1);
+        ran.says(&["stage `worked` failed (exception): ValueError: a bad one", "1.csv", "row 17", "Traceback", "work.py"]);
+        let traceback = ran.stderr.split("Traceback").nth(1).unwrap_or_default();
+        let first = traceback.lines().find(|line| line.contains("File \"")).unwrap_or_default();
+        assert!(first.contains("work.py"), "{convention}: the user's frames come first, not {first}\n{}", ran.stderr);
+        assert!(!scene.exists("out/sink.jsonl"), "{convention}: something was published");
+        scene.assert_clean();
+    }
+}
+
+#[test]
+fn a_row_that_kills_its_worker_is_found_and_named() {
+    for bad in ["os._exit(3)", "sys.exit(4)", "ctypes.string_at(0)"] {
+        for (convention, module) in conventions(bad) {
+            let scene = scene(&format!("  python: {{ call: work:work, as: {convention} }}"), &module);
+            let ran = scene.run().within(BOUND).ends_with(1);
+            ran.says(&["stage `worked` failed (crash)", "1.csv", "row 17"]);
+            assert!(!scene.exists("out/sink.jsonl"), "{bad} in {convention}: something was published");
+            scene.assert_clean();
+        }
+    }
+}
+
+#[test]
+fn rejected_rows_tell_where_they_come_from_and_what_is_wrong_with_them() {
+    for (bad, verdict) in [("raise ValueError('a bad one')", "exception"), ("os._exit(3)", "crash")] {
+        for (convention, module) in conventions(bad) {
+            let rejects = "rejects:\n  from: worked.rejected\n  write: out/rejects.jsonl\n";
+            let stage = format!("  python: {{ call: work:work, as: {convention} }}\n  on_error: reject\n{rejects}");
+            let scene = scene(&stage, &module);
+            scene.run().within(BOUND).ends_with(0);
+            let rejects: Vec<serde_json::Value> = scene
+                .read("out/rejects.jsonl")
+                .lines()
+                .map(|line| serde_json::from_str(line).expect("it is JSON"))
+                .collect();
+            assert_eq!(rejects.len(), 1, "{bad} in {convention}: {rejects:?}");
+            let reject = &rejects[0];
+            assert_eq!((&reject["n"], &reject["_row"]), (&57.into(), &17.into()), "{reject}");
+            assert_eq!(reject["_verdict"], verdict, "{reject}");
+            assert!(reject["_file"].as_str().is_some_and(|file| file.ends_with("1.csv")), "{reject}");
+            assert_eq!(scene.read("out/sink.jsonl").lines().count(), 119);
+        }
+    }
+}
+
+#[test]
+fn an_exception_that_cannot_be_pickled_is_reported_like_any_other() {
+    let module = "class Odd(Exception):\n    def __init__(self, a, b):\n        self.lock = __import__('threading').Lock()\n    \
+                  def __str__(self):\n        raise RuntimeError('no text')\n\ndef work(row):\n    raise Odd(1, 2)\n";
+    let scene = scene("  python: { call: work:work, as: row }", module);
+    scene.run().within(BOUND).ends_with(1).says(&["stage `worked` failed (exception): ", "Odd", "0.csv", "row 1"]);
+}
+
+#[test]
+fn what_cannot_be_prepared_is_said_without_blaming_a_row() {
+    let cases = [
+        ("  python: { call: work:work, as: row }", "import no_such_module\n", "no_such_module"),
+        ("  python: { call: work:absent, as: row }", "def work(row): return row\n", "absent"),
+        ("  python: { call: no_such:work, as: row }", "", "no_such"),
+        ("  python: { call: work:work, as: row }", "def work(row) return\n", "SyntaxError"),
+        ("  python: { call: work:Work, as: row }", "class Work:\n    def __init__(self): raise OSError('no model')\n", "no model"),
+        ("  command: [no-such-program-at-all]", "", "no-such-program-at-all"),
+    ];
+    for (stage, module, text) in cases {
+        let scene = scene(stage, module);
+        let ran = scene.run().within(BOUND).ends_with(1);
+        ran.says(&["stage `worked`", text]);
+        assert!(!ran.stderr.contains("row 1 of"), "a row is blamed:\n{}", ran.stderr);
+        assert!(!scene.exists("out/sink.jsonl"));
+        scene.assert_clean();
+    }
+}
+
+#[test]
+fn columns_that_change_on_the_way_are_named() {
+    let module = "def work(rows):\n    if rows[0]['n'] > 40:\n        return [{'m': 1}]\n    return rows\n";
+    let scene = scene("  batch: { rows: 20 }\n  python: { call: work:work, as: rows }", module);
+    scene.run().within(BOUND).ends_with(1).says(&["stage `worked` failed (schema)", "`n`", "returns:"]);
+    assert!(!scene.exists("out/sink.jsonl"));
+}
+
+#[test]
+fn files_that_cannot_be_read_or_written_are_named() {
+    let scene = Scene::new("rows:\n  read: in/none.csv\nsink:\n  from: rows\n  write: out/sink.csv\n", "");
+    scene.run().within(BOUND).ends_with(6).says(&["stage `rows` could not read its input", "none.csv"]);
+    scene.assert_clean();
+
+    let scene = Scene::new("rows:\n  read: in.csv\nsink:\n  from: rows\n  write: plain/out.csv\n", "");
+    scene.write("in.csv", "n\n1\n");
+    scene.write("plain", "a file where a folder has to be");
+    scene.run().within(BOUND).ends_with(6).says(&["stage `sink` could not write", "plain"]);
+}
+
+#[test]
+fn a_full_disk_fails_the_run_and_leaves_the_old_output() {
+    let module = "import os\ndef work():\n    for number in range(40):\n        yield {'text': os.urandom(100_000).hex()}\n";
+    let scene = Scene::new("rows:\n  python: work:work\nsink:\n  from: rows\n  write: small/sink.jsonl\n", module);
+    let small = scene.path("small");
+    std::fs::create_dir(&small).expect("a folder in ours");
+    let mounted = std::process::Command::new("mount").args(["-t", "tmpfs", "-o", "size=1m", "none"]).arg(&small).status();
+    if !mounted.is_ok_and(|status| status.success()) {
+        eprintln!("skipped: a small file system cannot be mounted here");
+        return;
+    }
+    scene.write("small/sink.jsonl", "old");
+    let ran = scene.run().within(BOUND).end();
+    let old = scene.read("small/sink.jsonl");
+    let staged = scene.staged();
+    let unmounted = std::process::Command::new("umount").arg(&small).status();
+    assert!(unmounted.is_ok_and(|status| status.success()));
+    assert_eq!(ran.code(), Some(6), "{}", ran.stderr);
+    ran.says(&["stage `sink` could not write", "space"]);
+    assert_eq!((old.as_str(), staged.len()), ("old", 0));
+}
+
+#[test]
+fn code_that_takes_its_own_process_apart_does_not_hang_the_run() {
+    let closes = "import os\ndef work(row):\n    os.closerange(3, 4096)\n    return row\n";
+    let scene = scene("  python: { call: work:work, as: row }", closes);
+    scene.run().within(BOUND).ends_with(1).says(&["stage `worked` failed"]);
+    scene.assert_clean();
+
+    let ignores = "import signal\ndef work(row):\n    for number in range(1, 64):\n        try:\n            signal.signal(number, \
+                   signal.SIG_IGN)\n        except (OSError, ValueError):\n            pass\n    return row\n";
+    let scene = scene_with(&python(&[]), "  python: { call: work:work, as: row }", ignores);
+    scene.run().within(BOUND).ends_with(0);
+    assert_eq!(scene.read("out/sink.jsonl").lines().count(), 120);
+    scene.assert_clean();
+}
+
+#[test]
+fn a_batch_that_is_lost_inside_fails_the_run_on_its_accounts() {
+    let scene = scene("  python: { call: work:work, as: row }", "def work(row):\n    return row\n");
+    let ran = scene.run().within(BOUND).env("MILLPOND_FAIL_POINT", "engine.drop_batch").ends_with(70);
+    ran.says(&["rows were lost or doubled inside millpond", "rows published"]);
+    assert!(!scene.exists("out/sink.jsonl"));
+    scene.assert_clean();
+}

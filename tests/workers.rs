@@ -1,0 +1,170 @@
+//! How many workers there are, what becomes of what they print, and how classes live in them.
+
+mod support;
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use rustix::process::Signal;
+use support::{Scene, proc_bytes, until};
+
+const SOURCE: &str = "def rows(count):\n    for number in range(count):\n        yield {'n': number}\n";
+
+#[test]
+fn no_more_attempts_run_at_once_than_there_are_workers() {
+    let batches = 500;
+    let module = format!(
+        "{SOURCE}
+import os, time
+def work(rows):
+    log = os.open('log', os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+    start = time.monotonic_ns()
+    time.sleep(0.0005)
+    os.write(log, f'{{start}} {{time.monotonic_ns()}} {{os.getpid()}}\\n'.encode())
+    os.close(log)
+    return rows
+"
+    );
+    let mut stages = format!("s0:\n  python: {{ call: work:rows, with: {{ count: {batches} }} }}\n  batch: {{ rows: 5 }}\n");
+    for stage in 1..=5 {
+        stages += &format!(
+            "s{stage}:\n  from: s{}\n  python: {{ call: work:work, as: rows }}\n  batch: {{ rows: 5 }}\n",
+            stage - 1
+        );
+    }
+    let scene = Scene::new(&format!("{stages}sink:\n  from: s5\n  write: out/sink.jsonl\n"), &module);
+    scene.run().args(&["--workers", "2"]).ends_with(0);
+    let mut moments = Vec::new();
+    let mut pids = BTreeSet::new();
+    for line in scene.read("log").lines() {
+        let numbers: Vec<u64> = line.split(' ').map(|number| number.parse().expect("a number")).collect();
+        moments.extend([(numbers[0], 1), (numbers[1], -1)]);
+        pids.insert(numbers[2]);
+    }
+    assert_eq!(moments.len(), batches * 2, "100 batches in each of five stages");
+    moments.sort_unstable();
+    let (mut running, mut peak) = (0, 0);
+    for (_, change) in moments {
+        running += change;
+        peak = peak.max(running);
+    }
+    assert_eq!(peak, 2, "attempts at once");
+    assert!(pids.len() <= 2, "workers: {pids:?}");
+}
+
+#[test]
+fn a_class_is_made_once_per_worker_and_closed_before_its_output_is_published() {
+    let module = format!(
+        "{SOURCE}
+import os
+def note(text):
+    with open('log', 'a') as log:
+        log.write(f'{{text}} {{os.getpid()}} {{os.path.exists(\"out/sink.jsonl\")}}\\n')
+class Work:
+    def __init__(self):
+        note('made')
+    def __call__(self, rows):
+        if rows[0]['n'] == 50 and not os.path.exists('killed'):
+            open('killed', 'w').close()
+            os.kill(os.getpid(), 9)
+        return rows
+    def close(self):
+        note('closed')
+"
+    );
+    let stages = "rows:\n  python: { call: work:rows, with: { count: 200 } }\n  batch: { rows: 10 }\nworked:\n  from: rows\n  python: \
+                  { call: work:Work, as: rows }\n  batch: { rows: 10 }\n  workers: 1\nsink:\n  from: worked\n  write: out/sink.jsonl\n";
+    let scene = Scene::new(stages, &module);
+    scene.run().ends_with(0);
+    let log = scene.read("log");
+    let notes: Vec<Vec<&str>> = log.lines().map(|line| line.split(' ').collect()).collect();
+    let words: Vec<&str> = notes.iter().map(|note| note[0]).collect();
+    assert_eq!(words, ["made", "made", "closed"], "{log}");
+    assert_ne!(notes[0][1], notes[1][1], "the second was made in a new worker");
+    assert_eq!(notes[1][1..], [notes[2][1], "False"], "closed in its worker, before publication: {log}");
+    assert_eq!(scene.read("out/sink.jsonl").lines().count(), 200);
+}
+
+#[test]
+fn an_instance_that_cannot_be_closed_fails_the_run() {
+    let module = format!("{SOURCE}
+class Work:
+    def __call__(self, rows):
+        return rows
+    def close(self):
+        raise OSError('not flushed')
+");
+    let stages = "rows:\n  python: { call: work:rows, with: { count: 20 } }\nworked:\n  from: rows\n  python: { call: work:Work, as: rows }\n\
+                  sink:\n  from: worked\n  write: out/sink.jsonl\n";
+    let scene = Scene::new(stages, &module);
+    scene.run().within(Duration::from_secs(30)).ends_with(1).says(&["`worked`", "not flushed"]);
+    assert!(!scene.exists("out/sink.jsonl"));
+    scene.assert_clean();
+}
+
+/// A run that prints `megabytes` in every way; returns the peak of the coordinator's memory.
+fn peak_while_printing(megabytes: u32) -> u64 {
+    let module = format!(
+        "{SOURCE}
+import os, sys, time
+def work(rows):
+    number = rows[0]['n']
+    if number < {megabytes}:
+        for _ in range(250):
+            print('x' * 999)
+        sys.stderr.write('y' * 250_000)
+        os.write(1, bytes(range(128, 256)) * 2000)
+        pid = os.fork()
+        if pid == 0:
+            os.write(2, b'child ' * 40_000)
+            os._exit(0)
+        os.waitpid(pid, 0)
+    if number == {megabytes}:
+        open('printed', 'w').close()
+        while not os.path.exists('measured'):
+            time.sleep(0.01)
+    return rows
+"
+    );
+    let count = megabytes + 1;
+    let stages = format!(
+        "rows:\n  python: {{ call: work:rows, with: {{ count: {count} }} }}\n  batch: {{ rows: 1 }}\nworked:\n  from: rows\n  python: {{ \
+         call: work:work, as: rows }}\n  batch: {{ rows: 1 }}\nsink:\n  from: worked\n  write: out/sink.jsonl\n"
+    );
+    let scene = Scene::new(&stages, &module);
+    let going = scene.run().args(&["--workers", "1"]).start_unread();
+    until("everything is printed", Duration::from_secs(60), || scene.exists("printed"));
+    let peak = proc_bytes(going.pid(), "status", "VmHWM").expect("it lives");
+    scene.write("measured", "");
+    let pipes = going.end_unread();
+    assert_eq!(pipes.code(), Some(0));
+    assert_eq!(scene.read("out/sink.jsonl").lines().count(), count as usize);
+    scene.assert_clean();
+    peak
+}
+
+#[test]
+fn output_that_nobody_reads_neither_stops_the_run_nor_fills_its_memory() {
+    let (few, many) = (peak_while_printing(1), peak_while_printing(12));
+    assert!(many < 200 << 20, "{many} bytes");
+    assert!(many < few + (30 << 20), "{few} bytes with 1 MB of prints, {many} with 12 MB");
+}
+
+#[test]
+fn a_worker_that_is_stopped_for_good_does_not_outlive_an_interrupt() {
+    let module = format!("{SOURCE}
+import os, signal
+def work(rows):
+    open('stopped', 'w').close()
+    os.kill(os.getpid(), signal.SIGSTOP)
+    return rows
+");
+    let stages = "rows:\n  python: { call: work:rows, with: { count: 20 } }\nworked:\n  from: rows\n  python: { call: work:work, as: rows }\n\
+                  sink:\n  from: worked\n  write: out/sink.jsonl\n";
+    let scene = Scene::new(stages, &module);
+    let going = scene.run().start();
+    until("the worker has stopped itself", Duration::from_secs(30), || scene.exists("stopped"));
+    going.signal(Signal::INT);
+    assert_eq!(going.end().code(), Some(130));
+    scene.assert_clean();
+}
