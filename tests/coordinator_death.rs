@@ -118,5 +118,8 @@ fn outputs_are_all_old_or_all_new_wherever_publication_is_cut_short() {
         scene.assert_clean();
         published.push(left.0 == new);
     }
-    assert!(published.contains(&true) && published.contains(&false), "both sides of the commit were cut: {published:?}");
+    assert!(
+        published.contains(&true) && published.contains(&false),
+        "both sides of the commit were cut: {published:?}"
+    );
 }

@@ -250,9 +250,8 @@ impl Going<'_> {
 
     /// The processes of the run that run Python code, by their names.
     pub fn workers(&self) -> Vec<i32> {
-        let is_worker = |pid: &i32| {
-            name_of(*pid).strip_prefix("millpond-").is_some_and(|rest| rest.parse::<u32>().is_ok())
-        };
+        let is_worker =
+            |pid: &i32| name_of(*pid).strip_prefix("millpond-").is_some_and(|rest| rest.parse::<u32>().is_ok());
         self.scene.processes().into_iter().filter(is_worker).collect()
     }
 }
@@ -270,7 +269,9 @@ impl Ran {
     pub fn says(&self, texts: &[&str]) -> &Self {
         let mut rest = self.stderr.as_str();
         for text in texts {
-            let Some(at) = rest.find(text) else { panic!("`{text}` is missing, or not in its place:\n{}", self.stderr) };
+            let Some(at) = rest.find(text) else {
+                panic!("`{text}` is missing, or not in its place:\n{}", self.stderr)
+            };
             rest = &rest[at + text.len()..];
         }
         self
