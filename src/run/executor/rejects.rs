@@ -1,5 +1,6 @@
 //! Rejected rows: their own columns and what is known of their failure.
 
+use std::path::Path;
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, RecordBatch, RecordBatchOptions, StringArray, UInt32Array, UInt64Array};
@@ -33,11 +34,18 @@ fn is_gained(name: &str) -> bool {
     gained().iter().any(|field| field.name() == name)
 }
 
-/// The rejected rows of a batch, in its order. `_row` is empty where a row may come from any of several.
+/// The rejected rows of a batch, in its order. Files in `folder` are named relative to it, so that what is published does not depend on
+/// where that folder lies. `_row` is empty where a row may come from any of several.
 ///
 /// # Errors
 /// If the batch cannot be read back.
-pub fn batch(stage: &str, batch: &Batch, rejects: &[Reject], files: &FileTable) -> Result<Batch, BatchError> {
+pub fn batch(
+    stage: &str,
+    batch: &Batch,
+    rejects: &[Reject],
+    files: &FileTable,
+    folder: &Path,
+) -> Result<Batch, BatchError> {
     let records = batch.records()?;
     let mut slices = Vec::with_capacity(rejects.len());
     let mut origin = Origin::default();
@@ -68,7 +76,7 @@ pub fn batch(stage: &str, batch: &Batch, rejects: &[Reject], files: &FileTable) 
     let places: Vec<_> = (0..origin.len()).map(|row| origin.place(row)).collect();
     let file = |place: &Option<crate::batch::Place>| {
         let path = files.path(place.as_ref()?.file)?;
-        Some(path.to_string_lossy().into_owned())
+        Some(path.strip_prefix(folder).unwrap_or(&path).to_string_lossy().into_owned())
     };
     arrays.push(Arc::new(places.iter().map(file).collect::<StringArray>()));
     let row =
