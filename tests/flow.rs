@@ -20,7 +20,6 @@ worked:
   from: rows
   python: { call: work:work, as: row }
   queue: { batches: 2, bytes: 256KiB }
-  batch: { rows: 64 }
 passed:
   from: worked
   command: [cat]

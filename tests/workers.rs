@@ -97,7 +97,7 @@ class Work:
     let stages = "rows:\n  python: { call: work:rows, with: { count: 20 } }\nworked:\n  from: rows\n  python: { call: work:Work, as: rows }\n\
                   sink:\n  from: worked\n  write: out/sink.jsonl\n";
     let scene = Scene::new(stages, &module);
-    scene.run().within(Duration::from_secs(30)).ends_with(1).says(&["`worked`", "not flushed"]);
+    scene.run().within(Duration::from_secs(30)).ends_with(1).says(&["stage `worked` failed (exception): OSError: not flushed", "work.py"]);
     assert!(!scene.exists("out/sink.jsonl"));
     scene.assert_clean();
 }
