@@ -38,7 +38,16 @@ fn the_number_of_workers_and_their_deaths_do_not_change_a_byte() {
     let rows = if is_long() { "rows=1000000" } else { "rows=60000" };
     let run = |out: &str, workers: &str| {
         let out = format!("out={}", scene.path(out).display());
-        scene.run_of(&stress("stress.yaml")).args(&["--workers", workers, "--set", rows, "--set", "slow=0.5", "--set", &out])
+        scene.run_of(&stress("stress.yaml")).args(&[
+            "--workers",
+            workers,
+            "--set",
+            rows,
+            "--set",
+            "slow=0.5",
+            "--set",
+            &out,
+        ])
     };
     run("one", "1").ends_with(0);
     for workers in ["2", "4"] {

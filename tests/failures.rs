@@ -28,14 +28,18 @@ fn scene_with(python: &str, stage: &str, module: &str) -> Scene {
 
 /// Functions of several conventions that call `bad(n)` for the row 57 of 120.
 fn conventions(bad: &str) -> Vec<(&'static str, String)> {
-    let row = format!("import os, sys, ctypes\ndef work(row):\n    if row['n'] == 57:\n        {bad}\n    return row\n");
-    let arrow = format!("import os, sys, ctypes\ndef work(batch):\n    if 57 in batch['n'].to_pylist():\n        {bad}\n    return batch\n");
+    let row =
+        format!("import os, sys, ctypes\ndef work(row):\n    if row['n'] == 57:\n        {bad}\n    return row\n");
+    let arrow = format!(
+        "import os, sys, ctypes\ndef work(batch):\n    if 57 in batch['n'].to_pylist():\n        {bad}\n    return batch\n"
+    );
     vec![("row", row), ("arrow", arrow)]
 }
 
 #[test]
 fn an_exception_names_the_row_and_shows_the_users_own_traceback() {
-    let pandas = "def work(frame):\n    if (frame['n'] == 57).any():\n        raise ValueError('a bad one')\n    return frame\n";
+    let pandas =
+        "def work(frame):\n    if (frame['n'] == 57).any():\n        raise ValueError('a bad one')\n    return frame\n";
     let mut all = conventions("raise ValueError('a bad one')");
     all.push(("pandas", pandas.to_owned()));
     for (convention, module) in all {
@@ -43,7 +47,13 @@ fn an_exception_names_the_row_and_shows_the_users_own_traceback() {
         let stage = format!("  python: {{ call: work:work, as: {convention} }}");
         let scene = scene_with(&python(requirements), &stage, &module);
         let ran = scene.run().within(BOUND).ends_with(1);
-        ran.says(&["stage `worked` failed (exception): ValueError: a bad one", "1.csv", "row 17", "Traceback", "work.py"]);
+        ran.says(&[
+            "stage `worked` failed (exception): ValueError: a bad one",
+            "1.csv",
+            "row 17",
+            "Traceback",
+            "work.py",
+        ]);
         let traceback = ran.stderr.split("Traceback").nth(1).unwrap_or_default();
         let first = traceback.lines().find(|line| line.contains("File \"")).unwrap_or_default();
         assert!(first.contains("work.py"), "{convention}: the user's frames come first, not {first}\n{}", ran.stderr);
@@ -103,7 +113,11 @@ fn what_cannot_be_prepared_is_said_without_blaming_a_row() {
         ("  python: { call: work:absent, as: row }", "def work(row): return row\n", "absent"),
         ("  python: { call: no_such:work, as: row }", "", "no_such"),
         ("  python: { call: work:work, as: row }", "def work(row) return\n", "SyntaxError"),
-        ("  python: { call: work:Work, as: row }", "class Work:\n    def __init__(self): raise OSError('no model')\n", "no model"),
+        (
+            "  python: { call: work:Work, as: row }",
+            "class Work:\n    def __init__(self): raise OSError('no model')\n",
+            "no model",
+        ),
         ("  command: [no-such-program-at-all]", "", "no-such-program-at-all"),
     ];
     for (stage, module, text) in cases {
@@ -138,11 +152,13 @@ fn files_that_cannot_be_read_or_written_are_named() {
 
 #[test]
 fn a_full_disk_fails_the_run_and_leaves_the_old_output() {
-    let module = "import os\ndef work():\n    for number in range(40):\n        yield {'text': os.urandom(100_000).hex()}\n";
+    let module =
+        "import os\ndef work():\n    for number in range(40):\n        yield {'text': os.urandom(100_000).hex()}\n";
     let scene = Scene::new("rows:\n  python: work:work\nsink:\n  from: rows\n  write: small/sink.jsonl\n", module);
     let small = scene.path("small");
     std::fs::create_dir(&small).expect("a folder in ours");
-    let mounted = std::process::Command::new("mount").args(["-t", "tmpfs", "-o", "size=1m", "none"]).arg(&small).status();
+    let mounted =
+        std::process::Command::new("mount").args(["-t", "tmpfs", "-o", "size=1m", "none"]).arg(&small).status();
     if !mounted.is_ok_and(|status| status.success()) {
         eprintln!("skipped: a small file system cannot be mounted here");
         return;
@@ -180,4 +196,45 @@ fn a_batch_that_is_lost_inside_fails_the_run_on_its_accounts() {
     ran.says(&["rows were lost or doubled inside millpond", "rows published"]);
     assert!(!scene.exists("out/sink.jsonl"));
     scene.assert_clean();
+}
+
+#[test]
+fn a_command_that_fails_on_a_row_names_it_and_shows_what_it_said() {
+    let fails = "  command: { shell: 'while read -r line; do case $line in *57*) echo no sevens >&2; exit 3;; esac; echo \"$line\"; done' }";
+    let dies =
+        "  command: { shell: 'while read -r line; do case $line in *57*) kill -SEGV $$;; esac; echo \"$line\"; done' }";
+    for (stage, word) in [(fails, "status 3"), (dies, "SIGSEGV")] {
+        let scene = scene(stage, "");
+        let ran = scene.run().within(BOUND).ends_with(1);
+        ran.says(&["stage `worked` failed", word, "1.csv", "row 17"]);
+        assert!(!scene.exists("out/sink.jsonl"));
+        scene.assert_clean();
+    }
+}
+
+#[test]
+fn sources_that_fail_half_way_publish_nothing() {
+    let cases = [
+        ("  python: work:rows", "def rows():\n    yield {'n': 1}\n    raise ValueError('half way')\n", "half way"),
+        ("  command: { shell: 'echo \"{}\"; echo half way >&2; exit 3', output: jsonl }", "", "status 3"),
+        (
+            "  python: work:rows",
+            "import os\ndef rows():\n    yield {'n': 1}\n    os._exit(0)\n",
+            "exited with status 0",
+        ),
+    ];
+    for (stage, module, text) in cases {
+        let scene = Scene::new(&format!("rows:\n{stage}\nsink:\n  from: rows\n  write: out/sink.jsonl\n"), module);
+        scene.run().within(BOUND).ends_with(1).says(&["stage `rows` failed", text]);
+        assert!(!scene.exists("out/sink.jsonl"), "{text}: something was published");
+        scene.assert_clean();
+    }
+}
+
+#[test]
+fn a_malformed_row_is_named_by_file_and_row() {
+    let scene = scene("  python: { call: work:work, as: row }", "def work(row):\n    return row\n");
+    scene.write("in/1.csv", "n\n1\n2,3\n");
+    scene.run().within(BOUND).ends_with(6).says(&["stage `rows` could not read its input", "1.csv", "2"]);
+    assert!(!scene.exists("out/sink.jsonl"));
 }

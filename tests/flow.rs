@@ -51,7 +51,9 @@ fn a_row_reaches_standard_output_while_its_source_stays_open() {
         writeln!(pipe, "{{\"n\": {number}}}").expect("the pipe has room");
         // The first row waits for the workers to start.
         let patience = Duration::from_secs(if number == 0 { 30 } else { 2 });
-        let line = lines.recv_timeout(patience).unwrap_or_else(|_| panic!("row {number} is not out after {:?}", written.elapsed()));
+        let line = lines
+            .recv_timeout(patience)
+            .unwrap_or_else(|_| panic!("row {number} is not out after {:?}", written.elapsed()));
         let row: serde_json::Value = serde_json::from_str(&line).expect("it is JSON");
         assert_eq!((&row["n"], &row["seen"]), (&number.into(), &true.into()));
     }

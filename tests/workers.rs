@@ -25,7 +25,8 @@ def work(rows):
     return rows
 "
     );
-    let mut stages = format!("s0:\n  python: {{ call: work:rows, with: {{ count: {batches} }} }}\n  batch: {{ rows: 5 }}\n");
+    let mut stages =
+        format!("s0:\n  python: {{ call: work:rows, with: {{ count: {batches} }} }}\n  batch: {{ rows: 5 }}\n");
     for stage in 1..=5 {
         stages += &format!(
             "s{stage}:\n  from: s{}\n  python: {{ call: work:work, as: rows }}\n  batch: {{ rows: 5 }}\n",
@@ -87,17 +88,23 @@ class Work:
 
 #[test]
 fn an_instance_that_cannot_be_closed_fails_the_run() {
-    let module = format!("{SOURCE}
+    let module = format!(
+        "{SOURCE}
 class Work:
     def __call__(self, rows):
         return rows
     def close(self):
         raise OSError('not flushed')
-");
+"
+    );
     let stages = "rows:\n  python: { call: work:rows, with: { count: 20 } }\nworked:\n  from: rows\n  python: { call: work:Work, as: rows }\n\
                   sink:\n  from: worked\n  write: out/sink.jsonl\n";
     let scene = Scene::new(stages, &module);
-    scene.run().within(Duration::from_secs(30)).ends_with(1).says(&["stage `worked` failed (exception): OSError: not flushed", "work.py"]);
+    scene
+        .run()
+        .within(Duration::from_secs(30))
+        .ends_with(1)
+        .says(&["stage `worked` failed (exception): OSError: not flushed", "work.py"]);
     assert!(!scene.exists("out/sink.jsonl"));
     scene.assert_clean();
 }
@@ -152,13 +159,15 @@ fn output_that_nobody_reads_neither_stops_the_run_nor_fills_its_memory() {
 
 #[test]
 fn a_worker_that_is_stopped_for_good_does_not_outlive_an_interrupt() {
-    let module = format!("{SOURCE}
+    let module = format!(
+        "{SOURCE}
 import os, signal
 def work(rows):
     open('stopped', 'w').close()
     os.kill(os.getpid(), signal.SIGSTOP)
     return rows
-");
+"
+    );
     let stages = "rows:\n  python: { call: work:rows, with: { count: 20 } }\nworked:\n  from: rows\n  python: { call: work:work, as: rows }\n\
                   sink:\n  from: worked\n  write: out/sink.jsonl\n";
     let scene = Scene::new(stages, &module);
@@ -166,5 +175,29 @@ def work(rows):
     until("the worker has stopped itself", Duration::from_secs(30), || scene.exists("stopped"));
     going.signal(Signal::INT);
     assert_eq!(going.end().code(), Some(130));
+    scene.assert_clean();
+}
+
+#[test]
+fn an_interrupt_does_not_wait_for_an_instance_that_is_being_closed() {
+    let module = format!(
+        "{SOURCE}
+import time
+class Work:
+    def __call__(self, rows):
+        return rows
+    def close(self):
+        open('closing', 'w').close()
+        time.sleep(300)
+"
+    );
+    let stages = "rows:\n  python: { call: work:rows, with: { count: 20 } }\nworked:\n  from: rows\n  python: { call: work:Work, as: rows }\n\
+                  sink:\n  from: worked\n  write: out/sink.jsonl\n";
+    let scene = Scene::new(stages, &module);
+    let going = scene.run().within(Duration::from_secs(30)).start();
+    until("the instance is being closed", Duration::from_secs(30), || scene.exists("closing"));
+    going.signal(Signal::TERM);
+    assert_eq!(going.end().code(), Some(143));
+    assert!(!scene.exists("out/sink.jsonl"));
     scene.assert_clean();
 }

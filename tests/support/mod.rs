@@ -97,6 +97,10 @@ impl Scene {
         all_processes().filter(is_ours).collect()
     }
 
+    pub fn processes_named(&self, name: &str) -> Vec<i32> {
+        self.processes().into_iter().filter(|&pid| name_of(pid) == name).collect()
+    }
+
     /// Waits until no process of this scene is left, and returns how long that took.
     pub fn until_gone(&self, within: Duration) -> Duration {
         let started = Instant::now();
@@ -250,9 +254,8 @@ impl Going<'_> {
 
     /// The processes of the run that run Python code, by their names.
     pub fn workers(&self) -> Vec<i32> {
-        let is_worker = |pid: &i32| {
-            name_of(*pid).strip_prefix("millpond-").is_some_and(|rest| rest.parse::<u32>().is_ok())
-        };
+        let is_worker =
+            |pid: &i32| name_of(*pid).strip_prefix("millpond-").is_some_and(|rest| rest.parse::<u32>().is_ok());
         self.scene.processes().into_iter().filter(is_worker).collect()
     }
 }
@@ -270,7 +273,9 @@ impl Ran {
     pub fn says(&self, texts: &[&str]) -> &Self {
         let mut rest = self.stderr.as_str();
         for text in texts {
-            let Some(at) = rest.find(text) else { panic!("`{text}` is missing, or not in its place:\n{}", self.stderr) };
+            let Some(at) = rest.find(text) else {
+                panic!("`{text}` is missing, or not in its place:\n{}", self.stderr)
+            };
             rest = &rest[at + text.len()..];
         }
         self
@@ -291,6 +296,12 @@ pub fn kill(pid: i32, signal: rustix::process::Signal) {
         // It may be gone already.
         let _ = rustix::process::kill_process(pid, signal);
     }
+}
+
+pub fn parent_of(pid: i32) -> i32 {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("the process lives");
+    let line = status.lines().find_map(|line| line.strip_prefix("PPid:")).expect("every process has a parent");
+    line.trim().parse().expect("it is a number")
 }
 
 /// Bytes of a field of `/proc/PID/status` or `smaps_rollup` that is given in kB.

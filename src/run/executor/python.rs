@@ -518,7 +518,10 @@ impl Pool {
         if let (Some(stage), Some(failures)) = (stage, &mut self.closing)
             && failures.iter().all(|(failed, _)| *failed != stage)
         {
-            failures.push((stage, failure(Scope::Opening, Verdict::Crash, format!("the instance in a worker was not closed: {how}"))));
+            failures.push((
+                stage,
+                failure(Scope::Opening, Verdict::Crash, format!("the instance in a worker was not closed: {how}")),
+            ));
         }
     }
 
