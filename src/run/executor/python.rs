@@ -513,7 +513,10 @@ impl Pool {
 
     /// Remembers that the instance of a class was not closed in a worker that has been asked to stop.
     fn did_not_close(&mut self, id: WorkerId, how: &str) {
-        let is_class = |stage: &StageId| matches!(&self.plan.stage(*stage).kind, StageKind::Python(python) if python.target == PythonTarget::Class);
+        let is_class = |stage: &StageId| match &self.plan.stage(*stage).kind {
+            StageKind::Python(python) => python.target == PythonTarget::Class,
+            _ => false,
+        };
         let stage = self.workers.get(&id).and_then(|worker| worker.stages.keys().copied().find(is_class));
         if let (Some(stage), Some(failures)) = (stage, &mut self.closing)
             && failures.iter().all(|(failed, _)| *failed != stage)
@@ -525,7 +528,8 @@ impl Pool {
         }
     }
 
-    /// The first of the stages whose instances could not be closed. Workers that have not ended by now have not closed theirs.
+    /// The first of the stages whose instances could not be closed. Workers that have not ended by now have not closed
+    /// theirs.
     pub fn close_failure(&mut self) -> Option<(StageId, Failure)> {
         for id in self.workers.keys().copied().collect::<Vec<_>>() {
             self.did_not_close(id, "`close()` did not return in time");
