@@ -123,3 +123,74 @@ fn outputs_are_all_old_or_all_new_wherever_publication_is_cut_short() {
         "both sides of the commit were cut: {published:?}"
     );
 }
+
+/// Sums of squares, 100 batches of 20 ms.
+const SLOW: &str = "
+import time
+def rows(count):
+    for number in range(count):
+        yield {'n': number}
+
+def work(rows):
+    open('begun', 'w').close()
+    time.sleep(0.02)
+    return [{'n': row['n'] ** 2} for row in rows]
+";
+const SLOW_STAGES: &str = "
+rows:
+  python: { call: work:rows, with: { count: 1000 } }
+  batch: { rows: 10 }
+worked:
+  from: rows
+  python: { call: work:work, as: rows }
+  batch: { rows: 10 }
+sink:
+  from: worked
+  write: out/sink.jsonl
+";
+
+fn squares() -> String {
+    (0..1000_u64).map(|number| format!("{{\"n\":{}}}\n", number * number)).collect()
+}
+
+#[test]
+fn the_death_of_the_template_costs_its_workers_and_nothing_else() {
+    let scene = Scene::new(SLOW_STAGES, SLOW);
+    let going = scene.run().args(&["--workers", "2"]).start();
+    until("work has begun", START, || scene.exists("begun"));
+    let template = scene.processes_named("millpond-tmpl");
+    assert_eq!(template.len(), 1);
+    support::kill(template[0], Signal::KILL);
+    let ran = going.end();
+    assert_eq!(ran.code(), Some(0), "{}", ran.stderr);
+    assert_eq!(scene.read("out/sink.jsonl"), squares());
+    scene.assert_clean();
+}
+
+#[test]
+fn the_death_of_the_guardian_fails_the_run_and_leaves_nothing() {
+    let scene = Scene::new(SLOW_STAGES, SLOW);
+    let going = scene.run().args(&["--workers", "2"]).start();
+    until("work has begun", START, || scene.exists("begun"));
+    let template = scene.processes_named("millpond-tmpl")[0];
+    support::kill(support::parent_of(template), Signal::KILL);
+    let ran = going.end();
+    assert_eq!(ran.code(), Some(70), "{}", ran.stderr);
+    ran.says(&["guardian"]);
+    scene.until_gone(GONE);
+    scene.assert_clean();
+    assert!(!scene.exists("out/sink.jsonl"));
+}
+
+#[test]
+fn a_second_run_of_the_same_pipeline_does_not_disturb_the_first() {
+    let scene = Scene::new(SLOW_STAGES, SLOW);
+    let first = scene.run().args(&["--workers", "1"]).start();
+    until("work has begun", START, || scene.exists("begun"));
+    let second = scene.run().args(&["--workers", "1"]).end();
+    let first = first.end();
+    assert_eq!(first.code(), Some(0), "{}", first.stderr);
+    assert!(matches!(second.code(), Some(0 | 6)), "{}", second.stderr);
+    assert_eq!(scene.read("out/sink.jsonl"), squares());
+    scene.assert_clean();
+}

@@ -197,3 +197,44 @@ fn a_batch_that_is_lost_inside_fails_the_run_on_its_accounts() {
     assert!(!scene.exists("out/sink.jsonl"));
     scene.assert_clean();
 }
+
+#[test]
+fn a_command_that_fails_on_a_row_names_it_and_shows_what_it_said() {
+    let fails = "  command: { shell: 'while read -r line; do case $line in *57*) echo no sevens >&2; exit 3;; esac; echo \"$line\"; done' }";
+    let dies =
+        "  command: { shell: 'while read -r line; do case $line in *57*) kill -SEGV $$;; esac; echo \"$line\"; done' }";
+    for (stage, word) in [(fails, "status 3"), (dies, "SIGSEGV")] {
+        let scene = scene(stage, "");
+        let ran = scene.run().within(BOUND).ends_with(1);
+        ran.says(&["stage `worked` failed", word, "1.csv", "row 17"]);
+        assert!(!scene.exists("out/sink.jsonl"));
+        scene.assert_clean();
+    }
+}
+
+#[test]
+fn sources_that_fail_half_way_publish_nothing() {
+    let cases = [
+        ("  python: work:rows", "def rows():\n    yield {'n': 1}\n    raise ValueError('half way')\n", "half way"),
+        ("  command: { shell: 'echo \"{}\"; echo half way >&2; exit 3', output: jsonl }", "", "status 3"),
+        (
+            "  python: work:rows",
+            "import os\ndef rows():\n    yield {'n': 1}\n    os._exit(0)\n",
+            "exited with status 0",
+        ),
+    ];
+    for (stage, module, text) in cases {
+        let scene = Scene::new(&format!("rows:\n{stage}\nsink:\n  from: rows\n  write: out/sink.jsonl\n"), module);
+        scene.run().within(BOUND).ends_with(1).says(&["stage `rows` failed", text]);
+        assert!(!scene.exists("out/sink.jsonl"), "{text}: something was published");
+        scene.assert_clean();
+    }
+}
+
+#[test]
+fn a_malformed_row_is_named_by_file_and_row() {
+    let scene = scene("  python: { call: work:work, as: row }", "def work(row):\n    return row\n");
+    scene.write("in/1.csv", "n\n1\n2,3\n");
+    scene.run().within(BOUND).ends_with(6).says(&["stage `rows` could not read its input", "1.csv", "2"]);
+    assert!(!scene.exists("out/sink.jsonl"));
+}

@@ -16,11 +16,11 @@ const MODULE: &str = "def work(row):\n    row['seen'] = True\n    return row\n";
 const STAGES: &str = "
 rows:
   read: { path: pipe, format: jsonl }
+  batch: { bytes: 128KiB }
 worked:
   from: rows
   python: { call: work:work, as: row }
   queue: { batches: 2, bytes: 256KiB }
-  batch: { rows: 64 }
 passed:
   from: worked
   command: [cat]
@@ -84,8 +84,8 @@ fn a_source_is_not_read_when_nobody_takes_the_result() {
         }
         assert!(pushed < 64 << 20, "the source goes on reading");
     }
-    // Three queues of 256 KiB with a batch in the hands of each stage, and what the pipes and the reader hold: a few MiB.
-    assert!(pushed < 12 << 20, "{pushed} bytes were taken in");
+    // Three queues of 256 KiB, a batch in the hands of each stage, and what the pipes and the reader hold.
+    assert!(pushed < 4 << 20, "{pushed} bytes were taken in");
     going.signal(Signal::TERM);
     drop(pipe);
     assert_eq!(going.end_unread().code(), Some(143));

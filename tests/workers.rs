@@ -100,7 +100,11 @@ class Work:
     let stages = "rows:\n  python: { call: work:rows, with: { count: 20 } }\nworked:\n  from: rows\n  python: { call: work:Work, as: rows }\n\
                   sink:\n  from: worked\n  write: out/sink.jsonl\n";
     let scene = Scene::new(stages, &module);
-    scene.run().within(Duration::from_secs(30)).ends_with(1).says(&["`worked`", "not flushed"]);
+    scene
+        .run()
+        .within(Duration::from_secs(30))
+        .ends_with(1)
+        .says(&["stage `worked` failed (exception): OSError: not flushed", "work.py"]);
     assert!(!scene.exists("out/sink.jsonl"));
     scene.assert_clean();
 }
@@ -171,5 +175,29 @@ def work(rows):
     until("the worker has stopped itself", Duration::from_secs(30), || scene.exists("stopped"));
     going.signal(Signal::INT);
     assert_eq!(going.end().code(), Some(130));
+    scene.assert_clean();
+}
+
+#[test]
+fn an_interrupt_does_not_wait_for_an_instance_that_is_being_closed() {
+    let module = format!(
+        "{SOURCE}
+import time
+class Work:
+    def __call__(self, rows):
+        return rows
+    def close(self):
+        open('closing', 'w').close()
+        time.sleep(300)
+"
+    );
+    let stages = "rows:\n  python: { call: work:rows, with: { count: 20 } }\nworked:\n  from: rows\n  python: { call: work:Work, as: rows }\n\
+                  sink:\n  from: worked\n  write: out/sink.jsonl\n";
+    let scene = Scene::new(stages, &module);
+    let going = scene.run().within(Duration::from_secs(30)).start();
+    until("the instance is being closed", Duration::from_secs(30), || scene.exists("closing"));
+    going.signal(Signal::TERM);
+    assert_eq!(going.end().code(), Some(143));
+    assert!(!scene.exists("out/sink.jsonl"));
     scene.assert_clean();
 }

@@ -142,13 +142,13 @@ class Worker:
         self._channel.send(answer)
 
     def _close_stages(self) -> int:
-        """Closes every stage, also when one of them fails."""
+        """Closes every stage, also when one of them fails, and says which did."""
         status = 0
-        for stage in self._stages.values():
+        for number, stage in self._stages.items():
             try:
                 stage.close()
-            except BaseException:
-                traceback.print_exc()
+            except BaseException as error:
+                self._fail(Frame(Kind.ERROR, stage=number), error, None)
                 status = EXIT_BROKEN
         return status
 

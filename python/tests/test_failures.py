@@ -228,8 +228,10 @@ def test_teardown_cannot_hang(stage: Any) -> None:
 
 def test_a_failing_close_is_told(stage: Any) -> None:
     worker = stage("class f:\n    def __call__(self, row): ...\n    def close(self): raise OSError('not flushed')")
-    assert worker.stop()["status"] == 70
-    assert "not flushed" in worker.output()
+    worker.send(Kind.STOP)
+    frame = worker.channel.receive()
+    assert frame is not None and (frame.kind, frame.attempt, frame.text["message"]) == (Kind.ERROR, 0, "not flushed")
+    assert worker.exit()["status"] == 70
 
 
 def test_workers_die_with_their_template(modules: Path) -> None:

@@ -28,7 +28,7 @@ use publish::{PublishError, RunFolder, Staging};
 use scheduler::{Action, Event, Scheduler};
 
 /// How long workers may take to close what they have open at the end of a run.
-const CLOSE_GRACE: Duration = Duration::from_secs(10);
+const CLOSE_GRACE: Duration = Duration::from_secs(60);
 /// Time between two looks at the progress.
 const PROGRESS: Duration = Duration::from_millis(100);
 
@@ -116,8 +116,8 @@ fn go_on_to_the_end(
                 }
                 Action::Commit => {
                     // Workers close what they have open before anything is published.
-                    executor.stop_workers(CLOSE_GRACE)?;
-                    if signals.last() == 0 {
+                    let closed = executor.stop_workers(CLOSE_GRACE)?;
+                    if closed && signals.last() == 0 {
                         executor.perform(Action::Commit)?;
                     }
                 }

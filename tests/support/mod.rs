@@ -97,6 +97,10 @@ impl Scene {
         all_processes().filter(is_ours).collect()
     }
 
+    pub fn processes_named(&self, name: &str) -> Vec<i32> {
+        self.processes().into_iter().filter(|&pid| name_of(pid) == name).collect()
+    }
+
     /// Waits until no process of this scene is left, and returns how long that took.
     pub fn until_gone(&self, within: Duration) -> Duration {
         let started = Instant::now();
@@ -292,6 +296,12 @@ pub fn kill(pid: i32, signal: rustix::process::Signal) {
         // It may be gone already.
         let _ = rustix::process::kill_process(pid, signal);
     }
+}
+
+pub fn parent_of(pid: i32) -> i32 {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("the process lives");
+    let line = status.lines().find_map(|line| line.strip_prefix("PPid:")).expect("every process has a parent");
+    line.trim().parse().expect("it is a number")
 }
 
 /// Bytes of a field of `/proc/PID/status` or `smaps_rollup` that is given in kB.

@@ -14,6 +14,7 @@ mod mailbox;
 mod poller;
 mod publisher;
 mod python;
+mod query_input;
 mod rejects;
 mod resident;
 mod source_command;

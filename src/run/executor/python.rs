@@ -28,7 +28,7 @@ use super::worker::{Current, ErrorText, Opening, Worker, WorkerError};
 use crate::batch::{Batch, Origin, SegmentId, SegmentPool};
 use crate::environment::{template_variables, threads_per_worker, worker_variables};
 use crate::format::column_type;
-use crate::plan::{Convention, Plan, Port, Python, Stage, StageId, StageKind, Verdict};
+use crate::plan::{Convention, Plan, Port, Python, PythonTarget, Stage, StageId, StageKind, Verdict};
 use crate::run::scheduler::{AttemptId, ClassId, Classes, ExitCause, Failure, Scope, WorkerId};
 use crate::run::{RunEvent, Speaker, Stream};
 
@@ -68,6 +68,8 @@ pub struct Pool {
     schemas: Vec<SchemaRef>,
     happened: Vec<Happened>,
     news: Vec<RunEvent>,
+    /// What went wrong when workers were asked to stop; `None` before they are.
+    closing: Option<Vec<(StageId, Failure)>>,
 }
 
 #[derive(Debug)]
@@ -120,6 +122,7 @@ impl Pool {
             schemas: Vec::new(),
             happened: Vec::new(),
             news: Vec::new(),
+            closing: None,
         }
     }
 
@@ -314,6 +317,9 @@ impl Pool {
             }
             Kind::Exited => {
                 let end: ProcessEnd = frame.text().unwrap_or_default();
+                if end.status != Some(0) {
+                    self.did_not_close(worker, &super::local::end_text(end));
+                }
                 self.worker_gone(worker, super::local::end_text(end), ExitCause::Own, poller);
             }
             Kind::Hello => {
@@ -442,6 +448,12 @@ impl Pool {
                 if is_opening {
                     worker.stages.remove(&StageId(frame.stage));
                 }
+                if let Some(failures) = &mut self.closing
+                    && is_opening
+                {
+                    failures.push((StageId(frame.stage), user_failure(text, is_opening)));
+                    return Ok(());
+                }
                 let mine = |current: &Current| is_opening || current.attempt.0 == frame.attempt;
                 if let Some(current) = worker.current.take_if(|current| mine(current)) {
                     self.happened
@@ -507,8 +519,35 @@ impl Pool {
         }
     }
 
+    /// Remembers that the instance of a class was not closed in a worker that has been asked to stop.
+    fn did_not_close(&mut self, id: WorkerId, how: &str) {
+        let is_class = |stage: &StageId| match &self.plan.stage(*stage).kind {
+            StageKind::Python(python) => python.target == PythonTarget::Class,
+            _ => false,
+        };
+        let stage = self.workers.get(&id).and_then(|worker| worker.stages.keys().copied().find(is_class));
+        if let (Some(stage), Some(failures)) = (stage, &mut self.closing)
+            && failures.iter().all(|(failed, _)| *failed != stage)
+        {
+            failures.push((
+                stage,
+                failure(Scope::Opening, Verdict::Crash, format!("the instance in a worker was not closed: {how}")),
+            ));
+        }
+    }
+
+    /// The first of the stages whose instances could not be closed. Workers that have not ended by now have not closed
+    /// theirs.
+    pub fn close_failure(&mut self) -> Option<(StageId, Failure)> {
+        for id in self.workers.keys().copied().collect::<Vec<_>>() {
+            self.did_not_close(id, "`close()` did not return in time");
+        }
+        self.closing.take().into_iter().flatten().min_by_key(|(stage, _)| *stage)
+    }
+
     /// Asks all workers to close their stages and end.
     pub fn stop_all(&mut self) {
+        self.closing = Some(Vec::new());
         for worker in self.workers.values_mut() {
             worker.connection.send(Frame::new(Kind::Stop));
         }

@@ -401,11 +401,12 @@ impl LocalExecutor {
         });
     }
 
-    /// Asks all workers to close what they have open and to end, and waits for them, but not for ever.
+    /// Asks all workers to close what they have open and to end, and waits for them, but not for ever, nor when a signal comes.
+    /// Returns whether all is closed; if something failed, that is the next event.
     ///
     /// # Errors
     /// If the loop itself fails.
-    pub fn stop_workers(&mut self, grace: Duration) -> io::Result<()> {
+    pub fn stop_workers(&mut self, grace: Duration) -> io::Result<bool> {
         self.pool.stop_all();
         let deadline = std::time::Instant::now() + grace;
         while self.pool.has_workers() {
@@ -413,9 +414,13 @@ impl LocalExecutor {
             if left.is_zero() {
                 break;
             }
-            self.wait(Some(left))?;
+            if self.wait(Some(left))?.contains(&Token::Signals) {
+                return Ok(false);
+            }
         }
-        Ok(())
+        let Some((stage, failure)) = self.pool.close_failure() else { return Ok(true) };
+        self.events.push_back(Event::StageFailed { stage, failure });
+        Ok(false)
     }
 
     /// Reads what processes that have ended left in their pipes.
