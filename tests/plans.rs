@@ -109,8 +109,7 @@ fn a_plan_is_shown_with_its_bounds() {
       score.rejected -> all: 2 batches, 1.0 MiB; spills to disk
       all -> rest: 8 batches, 64.0 MiB
 
-    memory of all edges: at most 387.0 MiB (enforced)
-    skipped: none
+    memory of all edges: at most 387.0 MiB (enforced; a batch that is larger than its edge is let in alone)
     "#);
 }
 

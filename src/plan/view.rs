@@ -24,7 +24,6 @@ pub fn text(plan: &Plan) -> String {
     line(&mut out, "\nstages, in order:");
     plan.stages.iter().for_each(|stage| stage_text(plan, stage, &mut out));
     edges_text(plan, &mut out);
-    line(&mut out, "skipped: none");
     out
 }
 
@@ -167,7 +166,7 @@ fn edges_text(plan: &Plan, out: &mut String) {
         let spills = if edge.spills { "; spills to disk" } else { "" };
         line(out, format!("  {from} -> {}: {capacity}{cut}{spills}", plan.stage(edge.to).name));
     }
-    line(out, format!("\nmemory of all edges: at most {} (enforced)", size(plan.edge_bytes())));
+    line(out, format!("\nmemory of all edges: at most {} (enforced; a batch that is larger than its edge is let in alone)", size(plan.edge_bytes())));
 }
 
 /// The graph as lines `producer -> consumer`.
