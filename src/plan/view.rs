@@ -166,7 +166,13 @@ fn edges_text(plan: &Plan, out: &mut String) {
         let spills = if edge.spills { "; spills to disk" } else { "" };
         line(out, format!("  {from} -> {}: {capacity}{cut}{spills}", plan.stage(edge.to).name));
     }
-    line(out, format!("\nmemory of all edges: at most {} (enforced; a batch that is larger than its edge is let in alone)", size(plan.edge_bytes())));
+    line(
+        out,
+        format!(
+            "\nmemory of all edges: at most {} (enforced; a batch that is larger than its edge is let in alone)",
+            size(plan.edge_bytes())
+        ),
+    );
 }
 
 /// The graph as lines `producer -> consumer`.
