@@ -134,3 +134,19 @@ fn a_closed_standard_output_ends_the_run_quietly() {
     assert_eq!(going.end().code(), Some(0));
     scene.assert_clean();
 }
+
+#[test]
+fn a_command_that_gives_no_rows_can_be_queried_if_its_columns_are_known() {
+    for output in ["output: lines", "output: jsonl, returns: { line: string }"] {
+        let stages = format!(
+            "rows:\n  sql: SELECT value AS n FROM generate_series(1, 3)\nnone:\n  from: rows\n  \
+             command: {{ run: [\"true\"], input: lines, {output} }}\njoined:\n  from: [rows, none]\n  \
+             sql: SELECT n, line FROM rows LEFT JOIN none ON CAST(n AS VARCHAR) = line ORDER BY n\nsink:\n  \
+             from: joined\n  write: out/sink.csv\n"
+        );
+        let scene = Scene::new(&stages, "");
+        scene.run().within(Duration::from_secs(30)).ends_with(0);
+        let text = std::fs::read_to_string(scene.path("out/sink.csv")).expect("published");
+        assert_eq!(text, "n,line\n1,\n2,\n3,\n", "{output}");
+    }
+}

@@ -252,6 +252,10 @@ impl Resolver<'_> {
             },
             input: pipe_format(shape.input),
             output: pipe_format(shape.output),
+            returns: match spec {
+                CommandSpec::Argv(_) => Vec::new(),
+                CommandSpec::Options(options) => self.columns(&["command", "returns"], options.returns.as_ref()),
+            },
         })
     }
 

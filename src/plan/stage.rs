@@ -171,6 +171,8 @@ pub struct Command {
     pub input: Option<Format>,
     /// How the child's standard output is read; `None` sends it to the log.
     pub output: Option<Format>,
+    /// Declared output columns.
+    pub returns: Vec<(String, ColumnType)>,
 }
 
 #[derive(Clone, Debug)]

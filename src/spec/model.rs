@@ -326,6 +326,10 @@ pub struct CommandOptions {
     pub input: Option<PipeFormatSpec>,
     /// How the program's standard output is read. Without it, `jsonl` in mode `batch`, else `none`.
     pub output: Option<PipeFormatSpec>,
+    /// Columns of the output and their types. Without it, those of the first output that has rows.
+    #[serde(default)]
+    #[schemars(schema_with = "super::schema::columns")]
+    pub returns: Option<Map<String, Value>>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]

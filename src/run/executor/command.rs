@@ -15,7 +15,7 @@ use super::guardian::ProcessEnd;
 use super::log::OutputLog;
 use super::resident::failure;
 use crate::format::{self, Format};
-use crate::plan::{StageId, Verdict};
+use crate::plan::{ColumnType, StageId, Verdict};
 use crate::run::scheduler::{Failure, Scope};
 use crate::run::{Speaker, Stream};
 
@@ -85,6 +85,8 @@ pub struct Exchange {
     pub name: String,
     pub input: Option<(Format, RecordBatch)>,
     pub output: Option<Format>,
+    /// Declared columns of the output.
+    pub returns: Vec<(String, ColumnType)>,
     pub log: OutputLog,
 }
 
@@ -136,7 +138,7 @@ impl Exchange {
             ));
         }
         let Some(format) = self.output else { return Ok(None) };
-        format::decode(format, &talk.output, &[]).map(Some).map_err(|error| {
+        format::decode(format, &talk.output, &self.returns).map(Some).map_err(|error| {
             failed(
                 Verdict::Schema,
                 format!("the command's output is not what `output: {}` says: {error}", format.word()),

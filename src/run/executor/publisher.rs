@@ -5,10 +5,11 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use arrow::datatypes::SchemaRef;
+use arrow::datatypes::{DataType, SchemaRef};
 
 use crate::batch::{Batch, BatchError, Columns, ConformError, Cutter};
-use crate::plan::{EdgeId, Plan, StageId, StageKind};
+use crate::format::Format;
+use crate::plan::{EdgeId, Plan, Port, Stage, StageId, StageKind};
 
 #[derive(Debug, thiserror::Error)]
 pub enum PublishError {
@@ -48,7 +49,7 @@ impl Publisher {
         let mut columns = BTreeMap::new();
         for stage in &plan.stages {
             for port in 0..stage.ports.len() {
-                columns.insert((stage.id, port), first_columns(&stage.kind, port));
+                columns.insert((stage.id, port), first_columns(stage, port));
             }
         }
         let cutters = plan.edges.iter().filter_map(|edge| {
@@ -164,9 +165,15 @@ impl Publisher {
     }
 }
 
-fn first_columns(kind: &StageKind, port: usize) -> Columns {
-    match kind {
-        StageKind::Python(python) if port == 0 && !python.returns.is_empty() => Columns::declared(&python.returns),
+fn first_columns(stage: &Stage, port: usize) -> Columns {
+    let is_main = stage.ports[port].name == Port::MAIN;
+    match &stage.kind {
+        StageKind::Python(python) if is_main && !python.returns.is_empty() => Columns::declared(&python.returns),
+        StageKind::Command(command) if is_main && !command.returns.is_empty() => Columns::declared(&command.returns),
+        // Lines have one column whether there are any or not.
+        StageKind::Command(command) if is_main && command.output == Some(Format::Lines) => {
+            Columns::declared(&[("line".to_owned(), DataType::Utf8)])
+        }
         _ => Columns::from_first(),
     }
 }

@@ -15,7 +15,7 @@ use super::resident::{Resident, failure};
 use super::stage::read::{ReadError, Source};
 use crate::batch::FileTable;
 use crate::format::{Compression, Format};
-use crate::plan::{Read, Stage, Verdict};
+use crate::plan::{Read, Stage, StageKind, Verdict};
 use crate::run::scheduler::{Failure, Scope};
 use crate::run::{Speaker, Stream};
 
@@ -61,6 +61,7 @@ pub fn resident(
     files: &FileTable,
     mailbox: Mailbox,
 ) -> Result<Resident, ReadError> {
+    let StageKind::Command(command) = &stage.kind else { unreachable!("only commands get here") };
     let OurEnds { stdout, stderr, end } = ours;
     let path = PathBuf::from(format!("/proc/self/fd/{}", stdout.as_raw_fd()));
     let read = Read {
@@ -68,7 +69,7 @@ pub fn resident(
         stdin: false,
         format,
         compression: Some(Compression::None),
-        schema: Vec::new(),
+        schema: command.returns.clone(),
         delimiter: if format == Format::Tsv { b'\t' } else { b',' },
         header: true,
     };

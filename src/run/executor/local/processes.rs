@@ -49,8 +49,14 @@ impl LocalExecutor {
             },
             _ => None,
         };
-        let exchange =
-            Exchange { stage: id, name: stage.name.clone(), input, output: command.output, log: self.log.clone() };
+        let exchange = Exchange {
+            stage: id,
+            name: stage.name.clone(),
+            input,
+            output: command.output,
+            returns: command.returns.clone(),
+            log: self.log.clone(),
+        };
         let pipes = Pipes::new()?;
         let mailbox = self.mailbox.clone();
         let start = move || {

@@ -22,7 +22,7 @@ impl LocalExecutor {
             Err(error) => {
                 let word = match self.plan.stage(stage).kind {
                     StageKind::Read(_) => "declare the column in `schema:`",
-                    StageKind::Python(_) => "declare the columns with `returns:`",
+                    StageKind::Python(_) | StageKind::Command(_) => "declare the columns with `returns:`",
                     _ => "make every batch have the same columns",
                 };
                 let failure = failure(Scope::Opening, Verdict::Schema, format!("{error}; {word}"));
