@@ -11,6 +11,7 @@ mod guardian;
 mod local;
 mod log;
 mod mailbox;
+mod opening;
 mod poller;
 mod publisher;
 mod python;

@@ -22,13 +22,13 @@ use super::guardian::{Guardian, ProcessEnd, ProcessId, Spawn};
 use super::local::Surroundings;
 use super::log::OutputLog;
 use super::mailbox::Mailbox;
+use super::opening;
 use super::poller::{Poller, Token};
 use super::resident::failure;
 use super::worker::{Current, ErrorText, Opening, Worker, WorkerError};
 use crate::batch::{Batch, Origin, SegmentId, SegmentPool};
 use crate::environment::{template_variables, threads_per_worker, worker_variables};
-use crate::format::column_type;
-use crate::plan::{Convention, Plan, Port, Python, PythonTarget, Stage, StageId, StageKind, Verdict};
+use crate::plan::{Plan, PythonTarget, StageId, StageKind, Verdict};
 use crate::run::scheduler::{AttemptId, ClassId, Classes, ExitCause, Failure, Scope, WorkerId};
 use crate::run::{RunEvent, Speaker, Stream};
 
@@ -188,7 +188,7 @@ impl Pool {
         let process = guardian.spawn(Spawn { argv: &argv, env: &env, cwd, fds: vec![stdin, stdout, stderr, socket] });
         let path: Vec<_> = self.plan.python.path.iter().map(|path| path.to_string_lossy()).collect();
         connection.send(Frame::new(Kind::Prepare).with_text(&json!({
-            "preload": preload(&self.plan),
+            "preload": opening::preload(&self.plan),
             "path": path,
             "cwd": self.plan.folder.to_string_lossy(),
             "env": {},
@@ -248,7 +248,7 @@ impl Pool {
             Some(Opening::Asked) => current.waiting = Some(frame),
             None => {
                 worker.stages.insert(stage, Opening::Asked);
-                worker.connection.send(open(&plan, plan.stage(stage)));
+                worker.connection.send(opening::open(&plan, plan.stage(stage)));
                 current.waiting = Some(frame);
             }
         }
@@ -573,54 +573,4 @@ fn user_failure(text: ErrorText, is_opening: bool) -> Failure {
     let scope = if is_opening { Scope::Opening } else { Scope::Rows };
     let message = if text.message.is_empty() { text.kind } else { format!("{}: {}", text.kind, text.message) };
     Failure { verdict, scope, message, traceback: text.traceback }
-}
-
-/// What the template imports for all workers, if it is installed: what these stages will need anyway, and numpy, whose random
-/// numbers are seeded for an attempt only if it is imported before.
-fn preload(plan: &Plan) -> Vec<&'static str> {
-    let mut modules = vec!["pyarrow", "numpy"];
-    let uses_pandas = |stage: &Stage| matches!(&stage.kind, StageKind::Python(python) if python.convention == Some(Convention::Pandas));
-    let requires_pandas = plan.python.requirements.iter().any(|requirement| requirement.trim().starts_with("pandas"));
-    if requires_pandas || plan.stages.iter().any(uses_pandas) {
-        modules.push("pandas");
-    }
-    modules
-}
-
-/// The frame that prepares a stage in a worker.
-fn open(plan: &Plan, stage: &Stage) -> Frame {
-    let StageKind::Python(python) = &stage.kind else { unreachable!("only python stages are opened in workers") };
-    let Python { call, convention, with, returns, is_source, .. } = python;
-    let returns: Vec<_> = returns
-        .iter()
-        .map(|(column, data_type)| json!([column, column_type::word(data_type).expect("it was parsed from a word")]))
-        .collect();
-    // Rejected rows are the coordinator's to make.
-    let ports: Vec<_> = stage.ports.iter().map(|port| &port.name).filter(|name| *name != Port::REJECTED).collect();
-    let mut frame = Frame::new(Kind::Open).with_text(&json!({
-        "name": stage.name,
-        "module": call.module,
-        "function": call.name,
-        "as": convention.map(word),
-        "with": with,
-        "ports": ports,
-        "returns": returns,
-        "source": is_source,
-        "seed": plan.seed,
-        "params": plan.params,
-        "batch_rows": stage.cut.rows,
-        "batch_bytes": stage.cut.bytes,
-    }));
-    frame.stage = stage.id.0;
-    frame
-}
-
-fn word(convention: Convention) -> &'static str {
-    match convention {
-        Convention::Row => "row",
-        Convention::Rows => "rows",
-        Convention::Arrow => "arrow",
-        Convention::Pandas => "pandas",
-        Convention::Numpy => "numpy",
-    }
 }

@@ -180,7 +180,7 @@ fn stage(at: usize, shape: &Shape, inputs: Vec<Input>) -> Stage {
     };
     let command = |mode, output| {
         let line = CommandLine::Argv(Vec::new());
-        StageKind::Command(Command { line, mode, input: None, output })
+        StageKind::Command(Command { line, mode, input: None, output, returns: Vec::new() })
     };
     let read = Read {
         paths: Vec::new(),

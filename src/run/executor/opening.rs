@@ -1,0 +1,57 @@
+//! What workers are told before they run attempts: what to import, and how to prepare a stage.
+
+use serde_json::json;
+
+use super::frame::{Frame, Kind};
+use crate::format::column_type;
+use crate::plan::{Convention, Plan, Port, Python, Stage, StageKind};
+
+/// What the template imports for all workers, if it is installed: what these stages will need anyway, and numpy, whose random
+/// numbers are seeded for an attempt only if it is imported before.
+pub fn preload(plan: &Plan) -> Vec<&'static str> {
+    let mut modules = vec!["pyarrow", "numpy"];
+    let uses_pandas = |stage: &Stage| matches!(&stage.kind, StageKind::Python(python) if python.convention == Some(Convention::Pandas));
+    let requires_pandas = plan.python.requirements.iter().any(|requirement| requirement.trim().starts_with("pandas"));
+    if requires_pandas || plan.stages.iter().any(uses_pandas) {
+        modules.push("pandas");
+    }
+    modules
+}
+
+/// The frame that prepares a stage in a worker.
+pub fn open(plan: &Plan, stage: &Stage) -> Frame {
+    let StageKind::Python(python) = &stage.kind else { unreachable!("only python stages are opened in workers") };
+    let Python { call, convention, with, returns, is_source, .. } = python;
+    let returns: Vec<_> = returns
+        .iter()
+        .map(|(column, data_type)| json!([column, column_type::word(data_type).expect("it was parsed from a word")]))
+        .collect();
+    // Rejected rows are the coordinator's to make.
+    let ports: Vec<_> = stage.ports.iter().map(|port| &port.name).filter(|name| *name != Port::REJECTED).collect();
+    let mut frame = Frame::new(Kind::Open).with_text(&json!({
+        "name": stage.name,
+        "module": call.module,
+        "function": call.name,
+        "as": convention.map(word),
+        "with": with,
+        "ports": ports,
+        "returns": returns,
+        "source": is_source,
+        "seed": plan.seed,
+        "params": plan.params,
+        "batch_rows": stage.cut.rows,
+        "batch_bytes": stage.cut.bytes,
+    }));
+    frame.stage = stage.id.0;
+    frame
+}
+
+fn word(convention: Convention) -> &'static str {
+    match convention {
+        Convention::Row => "row",
+        Convention::Rows => "rows",
+        Convention::Arrow => "arrow",
+        Convention::Pandas => "pandas",
+        Convention::Numpy => "numpy",
+    }
+}
