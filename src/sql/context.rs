@@ -26,6 +26,7 @@ use super::error::{SqlError, SqlErrorKind};
 use super::join_sides::{KeepStreamedOrder, StreamFirstTable};
 use super::query::Query;
 use super::seeded;
+use super::table_arguments;
 
 /// What a query's result may depend on, beside its inputs, and what it may use up.
 #[derive(Clone, Debug)]
@@ -149,7 +150,9 @@ pub(super) fn logical_plan(
             let reference = datafusion::common::TableReference::bare(name);
             state.schema_for_ref(reference)?.register_table(name.to_owned(), table)?;
         }
-        let statement = Statement::Statement(Box::new(query.statement().clone()));
+        let mut statement = query.statement().clone();
+        table_arguments::bind(&mut statement, &settings.params);
+        let statement = Statement::Statement(Box::new(statement));
         let plan =
             state.statement_to_plan(statement).now_or_never().expect("tables in memory are found without waiting")?;
         query_only().verify_plan(&plan)?;

@@ -23,6 +23,7 @@ mod seeded;
 mod step;
 mod stream;
 mod table;
+mod table_arguments;
 mod tee;
 
 #[cfg(test)]

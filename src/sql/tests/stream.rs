@@ -387,3 +387,12 @@ fn a_recursive_step_cannot_read_an_input_again() {
     let expected = "an input cannot be read again by the recursive part of a query";
     assert_eq!((error.message.as_str(), error.kind), (expected, SqlErrorKind::Plan));
 }
+
+#[test]
+fn params_are_arguments_of_table_functions_too() {
+    let settings = with_params(&[("first", json!(-1)), ("last", json!(2)), ("day", json!("2024-01-01' --"))]);
+    let outcome = run("SELECT value, $last AS l FROM generate_series($first, $last + 0, 1)", Vec::new(), &settings);
+    assert_eq!(lines(&outcome.expect("a result").batches), ["value | l", "-1 | 2", "0 | 2", "1 | 2", "2 | 2"]);
+    let error = run("SELECT value FROM generate_series(1, $day)", Vec::new(), &settings).err().expect("no number");
+    assert_eq!(error.kind, SqlErrorKind::Plan, "{}", error.message);
+}
