@@ -165,13 +165,11 @@ impl Batch {
         }
         let records = ipc::without_dictionaries(&records)?;
         let message = ipc::encode(&records)?;
-        let bytes = message.bytes();
-        if bytes.len() <= INLINE_BYTES {
-            let bytes = bytes.to_vec();
-            return Ok((records, Parcel::Inline(bytes)));
+        if message.len() <= INLINE_BYTES {
+            return Ok((records, Parcel::Inline(message.to_vec())));
         }
-        let lease = pool.write(&[bytes])?;
-        let shared = Shared { lease, offset: 0, length: bytes.len() as u64 };
+        let lease = pool.write(message.parts())?;
+        let shared = Shared { lease, offset: 0, length: message.len() as u64 };
         // From here on the batch lives in shared memory only: one copy, however many read it.
         let buffer = ipc::leased_buffer(&shared.lease, 0, shared.length).expect("just written there");
         let records = ipc::decode(&buffer, records.schema())?;

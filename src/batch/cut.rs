@@ -27,6 +27,12 @@ impl Cutter {
         Self { rows: rows.get() as usize, bytes, held: Vec::new(), held_rows: 0, held_bytes: 0 }
     }
 
+    /// Whether the rows that follow are a batch just as they are. Then [`Cutter::push`] would give them back, and need not be
+    /// asked: the batch may stay where it lies.
+    pub fn passes(&self, batch: &RecordBatch) -> bool {
+        self.held.is_empty() && batch.num_rows() == self.rows && value_bytes(batch, 0..batch.num_rows()) <= self.bytes
+    }
+
     /// Takes the rows that follow and returns the batches that are complete. An empty batch leaves no trace.
     pub fn push(&mut self, batch: RecordBatch, origin: Origin) -> Vec<(RecordBatch, Origin)> {
         debug_assert_eq!(batch.num_rows(), origin.len(), "every row has an origin");

@@ -10,19 +10,31 @@ use arrow::array::{ArrayRef, RecordBatch, RecordBatchOptions};
 use arrow::buffer::Buffer;
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use arrow::error::ArrowError;
-use arrow::ipc::writer::{DictionaryTracker, IpcDataGenerator, IpcWriteOptions, write_message};
+use arrow::ipc::writer::{DictionaryTracker, IpcDataGenerator, IpcWriteOptions, StreamEncoder, write_message};
 use arrow::ipc::{self, convert::fb_to_schema};
 
 use super::pool::Lease;
 
-/// A batch as an encapsulated message, in two parts that follow each other: metadata, then body.
+/// A batch as an encapsulated message, in parts that follow each other: metadata, then the columns' own buffers, which are not
+/// copied before the message is written to where it goes.
 pub struct Message {
-    bytes: Vec<u8>,
+    parts: Vec<Buffer>,
 }
 
 impl Message {
-    pub fn bytes(&self) -> &[u8] {
-        &self.bytes
+    pub fn parts(&self) -> impl Iterator<Item = &[u8]> {
+        self.parts.iter().map(Buffer::as_slice)
+    }
+
+    /// Bytes of all parts.
+    pub fn len(&self) -> usize {
+        self.parts.iter().map(Buffer::len).sum()
+    }
+
+    pub fn to_vec(&self) -> Vec<u8> {
+        let mut bytes = Vec::with_capacity(self.len());
+        self.parts().for_each(|part| bytes.extend_from_slice(part));
+        bytes
     }
 }
 
@@ -31,17 +43,19 @@ impl Message {
 /// # Errors
 /// If Arrow cannot write one of its columns.
 pub fn encode(batch: &RecordBatch) -> Result<Message, ArrowError> {
-    let options = IpcWriteOptions::default();
-    let mut tracker = DictionaryTracker::new(true);
-    let (_, encoded) = IpcDataGenerator::default().encode(
-        batch,
-        &mut tracker,
-        &options,
-        &mut ipc::writer::IpcWriteContext::default(),
-    )?;
-    let mut bytes = Vec::with_capacity(encoded.ipc_message.len() + encoded.arrow_data.len() + 64);
-    write_message(&mut bytes, encoded, &options)?;
-    Ok(Message { bytes })
+    let mut parts = StreamEncoder::try_new(batch.schema_ref())?.encode(batch)?;
+    // A stream begins with its schema: a prefix of 8 bytes, the last 4 of which say how many follow.
+    let prefix =
+        parts.first().and_then(|part| part.get(4..8)).ok_or_else(|| invalid("a stream begins with its schema"))?;
+    let length = u32::from_le_bytes(prefix.try_into().expect("four bytes"));
+    let mut skipped = 0;
+    let body = parts.iter().position(|part| {
+        let is_schema = skipped < 8 + length as usize;
+        skipped += part.len();
+        !is_schema
+    });
+    parts.drain(..body.ok_or_else(|| invalid("a stream holds its batch"))?);
+    Ok(Message { parts })
 }
 
 /// Encodes a schema as an encapsulated message.
@@ -151,10 +165,10 @@ mod tests {
             RecordBatch::try_from_iter_with_nullable(columns.into_iter().map(|(name, column)| (name, column, true)));
         let batch = batch.expect("columns of one length").slice(1, 2);
         let message = encode(&batch).expect("plain columns");
-        let lease = SegmentPool::default().write(&[message.bytes()]).expect("memory");
+        let lease = SegmentPool::default().write(message.parts()).expect("memory");
         let start = lease.segment().address(0, 1).expect("in range").as_ptr() as usize;
         let range = start..start + lease.segment().len();
-        let buffer = leased_buffer(&lease, 0, message.bytes().len() as u64).expect("in range");
+        let buffer = leased_buffer(&lease, 0, message.len() as u64).expect("in range");
         let schema = decode_schema(&encode_schema(&batch.schema()).expect("a schema")).expect("a schema");
         let read = decode(&buffer, Arc::new(schema)).expect("what was written");
         assert_eq!(read, batch);

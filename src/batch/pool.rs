@@ -38,13 +38,14 @@ impl SegmentPool {
     ///
     /// # Errors
     /// [`SegmentError`] if a new segment is needed and cannot be made.
-    pub fn write(&self, parts: &[&[u8]]) -> Result<Arc<Lease>, SegmentError> {
+    pub fn write<'a>(&self, parts: impl IntoIterator<Item = &'a [u8]>) -> Result<Arc<Lease>, SegmentError> {
+        let parts: Vec<_> = parts.into_iter().collect();
         let bytes = parts.iter().map(|part| part.len() as u64).sum();
         let segment = match self.take(bytes) {
             Some(segment) => segment,
             None => Arc::new(Segment::create(self.next_id(), bytes)?),
         };
-        segment.write(parts);
+        segment.write(&parts);
         let pool = self.clone();
         Ok(Arc::new(Lease::new(segment, Box::new(move |segment| pool.put(segment)))))
     }
@@ -124,14 +125,14 @@ mod tests {
     #[test]
     fn a_segment_is_used_again_only_after_its_last_lease() {
         let pool = SegmentPool::default();
-        let first = pool.write(&[b"first"]).expect("memory");
+        let first = pool.write([&b"first"[..]]).expect("memory");
         let id = first.segment().id();
-        let second = pool.write(&[b"second"]).expect("memory");
+        let second = pool.write([&b"second"[..]]).expect("memory");
         assert_ne!(second.segment().id(), id);
         let held = Arc::clone(&first);
         drop(first);
-        assert_ne!(pool.write(&[b"third"]).expect("memory").segment().id(), id);
+        assert_ne!(pool.write([&b"third"[..]]).expect("memory").segment().id(), id);
         drop(held);
-        assert_eq!(pool.write(&[b"fourth"]).expect("memory").segment().id(), id);
+        assert_eq!(pool.write([&b"fourth"[..]]).expect("memory").segment().id(), id);
     }
 }

@@ -15,11 +15,15 @@ use super::frame::{Frame, FrameError};
 
 /// Most descriptors with one frame.
 const MOST_FDS: usize = 4;
+/// Most bytes that are read at once.
+const READ_BYTES: usize = 64 << 10;
 
 #[derive(Debug)]
 pub struct Connection {
     socket: OwnedFd,
     received: Vec<u8>,
+    /// Where bytes arrive, kept so that it is not made anew for each read.
+    buffer: Box<[u8]>,
     received_fds: VecDeque<OwnedFd>,
     /// What has been sent, but not yet taken by the socket.
     waiting: VecDeque<Outgoing>,
@@ -52,7 +56,14 @@ impl Connection {
     }
 
     pub fn new(socket: OwnedFd) -> Self {
-        Self { socket, received: Vec::new(), received_fds: VecDeque::new(), waiting: VecDeque::new(), closed: false }
+        Self {
+            socket,
+            received: Vec::new(),
+            buffer: vec![0; READ_BYTES].into(),
+            received_fds: VecDeque::new(),
+            waiting: VecDeque::new(),
+            closed: false,
+        }
     }
 
     pub fn fd(&self) -> BorrowedFd<'_> {
@@ -102,10 +113,14 @@ impl Connection {
     /// If the socket fails or a frame is malformed.
     pub fn receive(&mut self) -> Result<Vec<Frame>, ConnectionError> {
         while !self.closed && self.read()? {}
-        let mut frames = Vec::new();
-        while let Some(frame) = self.take_frame()? {
+        let (mut frames, mut taken) = (Vec::new(), 0);
+        while let Some((mut frame, length, fds)) = Frame::parse(&self.received[taken..])? {
+            taken += length;
+            let fds = fds.min(self.received_fds.len());
+            frame.fds = self.received_fds.drain(..fds).collect();
             frames.push(frame);
         }
+        self.received.drain(..taken);
         Ok(frames)
     }
 
@@ -115,12 +130,11 @@ impl Connection {
 
     /// Reads once; returns whether there may be more.
     fn read(&mut self) -> Result<bool, ConnectionError> {
-        let mut buffer = [0; 64 << 10];
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MOST_FDS))];
         let mut control = RecvAncillaryBuffer::new(&mut space);
         let received = recvmsg(
             &self.socket,
-            &mut [IoSliceMut::new(&mut buffer)],
+            &mut [IoSliceMut::new(&mut self.buffer)],
             &mut control,
             RecvFlags::DONTWAIT | RecvFlags::CMSG_CLOEXEC,
         );
@@ -131,7 +145,7 @@ impl Connection {
                         self.received_fds.extend(fds);
                     }
                 }
-                self.received.extend_from_slice(&buffer[..received.bytes]);
+                self.received.extend_from_slice(&self.buffer[..received.bytes]);
                 self.closed = received.bytes == 0;
                 Ok(received.bytes > 0)
             }
@@ -143,14 +157,6 @@ impl Connection {
             }
             Err(errno) => Err(io::Error::from(errno).into()),
         }
-    }
-
-    fn take_frame(&mut self) -> Result<Option<Frame>, ConnectionError> {
-        let Some((mut frame, length, fds)) = Frame::parse(&self.received)? else { return Ok(None) };
-        self.received.drain(..length);
-        let fds = fds.min(self.received_fds.len());
-        frame.fds = self.received_fds.drain(..fds).collect();
-        Ok(Some(frame))
     }
 }
 

@@ -31,8 +31,15 @@ pub enum Token {
 pub struct Poller {
     epoll: rustix::fd::OwnedFd,
     tokens: BTreeMap<u64, Token>,
-    numbers: BTreeMap<Token, u64>,
+    numbers: BTreeMap<Token, Watched>,
     next: u64,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Watched {
+    number: u64,
+    /// Whether room to write is watched for as well.
+    output: bool,
 }
 
 impl Poller {
@@ -51,20 +58,25 @@ impl Poller {
         self.next += 1;
         epoll::add(&self.epoll, fd, EventData::new_u64(self.next), EventFlags::IN)?;
         self.tokens.insert(self.next, token);
-        self.numbers.insert(token, self.next);
+        self.numbers.insert(token, Watched { number: self.next, output: false });
         Ok(())
     }
 
     /// Also watches for room to write, or no longer.
-    pub fn watch_output(&self, token: Token, fd: BorrowedFd<'_>, wanted: bool) {
-        let Some(&number) = self.numbers.get(&token) else { return };
+    pub fn watch_output(&mut self, token: Token, fd: BorrowedFd<'_>, wanted: bool) {
+        let Some(watched) = self.numbers.get_mut(&token) else { return };
+        if watched.output == wanted {
+            return;
+        }
+        watched.output = wanted;
+        let number = watched.number;
         let flags = if wanted { EventFlags::IN | EventFlags::OUT } else { EventFlags::IN };
         // A descriptor that is closed already is no longer watched, which is as well.
         let _ = epoll::modify(&self.epoll, fd, EventData::new_u64(number), flags);
     }
 
     pub fn remove(&mut self, token: Token, fd: BorrowedFd<'_>) {
-        if let Some(number) = self.numbers.remove(&token) {
+        if let Some(Watched { number, .. }) = self.numbers.remove(&token) {
             self.tokens.remove(&number);
             let _ = epoll::delete(&self.epoll, fd);
         }

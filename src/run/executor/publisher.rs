@@ -93,6 +93,7 @@ impl Publisher {
         let pieces = match self.cutters.get_mut(&edge) {
             None if batch.rows() == 0 => Vec::new(),
             None => vec![batch.clone()],
+            Some(cutter) if cutter.passes(&batch.records()?) => vec![batch.clone()],
             Some(cutter) => {
                 let cut = cutter.push(batch.records()?, batch.origin().clone());
                 let pieces: Vec<Batch> = cut.into_iter().map(|(records, origin)| Batch::new(records, origin)).collect();

@@ -270,16 +270,13 @@ impl Pool {
         }
     }
 
-    pub fn watch_output(&self, poller: &Poller) {
+    pub fn watch_output(&self, poller: &mut Poller) {
         for (&id, worker) in &self.workers {
-            if worker.connection.wants_to_send() {
-                poller.watch_output(Token::Worker(id), worker.connection.fd(), true);
-            }
+            poller.watch_output(Token::Worker(id), worker.connection.fd(), worker.connection.wants_to_send());
         }
-        if let Some(template) = &self.template
-            && template.connection.wants_to_send()
-        {
-            poller.watch_output(Token::Template(template.process), template.connection.fd(), true);
+        if let Some(template) = &self.template {
+            let wants = template.connection.wants_to_send();
+            poller.watch_output(Token::Template(template.process), template.connection.fd(), wants);
         }
     }
 

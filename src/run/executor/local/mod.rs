@@ -171,7 +171,7 @@ impl LocalExecutor {
     fn watch_output(&mut self) {
         let wants = self.guardian.wants_to_send();
         self.poller.watch_output(Token::Guardian, self.guardian.fd(), wants);
-        self.pool.watch_output(&self.poller);
+        self.pool.watch_output(&mut self.poller);
     }
 
     fn deliver(&mut self, message: Message) {
