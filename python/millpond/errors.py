@@ -42,7 +42,7 @@ class SchemaError(MillpondError):
     def __init__(self, message: str, *, column: str | None = None, row: int | None = None) -> None:
         place = [f"column `{column}`"] if column is not None else []
         if row is not None:
-            place.append(f"row {row}")
+            place.append(f"row {row + 1} of the result")
         super().__init__(f"{', '.join(place)}: {message}" if place else message)
         self.column = column
         self.row = row

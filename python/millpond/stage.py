@@ -9,6 +9,7 @@ import array
 import dataclasses
 import functools
 import importlib
+import inspect
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -41,9 +42,13 @@ class Stage:
         self._seed: int = spec["seed"]
         self._ports: list[str] = spec["ports"] or ["out"]
         self._declared = declared_schema(spec.get("returns") or [])
+        # Nobody reads the rows of a stage that works by its side effects: it need not give any.
+        self._unread: bool = spec.get("unread", False)
         self.row: int | None = None
         target = _find(spec["module"], spec["function"])
         self.is_class = isinstance(target, type)
+        if not self.is_class:
+            _check_arguments(target, spec)
         self._instance = target(**spec["with"]) if self.is_class else None
         function = self._instance if self.is_class else target
         if not callable(function):
@@ -63,6 +68,11 @@ class Stage:
             return self._run_rows(batch)
         argument, given = self._codec.give(batch)
         result = self._call(argument)
+        if result is None and len(self._ports) <= 1 and not self._unread:
+            raise SchemaError(
+                f"returned `None`, but `as: {self.convention}` gives rows back; is a `return` missing? "
+                "(A result without rows is an empty one of its kind)"
+            )
         outputs = []
         for port, part in self._by_port(result):
             taken = None if part is None else self._codec.take(part, given)
@@ -151,6 +161,18 @@ def _find(module: str, name: str) -> Any:
         except AttributeError:
             raise StageError(f"module `{module}` has no `{name}`") from None
     return target
+
+
+def _check_arguments(target: Any, spec: Mapping[str, Any]) -> None:
+    """What `with` gives must fit the function: otherwise every row would seem to be at fault."""
+    try:
+        signature = inspect.signature(target)
+    except (TypeError, ValueError):  # Not to be known of some functions that are written in C.
+        return
+    try:
+        signature.bind(*([] if spec["source"] else [None]), **spec["with"])
+    except TypeError as error:
+        raise StageError(f"`{spec['module']}:{spec['function']}` cannot be called as the stage says: {error}") from None
 
 
 def _convention(spec: Mapping[str, Any], function: Callable[..., Any]) -> tuple[str, bool]:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
+from conftest import write_module
 
 NUMBERS = pa.record_batch({"n": pa.array([1, 2, 3], pa.int32()), "s": ["a", None, "c"]})
 
@@ -75,10 +76,23 @@ def test_a_batch_without_rows_gives_no_batch(stage: Any, convention: str) -> Non
     assert result.batches == {} and result.error is None and result.rows == 0
 
 
-@pytest.mark.parametrize("convention", ["row", "rows", "arrow", "pandas", "numpy"])
-def test_none_means_no_rows(stage: Any, convention: str) -> None:
-    result = stage("def f(x): return None", as_=convention).run(NUMBERS)
+def test_none_drops_a_row(stage: Any) -> None:
+    result = stage("def f(x): return None", as_="row").run(NUMBERS)
     assert result.batches == {} and result.error is None and result.rows == 3
+
+
+@pytest.mark.parametrize("convention", ["rows", "arrow", "pandas", "numpy"])
+def test_a_forgotten_return_is_an_error_unless_nobody_reads_the_rows(stage: Any, convention: str) -> None:
+    result = stage("def f(x): x", as_=convention).run(NUMBERS)
+    assert result.error is not None and "is a `return` missing?" in result.error["message"]
+    result = stage("def f(x): x", as_=convention, unread=True).run(NUMBERS)
+    assert result.batches == {} and result.error is None and result.rows == 3
+
+
+def test_arguments_that_do_not_fit_the_function_are_no_rows_fault(worker: Any, modules: Any) -> None:
+    module = write_module(modules, "def f(row, shortest=1): return row")
+    error = worker.open(f"{module}:f", with_={"shorttest": 2})
+    assert "shorttest" in error["message"] and "cannot be called" in error["message"]
 
 
 def test_row_drops_and_changes(stage: Any) -> None:
@@ -307,8 +321,8 @@ def test_returns_decides_the_types(stage: Any, convention: str, code: str) -> No
 @pytest.mark.parametrize(
     ("convention", "code", "message", "row"),
     [
-        ("row", "{'n': 'x' if row['n'] == 2 else 1}", "column `n`, row 1", 1),
-        ("rows", "[{'n': 1}, {'n': 'x'}]", "column `n`, row 1", None),
+        ("row", "{'n': 'x' if row['n'] == 2 else 1}", "column `n`, row 2 of the result", 1),
+        ("rows", "[{'n': 1}, {'n': 'x'}]", "column `n`, row 2 of the result", None),
         ("row", "{'n': 1, 'more': 2}", "column `more`: is not declared", None),
         ("arrow", "row", "column `s`: is not declared", None),
         ("pandas", "row[[]].assign(x=1)", "column `x`: is not declared", None),
@@ -335,7 +349,7 @@ def test_what_does_not_fit_is_a_schema_error(
 def test_mixed_types_name_column_and_row(stage: Any) -> None:
     error = stage("def f(row): return [row, {'n': {1}, 's': row['n'] if row['n'] == 3 else None}]").run(NUMBERS).error
     assert error["verdict"] == "schema" and error["row"] == 0
-    assert error["message"].startswith("column `n`, row 1: ")
+    assert error["message"].startswith("column `n`, row 2 of the result: ")
 
 
 def test_columns_of_different_lengths(stage: Any) -> None:

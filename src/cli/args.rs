@@ -95,6 +95,8 @@ pub struct ValidateArgs {
     /// The pipeline files.
     #[arg(required = true)]
     pub files: Vec<PathBuf>,
+    #[command(flatten)]
+    pub params: ParamArgs,
     #[arg(long, value_enum, default_value_t = DiagnosticFormat::Human)]
     pub format: DiagnosticFormat,
 }

@@ -3,7 +3,7 @@
 use crate::plan::Plan;
 use crate::run::RunEvent;
 
-use super::words::{counted, speaker, stage};
+use super::words::{count, counted, speaker, stage};
 
 /// The line for an event, if it gets one.
 pub fn line(plan: &Plan, event: &RunEvent) -> Option<String> {
@@ -43,7 +43,9 @@ pub fn line(plan: &Plan, event: &RunEvent) -> Option<String> {
             let in_out = match (plan.stage(*id).inputs.is_empty(), plan.stage(*id).ports.is_empty()) {
                 (true, _) => counted(account.rows_out, "row"),
                 (false, true) => counted(account.rows_in, "row"),
-                (false, false) => format!("{} in, {} out", counted(account.rows_in, "row"), account.rows_out),
+                (false, false) => {
+                    format!("{} in, {} out", counted(account.rows_in, "row"), count(account.rows_out))
+                }
             };
             format!("{name}: done, {in_out}")
         }

@@ -80,12 +80,25 @@ pub fn summary(plan: &Plan, outcome: &Outcome) -> String {
     }
     text += &table(plan, outcome);
     if outcome.ending == Ending::Succeeded {
+        text += &all_rejected(plan, outcome);
         if let Some(line) = bottleneck(plan, outcome) {
             let _ = writeln!(text, "{line}");
         }
         let _ = writeln!(text, "done in {}", duration(outcome.duration));
     }
     text
+}
+
+/// A line for every stage of which nothing came but rejects: more likely a mistake in the pipeline than in every row.
+fn all_rejected(plan: &Plan, outcome: &Outcome) -> String {
+    let stages = plan.stages.iter().zip(&outcome.stages);
+    let hit =
+        stages.filter(|(_, account)| account.rows_in > 0 && account.rejected + account.skipped == account.rows_in);
+    hit.map(|(stage, account)| {
+        let (rows, verb) = (counted(account.rows_in, "row"), if account.rejected > 0 { "rejected" } else { "skipped" });
+        format!("warning: `{}` {verb} all of its {rows}; is the mistake in the stage itself?\n", stage.name)
+    })
+    .collect()
 }
 
 fn table(plan: &Plan, outcome: &Outcome) -> String {

@@ -28,6 +28,7 @@ pub fn open(plan: &Plan, stage: &Stage) -> Frame {
         .collect();
     // Rejected rows are the coordinator's to make.
     let ports: Vec<_> = stage.ports.iter().map(|port| &port.name).filter(|name| *name != Port::REJECTED).collect();
+    let is_unread = stage.ports.iter().all(|port| port.name != Port::MAIN || port.edges.is_empty());
     let mut frame = Frame::new(Kind::Open).with_text(&json!({
         "name": stage.name,
         "module": call.module,
@@ -37,6 +38,7 @@ pub fn open(plan: &Plan, stage: &Stage) -> Frame {
         "ports": ports,
         "returns": returns,
         "source": is_source,
+        "unread": is_unread,
         "seed": plan.seed,
         "params": plan.params,
         "batch_rows": stage.cut.rows,

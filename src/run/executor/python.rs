@@ -568,6 +568,11 @@ fn schema_id(known: &mut Vec<SchemaRef>, schema: &SchemaRef) -> u32 {
 fn user_failure(text: ErrorText, is_opening: bool) -> Failure {
     let verdict = if text.verdict == Verdict::Schema.word() { Verdict::Schema } else { Verdict::Exception };
     let scope = if is_opening { Scope::Opening } else { Scope::Rows };
-    let message = if text.message.is_empty() { text.kind } else { format!("{}: {}", text.kind, text.message) };
+    let way_out = if is_opening && text.kind == "ModuleNotFoundError" {
+        "; add its package to `requirements`, or its folder to `path`, both under `python:`"
+    } else {
+        ""
+    };
+    let message = if text.message.is_empty() { text.kind } else { format!("{}: {}{way_out}", text.kind, text.message) };
     Failure { verdict, scope, message, traceback: text.traceback }
 }

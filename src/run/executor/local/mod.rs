@@ -300,7 +300,8 @@ impl LocalExecutor {
     /// Takes a batch that a consumer is given out of its queue.
     fn take_for(&mut self, stage: StageId, input: usize, batch: BatchId) -> Result<Batch, Failure> {
         let stored = self.store.get_mut(&batch).expect("the scheduler gives out batches that exist");
-        if let Some(edge) = stored.edge.take() {
+        let edge = stored.edge.take();
+        if let Some(edge) = edge {
             self.publisher.taken(edge, stored.batch.bytes());
         }
         let internal = |error: &dyn std::error::Error| failure(Scope::Output, Verdict::Exception, error.to_string());
@@ -312,7 +313,11 @@ impl LocalExecutor {
         let records = loaded.records().map_err(|error| internal(&error))?;
         let columns = self.unions.entry((stage, input)).or_insert_with(Columns::from_first);
         let conformed = columns.conform(records.clone()).map_err(|error| {
-            let message = format!("the inputs of the stage do not have the same columns: {error}");
+            let from = edge.map_or("one of them", |edge| self.plan.stage(self.plan.edge(edge).from).name.as_str());
+            let message = format!(
+                "the inputs of the stage do not have the same columns: `{from}` differs from those before it: {error}; make \
+                 them alike in a `sql` stage"
+            );
             failure(Scope::Opening, Verdict::Schema, message)
         })?;
         let united = if conformed.schema_ref() == records.schema_ref() {
