@@ -273,6 +273,35 @@ stages:
 }
 
 #[test]
+fn a_required_value_that_is_not_known_before_the_run_is_no_mistake() {
+    let yaml = "version: 1
+params: { p: { type: path } }
+stages:
+  a: { read: { path: '${{ params.p }}/a.csv', format: csv } }
+  b: { from: a, write: { path: '${{ params.p }}/b.csv', format: csv } }
+";
+    insta::assert_snapshot!(problems(yaml), @"");
+}
+
+#[test]
+fn a_mistake_in_a_required_value_is_said_once() {
+    let yaml = "version: 1
+stages:
+  a: { read: { path: '${{ nope }}', format: csv } }
+";
+    insta::assert_snapshot!(problems(yaml), @"expr::unknown_name 3:23 `nope` is not known in expressions (choose from `params`, `env`, `run`)");
+}
+
+#[test]
+fn an_expression_that_is_too_long_is_refused_before_it_is_parsed() {
+    let yaml = |signs: usize| {
+        format!("version: 1\nstages: {{ a: {{ read: a.csv, workers: '${{{{ {}1 }}}}' }} }}\n", "-".repeat(signs))
+    };
+    insta::assert_snapshot!(problems(&yaml(100_000)), @"expr::syntax 2:39 an expression has at most 1000 bytes, and this one has 100003");
+    insta::assert_snapshot!(problems(&yaml(900)), @"");
+}
+
+#[test]
 fn an_unused_param_is_a_warning_unless_python_could_use_it() {
     let yaml = "version: 1\nparams: { p: { type: integer, default: 1 } }\nstages: { a: { read: a.csv } }\n";
     insta::assert_snapshot!(problems(yaml), @"param::unused 2:11 the param `p` is not used");

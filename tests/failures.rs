@@ -2,6 +2,7 @@
 
 mod support;
 
+use std::process::Command;
 use std::time::Duration;
 
 use support::{Scene, python};
@@ -148,6 +149,26 @@ fn files_that_cannot_be_read_or_written_are_named() {
     scene.write("in.csv", "n\n1\n");
     scene.write("plain", "a file where a folder has to be");
     scene.run().within(BOUND).ends_with(6).says(&["stage `sink` could not write", "plain"]);
+}
+
+#[test]
+fn a_file_larger_than_the_system_allows_fails_the_run() {
+    let scene = Scene::with_python(
+        "",
+        "rows:\n  sql: SELECT value FROM generate_series(1, 300000)\nsink:\n  from: rows\n  write: out/sink.csv",
+        "",
+    );
+    let script = format!(
+        "ulimit -f 100; exec '{}' run '{}' --state-dir '{}'",
+        env!("CARGO_BIN_EXE_millpond"),
+        scene.path("pipeline.yaml").display(),
+        scene.path("state").display(),
+    );
+    let output = Command::new("bash").args(["-c", &script]).output().expect("bash starts");
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(6), "{errors}");
+    assert!(errors.contains("stage `sink` could not write"), "{errors}");
+    scene.assert_clean();
 }
 
 #[test]

@@ -26,6 +26,7 @@ _IDLE_SECONDS_MAX = 2.0
 
 EXIT_ORPHANED = 1
 EXIT_BROKEN = 70
+EXIT_FORKED = 71
 
 
 def run(channel: Channel) -> NoReturn:
@@ -46,6 +47,7 @@ def run(channel: Channel) -> NoReturn:
 class Worker:
     def __init__(self, channel: Channel) -> None:
         self._channel = channel
+        self._pid = os.getpid()
         self._schemas: dict[int, pa.Schema] = {}
         self._stages: dict[int, Stage] = {}
         self._leases = Leases()
@@ -92,6 +94,7 @@ class Worker:
         except BaseException as error:
             self._fail(Frame(Kind.ERROR, stage=frame.stage), error, None)
             return
+        self._end_copies()
         self._stages[frame.stage] = stage
         text = {"as": stage.convention, "class": stage.is_class}
         self._channel.send(Frame(Kind.OPENED, stage=frame.stage, text=text))
@@ -101,7 +104,9 @@ class Worker:
         if stage is None:
             raise ProtocolError(f"attempt {frame.attempt} is for stage {frame.stage}, which is not open")
         try:
-            self._answer(frame, *self._call(stage, frame))
+            called = self._call(stage, frame)
+            self._end_copies()
+            self._answer(frame, *called)
         except SystemExit:
             raise
         except BaseException as error:
@@ -111,11 +116,22 @@ class Worker:
     def _call(self, stage: Stage, frame: Frame) -> tuple[list[Output], bool, int]:
         """The outputs of an attempt, whether they are the last ones of a source, and the rows that the function got."""
         if frame.kind == Kind.PULL:
-            caught_up = Frame(Kind.CAUGHT_UP, stage=frame.stage, attempt=frame.attempt)
-            outputs, end = stage.pull(frame.sequence, lambda: self._channel.send(caught_up))
+            outputs, end = stage.pull(frame.sequence, lambda: self._caught_up(frame))
             return outputs, end, 0
         batch = self._leases.read(frame, self._schemas[frame.schema])
         return stage.run(batch, frame.sequence), False, batch.num_rows
+
+    def _caught_up(self, frame: Frame) -> None:
+        self._end_copies()
+        self._channel.send(Frame(Kind.CAUGHT_UP, stage=frame.stage, attempt=frame.attempt))
+
+    def _end_copies(self) -> None:
+        """Ends this process if it is a copy that user code forked and that came back from it. A copy has the worker's
+        socket and its shared memory: it would answer a second time, and write over what the worker gives."""
+        if os.getpid() == self._pid:
+            return
+        print("a process that this stage's code forked came back from the code; it ends here", file=sys.stderr)
+        os._exit(EXIT_FORKED)
 
     def _answer(self, frame: Frame, outputs: list[Output], end: bool, rows: int) -> None:
         written = []
@@ -136,6 +152,7 @@ class Worker:
         self._channel.send(done)
 
     def _fail(self, answer: Frame, error: BaseException, row: int | None) -> None:
+        self._end_copies()
         answer.text = errors.report(error, row)
         errors.forget_frames(error)
         process.flush_stdio()

@@ -208,6 +208,40 @@ def test_children_die_before_the_exit_is_reported(stage: Any) -> None:
         assert not Path(f"/proc/{pid}").exists()
 
 
+@pytest.mark.parametrize("back", ['return {"n": -1}', "raise ValueError", "raise SystemExit"])
+def test_a_copy_of_the_worker_that_comes_back_does_not_answer(stage: Any, back: str) -> None:
+    """The copy comes back first, so that its answer would be taken for the worker's."""
+    worker = stage(
+        f"""
+        import os
+
+        def f(row):
+            child = os.fork()
+            if not child:
+                {back}
+            os.waitpid(child, 0)
+            return row
+        """
+    )
+    assert worker.run(THREE).pylist() == THREE.to_pylist()
+    assert worker.run(ONE).pylist() == ONE.to_pylist()
+
+
+def test_a_copy_of_the_worker_that_comes_back_from_an_import_does_not_answer(stage: Any) -> None:
+    worker = stage(
+        """
+        import os
+
+        if child := os.fork():
+            os.waitpid(child, 0)
+
+        def f(row):
+            return row
+        """
+    )
+    assert worker.run(ONE).pylist() == ONE.to_pylist()
+
+
 def test_a_worker_ends_when_the_coordinator_is_gone(stage: Any) -> None:
     worker = stage("def f(row): return row")
     worker.channel.channel.close()

@@ -51,7 +51,7 @@ impl Signals {
     /// # Errors
     /// If the system refuses the handlers.
     pub fn watch() -> io::Result<Self> {
-        use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+        use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGXFSZ};
         let (pipe, writer) = UnixStream::pair()?;
         pipe.set_nonblocking(true)?;
         let last = Arc::new(AtomicUsize::new(0));
@@ -59,6 +59,8 @@ impl Signals {
             signal_hook::flag::register_usize(signal, Arc::clone(&last), signal.unsigned_abs() as usize)?;
             signal_hook::low_level::pipe::register(signal, writer.try_clone()?)?;
         }
+        // A file larger than the system allows is an error of the write, not the end of the process.
+        signal_hook::flag::register(SIGXFSZ, Arc::default())?;
         Ok(Self { pipe, last })
     }
 

@@ -11,6 +11,9 @@ use super::params::Param;
 use super::tree::{Node, Step, Text, TextStyle, Value};
 use crate::diagnostic::{Code, Diagnostic, SourceText, Span, did_you_mean};
 
+/// Bytes that an expression may have: its parser calls itself for each of its operators.
+const LENGTH_MAX: usize = 1000;
+
 /// The names that expressions can use.
 pub struct Names<'a> {
     source: &'a SourceText,
@@ -176,6 +179,12 @@ impl Scalar<'_> {
 
     fn evaluate(&self, raw: &str, expression: &str, found: &mut Found) -> Result<Evaluated, Diagnostic> {
         let names = self.names;
+        if expression.len() > LENGTH_MAX {
+            let message =
+                format!("an expression has at most {LENGTH_MAX} bytes, and this one has {}", expression.len());
+            let place = raw.lines().next().unwrap_or_default().chars().take(20).collect::<String>();
+            return Err(self.problem(Code::ExprSyntax, &place, message));
+        }
         let compiled = names
             .engine
             .compile_expression(expression.trim())

@@ -10,6 +10,7 @@ use serde_json::Value as Json;
 use super::document::{Document, StageDraft};
 use super::given::Given;
 use super::interpolate::{Found, Names};
+use super::model::StageSpec;
 use super::params::{self, Param};
 use super::schema::{self, KINDS};
 use super::tree::{Entry, Node, Step, Value};
@@ -150,7 +151,7 @@ fn read_stages(
         .map(|entry| {
             let node = pruned.get("stages").and_then(|stages| stages.get(&entry.key.name));
             let mut lost = lost_keys(&entry.key.name, &entry.value, holes);
-            let spec = node.and_then(|node| read_typed(node, problems));
+            let spec = node.and_then(|node| read_stage(node, &lost, problems));
             if spec.is_none() {
                 lost.extend(entry.value.entries().iter().map(|entry| entry.key.name.clone()));
             }
@@ -188,6 +189,21 @@ fn kinds(node: &Node) -> Vec<(&'static str, crate::diagnostic::Span)> {
         KINDS.iter().filter_map(|kind| node.entry(kind).map(|entry| (*kind, entry.key.span))).collect();
     kinds.sort_by_key(|(_, span)| *span);
     kinds
+}
+
+/// The typed value of a stage from which the values in `lost` keys are left out that cannot be read, or are not known before the
+/// run.
+fn read_stage(node: &Node, lost: &BTreeSet<String>, problems: &mut Vec<Diagnostic>) -> Option<StageSpec> {
+    let mut found = Vec::new();
+    let spec = read_typed(node, &mut found);
+    if spec.is_none() && !lost.is_empty() {
+        // What is left out may be required where it stood, such as the path of a `read`. Then the key goes as a whole.
+        let mut rest = node.clone();
+        lost.iter().for_each(|key| rest.remove(&[Step::Key(key.clone())]));
+        return read_typed(&rest, problems);
+    }
+    problems.append(&mut found);
+    spec
 }
 
 /// The typed value of a node that fits the schema.
