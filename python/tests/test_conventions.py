@@ -361,3 +361,8 @@ def test_a_conversion_error_leaves_the_worker_usable(stage: Any) -> None:
     worker = stage("def f(row): return {'n': object() if row['n'] == 2 else 1}")
     assert worker.run(NUMBERS).error["verdict"] == "schema"
     assert worker.run(NUMBERS.slice(0, 1)).pylist() == [{"n": 1}]
+
+
+def test_rows_without_columns_are_an_error(stage: Any) -> None:
+    result = stage("def f(batch): return batch.select([])", as_="arrow").run(NUMBERS)
+    assert result.error is not None and "3 rows without any column" in result.error["message"]

@@ -13,6 +13,10 @@ use crate::report::{self, Reporter, Style};
 use crate::run::executor::Surroundings;
 use crate::run::{self, Ending, Outcome, Scope, Signals};
 
+/// Bytes of stack of a thread for native work: address space, of which only what is used is memory. Long expressions in queries
+/// are deep trees.
+const NATIVE_STACK: usize = 64 << 20;
+
 pub fn run(args: &RunArgs) -> Exit {
     match prepared_run(args) {
         Ok(exit) | Err(exit) => exit,
@@ -62,7 +66,7 @@ fn carry_out(args: &RunArgs, plan: Plan, surroundings: Surroundings, signals: &S
 /// Native work of a run uses as many threads as there are cores; its number does not depend on `--workers`.
 fn set_native_threads(cores: NonZeroU32) {
     // Fails if the pool exists already, and then it has the right size.
-    let _ = rayon::ThreadPoolBuilder::new().num_threads(cores.get() as usize).build_global();
+    let _ = rayon::ThreadPoolBuilder::new().num_threads(cores.get() as usize).stack_size(NATIVE_STACK).build_global();
 }
 
 fn style(progress: Progress) -> Style {

@@ -62,7 +62,8 @@ fn references(draft: &StageDraft) -> Vec<Reference<'_>> {
             .entries()
             .iter()
             .filter_map(|entry| {
-                let text = tables.get(&entry.key.name)?;
+                // A place for anchors, as everywhere.
+                let text = tables.get(&entry.key.name).filter(|_| !entry.key.name.starts_with("x-"))?;
                 let alias = Some(entry.key.name.as_str());
                 Some(Reference { text, alias, span: entry.value.span, through: entry.value.alias })
             })

@@ -117,12 +117,12 @@ impl Desk {
             (Style::Live, RunEvent::StageEnded { .. } | RunEvent::Started { .. }) => {}
             (Style::Live, _) => {
                 if let (Some(live), Some(line)) = (&self.live, plain::line(&self.plan, event)) {
-                    live.say(&line);
+                    live.say(&harmless(&line));
                 }
             }
             (Style::Plain, _) => {
                 if let Some(line) = plain::line(&self.plan, event) {
-                    eprint(&format!("{line}\n"));
+                    eprint(&format!("{}\n", harmless(&line)));
                 }
             }
         }
@@ -151,12 +151,36 @@ impl Desk {
             Style::Json => eprint(&format!("{}\n", serde_json::json!({"v": 1, "event": "ended", "summary": summary}))),
             // What failed is always said.
             Style::None if message.is_none() => {}
-            _ => eprint(text),
+            _ => eprint(&harmless(text)),
         }
     }
+}
+
+/// Text of user code and data may hold anything: what would steer the terminal is shown as what it is.
+fn harmless(text: &str) -> std::borrow::Cow<'_, str> {
+    let steers = |letter: char| letter.is_control() && letter != '\n' && letter != '\t';
+    if !text.contains(steers) {
+        return text.into();
+    }
+    let mut shown = String::with_capacity(text.len() + 16);
+    for letter in text.chars() {
+        if steers(letter) { shown.extend(letter.escape_default()) } else { shown.push(letter) }
+    }
+    shown.into()
 }
 
 fn eprint(text: &str) {
     // There is nowhere left to report that standard error cannot be written.
     let _ = std::io::stderr().lock().write_all(text.as_bytes());
+}
+
+#[cfg(test)]
+mod tests {
+    use super::harmless;
+
+    #[test]
+    fn what_steers_a_terminal_is_shown_and_not_obeyed() {
+        assert_eq!(harmless("a\n\tb ü"), "a\n\tb ü");
+        assert_eq!(harmless("\u{1b}[31m\0"), "\\u{1b}[31m\\u{0}");
+    }
 }

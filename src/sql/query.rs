@@ -35,6 +35,7 @@ impl Query {
     pub fn parse(sql: &str) -> Result<Self, SyntaxError> {
         let tokens = tokenize(sql)?;
         refuse_other_statements(&tokens)?;
+        refuse_endless_chains(&tokens)?;
         let statement = parse_one(sql, tokens)?;
         let Statement::Query(query) = &statement else {
             return Err(SyntaxError::new("a stage runs one query, such as `SELECT ... FROM ...`"));
@@ -100,6 +101,29 @@ fn parse_one(sql: &str, tokens: Vec<TokenWithSpan>) -> Result<Statement, SyntaxE
             Err(SyntaxError::new("a stage runs one query, and here a second statement begins").at(next.span.start))
         }
         token => Err(SyntaxError::new(format!("expected the end of the query, found `{token}`")).at(next.span.start)),
+    }
+}
+
+/// Operators in one query. Each makes the tree of a chain (`1 + 1 + ...`) deeper by one, and what walks it needs stack.
+const MOST_OPERATORS: usize = 4000;
+
+fn refuse_endless_chains(tokens: &[TokenWithSpan]) -> Result<(), SyntaxError> {
+    let is_operator = |token: &Token| match token {
+        Token::Word(word) => {
+            matches!(word.value.to_uppercase().as_str(), "AND" | "OR" | "NOT" | "UNION" | "EXCEPT" | "INTERSECT")
+        }
+        Token::Plus | Token::Minus | Token::Mul | Token::Div | Token::Mod | Token::StringConcat | Token::Tilde => true,
+        Token::Pipe | Token::Ampersand | Token::Caret | Token::DoubleColon | Token::LBracket | Token::Arrow => true,
+        _ => false,
+    };
+    match tokens.iter().filter(|token| is_operator(&token.token)).nth(MOST_OPERATORS) {
+        Some(token) => {
+            let message = format!(
+                "the query has more than {MOST_OPERATORS} operators; a long list of values belongs into a table"
+            );
+            Err(SyntaxError::new(message).at(token.span.start))
+        }
+        None => Ok(()),
     }
 }
 
@@ -470,5 +494,11 @@ mod tests {
         check_error(&sql, "the query is nested too deeply", None);
         let sql = format!("SELECT {}1 FROM t", "1 + ".repeat(200));
         assert!(row_wise(&sql));
+        let sql = format!("SELECT {}1 FROM t", "1 + ".repeat(100_000));
+        check_error(
+            &sql,
+            "the query has more than 4000 operators; a long list of values belongs into a table",
+            Some((1, 8 + 4 * 4000 + 2)),
+        );
     }
 }

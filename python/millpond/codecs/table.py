@@ -43,6 +43,8 @@ def from_columns(columns: dict[str, pa.Array]) -> pa.RecordBatch:
 
 def finish(batch: pa.RecordBatch, declared: pa.Schema | None) -> pa.RecordBatch:
     """What is sent of `batch`: plain columns without metadata, of the declared types if there are any."""
+    if not batch.schema.names and batch.num_rows > 0:
+        raise SchemaError(f"returned {batch.num_rows} rows without any column; a row needs at least one")
     _check_names(batch.schema.names)
     columns = {name: plain(column, name) for name, column in zip(batch.schema.names, batch.columns, strict=True)}
     if declared is not None:

@@ -427,7 +427,17 @@ impl Pool {
                 let segment = self.segments.next_id();
                 worker.announced_segment(&mut frame, segment)?;
             }
-            Kind::Batch => worker.output(&frame, &self.mailbox)?,
+            Kind::Batch => match worker.output(&frame, &self.mailbox) {
+                // What the function made is wrong, not what the worker did.
+                Err(WorkerError::Arrow(error)) => {
+                    if let Some(current) = worker.current.take_if(|current| current.attempt.0 == frame.attempt) {
+                        let message = format!("the result is not valid Arrow data: {error}");
+                        let failure = failure(Scope::Rows, Verdict::Schema, message);
+                        self.happened.push(Happened::Failed { attempt: current.attempt, failure });
+                    }
+                }
+                result => result?,
+            },
             Kind::Done => {
                 let done = |current: &Current| current.attempt.0 == frame.attempt;
                 if let Some(current) = worker.current.take_if(|current| done(current)) {

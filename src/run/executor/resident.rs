@@ -17,6 +17,9 @@ use crate::plan::{StageId, Verdict};
 use crate::run::scheduler::{Failure, Scope};
 use crate::sql::{self, Query, Settings, SqlError, SqlErrorKind, StreamQuery};
 
+/// Bytes of stack of a stage's thread: address space, of which only what is used is memory. Long expressions are deep trees.
+const STACK: usize = 64 << 20;
+
 /// What the event loop asks of the thread.
 enum Order {
     Pull,
@@ -309,5 +312,6 @@ fn spawn(name: &str, stage: StageId, mailbox: Mailbox, body: impl FnOnce() + Sen
             mailbox.send(Message::StageFailed { stage, failure });
         }
     };
-    thread::Builder::new().name(format!("millpond-{name}")).spawn(guarded).expect("the system has threads left");
+    let builder = thread::Builder::new().name(format!("millpond-{name}")).stack_size(STACK);
+    builder.spawn(guarded).expect("the system has threads left");
 }

@@ -220,7 +220,9 @@ impl Worker {
         if records.num_rows() != frame.rows as usize {
             return Err(WorkerError::Origin);
         }
-        let Some(current) = &mut self.current else { return Ok(()) };
+        // An attempt that has failed already is not spoken of any more.
+        let current = self.current.as_mut().filter(|current| current.attempt.0 == frame.attempt);
+        let Some(current) = current else { return Ok(()) };
         let row_by_row = self.stages.get(&current.stage) == Some(&Opening::Open { row_by_row: true });
         let origin = if frame.flags & FLAG_ORIGIN != 0 {
             let index = index.chunks_exact(4).map(|bytes| u32::from_le_bytes(bytes.try_into().expect("four bytes")));
