@@ -6,6 +6,7 @@
 
 mod compression;
 mod csv;
+mod deferred;
 mod error;
 mod file_encoder;
 mod inference;
@@ -15,6 +16,7 @@ mod memory;
 mod parquet_file;
 mod records;
 mod splitter;
+mod strand;
 #[cfg(test)]
 mod tests;
 mod text_decoder;
@@ -23,6 +25,7 @@ mod text_value;
 use std::path::Path;
 
 pub use compression::{BlockWriter, decompress};
+pub use deferred::{Deferred, in_the_making};
 pub use error::{EncodeError, Problem, RecordError};
 pub use file_encoder::{EncodeMode, FileEncoder};
 pub use memory::{DecodeError, decode, encode};

@@ -52,21 +52,28 @@ impl JsonlDecoder {
     }
 
     pub(super) fn decode(&mut self, records: &Records) -> Result<RecordBatch, RecordError> {
-        if let Some(record) = records.invalid_utf8() {
-            return Err(RecordError { record, problem: Problem::NotUtf8 });
-        }
         match self.try_decode(records) {
             // A value has come for an open column: the rows at hand decide its type.
             Err(Failure::Open) => {
                 self.settle(records)?;
-                self.try_decode(records).map_err(|failure| match failure {
-                    Failure::Record(error) => error,
-                    Failure::Open => unreachable!("columns with values have been settled"),
-                })
+                self.decode_settled(records)
             }
             Err(Failure::Record(error)) => Err(error),
             Ok(batch) => Ok(batch),
         }
+    }
+
+    /// Returns whether no column, nor anything inside one, still waits for its first value.
+    pub(super) fn is_settled(&self) -> bool {
+        self.schema.fields().iter().all(|field| !crate::batch::is_open(field.data_type()))
+    }
+
+    /// Decodes records that have no value for an open column.
+    pub(super) fn decode_settled(&self, records: &Records) -> Result<RecordBatch, RecordError> {
+        self.try_decode(records).map_err(|failure| match failure {
+            Failure::Record(error) => error,
+            Failure::Open => unreachable!("columns with values have been settled"),
+        })
     }
 
     fn add(&mut self, name: &str, shape: Shape) -> usize {
@@ -125,6 +132,7 @@ impl JsonlDecoder {
     }
 
     fn try_decode(&self, records: &Records) -> Result<RecordBatch, Failure> {
+        records.texts().map_err(|record| Failure::Record(RecordError { record, problem: Problem::NotUtf8 }))?;
         let mut builders: Vec<_> =
             self.schema.fields().iter().map(|field| Builder::new(field.data_type(), records.len())).collect();
         for record in 0..records.len() {

@@ -98,7 +98,7 @@ fn columnar_files_are_cut_alike() {
             let output = fs::File::create(&path).unwrap();
             let compression = Compression::of(&path);
             let mut encoder =
-                FileEncoder::new(output, format, compression, batch.schema_ref(), EncodeMode::File).unwrap();
+                FileEncoder::new(output, format, true, compression, batch.schema_ref(), EncodeMode::File).unwrap();
             encoder.write(&batch).unwrap();
             encoder.finish().unwrap();
         }
