@@ -15,6 +15,7 @@ mod lines;
 mod memory;
 mod parquet_file;
 mod records;
+mod run_ahead;
 mod splitter;
 mod strand;
 #[cfg(test)]
@@ -30,6 +31,7 @@ pub use error::{EncodeError, Problem, RecordError};
 pub use file_encoder::{EncodeMode, FileEncoder};
 pub use memory::{DecodeError, decode, encode};
 pub use records::{Limit, Records};
+pub use run_ahead::RunAhead;
 pub use splitter::Splitter;
 pub use text_decoder::{SAMPLE_BYTES, SAMPLE_ROWS, SampleError, TextDecoder, declare, headerless};
 

@@ -7,6 +7,7 @@
 mod columnar;
 mod error;
 mod input;
+mod parquet_file;
 mod paths;
 #[cfg(test)]
 mod tests;
