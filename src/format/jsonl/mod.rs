@@ -10,7 +10,7 @@ use arrow::compute::cast;
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use serde_json::Value;
 
-use self::builder::{Builder, Misfit};
+use self::builder::{Builder, Misfit, Names};
 use super::error::{EncodeError, Problem, RecordError};
 use super::inference::{Conflict, Shape};
 use super::records::Records;
@@ -136,7 +136,7 @@ impl JsonlDecoder {
         let mut builders: Vec<_> =
             self.schema.fields().iter().map(|field| Builder::new(field.data_type(), records.len())).collect();
         for record in 0..records.len() {
-            builder::append_record(records.field(record, 0), &self.index, &mut builders).map_err(
+            builder::append_record(records.field(record, 0), self.names(), &mut builders).map_err(
                 |misfit| match misfit {
                     Misfit::Open => Failure::Open,
                     Misfit::Problem(problem) => Failure::Record(RecordError { record, problem }),
@@ -158,11 +158,15 @@ impl JsonlDecoder {
         let record = (0..records.len()).find(|record| {
             let mut builders: Vec<_> =
                 self.schema.fields().iter().map(|field| Builder::new(field.data_type(), 1)).collect();
-            let appended = builder::append_record(records.field(*record, 0), &self.index, &mut builders);
+            let appended = builder::append_record(records.field(*record, 0), self.names(), &mut builders);
             appended.is_ok() && builders.swap_remove(at).finish().is_err()
         });
         let problem = Problem::Misfit { column: column.to_owned(), value: unfit.value, expected: unfit.expected };
         Failure::Record(RecordError { record: record.unwrap_or(0), problem })
+    }
+
+    fn names(&self) -> Names<'_> {
+        Names { fields: self.schema.fields(), index: &self.index }
     }
 
     fn update_schema(&mut self) {

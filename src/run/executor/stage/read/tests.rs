@@ -99,7 +99,7 @@ fn mixed_rows(rows: i64) -> String {
 
 #[test]
 fn a_file_that_is_read_ahead_has_the_batches_of_a_pipe() {
-    let text = mixed_rows(30_000);
+    let text = mixed_rows(10_000);
     let folder = Folder::new(&[("a", &text)]);
     for rows in [7, 1000, 8192] {
         let schema = vec![("n".to_owned(), DataType::Int64), ("s".to_owned(), DataType::Utf8)];
@@ -118,16 +118,16 @@ fn a_file_that_is_read_ahead_has_the_batches_of_a_pipe() {
 
 #[test]
 fn errors_of_what_is_read_ahead_come_in_order() {
-    let good = mixed_rows(10);
+    let good = mixed_rows(5000);
     let folder = Folder::new(&[("a.csv", &format!("n,s\n{}{}x,y\n{}1,2,3\n", good, good, good))]);
     let schema = vec![("n".to_owned(), DataType::Int64)];
     let read = Read { schema, ..read(Format::Csv, &[folder.path("a.csv")]) };
-    let mut source = Source::open(&read, cut(4), &FileTable::default()).unwrap();
-    for _ in 0..5 {
-        assert_eq!(source.next_batch().unwrap().unwrap().0.num_rows(), 4);
+    let mut source = Source::open(&read, cut(1000), &FileTable::default()).unwrap();
+    for _ in 0..10 {
+        assert_eq!(source.next_batch().unwrap().unwrap().0.num_rows(), 1000);
     }
     let error = source.next_batch().unwrap_err();
-    assert!(folder.bare(&error).starts_with("a.csv, row 21: "), "{error}");
+    assert!(folder.bare(&error).starts_with("a.csv, row 10001: "), "{error}");
 }
 
 #[test]
