@@ -7,7 +7,7 @@ use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 
 use super::error::{EncodeError, Problem, RecordError};
 use super::inference::Guess;
-use super::records::Records;
+use super::records::{Records, Texts};
 use super::text_value::parse_cells;
 
 /// Turns records into batches, with the types that were declared or inferred. An empty field is null.
@@ -53,7 +53,7 @@ impl CsvDecoder {
     /// Infers the open columns from the first `rows` rows of `chunks`.
     pub(super) fn infer(&mut self, chunks: &[&Records], rows: usize) {
         for (index, column) in self.columns.iter_mut().enumerate() {
-            if !column.is_declared && column.data_type == DataType::Null {
+            if column.is_open() {
                 let sample = chunks.iter().flat_map(|chunk| (0..chunk.len()).map(move |row| cell(chunk, row, index)));
                 let cells = sample.take(rows).map(Option::unwrap_or_default);
                 column.data_type = guess(cells).data_type();
@@ -62,12 +62,24 @@ impl CsvDecoder {
         self.update_schema();
     }
 
-    pub(super) fn decode(&mut self, records: &Records) -> Result<RecordBatch, RecordError> {
-        if let Some(record) = records.invalid_utf8() {
-            return Err(RecordError { record, problem: Problem::NotUtf8 });
+    /// Lets records decide the types of columns that are open.
+    pub(super) fn settle(&mut self, records: &Records) -> Result<(), RecordError> {
+        if !self.is_settled() {
+            texts(records)?;
+            self.infer(&[records], records.len());
         }
-        self.infer(&[records], records.len());
-        let arrays = self.columns.iter().enumerate().map(|(index, column)| column.decode(records, index));
+        Ok(())
+    }
+
+    /// Returns whether every column has its type.
+    pub(super) fn is_settled(&self) -> bool {
+        self.columns.iter().all(|column| !column.is_open())
+    }
+
+    /// Decodes records, those of open columns as nulls.
+    pub(super) fn decode(&self, records: &Records) -> Result<RecordBatch, RecordError> {
+        let texts = texts(records)?;
+        let arrays = self.columns.iter().enumerate().map(|(index, column)| column.decode(texts, records.len(), index));
         let arrays = arrays.collect::<Result<Vec<_>, _>>()?;
         let options = RecordBatchOptions::new().with_row_count(Some(records.len()));
         Ok(RecordBatch::try_new_with_options(self.schema(), arrays, &options)
@@ -90,20 +102,28 @@ impl CsvDecoder {
 }
 
 impl CsvColumn {
-    fn decode(&self, records: &Records, index: usize) -> Result<ArrayRef, RecordError> {
-        if self.data_type == DataType::Null && !self.is_declared {
-            return Ok(new_null_array(&DataType::Null, records.len()));
+    fn is_open(&self) -> bool {
+        self.data_type == DataType::Null && !self.is_declared
+    }
+
+    fn decode(&self, texts: Texts, rows: usize, index: usize) -> Result<ArrayRef, RecordError> {
+        if self.is_open() {
+            return Ok(new_null_array(&DataType::Null, rows));
         }
-        let cells = (0..records.len()).map(|row| cell(records, row, index));
+        let cells = texts.column(index).map(|cell| (!cell.is_empty()).then_some(cell));
         parse_cells(cells, &self.data_type, !self.is_declared).map_err(|record| RecordError {
             record,
             problem: Problem::Misfit {
                 column: self.name.clone(),
-                value: super::lines::quoted(cell(records, record, index).unwrap_or_default()),
+                value: super::lines::quoted(texts.field(record, index)),
                 expected: self.data_type.clone(),
             },
         })
     }
+}
+
+fn texts(records: &Records) -> Result<Texts<'_>, RecordError> {
+    records.texts().map_err(|record| RecordError { record, problem: Problem::NotUtf8 })
 }
 
 fn guess<'a>(cells: impl Iterator<Item = &'a str>) -> Guess {

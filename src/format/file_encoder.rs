@@ -1,5 +1,6 @@
 //! [`FileEncoder`]: batches to the bytes of one file.
 
+use std::collections::VecDeque;
 use std::io::Write;
 use std::num::{NonZeroU32, NonZeroU64};
 use std::sync::Arc;
@@ -10,6 +11,7 @@ use arrow::datatypes::{DataType, Field, FieldRef, Fields, Schema, SchemaRef};
 use arrow::ipc::writer::{FileWriter, StreamWriter};
 
 use super::compression::{BlockWriter, Compressor};
+use super::deferred::{Deferred, in_the_making};
 use super::error::EncodeError;
 use super::parquet_file::ParquetWriter;
 use super::{Compression, Format, csv, jsonl, lines};
@@ -39,17 +41,18 @@ pub struct FileEncoder<W: Write + Send> {
 }
 
 enum Body<W: Write + Send> {
-    Text { format: Format, delimiter: u8, at_start: bool, buffer: Vec<u8>, output: Output<W> },
+    Text(TextFile<W>),
     Parquet(Box<ParquetWriter<W>>),
     ArrowFile(Box<FileWriter<Output<W>>>),
     ArrowStream(Box<StreamWriter<Output<W>>>),
 }
 
 impl<W: Write + Send> FileEncoder<W> {
-    /// Starts a file. CSV begins with a header.
+    /// Starts a file. `header`: whether CSV begins with the names of the columns.
     pub fn new(
         output: W,
         format: Format,
+        header: bool,
         compression: Compression,
         schema: &SchemaRef,
         mode: EncodeMode,
@@ -68,18 +71,13 @@ impl<W: Write + Send> FileEncoder<W> {
                     EncodeMode::Stream => Body::ArrowStream(Box::new(StreamWriter::try_new(output, schema)?)),
                 }
             }
-            Format::Csv | Format::Tsv | Format::Jsonl | Format::Lines => Body::Text {
-                format,
-                delimiter: if format == Format::Tsv { b'\t' } else { b',' },
-                at_start: true,
-                buffer: Vec::new(),
-                output: Output::new(output, compression, mode)?,
-            },
+            Format::Csv | Format::Tsv | Format::Jsonl | Format::Lines => {
+                let mut output = Output::new(output, compression, mode)?;
+                output.write_all(&encode_text(format, header, &RecordBatch::new_empty(schema.clone()))?)?;
+                Body::Text(TextFile { format, output, under_way: VecDeque::new() })
+            }
         };
-        let mut encoder = Self { body, cutter: Cutter::new(ROWS, BYTES), mode, decoded: None };
-        encoder.encode(&RecordBatch::new_empty(schema.clone()))?;
-        encoder.decoded = decoded;
-        Ok(encoder)
+        Ok(Self { body, cutter: Cutter::new(ROWS, BYTES), mode, decoded })
     }
 
     pub fn write(&mut self, batch: &RecordBatch) -> Result<(), EncodeError> {
@@ -104,7 +102,7 @@ impl<W: Write + Send> FileEncoder<W> {
             self.encode(&batch)?;
         }
         match self.body {
-            Body::Text { output, .. } => Ok(output.finish()?),
+            Body::Text(file) => file.finish(),
             Body::Parquet(writer) => writer.finish(),
             Body::ArrowFile(writer) => Ok(writer.into_inner()?.finish()?),
             Body::ArrowStream(writer) => Ok(writer.into_inner()?.finish()?),
@@ -113,23 +111,14 @@ impl<W: Write + Send> FileEncoder<W> {
 
     fn cuts_again(&self) -> bool {
         match &self.body {
-            Body::Text { .. } | Body::ArrowStream(_) => false,
+            Body::Text(_) | Body::ArrowStream(_) => false,
             Body::Parquet(_) | Body::ArrowFile(_) => true,
         }
     }
 
     fn encode(&mut self, batch: &RecordBatch) -> Result<(), EncodeError> {
         match &mut self.body {
-            Body::Text { format, delimiter, at_start, buffer, output } => {
-                buffer.clear();
-                match format {
-                    Format::Jsonl => jsonl::encode(batch, buffer)?,
-                    Format::Lines => lines::encode(batch, buffer)?,
-                    _ => csv::encode(batch, *delimiter, *at_start, buffer)?,
-                }
-                *at_start = false;
-                output.write_all(buffer)?;
-            }
+            Body::Text(file) => file.write(batch, if self.mode == EncodeMode::File { in_the_making() } else { 0 })?,
             Body::Parquet(writer) if batch.num_rows() > 0 => writer.write(batch)?,
             Body::ArrowFile(writer) if batch.num_rows() > 0 => writer.write(batch)?,
             Body::ArrowStream(writer) if batch.num_rows() > 0 => writer.write(batch)?,
@@ -140,12 +129,56 @@ impl<W: Write + Send> FileEncoder<W> {
 
     fn flush(&mut self) -> Result<(), EncodeError> {
         match &mut self.body {
-            Body::Text { output, .. } => output.flush()?,
+            Body::Text(file) => file.output.flush()?,
             Body::ArrowStream(writer) => writer.flush()?,
             Body::Parquet(_) | Body::ArrowFile(_) => {}
         }
         Ok(())
     }
+}
+
+/// Text is encoded on other threads, batch by batch, and written in order.
+struct TextFile<W: Write> {
+    format: Format,
+    output: Output<W>,
+    under_way: VecDeque<Deferred<Result<Vec<u8>, EncodeError>>>,
+}
+
+impl<W: Write> TextFile<W> {
+    /// Writes a batch, or one that came before it: at most `held_back` are under way after it. An error may be that of an
+    /// earlier batch.
+    fn write(&mut self, batch: &RecordBatch, held_back: usize) -> Result<(), EncodeError> {
+        if held_back == 0 {
+            return Ok(self.output.write_all(&encode_text(self.format, false, batch)?)?);
+        }
+        let (format, batch) = (self.format, batch.clone());
+        self.under_way.push_back(Deferred::start(move || encode_text(format, false, &batch)));
+        self.drain(held_back)
+    }
+
+    fn finish(mut self) -> Result<W, EncodeError> {
+        self.drain(0)?;
+        Ok(self.output.finish()?)
+    }
+
+    fn drain(&mut self, held_back: usize) -> Result<(), EncodeError> {
+        while self.under_way.len() > held_back {
+            let Some(text) = self.under_way.pop_front() else { break };
+            self.output.write_all(&text.wait()?)?;
+        }
+        Ok(())
+    }
+}
+
+fn encode_text(format: Format, header: bool, batch: &RecordBatch) -> Result<Vec<u8>, EncodeError> {
+    let mut text = Vec::new();
+    match format {
+        Format::Jsonl => jsonl::encode(batch, &mut text)?,
+        Format::Lines => lines::encode(batch, &mut text)?,
+        Format::Tsv => csv::encode(batch, b'\t', header, &mut text)?,
+        _ => csv::encode(batch, b',', header, &mut text)?,
+    }
+    Ok(text)
 }
 
 fn without_dictionaries(schema: &SchemaRef) -> SchemaRef {

@@ -18,12 +18,8 @@ pub(super) fn schema() -> SchemaRef {
 }
 
 pub(super) fn decode(records: &Records) -> Result<RecordBatch, RecordError> {
-    if let Some(record) = records.invalid_utf8() {
-        return Err(RecordError { record, problem: Problem::NotUtf8 });
-    }
-    let lines =
-        (0..records.len()).map(|record| std::str::from_utf8(records.field(record, 0)).expect("UTF-8 was checked"));
-    let lines = StringArray::from_iter_values(lines);
+    let texts = records.texts().map_err(|record| RecordError { record, problem: Problem::NotUtf8 })?;
+    let lines = StringArray::from_iter_values(texts.column(0));
     Ok(RecordBatch::try_new(schema(), vec![Arc::new(lines)]).expect("one column of strings"))
 }
 

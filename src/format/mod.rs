@@ -6,6 +6,7 @@
 
 mod compression;
 mod csv;
+mod deferred;
 mod error;
 mod file_encoder;
 mod inference;
@@ -14,7 +15,9 @@ mod lines;
 mod memory;
 mod parquet_file;
 mod records;
+mod run_ahead;
 mod splitter;
+mod strand;
 #[cfg(test)]
 mod tests;
 mod text_decoder;
@@ -23,10 +26,12 @@ mod text_value;
 use std::path::Path;
 
 pub use compression::{BlockWriter, decompress};
+pub use deferred::{Deferred, in_the_making};
 pub use error::{EncodeError, Problem, RecordError};
 pub use file_encoder::{EncodeMode, FileEncoder};
 pub use memory::{DecodeError, decode, encode};
 pub use records::{Limit, Records};
+pub use run_ahead::RunAhead;
 pub use splitter::Splitter;
 pub use text_decoder::{SAMPLE_BYTES, SAMPLE_ROWS, SampleError, TextDecoder, declare, headerless};
 

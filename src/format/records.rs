@@ -8,9 +8,13 @@ pub struct Limit {
     pub bytes: usize,
 }
 
+/// What stands behind a field that was not copied together with what stands behind it in the file.
+const SEPARATOR: u8 = b'\n';
+
 /// Whole records of one width: the fields of CSV without their quotes, or one field per line of other text.
 #[derive(Clone, Debug, Default)]
 pub struct Records {
+    /// The fields, each with one byte behind it: as they lie in a file, so that whole lines are copied at once.
     bytes: Vec<u8>,
     /// Where each field ends in `bytes`.
     ends: Vec<usize>,
@@ -28,9 +32,9 @@ impl Records {
         self.ends.is_empty()
     }
 
-    /// Bytes of text.
+    /// Bytes of text: of the fields alone.
     pub fn bytes(&self) -> usize {
-        self.bytes.len()
+        self.bytes.len() - self.ends.len()
     }
 
     pub fn is_full(&self, limit: Limit) -> bool {
@@ -41,31 +45,101 @@ impl Records {
     pub(super) fn push(&mut self, bytes: &[u8], ends: &[usize]) {
         debug_assert!(self.width == 0 || self.width == ends.len(), "records have one width");
         self.width = ends.len();
-        let start = self.bytes.len();
-        self.bytes.extend_from_slice(bytes);
-        self.ends.extend(ends.iter().map(|end| start + end));
+        let mut start = 0;
+        for &end in ends {
+            self.bytes.extend_from_slice(&bytes[start..end]);
+            self.ends.push(self.bytes.len());
+            self.bytes.push(SEPARATOR);
+            start = end;
+        }
+    }
+
+    /// Adds unquoted records of CSV from the start of `text`, which begins at the start of a record, until there is no whole
+    /// one left or `limit` is reached, and returns how many bytes they took. Blank lines are none. A record of another width
+    /// than `width` ends it with the width found; it is not added.
+    pub(super) fn push_plain(
+        &mut self,
+        text: &[u8],
+        delimiter: u8,
+        width: usize,
+        limit: Limit,
+    ) -> Result<usize, usize> {
+        debug_assert!(self.width == 0 || self.width == width, "records have one width");
+        self.width = width;
+        let (mut room, mut room_bytes) =
+            (limit.records.saturating_sub(self.len()), limit.bytes.saturating_sub(self.bytes()));
+        // Lines that follow each other are copied together: from `copied` on they are not yet.
+        let (mut copied, mut record, mut fields) = (0, 0, 0);
+        let mut base = self.bytes.len();
+        for at in memchr::memchr3_iter(delimiter, b'\n', b'\r', text) {
+            if text[at] == delimiter {
+                fields += 1;
+                self.ends.push(base + at - copied);
+                continue;
+            }
+            if at == record {
+                // A blank line, or what is left of a line break of two bytes.
+                self.bytes.extend_from_slice(&text[copied..record]);
+                record = at + 1;
+                copied = record;
+                base = self.bytes.len();
+                continue;
+            }
+            fields += 1;
+            if fields != width {
+                self.ends.truncate(self.ends.len() + 1 - fields);
+                self.bytes.extend_from_slice(&text[copied..record]);
+                return Err(fields);
+            }
+            self.ends.push(base + at - copied);
+            room -= 1;
+            room_bytes = room_bytes.saturating_sub(at - record - (fields - 1));
+            record = at + 1;
+            fields = 0;
+            if room == 0 || room_bytes == 0 {
+                break;
+            }
+        }
+        self.ends.truncate(self.ends.len() - fields);
+        self.bytes.extend_from_slice(&text[copied..record]);
+        Ok(record)
     }
 
     /// A field of a record.
     pub(super) fn field(&self, record: usize, field: usize) -> &[u8] {
         let at = record * self.width + field;
-        let start = if at == 0 { 0 } else { self.ends[at - 1] };
+        let start = if at == 0 { 0 } else { self.ends[at - 1] + 1 };
         &self.bytes[start..self.ends[at]]
     }
 
-    /// The first record that is not valid UTF-8.
-    pub(super) fn invalid_utf8(&self) -> Option<usize> {
-        // Fields are checked one by one only if the whole is invalid: a character may not span two fields.
-        let is_valid = std::str::from_utf8(&self.bytes).is_ok() && self.ends.iter().all(|&end| self.is_boundary(end));
-        if is_valid {
-            return None;
+    /// The fields as text. The error is the first record that is not valid UTF-8.
+    pub(super) fn texts(&self) -> Result<Texts<'_>, usize> {
+        match std::str::from_utf8(&self.bytes) {
+            Ok(text) => Ok(Texts { text, ends: &self.ends, width: self.width }),
+            // As one byte of ASCII stands between two fields, no character can span them.
+            Err(error) => Err(self.ends.partition_point(|end| *end <= error.valid_up_to()) / self.width),
         }
-        (0..self.ends.len())
-            .find(|&at| std::str::from_utf8(self.field(at / self.width, at % self.width)).is_err())
-            .map(|at| at / self.width)
+    }
+}
+
+/// The fields of [`Records`] that are valid UTF-8 throughout.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Texts<'a> {
+    text: &'a str,
+    ends: &'a [usize],
+    width: usize,
+}
+
+impl<'a> Texts<'a> {
+    /// One field of every record.
+    pub(super) fn column(self, field: usize) -> impl Iterator<Item = &'a str> + Clone {
+        let rows = self.ends.len().checked_div(self.width).unwrap_or(0);
+        (0..rows).map(move |row| self.field(row, field))
     }
 
-    fn is_boundary(&self, at: usize) -> bool {
-        self.bytes.get(at).is_none_or(|byte| byte & 0b1100_0000 != 0b1000_0000)
+    pub(super) fn field(self, record: usize, field: usize) -> &'a str {
+        let at = record * self.width + field;
+        let start = if at == 0 { 0 } else { self.ends[at - 1] + 1 };
+        &self.text[start..self.ends[at]]
     }
 }

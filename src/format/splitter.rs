@@ -8,6 +8,9 @@ use super::records::{Limit, Records};
 /// Longest record. A longer one is most likely a wrong delimiter or a quote that is never closed, and it has to fit in memory.
 const MAX_RECORD: usize = 256 << 20;
 
+/// Bytes that are searched for a quote before they are taken as lines: more would be searched again for the next chunk.
+const PLAIN_WINDOW: usize = 64 << 10;
+
 const BOM: &[u8] = b"\xef\xbb\xbf";
 
 /// Splits the bytes of files into records. What is left of an incomplete record stays inside until more bytes come.
@@ -73,6 +76,8 @@ pub struct CsvSplitter {
     has_header: bool,
     /// Whether the next record is a header.
     at_header: bool,
+    /// Whether the first record of the file is complete.
+    is_past_first: bool,
     header: Option<Vec<String>>,
     width: Option<usize>,
     /// The record that is being read: its fields without quotes, and where they end.
@@ -91,6 +96,7 @@ impl CsvSplitter {
             reader: reader(delimiter),
             has_header,
             at_header: has_header,
+            is_past_first: false,
             header: None,
             width: None,
             record: vec![0; 4096],
@@ -105,6 +111,10 @@ impl CsvSplitter {
     fn push(&mut self, input: &[u8], records: &mut Records, limit: Limit) -> Result<usize, Problem> {
         let mut taken = 0;
         while taken < input.len() && !records.is_full(limit) {
+            taken += self.push_plain(&input[taken..], records, limit)?;
+            if taken == input.len() || records.is_full(limit) {
+                break;
+            }
             let (result, read) = self.read(&input[taken..])?;
             taken += read;
             if result == ReadRecordResult::Record {
@@ -112,6 +122,17 @@ impl CsvSplitter {
             }
         }
         Ok(taken)
+    }
+
+    /// Takes the whole records before the next quote, if the parser stands between two records: without quotes, a record is a
+    /// line. The first of a file is left to the parser, which knows of byte order marks and headers.
+    fn push_plain(&mut self, input: &[u8], records: &mut Records, limit: Limit) -> Result<usize, Problem> {
+        let is_inside = self.record_len > 0 || self.ends_len > 0 || self.quotes > 0;
+        let (Some(width), false, true) = (self.width, is_inside, self.is_past_first) else { return Ok(0) };
+        let window = &input[..input.len().min(PLAIN_WINDOW)];
+        let plain = &window[..memchr::memchr(b'"', window).unwrap_or(window.len())];
+        let pushed = records.push_plain(plain, self.delimiter, width, limit);
+        pushed.map_err(|found| Problem::Ragged { found, expected: width })
     }
 
     fn finish(&mut self, records: &mut Records) -> Result<(), Problem> {
@@ -125,6 +146,7 @@ impl CsvSplitter {
         }
         self.reader = reader(self.delimiter);
         self.at_header = self.has_header;
+        self.is_past_first = false;
         Ok(())
     }
 
@@ -151,6 +173,7 @@ impl CsvSplitter {
         self.record_len = 0;
         self.ends_len = 0;
         self.quotes = 0;
+        self.is_past_first = true;
         if self.at_header {
             self.at_header = false;
             let found = header(record, ends)?;
@@ -243,6 +266,64 @@ impl LineSplitter {
         self.in_file = true;
         if self.keeps_blank || !line.trim_ascii().is_empty() {
             records.push(line, &[line.len()]);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// The fields of every record of two files that come in pieces of `sizes`, and whether an error has ended them.
+    fn split(
+        files: [&[u8]; 2],
+        header: bool,
+        limit: Limit,
+        sizes: &[usize],
+    ) -> (Vec<Vec<Vec<u8>>>, Vec<usize>, String) {
+        let mut splitter = Splitter::csv(b';', header);
+        let (mut found, mut cuts, mut chunk) = (Vec::new(), Vec::new(), Records::default());
+        let mut sizes = sizes.iter().copied().cycle();
+        for mut file in files {
+            while !file.is_empty() {
+                let size = sizes.next().unwrap().min(file.len());
+                let taken = match splitter.push(&file[..size], &mut chunk, limit) {
+                    Ok(taken) => taken,
+                    Err(problem) => return (found, cuts, problem.to_string()),
+                };
+                file = &file[taken..];
+                if chunk.is_full(limit) {
+                    take(&mut chunk, &mut found, &mut cuts, splitter.width());
+                }
+            }
+            if let Err(problem) = splitter.finish(&mut chunk) {
+                return (found, cuts, problem.to_string());
+            }
+        }
+        take(&mut chunk, &mut found, &mut cuts, splitter.width());
+        (found, cuts, String::new())
+    }
+
+    fn take(chunk: &mut Records, found: &mut Vec<Vec<Vec<u8>>>, cuts: &mut Vec<usize>, width: Option<usize>) {
+        let records = std::mem::take(chunk);
+        cuts.push(records.bytes());
+        for record in 0..records.len() {
+            found.push((0..width.unwrap()).map(|field| records.field(record, field).to_vec()).collect());
+        }
+    }
+
+    proptest! {
+        /// A byte at a time there is never a whole line, and everything goes through the parser.
+        #[test]
+        fn lines_are_split_as_the_parser_does(
+            first in "([ab\u{e9}]{0,3};[ab]{0,2}(\n|\r\n|\r|\n\n)|\"[ab;\n]{0,3}\";a?\n|a\"b;\n){0,12}([ab;\"\r\n]{0,4})",
+            second in "([ab]{0,3};[ab]{0,2}(\n|\r\n)){0,9}(a;|b;b|;|\"x)?",
+            header: bool, records in 1_usize..6, bytes in 1_usize..20, sizes in prop::collection::vec(1_usize..40, 1..5),
+        ) {
+            let (files, limit) = ([first.as_bytes(), second.as_bytes()], Limit { records, bytes });
+            prop_assert_eq!(split(files, header, limit, &sizes), split(files, header, limit, &[1]));
         }
     }
 }

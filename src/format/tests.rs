@@ -333,7 +333,8 @@ mod determinism {
     }
 
     fn write(format: Format, compression: Compression, table: &RecordBatch, cuts: &[usize]) -> Vec<u8> {
-        let mut encoder = FileEncoder::new(Vec::new(), format, compression, &table.schema(), EncodeMode::File).unwrap();
+        let mut encoder =
+            FileEncoder::new(Vec::new(), format, true, compression, &table.schema(), EncodeMode::File).unwrap();
         let mut start = 0;
         for rows in cuts.iter().copied().chain([usize::MAX]) {
             let rows = rows.min(table.num_rows() - start);

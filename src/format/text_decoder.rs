@@ -65,11 +65,30 @@ impl TextDecoder {
         Ok(Self { decoder })
     }
 
-    /// Decodes the records that follow.
+    /// Decodes the records that follow. They decide the types of columns that no value has decided before.
     pub fn decode(&mut self, records: &Records) -> Result<RecordBatch, RecordError> {
         match &mut self.decoder {
+            Decoder::Csv(csv) => csv.settle(records)?,
+            Decoder::Jsonl(jsonl) => return jsonl.decode(records),
+            Decoder::Lines => {}
+        }
+        self.decode_settled(records)
+    }
+
+    /// Whether the types of all columns are known, so that no records change how others are decoded.
+    pub fn is_settled(&self) -> bool {
+        match &self.decoder {
+            Decoder::Csv(csv) => csv.is_settled(),
+            Decoder::Jsonl(jsonl) => jsonl.is_settled(),
+            Decoder::Lines => true,
+        }
+    }
+
+    /// Decodes records once the decoder [is settled](Self::is_settled): any, in any order, on any thread.
+    pub fn decode_settled(&self, records: &Records) -> Result<RecordBatch, RecordError> {
+        match &self.decoder {
             Decoder::Csv(csv) => csv.decode(records),
-            Decoder::Jsonl(jsonl) => jsonl.decode(records),
+            Decoder::Jsonl(jsonl) => jsonl.decode_settled(records),
             Decoder::Lines => lines::decode(records),
         }
     }

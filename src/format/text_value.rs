@@ -4,14 +4,14 @@ use std::sync::{Arc, LazyLock};
 
 use arrow::array::timezone::Tz;
 use arrow::array::{
-    Array, ArrayRef, BinaryArray, BooleanArray, Date32Array, FixedSizeBinaryBuilder, LargeBinaryArray, PrimitiveArray,
-    StringArray, TimestampMicrosecondArray,
+    Array, ArrayRef, BinaryArray, BooleanArray, FixedSizeBinaryBuilder, LargeBinaryArray, NullBufferBuilder,
+    PrimitiveArray, StringArray, StringBuilder,
 };
 use arrow::compute::kernels::cast_utils::{Parser, string_to_datetime};
 use arrow::compute::{CastOptions, cast_with_options};
 use arrow::datatypes::{
     ArrowPrimitiveType, DataType, Date32Type, Float32Type, Float64Type, Int8Type, Int16Type, Int32Type, Int64Type,
-    TimeUnit, UInt8Type, UInt16Type, UInt32Type, UInt64Type,
+    TimeUnit, TimestampMicrosecondType, UInt8Type, UInt16Type, UInt32Type, UInt64Type,
 };
 
 use super::inference::{self, Guess};
@@ -30,35 +30,43 @@ where
     I: Iterator<Item = Option<&'a str>> + Clone,
 {
     match data_type {
-        DataType::Utf8 => Ok(Arc::new(StringArray::from_iter(cells))),
+        DataType::Utf8 => Ok(Arc::new(strings(cells))),
         DataType::Boolean => Ok(Arc::new(BooleanArray::from(collect(cells, boolean)?))),
         DataType::Int64 if strict => {
-            let parse = |cell: &str| (Guess::of(cell) == Guess::Int64).then(|| Int64Type::parse(cell)).flatten();
-            Ok(Arc::new(PrimitiveArray::<Int64Type>::from_iter(collect(cells, parse)?)))
+            let exact = |cell: &str| (Guess::of(cell) == Guess::Int64).then(|| Int64Type::parse(cell)).flatten();
+            let parse = |cell: &str| plain_integer(cell).or_else(|| exact(cell));
+            Ok(Arc::new(primitive::<Int64Type>(cells, parse)?))
         }
         DataType::Float64 if strict => {
-            Ok(Arc::new(PrimitiveArray::<Float64Type>::from_iter(collect(cells, inference::number)?)))
+            let parse = |cell: &str| plain_decimal(cell).or_else(|| inference::number(cell));
+            Ok(Arc::new(primitive::<Float64Type>(cells, parse)?))
         }
         DataType::Date32 if strict => {
             let parse = |cell: &str| (Guess::of(cell) == Guess::Date).then(|| Date32Type::parse(cell)).flatten();
-            Ok(Arc::new(Date32Array::from_iter(collect(cells, parse)?)))
+            Ok(Arc::new(primitive::<Date32Type>(cells, parse)?))
         }
         DataType::Timestamp(TimeUnit::Microsecond, zone) if strict => {
             let guess = if zone.is_some() { Guess::Instant } else { Guess::Timestamp };
             let parse = |cell: &str| (Guess::of(cell) == guess).then(|| microseconds(cell)).flatten();
-            let array = TimestampMicrosecondArray::from_iter(collect(cells, parse)?);
+            let array = primitive::<TimestampMicrosecondType>(cells, parse)?;
             Ok(Arc::new(array.with_timezone_opt(zone.clone())))
         }
-        DataType::Int8 => primitive::<Int8Type>(cells),
-        DataType::Int16 => primitive::<Int16Type>(cells),
-        DataType::Int32 => primitive::<Int32Type>(cells),
-        DataType::Int64 => primitive::<Int64Type>(cells),
-        DataType::UInt8 => primitive::<UInt8Type>(cells),
-        DataType::UInt16 => primitive::<UInt16Type>(cells),
-        DataType::UInt32 => primitive::<UInt32Type>(cells),
-        DataType::UInt64 => primitive::<UInt64Type>(cells),
-        DataType::Float32 => primitive::<Float32Type>(cells),
-        DataType::Float64 => primitive::<Float64Type>(cells),
+        DataType::Int8 => parsed::<Int8Type>(cells),
+        DataType::Int16 => parsed::<Int16Type>(cells),
+        DataType::Int32 => parsed::<Int32Type>(cells),
+        DataType::Int64 => {
+            let parse = |cell: &str| plain_integer(cell).or_else(|| Int64Type::parse(cell));
+            Ok(Arc::new(primitive::<Int64Type>(cells, parse)?))
+        }
+        DataType::UInt8 => parsed::<UInt8Type>(cells),
+        DataType::UInt16 => parsed::<UInt16Type>(cells),
+        DataType::UInt32 => parsed::<UInt32Type>(cells),
+        DataType::UInt64 => parsed::<UInt64Type>(cells),
+        DataType::Float32 => parsed::<Float32Type>(cells),
+        DataType::Float64 => {
+            let parse = |cell: &str| plain_decimal(cell).or_else(|| Float64Type::parse(cell));
+            Ok(Arc::new(primitive::<Float64Type>(cells, parse)?))
+        }
         DataType::Binary => Ok(Arc::new(BinaryArray::from_iter(collect(cells, hex)?))),
         DataType::LargeBinary => Ok(Arc::new(LargeBinaryArray::from_iter(collect(cells, hex)?))),
         DataType::FixedSizeBinary(width) => fixed_binary(cells, *width),
@@ -73,11 +81,81 @@ fn collect<'a, T>(
     cells.enumerate().map(|(row, cell)| cell.map(|cell| parse(cell).ok_or(row)).transpose()).collect()
 }
 
-fn primitive<'a, T>(cells: impl Iterator<Item = Option<&'a str>>) -> Result<ArrayRef, usize>
+fn strings<'a>(cells: impl Iterator<Item = Option<&'a str>>) -> StringArray {
+    const USUAL_LEN: usize = 16;
+    let rows = cells.size_hint().0;
+    let mut builder = StringBuilder::with_capacity(rows, rows * USUAL_LEN);
+    for cell in cells {
+        builder.append_option(cell);
+    }
+    builder.finish()
+}
+
+fn primitive<'a, T: ArrowPrimitiveType>(
+    cells: impl Iterator<Item = Option<&'a str>>,
+    parse: impl Fn(&str) -> Option<T::Native>,
+) -> Result<PrimitiveArray<T>, usize> {
+    let rows = cells.size_hint().0;
+    let (mut values, mut nulls) = (Vec::with_capacity(rows), NullBufferBuilder::new(rows));
+    for (row, cell) in cells.enumerate() {
+        match cell {
+            Some(cell) => {
+                values.push(parse(cell).ok_or(row)?);
+                nulls.append_non_null();
+            }
+            None => {
+                values.push(T::Native::default());
+                nulls.append_null();
+            }
+        }
+    }
+    Ok(PrimitiveArray::new(values.into(), nulls.finish()))
+}
+
+fn parsed<'a, T>(cells: impl Iterator<Item = Option<&'a str>>) -> Result<ArrayRef, usize>
 where
     T: ArrowPrimitiveType + Parser,
 {
-    Ok(Arc::new(PrimitiveArray::<T>::from_iter(collect(cells, T::parse)?)))
+    Ok(Arc::new(primitive::<T>(cells, T::parse)?))
+}
+
+/// Powers of ten that a float holds exactly.
+const POWERS: [f64; 16] = [1e0, 1e1, 1e2, 1e3, 1e4, 1e5, 1e6, 1e7, 1e8, 1e9, 1e10, 1e11, 1e12, 1e13, 1e14, 1e15];
+
+/// The value of a short number like `-12.5`; `None` for others, which have to be read in full.
+///
+/// A float holds whole numbers of so few digits exactly, so that their quotient is rounded correctly: it is what a full parser
+/// gives.
+#[expect(clippy::cast_precision_loss, reason = "few enough digits")]
+fn plain_decimal(cell: &str) -> Option<f64> {
+    let digits = cell.strip_prefix('-').unwrap_or(cell).as_bytes();
+    if digits.is_empty() || digits.len() >= POWERS.len() || matches!(digits, [b'0', b'0'..=b'9', ..]) {
+        return None;
+    }
+    let (mut number, mut decimals) = (0_u64, 0);
+    for (at, byte) in digits.iter().enumerate() {
+        match byte {
+            b'0'..=b'9' => number = number * 10 + u64::from(byte - b'0'),
+            b'.' if decimals == 0 && at > 0 && at + 1 < digits.len() => decimals = digits.len() - at - 1,
+            _ => return None,
+        }
+    }
+    let value = number as f64 / POWERS[decimals];
+    Some(if cell.len() > digits.len() { -value } else { value })
+}
+
+/// The value of a short whole number without leading zeros; `None` for others, which have to be read in full.
+fn plain_integer(cell: &str) -> Option<i64> {
+    const SAFE_DIGITS: usize = 18;
+    let digits = cell.strip_prefix('-').unwrap_or(cell).as_bytes();
+    if digits.is_empty() || digits.len() > SAFE_DIGITS || matches!(digits, [b'0', b'0'..=b'9', ..]) {
+        return None;
+    }
+    let mut number = 0;
+    for byte in digits {
+        number = number * 10 + byte.is_ascii_digit().then(|| i64::from(byte - b'0'))?;
+    }
+    Some(if cell.len() > digits.len() { -number } else { number })
 }
 
 pub(super) fn boolean(cell: &str) -> Option<bool> {

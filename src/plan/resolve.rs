@@ -97,9 +97,7 @@ impl Resolver<'_> {
             self.report(Code::PlanBadOption, &["read", "format"], message);
         }
         let delimiter = self.delimiter(options, format);
-        if options.header.is_some() && !matches!(format, Format::Csv | Format::Tsv) {
-            self.report(Code::PlanBadOption, &["read", "header"], "only csv and tsv have a `header`");
-        }
+        self.check_header("read", options.header, format);
         for path in paths.iter().filter(|path| *path != "-") {
             if let Err(error) = glob::Pattern::new(path) {
                 self.report(
@@ -138,11 +136,14 @@ impl Resolver<'_> {
     }
 
     fn write(&mut self, spec: &WriteSpec) -> Option<Write> {
-        let (path, format, given) = match spec {
-            WriteSpec::Path(path) => (path, None, None),
-            WriteSpec::Options(WriteOptions { path, format, compression }) => (path, *format, *compression),
+        let (path, format, given, header) = match spec {
+            WriteSpec::Path(path) => (path, None, None, None),
+            WriteSpec::Options(WriteOptions { path, format, compression, header }) => {
+                (path, *format, *compression, *header)
+            }
         };
         let format = self.format(&["write", "path"], format, std::slice::from_ref(path))?;
+        self.check_header("write", header, format);
         let target = if path == "-" { WriteTarget::Stdout } else { WriteTarget::File(self.absolute(path)) };
         if target == WriteTarget::Stdout && format == Format::Parquet {
             let message = "parquet cannot be written to standard output";
@@ -158,7 +159,13 @@ impl Resolver<'_> {
             self.report(Code::PlanBadOption, &["write", "path"], message).help =
                 Some("end the path in `.parquet`, and choose the codec with `compression`".to_owned());
         }
-        Some(Write { target, format, compression })
+        Some(Write { target, format, compression, header: header.unwrap_or(true) })
+    }
+
+    fn check_header(&mut self, kind: &str, header: Option<bool>, format: Format) {
+        if header.is_some() && !matches!(format, Format::Csv | Format::Tsv) {
+            self.report(Code::PlanBadOption, &[kind, "header"], "only csv and tsv have a `header`");
+        }
     }
 
     /// The format that is given, or else the one that all paths' extensions name.

@@ -106,6 +106,8 @@ pub struct Write {
     pub target: WriteTarget,
     pub format: Format,
     pub compression: Compression,
+    /// Whether CSV begins with the names of the columns.
+    pub header: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -242,6 +242,8 @@ pub struct WriteOptions {
     pub format: Option<FormatSpec>,
     /// How the file is compressed. Without it, from the file's extension.
     pub compression: Option<CompressionSpec>,
+    /// Whether the first line names the columns (csv and tsv only). Without it, it does.
+    pub header: Option<bool>,
 }
 
 #[derive(Clone, Debug, Deserialize, JsonSchema)]

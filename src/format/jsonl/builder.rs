@@ -183,17 +183,28 @@ fn cast_numbers(numbers: ArrayRef, data_type: &DataType) -> Result<ArrayRef, Unf
     }
 }
 
-/// Appends the values of one line to the columns, which `index` finds by name.
-pub(super) fn append_record(
-    line: &[u8],
-    index: &HashMap<String, usize>,
-    columns: &mut [Builder],
-) -> Result<(), Misfit> {
+/// The names of the columns.
+#[derive(Clone, Copy)]
+pub(super) struct Names<'a> {
+    pub(super) fields: &'a Fields,
+    pub(super) index: &'a HashMap<String, usize>,
+}
+
+impl Names<'_> {
+    /// Looks a column up; most likely it is the one `at` this place, as most lines have their keys in one order.
+    fn find(self, name: &str, at: usize) -> Option<usize> {
+        let is_there = self.fields.get(at).is_some_and(|field| field.name() == name);
+        if is_there { Some(at) } else { self.index.get(name).copied() }
+    }
+}
+
+/// Appends the values of one line to the columns.
+pub(super) fn append_record(line: &[u8], names: Names<'_>, columns: &mut [Builder]) -> Result<(), Misfit> {
     let mut found = Found { column: None, kind: None };
     let mut parser = serde_json::Deserializer::from_slice(line);
-    let appended = Record { index, columns, found: &mut found }.deserialize(&mut parser).and_then(|()| parser.end());
+    let appended = Record { names, columns, found: &mut found }.deserialize(&mut parser).and_then(|()| parser.end());
     let Err(error) = appended else { return Ok(()) };
-    let column = index.iter().find(|(_, at)| Some(**at) == found.column).map_or("", |(name, _)| name);
+    let column = found.column.map_or("", |at| names.fields[at].name());
     Err(match found.kind {
         None => Misfit::Problem(super::json_problem(&error)),
         Some(Kind::Open) => Misfit::Open,
@@ -215,7 +226,7 @@ fn path(column: &str, key: &str) -> String {
 
 /// A whole line.
 struct Record<'a> {
-    index: &'a HashMap<String, usize>,
+    names: Names<'a>,
     columns: &'a mut [Builder],
     found: &'a mut Found,
 }
@@ -237,7 +248,8 @@ impl<'de> Visitor<'de> for Record<'_> {
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
         let rows = self.columns.first().map_or(0, |column| column.len());
-        while let Some(at) = map.next_key_seed(Key { find: |key: &str| self.index.get(key).copied() })? {
+        let mut likely = 0;
+        while let Some(at) = map.next_key_seed(Key { find: |key: &str| self.names.find(key, likely) })? {
             self.found.column = None;
             let at = match at {
                 Ok(at) if self.columns[at].len() == rows => at,
@@ -248,6 +260,7 @@ impl<'de> Visitor<'de> for Record<'_> {
                 Err(key) => return self.found.stop(Kind::UnknownKey(key)),
             };
             self.found.column = Some(at);
+            likely = at + 1;
             map.next_value_seed(Slot { builder: &mut self.columns[at], found: self.found })?;
         }
         fill(self.columns, rows + 1);

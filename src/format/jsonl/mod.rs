@@ -10,7 +10,7 @@ use arrow::compute::cast;
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use serde_json::Value;
 
-use self::builder::{Builder, Misfit};
+use self::builder::{Builder, Misfit, Names};
 use super::error::{EncodeError, Problem, RecordError};
 use super::inference::{Conflict, Shape};
 use super::records::Records;
@@ -52,21 +52,28 @@ impl JsonlDecoder {
     }
 
     pub(super) fn decode(&mut self, records: &Records) -> Result<RecordBatch, RecordError> {
-        if let Some(record) = records.invalid_utf8() {
-            return Err(RecordError { record, problem: Problem::NotUtf8 });
-        }
         match self.try_decode(records) {
             // A value has come for an open column: the rows at hand decide its type.
             Err(Failure::Open) => {
                 self.settle(records)?;
-                self.try_decode(records).map_err(|failure| match failure {
-                    Failure::Record(error) => error,
-                    Failure::Open => unreachable!("columns with values have been settled"),
-                })
+                self.decode_settled(records)
             }
             Err(Failure::Record(error)) => Err(error),
             Ok(batch) => Ok(batch),
         }
+    }
+
+    /// Returns whether no column, nor anything inside one, still waits for its first value.
+    pub(super) fn is_settled(&self) -> bool {
+        self.schema.fields().iter().all(|field| !crate::batch::is_open(field.data_type()))
+    }
+
+    /// Decodes records that have no value for an open column.
+    pub(super) fn decode_settled(&self, records: &Records) -> Result<RecordBatch, RecordError> {
+        self.try_decode(records).map_err(|failure| match failure {
+            Failure::Record(error) => error,
+            Failure::Open => unreachable!("columns with values have been settled"),
+        })
     }
 
     fn add(&mut self, name: &str, shape: Shape) -> usize {
@@ -125,10 +132,11 @@ impl JsonlDecoder {
     }
 
     fn try_decode(&self, records: &Records) -> Result<RecordBatch, Failure> {
+        records.texts().map_err(|record| Failure::Record(RecordError { record, problem: Problem::NotUtf8 }))?;
         let mut builders: Vec<_> =
             self.schema.fields().iter().map(|field| Builder::new(field.data_type(), records.len())).collect();
         for record in 0..records.len() {
-            builder::append_record(records.field(record, 0), &self.index, &mut builders).map_err(
+            builder::append_record(records.field(record, 0), self.names(), &mut builders).map_err(
                 |misfit| match misfit {
                     Misfit::Open => Failure::Open,
                     Misfit::Problem(problem) => Failure::Record(RecordError { record, problem }),
@@ -150,11 +158,15 @@ impl JsonlDecoder {
         let record = (0..records.len()).find(|record| {
             let mut builders: Vec<_> =
                 self.schema.fields().iter().map(|field| Builder::new(field.data_type(), 1)).collect();
-            let appended = builder::append_record(records.field(*record, 0), &self.index, &mut builders);
+            let appended = builder::append_record(records.field(*record, 0), self.names(), &mut builders);
             appended.is_ok() && builders.swap_remove(at).finish().is_err()
         });
         let problem = Problem::Misfit { column: column.to_owned(), value: unfit.value, expected: unfit.expected };
         Failure::Record(RecordError { record: record.unwrap_or(0), problem })
+    }
+
+    fn names(&self) -> Names<'_> {
+        Names { fields: self.schema.fields(), index: &self.index }
     }
 
     fn update_schema(&mut self) {

@@ -195,6 +195,7 @@ fn stage(at: usize, shape: &Shape, inputs: Vec<Input>) -> Stage {
         target: WriteTarget::Stdout,
         format: crate::format::Format::Lines,
         compression: crate::format::Compression::None,
+        header: true,
     };
     let kind = match shape.kind {
         Kind::Source { .. } => StageKind::Read(read),

@@ -11,10 +11,11 @@ use arrow::array::RecordBatch;
 use arrow::datatypes::{DataType, SchemaRef};
 use arrow::error::ArrowError;
 use arrow::ipc::reader::{FileReader, StreamReader};
-use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions};
 
 use super::error::ReadError;
 use super::input::{Canceller, Input, failure, open_file};
+use super::parquet_file::{self, SharedFile};
 use super::{FileToRead, Target};
 use crate::batch::{Columns, Cutter, FileId, FileTable, Origin};
 use crate::format::{Compression, Format, declare};
@@ -157,18 +158,20 @@ impl ColumnarSource {
     fn open_parquet(&self, path: &Path) -> Result<Current, ReadError> {
         let (file, size) = regular(path)?.ok_or_else(|| ReadError::NotRegular { path: path.to_owned() })?;
         let corrupt = |error: parquet::errors::ParquetError| damage(path, error.into());
-        let builder = ParquetRecordBatchReaderBuilder::try_new(file).map_err(corrupt)?;
-        let schema = Arc::clone(builder.schema());
-        let metadata = builder.metadata();
+        let file = SharedFile::new(file, size);
+        let reader_metadata = ArrowReaderMetadata::load(&file, ArrowReaderOptions::default()).map_err(corrupt)?;
+        let schema = Arc::clone(reader_metadata.schema());
+        let metadata = Arc::clone(reader_metadata.metadata());
         let rows = u64::try_from(metadata.file_metadata().num_rows()).unwrap_or(0);
         let bytes: i64 =
             metadata.row_groups().iter().map(parquet::file::metadata::RowGroupMetaData::total_byte_size).sum();
         let row_bytes = (u64::try_from(bytes).unwrap_or(0) / rows.max(1)).max(1);
         // Rows are decoded a batch at a time; long ones must not be decoded by the thousand.
         let fitting = usize::try_from(self.cut.bytes.get() / row_bytes).unwrap_or(usize::MAX).max(1);
-        let reader = builder.with_batch_size(fitting.min(self.cut.rows.get() as usize)).build().map_err(corrupt)?;
+        let fitting = fitting.min(self.cut.rows.get() as usize);
+        let batches = parquet_file::read(file, reader_metadata, fitting).map_err(corrupt)?;
         let progress = Progress::Share { size, total: rows, done: 0 };
-        Ok(self.current(path, schema, Box::new(reader), false, progress))
+        Ok(self.current(path, schema, batches, false, progress))
     }
 
     fn open_arrow(&self, path: &Path, compression: Compression) -> Result<Current, ReadError> {

@@ -1,11 +1,13 @@
 //! [`Source`]: the files of a `read` stage as a sequence of batches with their origin.
 //!
-//! Reading is lazy: a batch is read when it is asked for, and no more than one buffer beyond it. Text is handled in
+//! Reading is lazy: a batch is read when it is asked for. Of pipes no more than one buffer is read beyond it; files are read and
+//! decoded a few batches ahead, on other threads, and their batches and errors come in order all the same. Text is handled in
 //! `text.rs`, formats that carry their own types in `columnar.rs`; `input.rs` is where bytes come from.
 
 mod columnar;
 mod error;
 mod input;
+mod parquet_file;
 mod paths;
 #[cfg(test)]
 mod tests;
@@ -71,7 +73,7 @@ impl Source {
         let bytes_read = Arc::new(AtomicU64::new(0));
         let (table, cancel, count) = (files.clone(), canceller.clone(), Arc::clone(&bytes_read));
         let batches = if read.format.is_text() {
-            Batches::Text(Box::new(TextSource::new(read, cut, found, table, cancel, count)))
+            Batches::Text(Box::new(TextSource::new(read, cut, found, known_size.is_some(), table, cancel, count)))
         } else {
             Batches::Columnar(Box::new(ColumnarSource::new(read, cut, found, table, cancel, count)))
         };

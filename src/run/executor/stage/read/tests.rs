@@ -87,6 +87,58 @@ fn batches_cross_files_and_rows_keep_their_places() {
     assert_eq!(found, [(vec![4, 5, 1, 2, 3], "b.csv:1".to_owned())]);
 }
 
+/// Numbers, some of them quoted, with texts that may hold a line break.
+fn mixed_rows(rows: i64) -> String {
+    let row = |row: i64| match row % 5 {
+        0 => format!("\"{row}\",\"a\nb\"\n"),
+        1 => format!("{row},x\r\n"),
+        _ => format!("{row},{}\n", "y".repeat(usize::try_from(row % 90).unwrap())),
+    };
+    (0..rows).map(row).collect()
+}
+
+#[test]
+fn a_file_that_is_read_ahead_has_the_batches_of_a_pipe() {
+    let text = mixed_rows(10_000);
+    let folder = Folder::new(&[("a", &text)]);
+    for rows in [7, 1000, 8192] {
+        let schema = vec![("n".to_owned(), DataType::Int64), ("s".to_owned(), DataType::Utf8)];
+        let settings = |path| Read { schema: schema.clone(), header: false, ..read(Format::Csv, &[path]) };
+        let bare = |found: Vec<(Vec<i64>, String)>| -> Vec<_> {
+            found.into_iter().map(|(values, place)| (values, place.split_once(':').unwrap().1.to_owned())).collect()
+        };
+        let fifo = folder.fifo(&format!("fifo{rows}"));
+        let (path, bytes) = (fifo.clone(), text.clone());
+        let writer = std::thread::spawn(move || fs::write(path, bytes).unwrap());
+        let piped = batches(&settings(fifo), cut(rows)).unwrap();
+        writer.join().unwrap();
+        assert_eq!(bare(batches(&settings(folder.path("a")), cut(rows)).unwrap()), bare(piped));
+    }
+}
+
+#[test]
+fn errors_of_what_is_read_ahead_come_in_order() {
+    let good = mixed_rows(5000);
+    let folder = Folder::new(&[("a.csv", &format!("n,s\n{}{}x,y\n{}1,2,3\n", good, good, good))]);
+    let schema = vec![("n".to_owned(), DataType::Int64)];
+    let read = Read { schema, ..read(Format::Csv, &[folder.path("a.csv")]) };
+    let mut source = Source::open(&read, cut(1000), &FileTable::default()).unwrap();
+    for _ in 0..10 {
+        assert_eq!(source.next_batch().unwrap().unwrap().0.num_rows(), 1000);
+    }
+    let error = source.next_batch().unwrap_err();
+    assert!(folder.bare(&error).starts_with("a.csv, row 10001: "), "{error}");
+}
+
+#[test]
+fn a_source_that_reads_ahead_can_be_cancelled() {
+    let folder = Folder::new(&[("a.csv", &format!("n,s\n{}", mixed_rows(1000)))]);
+    let mut source = Source::open(&read(Format::Csv, &[folder.path("a.csv")]), cut(10), &FileTable::default()).unwrap();
+    source.next_batch().unwrap();
+    source.canceller().cancel();
+    assert!(matches!(source.next_batch(), Err(ReadError::Cancelled)));
+}
+
 #[test]
 fn columnar_files_are_cut_alike() {
     let folder = Folder::new(&[]);
@@ -98,7 +150,7 @@ fn columnar_files_are_cut_alike() {
             let output = fs::File::create(&path).unwrap();
             let compression = Compression::of(&path);
             let mut encoder =
-                FileEncoder::new(output, format, compression, batch.schema_ref(), EncodeMode::File).unwrap();
+                FileEncoder::new(output, format, true, compression, batch.schema_ref(), EncodeMode::File).unwrap();
             encoder.write(&batch).unwrap();
             encoder.finish().unwrap();
         }

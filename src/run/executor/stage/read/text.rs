@@ -12,8 +12,8 @@ use super::input::{Canceller, Fill, Input};
 use super::{FileToRead, Target};
 use crate::batch::{Cutter, FileId, FileTable, Origin};
 use crate::format::{
-    Format, Limit, Problem, RecordError, Records, SAMPLE_BYTES, SAMPLE_ROWS, SampleError, Splitter, TextDecoder,
-    headerless,
+    Deferred, Format, Limit, Problem, RecordError, Records, SAMPLE_BYTES, SAMPLE_ROWS, SampleError, Splitter,
+    TextDecoder, headerless, in_the_making,
 };
 use crate::plan::{Cut, Read};
 
@@ -30,8 +30,23 @@ pub(super) struct TextSource {
     current: Option<Current>,
     /// Chunks of the sample that are not decoded yet.
     sample: VecDeque<Chunk>,
-    decoder: Option<TextDecoder>,
+    /// Shared with decoding that goes on elsewhere, which there is only while no records can change it.
+    decoder: Option<Arc<TextDecoder>>,
+    /// Whether files may be read ahead: what has come through a pipe is passed on before more is waited for.
+    reads_ahead: bool,
+    /// Chunks that are being decoded, in order.
+    ahead: VecDeque<Ahead>,
     ready: VecDeque<(RecordBatch, Origin)>,
+}
+
+/// What became of a chunk.
+type Decoded = Result<Vec<(RecordBatch, Origin)>, ReadError>;
+
+/// What has been read ahead.
+enum Ahead {
+    Chunk(Deferred<Decoded>),
+    /// There is no chunk more.
+    Failed(ReadError),
 }
 
 /// The file that is being read.
@@ -53,6 +68,7 @@ impl TextSource {
         read: &Read,
         cut: Cut,
         files: Vec<FileToRead>,
+        reads_ahead: bool,
         table: FileTable,
         canceller: Canceller,
         bytes_read: Arc<AtomicU64>,
@@ -74,12 +90,14 @@ impl TextSource {
             current: None,
             sample: VecDeque::new(),
             decoder: None,
+            reads_ahead,
+            ahead: VecDeque::new(),
             ready: VecDeque::new(),
         }
     }
 
     pub(super) fn schema(&self) -> Option<SchemaRef> {
-        self.decoder.as_ref().map(TextDecoder::schema)
+        self.decoder.as_deref().map(TextDecoder::schema)
     }
 
     pub(super) fn next_batch(&mut self) -> Result<Option<(RecordBatch, Origin)>, ReadError> {
@@ -89,26 +107,49 @@ impl TextSource {
         if let Some(batch) = self.ready.pop_front() {
             return Ok(Some(batch));
         }
-        let chunk = match self.sample.pop_front() {
-            Some(chunk) => Some(chunk),
-            None => self.next_chunk()?,
-        };
-        match chunk {
-            Some(chunk) => {
-                self.decode(chunk)?;
-                Ok(self.ready.pop_front())
+        self.read_ahead();
+        match self.ahead.pop_front() {
+            Some(Ahead::Chunk(decoded)) => self.ready.extend(decoded.wait()?),
+            Some(Ahead::Failed(error)) => return Err(error),
+            None => match self.following_chunk()? {
+                Some(chunk) => self.decode(chunk)?,
+                None => return Ok(None),
+            },
+        }
+        Ok(self.ready.pop_front())
+    }
+
+    /// Reads files as far ahead as may be, and has what was read decoded on other threads.
+    ///
+    /// That is a chunk for each core and one more, so memory is bounded: a chunk has at most the rows and bytes of the cut and one
+    /// record beyond them.
+    fn read_ahead(&mut self) {
+        while self.reads_ahead && self.ahead.len() < in_the_making() {
+            let decoder = self.decoder.as_ref().filter(|decoder| decoder.is_settled());
+            let Some(decoder) = decoder.map(Arc::clone) else { return };
+            match self.following_chunk() {
+                Ok(Some(chunk)) => {
+                    let (table, cut) = (self.table.clone(), self.cut);
+                    let decoded = move || {
+                        let decoded = decoder.decode_settled(&chunk.records);
+                        chunk.batches(decoded, cut, &table)
+                    };
+                    self.ahead.push_back(Ahead::Chunk(Deferred::start(decoded)));
+                }
+                Ok(None) => return,
+                Err(error) => {
+                    self.ahead.push_back(Ahead::Failed(error));
+                    self.reads_ahead = false;
+                }
             }
-            None => Ok(None),
         }
     }
 
     fn decode(&mut self, chunk: Chunk) -> Result<(), ReadError> {
         let decoder = self.decoder.as_mut().expect("a sample has been taken");
-        let batch = decoder.decode(&chunk.records).map_err(|error| located(&self.table, &chunk.origin, error))?;
-        // Values can be larger than their text; each chunk is cut for itself, so that nothing has to be copied.
-        let mut cutter = Cutter::new(self.cut.rows, self.cut.bytes);
-        self.ready.extend(cutter.push(batch, chunk.origin));
-        self.ready.extend(cutter.finish());
+        let decoder = Arc::get_mut(decoder).expect("it is shared only while chunks are decoded elsewhere");
+        let decoded = decoder.decode(&chunk.records);
+        self.ready.extend(chunk.batches(decoded, self.cut, &self.table)?);
         Ok(())
     }
 
@@ -133,10 +174,11 @@ impl TextSource {
         };
         let sample: Vec<_> = self.sample.iter().map(|chunk| &chunk.records).collect();
         let decoder = TextDecoder::from_sample(self.format, &header, &self.declared, &sample);
-        self.decoder = Some(decoder.map_err(|error| match error {
+        let decoder = decoder.map_err(|error| match error {
             SampleError::Record(chunk, error) => located(&self.table, &self.sample[chunk].origin, error),
             SampleError::Columns(problem) => self.in_first_file(problem),
-        })?);
+        })?;
+        self.decoder = Some(Arc::new(decoder));
         Ok(())
     }
 
@@ -152,6 +194,14 @@ impl TextSource {
         let first = self.sample.front().and_then(|chunk| chunk.origin.place(0)).map(|place| place.file);
         let file = first.or_else(|| self.current.as_ref().map(|current| current.file));
         ReadError::Columns { path: path(&self.table, file.unwrap_or(FileId(0))), problem }
+    }
+
+    /// The next chunk, be it of the sample or of what comes after it.
+    fn following_chunk(&mut self) -> Result<Option<Chunk>, ReadError> {
+        match self.sample.pop_front() {
+            Some(chunk) => Ok(Some(chunk)),
+            None => self.next_chunk(),
+        }
     }
 
     /// Reads records up to the cut, the end of the last file, or the silence of a pipe.
@@ -193,6 +243,18 @@ impl TextSource {
         };
         let file = self.table.register(input.path());
         Ok(Current { input, file, row: 1 })
+    }
+}
+
+impl Chunk {
+    /// The batches of the records. Values can be larger than their text; each chunk is cut for itself, so that nothing has to be
+    /// copied.
+    fn batches(self, decoded: Result<RecordBatch, RecordError>, cut: Cut, table: &FileTable) -> Decoded {
+        let batch = decoded.map_err(|error| located(table, &self.origin, error))?;
+        let mut cutter = Cutter::new(cut.rows, cut.bytes);
+        let mut batches = cutter.push(batch, self.origin);
+        batches.extend(cutter.finish());
+        Ok(batches)
     }
 }
 

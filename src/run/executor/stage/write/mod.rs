@@ -134,8 +134,8 @@ impl Sink {
                     WriteTarget::File(_) => EncodeMode::File,
                     WriteTarget::Stdout => EncodeMode::Stream,
                 };
-                let (format, compression) = (self.write.format, self.write.compression);
-                let mut encoder = Box::new(FileEncoder::new(output, format, compression, schema, mode)?);
+                let Write { format, header, compression, .. } = self.write;
+                let mut encoder = Box::new(FileEncoder::new(output, format, header, compression, schema, mode)?);
                 let mut columns = self.columns.clone();
                 spool.replay(|held| {
                     let held = columns.conform(held).expect("the columns were settled by these very batches");
