@@ -18,7 +18,7 @@ from .errors import SharedMemoryError
 from .frame import INLINE_LIMIT, Channel, Frame, Kind
 
 MIN_SEGMENT = 1 << 20
-MAX_FREE_SEGMENTS = 4
+MAX_FREE_SEGMENTS = 8
 MAX_FREE_BYTES = 256 << 20
 _ALIGNMENT = 64
 
