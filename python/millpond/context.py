@@ -81,7 +81,10 @@ def enter_attempt(seed: int, stage: str, sequence: int) -> None:
     digest = hashlib.sha256(f"{seed}\0{stage}\0{sequence}".encode()).digest()
     number = int.from_bytes(digest[:8], "little")
     random.seed(number)
-    if "numpy" in sys.modules:
-        importlib.import_module("numpy.random").seed(number & 0xFFFF_FFFF)  # numpy may load it only when it is used.
-    if "torch" in sys.modules and hasattr(sys.modules["torch"], "manual_seed"):
-        sys.modules["torch"].manual_seed(number & 0x7FFF_FFFF_FFFF_FFFF)
+    modules = sys.modules
+    if "numpy.random" in modules:
+        modules["numpy.random"].seed(number & 0xFFFF_FFFF)
+    elif "numpy" in modules:  # It may load this part only when it is used.
+        importlib.import_module("numpy.random").seed(number & 0xFFFF_FFFF)
+    if "torch" in modules and hasattr(modules["torch"], "manual_seed"):
+        modules["torch"].manual_seed(number & 0x7FFF_FFFF_FFFF_FFFF)

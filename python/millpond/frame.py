@@ -21,7 +21,8 @@ INLINE_LIMIT = 32 * 1024
 
 _HEADER = struct.Struct("<BBHIIIQQIIQQII")
 _MAX_FDS = 253
-_READ_SIZE = 256 * 1024
+_READ_SIZE = 64 * 1024
+_ANCILLARY_SIZE = socket.CMSG_SPACE(_MAX_FDS * array.array("i").itemsize)
 
 
 class Kind(enum.IntEnum):
@@ -63,7 +64,7 @@ class ProtocolError(Exception):
     """The peer sent something that the protocol does not allow."""
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(slots=True)
 class Frame:
     """One message. `fds` are owned by whoever holds the frame."""
 
@@ -101,7 +102,7 @@ class Frame:
             self.rows,
             self.port,
         )
-        return b"".join((header, text, self.data))
+        return header + text + self.data if text or self.data else header
 
     def close_fds(self) -> None:
         for fd in self.fds:
@@ -124,13 +125,26 @@ class Channel:
     def close(self) -> None:
         self._socket.close()
 
-    def send(self, frame: Frame) -> None:
-        """Blocks until the whole frame is in the socket."""
+    def send(self, *frames: Frame) -> None:
+        """Blocks until all frames are in the socket. Together they cost one system call, and wake the peer once."""
+        parts: list[bytes] = []
+        for frame in frames:
+            if frame.fds:  # They travel with the first byte of their frame.
+                self._send_bytes(parts)
+                parts = []
+                self._send_with_fds(frame)
+            else:
+                parts.append(frame.encode())
+        self._send_bytes(parts)
+
+    def _send_bytes(self, parts: list[bytes]) -> None:
+        if parts:
+            self._socket.sendall(parts[0] if len(parts) == 1 else b"".join(parts))
+
+    def _send_with_fds(self, frame: Frame) -> None:
         message = memoryview(frame.encode())
-        ancillary = []
-        if frame.fds:
-            ancillary.append((socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", frame.fds)))
-        sent = self._socket.sendmsg([message], ancillary)
+        rights = (socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", frame.fds))
+        sent = self._socket.sendmsg([message], [rights])
         if sent < len(message):
             self._socket.sendall(message[sent:])
 
@@ -146,20 +160,21 @@ class Channel:
         """The next frame, or `None` when the peer is gone."""
         if not self._fill(_HEADER.size):
             return None
-        fields = _HEADER.unpack_from(self._buffer)
-        kind, fd_count, flags, text_len, data_len = fields[:5]
-        end = _HEADER.size + text_len + data_len
+        kind, fd_count, flags, text_len, data_len, *numbers = _HEADER.unpack_from(self._buffer)
+        text_end = _HEADER.size + text_len
+        end = text_end + data_len
         if not self._fill(end):
             return None
-        # A copy of its own, so that Arrow gets aligned memory and the buffer can be cut.
+        frame = Frame(kind, flags, *numbers)
+        # Copies of their own, so that Arrow gets aligned memory and the buffer can be cut.
         with memoryview(self._buffer) as view:
-            text = bytes(view[_HEADER.size : _HEADER.size + text_len])
-            data = bytes(view[_HEADER.size + text_len : end])
+            if text_len:
+                frame.text = json.loads(bytes(view[_HEADER.size : text_end]))
+            if data_len:
+                frame.data = bytes(view[text_end:end])
         del self._buffer[:end]
-        frame = Frame(kind, flags, *fields[5:])
-        frame.text = json.loads(text) if text else None
-        frame.data = data
-        frame.fds = self._take_fds(fd_count)
+        if fd_count:
+            frame.fds = self._take_fds(fd_count)
         return frame
 
     def buffered_frame(self) -> bool:
@@ -170,7 +185,7 @@ class Channel:
         while len(self._buffer) < size:
             data, ancillary, flags, _ = self._socket.recvmsg(
                 max(_READ_SIZE, size - len(self._buffer)),
-                socket.CMSG_SPACE(_MAX_FDS * array.array("i").itemsize),
+                _ANCILLARY_SIZE,
                 socket.MSG_CMSG_CLOEXEC,
             )
             if flags & socket.MSG_CTRUNC:

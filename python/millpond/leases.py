@@ -12,7 +12,7 @@ import mmap
 
 import pyarrow as pa
 
-from .frame import Channel, Frame, Kind, ProtocolError
+from .frame import Frame, Kind, ProtocolError
 
 # Reference cycles keep a lease until the garbage collector runs. It is asked to when a lease has outlived this many
 # attempts, and not again for as many: user code may mean to keep what it has.
@@ -83,12 +83,14 @@ class Leases:
         """Whether any lease has not been released to the coordinator yet."""
         return bool(self._outstanding)
 
-    def release(self, channel: Channel) -> None:
-        """Tells the coordinator which leases have ended."""
+    def release(self) -> list[Frame]:
+        """What tells the coordinator which leases have ended since it was told last."""
+        frames = []
         while self._ended:
             lease = self._ended.popleft()
             self._outstanding.pop(lease.attempt, None)
-            channel.send(Frame(Kind.RELEASE_INPUT, attempt=lease.attempt, segment=lease.segment_id))
+            frames.append(Frame(Kind.RELEASE_INPUT, attempt=lease.attempt, segment=lease.segment_id))
+        return frames
 
     def collect_old(self) -> None:
         """Breaks the reference cycles that may hold old leases."""

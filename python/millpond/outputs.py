@@ -18,7 +18,7 @@ from .errors import SharedMemoryError
 from .frame import INLINE_LIMIT, Channel, Frame, Kind
 
 MIN_SEGMENT = 1 << 20
-MAX_FREE_SEGMENTS = 4
+MAX_FREE_SEGMENTS = 8
 MAX_FREE_BYTES = 256 << 20
 _ALIGNMENT = 64
 
@@ -96,14 +96,13 @@ class Outputs:
             raise AssertionError(f"a batch of {size} bytes took {written}")
         return Written(schema_id, batch.num_rows, segment=segment, offset=offset, length=size)
 
-    def send(self, written: Written, frame: Frame, origin: bytes = b"") -> None:
-        """Sends `written` in `frame`, which says whose output it is."""
+    def fill(self, frame: Frame, written: Written, origin: bytes = b"") -> None:
+        """Puts `written` into `frame`, which says whose output it is and is sent by the caller."""
         frame.schema, frame.rows, frame.length = written.schema_id, written.rows, written.length
-        frame.data = written.data + origin
+        frame.data = written.data + origin if origin else written.data
         if written.segment is not None:
             self._announce(written.segment)
             frame.segment, frame.offset = written.segment.id, written.offset
-        self._channel.send(frame)
 
     def discard(self, written: Written) -> None:
         """Takes back a batch that will not be sent."""

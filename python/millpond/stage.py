@@ -10,7 +10,7 @@ import dataclasses
 import functools
 import importlib
 import inspect
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import pyarrow as pa
@@ -34,6 +34,30 @@ class Output:
     origin: array.array[int] | None = None
 
 
+class _Made:
+    """The rows that one port was given, call by call."""
+
+    def __init__(self) -> None:
+        self.rows: list[Mapping[Any, Any]] = []
+        # The index of each row's input row; `None` as long as every call has given one row.
+        self._origin: array.array[int] | None = None
+
+    def add(self, index: int, part: Any) -> None:
+        """What the call on input row `index` gave."""
+        several = _rows_made(part)
+        if self._origin is None and (len(several) != 1 or index != len(self.rows)):
+            self._origin = array.array("I", range(len(self.rows)))
+        self.rows.extend(several)
+        if self._origin is not None:
+            self._origin.extend([index] * len(several))
+
+    def end(self, rows_in: int) -> tuple[list[Mapping[Any, Any]], array.array[int] | None]:
+        """All rows, and their origin if it is not one to one."""
+        if self._origin is None and len(self.rows) != rows_in:
+            self._origin = array.array("I", range(len(self.rows)))
+        return self.rows, self._origin
+
+
 class Stage:
     """A stage that is ready to run. `spec` is the text of an `OPEN` frame."""
 
@@ -55,9 +79,12 @@ class Stage:
             raise StageError(
                 f"`{spec['module']}:{spec['function']}` cannot be called; a class needs a `__call__` method"
             )
-        self._call: Callable[..., Any] = function if self.is_class else functools.partial(target, **spec["with"])
+        bound = self.is_class or not spec["with"]
+        self._call: Callable[..., Any] = function if bound else functools.partial(target, **spec["with"])
         self.convention, as_table = _convention(spec, function)
         self._codec = codec(self.convention, self._declared, as_table=as_table)
+        self._finished: dict[int, pa.Schema] = {}  # By port.
+        self._rows_codec = DictCodec(self._declared)
         self._source = self._open_source(spec) if spec["source"] else None
 
     def run(self, batch: pa.RecordBatch, sequence: int) -> list[Output]:
@@ -77,7 +104,7 @@ class Stage:
         for port, part in self._by_port(result):
             taken = None if part is None else self._codec.take(part, given)
             if taken is not None:
-                outputs.append(Output(port, finish(taken, self._declared)))
+                outputs.append(Output(port, self._finish(port, taken)))
         return outputs
 
     def pull(self, sequence: int, caught_up: Callable[[], None]) -> tuple[list[Output], bool]:
@@ -86,7 +113,7 @@ class Stage:
             raise StageError(f"`{self.name}` is not a source")
         self.row = None
         batch, end = self._source.pull(sequence, caught_up)
-        return ([] if batch is None else [Output(0, finish(batch, self._declared))]), end
+        return ([] if batch is None else [Output(0, self._finish(0, batch))]), end
 
     def close(self) -> None:
         """Calls `close()` of the class, if it has one."""
@@ -108,36 +135,57 @@ class Stage:
 
     def _run_rows(self, batch: pa.RecordBatch) -> list[Output]:
         given = Given(batch)
-        made: list[tuple[list[Mapping[Any, Any]], array.array[int]]] = [([], array.array("I")) for _ in self._ports]
-        for index, row in enumerate(rows_of(batch, given)):
+        rows = rows_of(batch, given)
+        made = [_Made() for _ in self._ports]
+        called = self._run_while_one_to_one(rows, made[0]) if len(made) == 1 else 0
+        for index, row in enumerate(rows, called):
             self.row = index
             for port, part in self._by_port(self._call(row)):
-                rows, origin = made[port]
-                if type(part) is dict:  # By far the most frequent.
-                    rows.append(part.copy())
-                    origin.append(index)
-                    continue
-                several = _rows_made(part)
-                rows.extend(several)
-                origin.extend([index] * len(several))
+                made[port].add(index, part)
         self.row = None
-        outputs = [self._row_output(port, *made[port], given, batch.num_rows) for port in range(len(made))]
+        outputs = [self._row_output(port, *made[port].end(batch.num_rows), given) for port in range(len(made))]
         return [output for output in outputs if output is not None]
 
+    def _run_while_one_to_one(self, rows: Iterator[dict[str, Any]], made: _Made) -> int:
+        """Calls the function row by row, and ends early after a row that gives anything but one dict.
+
+        Returns how many rows were taken from `rows`. This is the usual case and spends no time on anything else.
+        """
+        call, append = self._call, made.rows.append
+        self.row = None
+        try:
+            for row in rows:
+                part = call(row)
+                if type(part) is not dict:
+                    break
+                append(part.copy())
+            else:
+                return len(made.rows)
+            self.row = len(made.rows)
+            made.add(self.row, part)
+        except BaseException:
+            self.row = len(made.rows)
+            raise
+        return self.row + 1
+
     def _row_output(
-        self, port: int, rows: list[Mapping[Any, Any]], origin: array.array[int], given: Given, rows_in: int
+        self, port: int, rows: list[Mapping[Any, Any]], origin: array.array[int] | None, given: Given
     ) -> Output | None:
         try:
-            made = DictCodec(self._declared).batch_of(rows, given)
-            if made is None:
-                return None
-            made = finish(made, self._declared)
+            batch = self._rows_codec.batch_of(rows, given)
+            return None if batch is None else Output(port, self._finish(port, batch), origin)
         except SchemaError as error:
             if error.row is not None:
-                self.row = origin[error.row]
+                self.row = error.row if origin is None else origin[error.row]
             raise
-        row_by_row = len(origin) == rows_in and origin == array.array("I", range(rows_in))
-        return Output(port, made, None if row_by_row else origin)
+
+    def _finish(self, port: int, batch: pa.RecordBatch) -> pa.RecordBatch:
+        """What is sent of `batch`. One that looks like what came out the last time is finished as it is."""
+        last = self._finished.get(port)
+        if last is None or not batch.schema.equals(last, check_metadata=True):
+            batch = finish(batch, self._declared)
+            self._finished[port] = batch.schema
+        return batch
 
     def _by_port(self, result: Any) -> Iterable[tuple[int, Any]]:
         """With several ports, a result is a dict of them."""
@@ -184,7 +232,9 @@ def _convention(spec: Mapping[str, Any], function: Callable[..., Any]) -> tuple[
 
 
 def _rows_made(part: Any) -> list[Mapping[Any, Any]]:
-    """The rows that a call on one row gave: none, one or many."""
+    """The rows that a call on one row gave: none, one or many. Copies: user code may go on to change what it gave."""
+    if type(part) is dict:
+        return [part.copy()]
     if part is None:
         return []
     if isinstance(part, Mapping):

@@ -130,6 +130,9 @@ def _preload_codecs() -> None:
     for library, module in (("pyarrow", "dicts"), ("pyarrow", "arrow"), ("numpy", "arrays"), ("pandas", "dataframe")):
         if library in sys.modules:
             importlib.import_module(f"millpond.codecs.{module}")
+    if "pyarrow" in sys.modules:
+        # Arrow looks for pandas when it first converts anything, and so would every worker, for a third of a second.
+        importlib.import_module("pyarrow").array([])
 
 
 def _enter(text: dict[str, Any]) -> None:

@@ -78,10 +78,10 @@ class Worker:
     def _next_frame(self) -> Frame | None:
         """Waits for a frame. Leases that end in the meantime (in user threads, in garbage) are released."""
         idle = _IDLE_SECONDS
-        self._leases.release(self._channel)
+        self._channel.send(*self._leases.release())
         while self._leases.outstanding() and not self._channel.wait(idle):
             self._leases.collect()
-            self._leases.release(self._channel)
+            self._channel.send(*self._leases.release())
             idle = min(idle * 2, _IDLE_SECONDS_MAX)
         return self._channel.receive()
 
@@ -92,7 +92,7 @@ class Worker:
         except SystemExit:
             raise
         except BaseException as error:
-            self._fail(Frame(Kind.ERROR, stage=frame.stage), error, None)
+            self._fail(Frame(Kind.ERROR, stage=frame.stage), error)
             return
         self._end_copies()
         self._stages[frame.stage] = stage
@@ -104,14 +104,22 @@ class Worker:
         if stage is None:
             raise ProtocolError(f"attempt {frame.attempt} is for stage {frame.stage}, which is not open")
         try:
-            called = self._call(stage, frame)
-            self._end_copies()
-            self._answer(frame, *called)
+            answer = self._run(stage, frame)
         except SystemExit:
             raise
         except BaseException as error:
-            self._fail(Frame(Kind.ERROR, stage=frame.stage, attempt=frame.attempt), error, stage.row)
+            answer = [self._failure(Frame(Kind.ERROR, stage=frame.stage, attempt=frame.attempt), error, stage.row)]
         self._leases.collect_old()
+        process.flush_stdio()
+        self._channel.send(*answer, *self._leases.release())
+
+    def _run(self, stage: Stage, frame: Frame) -> list[Frame]:
+        """Runs an attempt; the frames that tell its outcome."""
+        outputs, end, rows = self._call(stage, frame)
+        self._end_copies()
+        answer = self._written(frame, outputs)
+        answer.append(Frame(Kind.DONE, Flag.END if end else 0, stage=frame.stage, attempt=frame.attempt, rows=rows))
+        return answer
 
     def _call(self, stage: Stage, frame: Frame) -> tuple[list[Output], bool, int]:
         """The outputs of an attempt, whether they are the last ones of a source, and the rows that the function got."""
@@ -133,7 +141,8 @@ class Worker:
         print("a process that this stage's code forked came back from the code; it ends here", file=sys.stderr)
         os._exit(EXIT_FORKED)
 
-    def _answer(self, frame: Frame, outputs: list[Output], end: bool, rows: int) -> None:
+    def _written(self, frame: Frame, outputs: list[Output]) -> list[Frame]:
+        """Writes all outputs of an attempt, or none; the frames that say where they are."""
         written = []
         try:
             for output in outputs:
@@ -142,21 +151,25 @@ class Worker:
             for batch in written:
                 self._outputs.discard(batch)
             raise
-        process.flush_stdio()
+        frames = []
         for output, batch in zip(outputs, written, strict=True):
             origin = b"" if output.origin is None else output.origin.tobytes()
             flags = 0 if output.origin is None else Flag.ORIGIN
             header = Frame(Kind.BATCH, flags, stage=frame.stage, attempt=frame.attempt, port=output.port)
-            self._outputs.send(batch, header, origin)
-        done = Frame(Kind.DONE, Flag.END if end else 0, stage=frame.stage, attempt=frame.attempt, rows=rows)
-        self._channel.send(done)
+            self._outputs.fill(header, batch, origin)
+            frames.append(header)
+        return frames
 
-    def _fail(self, answer: Frame, error: BaseException, row: int | None) -> None:
+    def _failure(self, answer: Frame, error: BaseException, row: int | None) -> Frame:
+        """`answer` with what is to be said of `error`, of which nothing is kept."""
         self._end_copies()
         answer.text = errors.report(error, row)
         errors.forget_frames(error)
+        return answer
+
+    def _fail(self, answer: Frame, error: BaseException) -> None:
         process.flush_stdio()
-        self._channel.send(answer)
+        self._channel.send(self._failure(answer, error, None))
 
     def _close_stages(self) -> int:
         """Closes every stage, also when one of them fails, and says which did."""
@@ -165,7 +178,7 @@ class Worker:
             try:
                 stage.close()
             except BaseException as error:
-                self._fail(Frame(Kind.ERROR, stage=number), error, None)
+                self._fail(Frame(Kind.ERROR, stage=number), error)
                 status = EXIT_BROKEN
         return status
 

@@ -310,6 +310,16 @@ def test_a_preload_that_fails_is_told(modules: Path) -> None:
     template.close()
 
 
+def test_what_arrow_imports_is_imported_once_in_the_template(modules: Path) -> None:
+    module = write_module(modules, "import sys\nseen = 'pandas' in sys.modules\ndef f(row): return {'seen': seen}")
+    template = Template(preload=["pyarrow"], path=[str(modules)])
+    worker = template.fork()
+    worker.open(f"{module}:f")
+    assert worker.run(ONE).pylist() == [{"seen": True}]
+    worker.close()
+    template.close()
+
+
 def test_a_worker_has_nothing_of_the_template(stage: Any) -> None:
     worker = stage(
         """

@@ -130,9 +130,10 @@ def test_large_outputs_with_origins(stage: Any) -> None:
 
 def test_too_many_free_segments_are_dropped(stage: Any) -> None:
     from millpond.frame import Kind
+    from millpond.outputs import MAX_FREE_SEGMENTS
 
     worker = stage("def f(batch): return batch", as_="arrow")
-    segments = [worker.run(BIG).segments[0] for _ in range(6)]
+    segments = [worker.run(BIG).segments[0] for _ in range(MAX_FREE_SEGMENTS + 2)]
     for segment in segments:
         worker.send(Kind.RELEASE_OUTPUT, segment=segment)
     assert worker.run(BIG).segments == {0: segments[-1]}

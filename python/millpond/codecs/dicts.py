@@ -23,6 +23,8 @@ class DictCodec:
     def take(self, result: Any, given: Given) -> pa.RecordBatch | None:
         if isinstance(result, (str, bytes, Mapping)) or not isinstance(result, Iterable):
             raise SchemaError(f"returned `{type(result).__name__}`, but `as: rows` gives a list of dicts")
+        if isinstance(result, list) and set(map(type, result)) == {dict}:  # Nobody changes them before they are read.
+            return self.batch_of(result, given)
         return self.batch_of(as_rows(result), given)
 
     def batch_of(self, rows: list[Mapping[Any, Any]], given: Given) -> pa.RecordBatch | None:

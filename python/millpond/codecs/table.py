@@ -34,9 +34,8 @@ def from_columns(columns: dict[str, pa.Array]) -> pa.RecordBatch:
     """A batch of named columns, which must have one length."""
     if not columns:
         raise SchemaError("a result needs at least one column")
-    lengths = {name: len(column) for name, column in columns.items()}
-    if len(set(lengths.values())) > 1:
-        described = ", ".join(f"`{name}` has {length}" for name, length in lengths.items())
+    if len({len(column) for column in columns.values()}) > 1:
+        described = ", ".join(f"`{name}` has {len(column)}" for name, column in columns.items())
         raise SchemaError(f"all columns need one length: {described}")
     return pa.RecordBatch.from_arrays(list(columns.values()), names=list(columns))
 
