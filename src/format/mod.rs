@@ -25,7 +25,7 @@ use std::path::Path;
 pub use compression::{BlockWriter, decompress};
 pub use error::{EncodeError, Problem, RecordError};
 pub use file_encoder::{EncodeMode, FileEncoder};
-pub use memory::{DecodeError, decode, encode};
+pub use memory::{DecodeError, decode, decode_in_place, encode};
 pub use records::{Limit, Records};
 pub use splitter::Splitter;
 pub use text_decoder::{SAMPLE_BYTES, SAMPLE_ROWS, SampleError, TextDecoder, declare, headerless};

@@ -8,7 +8,7 @@ use super::records::{Limit, Records};
 /// Longest record. A longer one is most likely a wrong delimiter or a quote that is never closed, and it has to fit in memory.
 const MAX_RECORD: usize = 256 << 20;
 
-const BOM: &[u8] = b"\xef\xbb\xbf";
+pub(super) const BOM: &[u8] = b"\xef\xbb\xbf";
 
 /// Splits the bytes of files into records. What is left of an incomplete record stays inside until more bytes come.
 #[derive(Debug)]
