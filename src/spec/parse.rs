@@ -150,7 +150,7 @@ fn read_stages(
         .map(|entry| {
             let node = pruned.get("stages").and_then(|stages| stages.get(&entry.key.name));
             let mut lost = lost_keys(&entry.key.name, &entry.value, holes);
-            let spec = node.and_then(|node| read_typed(node, problems));
+            let spec = node.and_then(|node| read_typed(&without(node, &lost), problems));
             if spec.is_none() {
                 lost.extend(entry.value.entries().iter().map(|entry| entry.key.name.clone()));
             }
@@ -166,6 +166,15 @@ fn read_stages(
             }
         })
         .collect()
+}
+
+/// The stage without the keys that cannot be read as a whole: a form that lacks what it needs is no form at all.
+fn without(stage: &Node, lost: &BTreeSet<String>) -> Node {
+    let mut stage = stage.clone();
+    if let super::tree::Value::Mapping(entries) = &mut stage.value {
+        entries.retain(|entry| !lost.contains(&entry.key.name));
+    }
+    stage
 }
 
 fn lost_keys(stage: &str, node: &Node, holes: &[Vec<Step>]) -> BTreeSet<String> {

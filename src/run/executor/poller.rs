@@ -1,6 +1,7 @@
 //! [`Poller`]: waits for descriptors, each of which stands for something.
 
-use std::collections::BTreeMap;
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::BorrowedFd;
@@ -11,6 +12,7 @@ use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
 use rustix::io::Errno;
 
 use super::guardian::ProcessId;
+use crate::run::Stream;
 use crate::run::scheduler::WorkerId;
 
 /// What a descriptor stands for.
@@ -23,6 +25,8 @@ pub enum Token {
     Worker(WorkerId),
     /// A pidfd: readable when the worker has ended.
     WorkerEnd(WorkerId),
+    /// A pipe from a command that has no thread.
+    Command(ProcessId, Stream),
     /// A pipe from a worker's or template's standard output or error.
     Output(u64),
 }
@@ -33,6 +37,8 @@ pub struct Poller {
     tokens: BTreeMap<u64, Token>,
     numbers: BTreeMap<Token, u64>,
     next: u64,
+    /// Descriptors that are watched for room to write.
+    writing: RefCell<BTreeSet<u64>>,
 }
 
 impl Poller {
@@ -40,7 +46,7 @@ impl Poller {
     /// If there are no descriptors left.
     pub fn new() -> io::Result<Self> {
         let epoll = epoll::create(CreateFlags::CLOEXEC)?;
-        Ok(Self { epoll, tokens: BTreeMap::new(), numbers: BTreeMap::new(), next: 0 })
+        Ok(Self { epoll, tokens: BTreeMap::new(), numbers: BTreeMap::new(), next: 0, writing: RefCell::default() })
     }
 
     /// Watches for input.
@@ -58,6 +64,11 @@ impl Poller {
     /// Also watches for room to write, or no longer.
     pub fn watch_output(&self, token: Token, fd: BorrowedFd<'_>, wanted: bool) {
         let Some(&number) = self.numbers.get(&token) else { return };
+        let mut writing = self.writing.borrow_mut();
+        let changes = if wanted { writing.insert(number) } else { writing.remove(&number) };
+        if !changes {
+            return;
+        }
         let flags = if wanted { EventFlags::IN | EventFlags::OUT } else { EventFlags::IN };
         // A descriptor that is closed already is no longer watched, which is as well.
         let _ = epoll::modify(&self.epoll, fd, EventData::new_u64(number), flags);
@@ -66,6 +77,7 @@ impl Poller {
     pub fn remove(&mut self, token: Token, fd: BorrowedFd<'_>) {
         if let Some(number) = self.numbers.remove(&token) {
             self.tokens.remove(&number);
+            self.writing.borrow_mut().remove(&number);
             let _ = epoll::delete(&self.epoll, fd);
         }
     }
