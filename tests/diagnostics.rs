@@ -330,7 +330,7 @@ stages:
     insta::assert_snapshot!(problems(yaml), @r"
     plan::unexpected_input 3:21 the stage `a` cannot have `from`: it reads files
     plan::sink_as_input 3:27 stage `b` gives no rows, so nothing can read from it (read from the stage that this sink reads from)
-    plan::on_error_unsupported 3:40 the stage `a` cannot `skip` rows (python stages with `from` and commands in mode `batch` can)
+    plan::on_error_unsupported 3:40 the stage `a` cannot `skip` rows (python stages with `from` and commands in mode `batch` or `row` can)
     plan::missing_input 4:3 the stage `b` needs `from`: the stage whose rows it takes
     plan::sink_as_input 5:14 stage `b` gives no rows, so nothing can read from it (read from the stage that this sink reads from)
     plan::bad_input 6:14 only `sql` stages name their inputs; `d` takes a stage or a list of stages
@@ -347,6 +347,22 @@ stages:
     plan::unknown_sql_param 15:49 the query uses `$y`, but there is no param `y`
     plan::bad_input 16:18 `d` is an input, but the query does not read it (take it out of `from`, or use it in the query)
     ");
+}
+
+#[test]
+fn waits_and_templates_are_checked() {
+    let yaml = "version: 1
+stages:
+  a: { read: { path: a.txt, format: lines } }
+  b: { from: a, write: b.csv, after: [c, c] }
+  c: { after: [b, nope], command: [x] }
+  d: { after: e, command: [x] }
+  e: { from: f, after: [a], command: { mode: row, run: [x, '{line}', '{lime}', '{', '}'] } }
+  f: { from: a, after: d, command: { mode: row, run: [x, '{line}'], output: lines }, batch: { rows: 3 } }
+  g: { from: a, command: { mode: row, run: [x, '{{x}} {lime}'] } }
+  h: { after: h, command: [x] }
+";
+    insta::assert_snapshot!(problems(yaml), @r"");
 }
 
 #[test]

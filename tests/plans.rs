@@ -62,6 +62,38 @@ stages:
 "#;
 
 #[test]
+fn what_waits_for_a_stage_holds_back_its_input() {
+    let yaml = "version: 1
+stages:
+  rows: { read: a.txt }
+  first: { from: rows, python: m:f }
+  second: { from: rows, after: first, command: { mode: row, run: [x, '{line}'] } }
+  lines: { read: b.txt }
+  third: { from: lines, after: [first, second, first], python: m:f }
+";
+    let plan = compile(yaml, &[]);
+    let spills: Vec<bool> = plan.edges.iter().map(|edge| edge.spills).collect();
+    // `rows` feeds both; `lines` feeds nobody that `third` waits for.
+    assert_eq!(spills, [false, true, false]);
+    let cuts: Vec<Option<u32>> = plan.edges.iter().map(|edge| edge.cut.map(|cut| cut.rows.get())).collect();
+    assert_eq!(cuts, [None, Some(1), None]);
+    insta::assert_snapshot!(view::graph_text(&plan), @"");
+    insta::assert_snapshot!(view::mermaid(&plan), @"");
+}
+
+#[test]
+fn a_plan_of_many_stages_is_made_at_once() {
+    let stages: String = (0..10_000)
+        .map(|stage| {
+            let before: Vec<String> =
+                (1..4).filter(|back| stage >= back * 7).map(|back| format!("s{}", stage - back * 7)).collect();
+            format!("  s{stage}: {{ after: [{}], command: [x] }}\n", before.join(", "))
+        })
+        .collect();
+    assert_eq!(compile(&format!("version: 1\nstages:\n{stages}"), &[]).stages.len(), 10_000);
+}
+
+#[test]
 fn a_plan_is_shown_with_its_bounds() {
     insta::assert_snapshot!(view::text(&compile(REVIEWS, &[])), @r#"
     pipeline reviews: 7 stages, 9 edges, 2 workers, seed 7

@@ -16,7 +16,7 @@ use super::file_encoder::{EncodeMode, FileEncoder};
 use super::records::{Limit, Records};
 use super::splitter::Splitter;
 use super::text_decoder::{SampleError, TextDecoder, declared_schema, headerless};
-use super::{Compression, Format, text_decoder};
+use super::{Compression, Format, lines, text_decoder};
 use crate::batch::{Columns, ConformError};
 
 const ARROW_MAGIC: &[u8] = b"ARROW1";
@@ -55,9 +55,21 @@ pub fn decode(format: Format, bytes: &[u8], declared: &[(String, DataType)]) -> 
         Format::Csv => decode_text(format, Splitter::csv(b',', true), bytes, declared),
         Format::Tsv => decode_text(format, Splitter::csv(b'\t', true), bytes, declared),
         Format::Jsonl => decode_text(format, Splitter::jsonl(), bytes, declared),
-        Format::Lines => decode_text(format, Splitter::lines(), bytes, declared),
+        Format::Lines => lines::decode_text(bytes.to_vec()).map_err(in_row),
         Format::Arrow => decode_arrow(bytes, declared),
         Format::Parquet => decode_parquet(bytes, declared),
+    }
+}
+
+/// Reads a whole table as [`decode`] does; lines stay in the memory that they are in.
+pub fn decode_in_place(
+    format: Format,
+    bytes: Vec<u8>,
+    declared: &[(String, DataType)],
+) -> Result<RecordBatch, DecodeError> {
+    match format {
+        Format::Lines => lines::decode_text(bytes).map_err(in_row),
+        _ => decode(format, &bytes, declared),
     }
 }
 

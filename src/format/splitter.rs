@@ -11,7 +11,7 @@ const MAX_RECORD: usize = 256 << 20;
 /// Bytes that are searched for a quote before they are taken as lines: more would be searched again for the next chunk.
 const PLAIN_WINDOW: usize = 64 << 10;
 
-const BOM: &[u8] = b"\xef\xbb\xbf";
+pub(super) const BOM: &[u8] = b"\xef\xbb\xbf";
 
 /// Splits the bytes of files into records. What is left of an incomplete record stays inside until more bytes come.
 #[derive(Debug)]

@@ -282,7 +282,18 @@ fn lines_need_one_column_and_no_line_breaks() {
     assert!(matches!(encode(Format::Lines, &two, &mut Vec::new()), Err(EncodeError::NoLine { .. })));
     let broken = batch(vec![("x", strings(vec!["a", "b\nc"]))]);
     assert!(matches!(encode(Format::Lines, &broken, &mut Vec::new()), Err(EncodeError::LineBreak { row: 1 })));
-    assert_eq!(decode(Format::Lines, "\u{feff}a\r\n\nb".as_bytes(), &[]).unwrap().num_rows(), 3);
+    let read = decode(Format::Lines, "\u{feff}a\r\n\n\r\nb\rc".as_bytes(), &[]).unwrap();
+    assert_eq!(text(Format::Lines, &read), "a\n\n\nb\rc\n");
+    // Halves of a character on two lines are no character.
+    let halves = decode(Format::Lines, b"ok\n\xc3\n\xa4\n", &[]).unwrap_err().to_string();
+    assert_eq!(halves, "row 2: the text is not valid UTF-8");
+}
+
+#[test]
+fn lines_of_a_slice_are_written_without_what_lies_around_them() {
+    let lines = StringArray::from(vec![Some("a\nb"), Some("c"), None, Some("ä"), Some("e\n")]);
+    let slice = batch(vec![("line", Arc::new(lines))]).slice(1, 3);
+    assert_eq!(text(Format::Lines, &slice), "c\n\nä\n");
 }
 
 #[test]

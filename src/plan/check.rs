@@ -2,9 +2,10 @@
 
 use std::path::{Component, Path, PathBuf};
 
-use super::link::{CommandShape, Link, ports};
-use super::stage::{Port, Read, StageKind, WriteTarget};
-use crate::diagnostic::{Code, Diagnostic, nearest};
+use super::link::{After, CommandShape, Link, ports};
+use super::stage::{Command, CommandLine, Port, Read, StageKind, WriteTarget};
+use crate::diagnostic::{Code, Diagnostic, Span, did_you_mean, nearest};
+use crate::format::Format;
 use crate::spec::model::{CommandModeSpec, OnErrorSpec};
 use crate::spec::schema::KINDS;
 use crate::spec::tree::{Node, Value};
@@ -47,7 +48,7 @@ pub fn inputs(draft: &StageDraft, kind: Option<&StageKind>) -> Option<Diagnostic
         "sql" => (true, matches!(kind, Some(StageKind::Sql(sql)) if !sql.query.tables().is_empty())),
         "python" => (true, false),
         _ => match CommandShape::of(draft)?.mode {
-            CommandModeSpec::Batch => (true, true),
+            CommandModeSpec::Batch | CommandModeSpec::Row => (true, true),
             CommandModeSpec::Once => (false, false),
         },
     };
@@ -87,7 +88,7 @@ pub fn on_error(draft: &StageDraft) -> Option<Diagnostic> {
     let ports = ports(draft)?;
     let message = format!("the stage `{}` cannot `{word}` rows", draft.name);
     let problem = Diagnostic::new(Code::PlanOnErrorUnsupported, draft.span(&["on_error"]), message)
-        .help("python stages with `from` and commands in mode `batch` can".to_owned())
+        .help("python stages with `from` and commands in mode `batch` or `row` can".to_owned())
         .through(draft.alias);
     (!ports.contains(&Port::REJECTED)).then_some(problem)
 }
@@ -167,34 +168,87 @@ pub fn unused_params(document: &Document, kinds: &[Option<StageKind>]) -> Vec<Di
 }
 
 fn uses_param(kind: &StageKind, name: &str) -> bool {
-    use super::stage::CommandLine;
     match kind {
         StageKind::Sql(sql) => sql.query.parameters().iter().any(|parameter| parameter == name),
         StageKind::Command(command) => match &command.line {
             CommandLine::Shell(script) => script.contains(name),
-            CommandLine::Argv(_) => false,
+            CommandLine::Argv(_) | CommandLine::Row(_) => false,
         },
         StageKind::Read(_) | StageKind::Write(_) | StageKind::Python(_) => false,
     }
 }
 
-/// The names of links for a message: `a -> b -> a`.
-pub fn cycle(document: &Document, links: &[Link], edges: &[usize]) -> Option<Diagnostic> {
+/// A wait of one stage for another: for its rows or for its end.
+struct Wait<'a> {
+    from: &'a str,
+    to: &'a str,
+    verb: &'static str,
+    span: Span,
+}
+
+/// A cycle, told as `a -> b -> a`. The edges are those of all links and then of all `after`s.
+pub fn cycle(document: &Document, links: &[Link], afters: &[After], edges: &[usize]) -> Option<Diagnostic> {
     let name = |stage: usize| document.stages[stage].name.as_str();
-    let cycle: Vec<&Link> = edges.iter().map(|edge| &links[*edge]).collect();
+    let wait = |edge: usize| match links.get(edge) {
+        Some(link) => Wait { from: name(link.from), to: name(link.to), verb: "reads from", span: link.span },
+        None => {
+            let After { from, to, span } = afters[edge - links.len()];
+            Wait { from: name(from), to: name(to), verb: "waits for", span }
+        }
+    };
+    let cycle: Vec<Wait<'_>> = edges.iter().map(|edge| wait(*edge)).collect();
     let (last, others) = cycle.split_last()?;
-    let mut path: Vec<&str> = cycle.iter().map(|link| name(link.from)).collect();
-    path.push(name(last.to));
+    let mut path: Vec<&str> = cycle.iter().map(|wait| wait.from).collect();
+    path.push(last.to);
     let message = if others.is_empty() {
-        format!("the stage `{}` reads from itself", name(last.to))
+        format!("the stage `{}` {} itself", last.to, last.verb)
     } else {
         format!("these stages wait for each other: {}", path.join(" -> "))
     };
     let mut problem =
         Diagnostic::new(Code::PlanCycle, last.span, message).help("a pipeline must not have a cycle".to_owned());
-    problem = problem.label(format!("`{}` reads from `{}`", name(last.to), name(last.from)));
-    for link in others {
-        problem = problem.related(link.span, format!("`{}` reads from `{}`", name(link.to), name(link.from)));
+    problem = problem.label(format!("`{}` {} `{}`", last.to, last.verb, last.from));
+    for wait in others {
+        problem = problem.related(wait.span, format!("`{}` {} `{}`", wait.to, wait.verb, wait.from));
     }
     Some(problem)
+}
+
+/// What a template asks for that a stage in front of it, whose columns the file tells, does not give.
+/// `into` has the links into every stage.
+pub fn templates(
+    document: &Document,
+    links: &[Link],
+    kinds: &[Option<StageKind>],
+    into: &[Vec<usize>],
+) -> Vec<Diagnostic> {
+    let mut problems = Vec::new();
+    for (at, (draft, kind)) in document.stages.iter().zip(kinds).enumerate() {
+        let Some(StageKind::Command(Command { line: CommandLine::Row(templates), .. })) = kind else { continue };
+        let inputs = into[at].iter().map(|&link| known_columns(&links[link], kinds));
+        let Some(known) = inputs.collect::<Option<Vec<_>>>() else { continue };
+        let node = draft.find(&["command", "run"]);
+        let items = node.map(Node::items).unwrap_or_default();
+        for (template, item) in templates.iter().zip(items) {
+            let unknown = |column: &&str| known.iter().any(|columns| columns.iter().all(|known| known != column));
+            let Some(column) = template.columns().find(unknown) else { continue };
+            let message = format!("`{column}` is no column of the rows that `{}` gets", draft.name);
+            let help = did_you_mean(column, known.iter().flatten().map(String::as_str))
+                .or_else(|| Some("write `{{` and `}}` for braces that are meant as they are".to_owned()));
+            problems.push(Diagnostic::new(Code::PlanBadInput, item.span, message).help(help).through(item.alias));
+        }
+    }
+    problems
+}
+
+/// The columns that come by a link, if the file tells them.
+fn known_columns(link: &Link, kinds: &[Option<StageKind>]) -> Option<Vec<String>> {
+    let declared = match kinds[link.from].as_ref()? {
+        _ if link.port != Port::MAIN => return None,
+        StageKind::Read(read) if read.format == Format::Lines => return Some(vec!["line".to_owned()]),
+        StageKind::Python(python) => &python.returns,
+        StageKind::Command(command) => &command.returns,
+        StageKind::Read(_) | StageKind::Write(_) | StageKind::Sql(_) => return None,
+    };
+    (!declared.is_empty()).then(|| declared.iter().map(|(name, _)| name.clone()).collect())
 }

@@ -6,7 +6,7 @@ use std::num::NonZeroU32;
 use super::check;
 use super::deadlock;
 use super::graph::StageGraph;
-use super::link::{self, Link};
+use super::link::{self, After, Link};
 use super::plan::{Edge, EdgeId, Plan, PythonPlan, StageId};
 use super::queue::{Capacity, Cut};
 use super::resolve::{Resolver, absolute, variable};
@@ -34,6 +34,9 @@ pub struct Compiled {
 /// What the checks found out about every stage; entries are in the order of the file.
 struct Analysis {
     links: Vec<Link>,
+    /// Indices of the links into every stage, in order.
+    into: Vec<Vec<usize>>,
+    afters: Vec<After>,
     resolved: Vec<Resolved>,
     /// `None` when there is a cycle.
     graph: Option<StageGraph>,
@@ -75,11 +78,16 @@ pub fn compile(document: &Document, settings: &Settings) -> Result<Compiled, Vec
 fn analyse(document: &Document, settings: &Settings, problems: &mut Vec<Diagnostic>) -> Analysis {
     problems.extend(document.stages.iter().filter_map(check::kinds));
     let links = link::links(document, problems);
+    let afters = link::afters(document, problems);
+    let into = into(&links, document.stages.len());
     let resolved: Vec<Resolved> = document
         .stages
         .iter()
         .enumerate()
-        .map(|(at, draft)| resolve(document, draft, &links_to(&links, at), settings, problems))
+        .map(|(at, draft)| {
+            let links: Vec<&Link> = into[at].iter().map(|&link| &links[link]).collect();
+            resolve(document, draft, &links, settings, problems)
+        })
         .collect();
     for (draft, resolved) in document.stages.iter().zip(&resolved) {
         problems.extend(check::inputs(draft, resolved.kind.as_ref()));
@@ -88,21 +96,25 @@ fn analyse(document: &Document, settings: &Settings, problems: &mut Vec<Diagnost
     let kinds: Vec<Option<StageKind>> = resolved.iter().map(|resolved| resolved.kind.clone()).collect();
     problems.extend(check::paths(document, &kinds));
     problems.extend(check::unused_params(document, &kinds));
+    problems.extend(check::templates(document, &links, &kinds, &into));
     problems.extend(check_python(document));
-    let edges: Vec<(usize, usize)> = links.iter().map(|link| (link.from, link.to)).collect();
+    let waits = afters.iter().map(|after| (after.from, after.to));
+    let edges: Vec<(usize, usize)> = links.iter().map(|link| (link.from, link.to)).chain(waits).collect();
     let graph = StageGraph::new(document.stages.len(), &edges)
         .map_err(|cycles| {
-            problems.extend(cycles.iter().filter_map(|cycle| check::cycle(document, &links, &cycle.edges)))
+            problems.extend(cycles.iter().filter_map(|cycle| check::cycle(document, &links, &afters, &cycle.edges)))
         })
         .ok();
     if document.stages.is_empty() && problems.iter().all(|problem| !problem.is_error()) {
         problems.push(Diagnostic::without_place(Code::SpecMissingKey, "the pipeline has no stages"));
     }
-    Analysis { links, resolved, graph }
+    Analysis { links, into, afters, resolved, graph }
 }
 
-fn links_to(links: &[Link], stage: usize) -> Vec<&Link> {
-    links.iter().filter(|link| link.to == stage).collect()
+fn into(links: &[Link], stages: usize) -> Vec<Vec<usize>> {
+    let mut into = vec![Vec::new(); stages];
+    links.iter().enumerate().for_each(|(at, link)| into[link.to].push(at));
+    into
 }
 
 fn resolve(
@@ -141,8 +153,10 @@ fn build(document: &Document, settings: &Settings, analysis: Analysis) -> Result
     let Some(graph) = &analysis.graph else {
         return Err(Diagnostic::without_place(Code::PlanCycle, "the stages form a cycle"));
     };
+    let mut after = vec![Vec::new(); document.stages.len()];
+    analysis.afters.iter().for_each(|wait| after[wait.to].push(wait.from));
     let held_back: Vec<bool> =
-        (0..analysis.links.len()).map(|at| is_held_back(document, &analysis.links, at)).collect();
+        (0..analysis.links.len()).map(|at| is_held_back(document, &analysis, &after, at)).collect();
     let spills = deadlock::spilling(graph, &held_back);
     let mut ids = vec![StageId(0); document.stages.len()];
     for (position, stage) in graph.order().iter().enumerate() {
@@ -156,7 +170,8 @@ fn build(document: &Document, settings: &Settings, analysis: Analysis) -> Result
         let kind = resolved.kind.clone().ok_or_else(|| unclear(draft))?;
         let id = ids[at];
         let inputs = inputs(&kind, &analysis, at, &ids, &spills, document, &mut edges).ok_or_else(|| unclear(draft))?;
-        stages.push(stage(document, draft, resolved, kind, id, inputs));
+        let after = after[at].iter().map(|awaited| ids[*awaited]).collect();
+        stages.push(Stage { after, ..stage(document, draft, resolved, kind, id, inputs) });
     }
     for edge in &edges {
         let Edge { id, from, port, .. } = edge;
@@ -175,14 +190,16 @@ fn build(document: &Document, settings: &Settings, analysis: Analysis) -> Result
     })
 }
 
-/// Whether the consumer may read this edge only after another one: see `deadlock`.
-fn is_held_back(document: &Document, links: &[Link], at: usize) -> bool {
-    let link = &links[at];
-    let mut siblings = links.iter().enumerate().filter(|(_, other)| other.to == link.to);
-    if document.stages[link.to].kind() == Some("sql") {
-        siblings.count() > 1
+/// Whether the consumer may read this edge only after another one: see `deadlock`. `after` has the stages that every stage waits for.
+fn is_held_back(document: &Document, analysis: &Analysis, after: &[Vec<usize>], at: usize) -> bool {
+    let consumer = analysis.links[at].to;
+    let siblings = &analysis.into[consumer];
+    if !after[consumer].is_empty() {
+        true
+    } else if document.stages[consumer].kind() == Some("sql") {
+        siblings.len() > 1
     } else {
-        siblings.next().is_some_and(|(first, _)| first != at)
+        siblings[0] != at
     }
 }
 
@@ -199,7 +216,8 @@ fn inputs(
     let is_sql = matches!(kind, StageKind::Sql(_));
     let resolved = &analysis.resolved[stage];
     let mut inputs: Vec<Input> = Vec::new();
-    for (at, link) in analysis.links.iter().enumerate().filter(|(_, link)| link.to == stage) {
+    for &at in &analysis.into[stage] {
+        let link = &analysis.links[at];
         let id = EdgeId(u32::try_from(edges.len()).ok()?);
         if is_sql || inputs.is_empty() {
             inputs.push(Input { table: link.table.clone(), members: Vec::new() });
@@ -244,6 +262,7 @@ fn stage(
         cut: resolved.cut.unwrap_or_default(),
         env: env.map(|(name, value)| (name.clone(), variable(value))).collect(),
         cwd: resolver.cwd(),
+        after: Vec::new(),
         line: draft.line,
     }
 }

@@ -3,9 +3,8 @@
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap, VecDeque};
 
-use petgraph::algo::tarjan_scc;
-use petgraph::graph::{DiGraph, EdgeIndex, NodeIndex};
-use petgraph::unionfind::UnionFind;
+use petgraph::algo::{bridges::bridges, kosaraju_scc};
+use petgraph::graph::{DiGraph, EdgeIndex, NodeIndex, UnGraph};
 use petgraph::visit::EdgeRef;
 
 /// A directed graph without cycles. Nodes are numbered from 0 in the order of the file; edges in the order given.
@@ -48,20 +47,35 @@ impl StageGraph {
         &self.order
     }
 
-    /// Whether the edge is the only connection between what lies on its two sides, whatever the direction.
-    pub fn is_bridge(&self, edge: usize) -> bool {
-        let mut connected = UnionFind::<usize>::new(self.graph.node_count());
-        for other in self.graph.edge_references().filter(|other| other.id() != EdgeIndex::new(edge)) {
-            connected.union(other.source().index(), other.target().index());
+    /// For every edge, whether it is the only connection between what lies on its two sides, whatever the direction.
+    pub fn bridges(&self) -> Vec<bool> {
+        // The algorithm knows at most one edge between two nodes; two are no bridges.
+        let mut pairs: HashMap<(NodeIndex, NodeIndex), Vec<usize>> = HashMap::new();
+        for edge in self.graph.edge_references() {
+            let (one, other) = (edge.source().min(edge.target()), edge.source().max(edge.target()));
+            pairs.entry((one, other)).or_default().push(edge.id().index());
         }
-        let (from, to) =
-            self.graph.edge_endpoints(EdgeIndex::new(edge)).expect("edges are numbered as they were given");
-        !connected.equiv(from.index(), to.index())
+        let mut simple: UnGraph<(), usize> = UnGraph::with_capacity(self.graph.node_count(), pairs.len());
+        for _ in self.graph.node_indices() {
+            simple.add_node(());
+        }
+        for ((one, other), edges) in &pairs {
+            simple.add_edge(*one, *other, edges[0]);
+        }
+        let mut are_bridges = vec![false; self.graph.edge_count()];
+        for bridge in bridges(&simple) {
+            let is_single =
+                pairs[&(bridge.source().min(bridge.target()), bridge.source().max(bridge.target()))].len() == 1;
+            are_bridges[*bridge.weight()] = is_single;
+        }
+        are_bridges
     }
 }
 
 fn cycles(graph: &DiGraph<(), ()>) -> Vec<Cycle> {
-    let mut knots = tarjan_scc(graph);
+    // Not Tarjan's algorithm, which recurses as deep as a chain of stages is long.
+    let mut knots = kosaraju_scc(graph);
+    knots.retain(|knot| knot.len() > 1 || graph.contains_edge(knot[0], knot[0]));
     knots.iter_mut().for_each(|knot| knot.sort());
     knots.sort();
     knots.iter().filter_map(|knot| shortest_cycle(graph, *knot.first()?)).collect()
@@ -141,9 +155,15 @@ mod tests {
     }
 
     #[test]
+    fn every_edge_of_a_long_chain_is_a_bridge() {
+        let edges: Vec<(usize, usize)> = (0..9_999).map(|node| (node, node + 1)).collect();
+        let graph = StageGraph::new(10_000, &edges).expect("no cycle");
+        assert!(graph.bridges().iter().all(|is_bridge| *is_bridge));
+    }
+
+    #[test]
     fn a_double_edge_and_a_diamond_are_no_bridges() {
         let graph = StageGraph::new(6, &[(0, 1), (0, 2), (1, 3), (2, 3), (3, 4), (4, 5), (4, 5)]).expect("no cycle");
-        let bridges: Vec<bool> = (0..7).map(|edge| graph.is_bridge(edge)).collect();
-        assert_eq!(bridges, [false, false, false, false, true, false, false]);
+        assert_eq!(graph.bridges(), [false, false, false, false, true, false, false]);
     }
 }

@@ -1,10 +1,11 @@
 //! [`Link`]: one resolved entry of a `from`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::stage::Port;
 use crate::diagnostic::{Code, Diagnostic, Span, did_you_mean};
-use crate::spec::model::{CommandModeSpec, CommandSpec, FromSpec, OnErrorSpec, PipeFormatSpec};
+use crate::spec::model::{AfterSpec, CommandModeSpec, CommandSpec, FromSpec, OnErrorSpec, PipeFormatSpec};
+use crate::spec::tree::Node;
 use crate::spec::{Document, StageDraft};
 
 /// One entry of a stage's `from`, with names resolved to positions in [`Document::stages`].
@@ -18,6 +19,14 @@ pub struct Link {
     pub span: Span,
 }
 
+/// One resolved entry of an `after`: `to` starts when `from` has ended.
+#[derive(Clone, Copy, Debug)]
+pub struct After {
+    pub from: usize,
+    pub to: usize,
+    pub span: Span,
+}
+
 /// A reference as it is written.
 struct Reference<'a> {
     text: &'a str,
@@ -28,8 +37,7 @@ struct Reference<'a> {
 
 /// The links of all stages, in the order of the file.
 pub fn links(document: &Document, problems: &mut Vec<Diagnostic>) -> Vec<Link> {
-    let positions: BTreeMap<&str, usize> =
-        document.stages.iter().enumerate().map(|(at, draft)| (draft.name.as_str(), at)).collect();
+    let positions = positions(document);
     let mut links = Vec::new();
     for (to, draft) in document.stages.iter().enumerate() {
         let start = links.len();
@@ -47,16 +55,70 @@ pub fn links(document: &Document, problems: &mut Vec<Diagnostic>) -> Vec<Link> {
     links
 }
 
+/// The entries of all `after`s, in the order of the file, each stage once.
+pub fn afters(document: &Document, problems: &mut Vec<Diagnostic>) -> Vec<After> {
+    let positions = positions(document);
+    let mut afters = Vec::new();
+    for (to, draft) in document.stages.iter().enumerate() {
+        let mut seen = BTreeSet::new();
+        for reference in waits(draft) {
+            let after = resolve_after(document, &positions, to, &reference, problems);
+            afters.extend(after.filter(|after| seen.insert(after.from)));
+        }
+    }
+    afters
+}
+
+fn waits(draft: &StageDraft) -> Vec<Reference<'_>> {
+    let Some(node) = draft.node.get("after") else { return Vec::new() };
+    match &draft.spec.after {
+        None => Vec::new(),
+        Some(AfterSpec::One(text)) => vec![Reference { text, alias: None, span: node.span, through: node.alias }],
+        Some(AfterSpec::Many(texts)) => listed(texts, node),
+    }
+}
+
+fn resolve_after(
+    document: &Document,
+    positions: &BTreeMap<&str, usize>,
+    to: usize,
+    reference: &Reference<'_>,
+    problems: &mut Vec<Diagnostic>,
+) -> Option<After> {
+    let waiting = &document.stages[to].name;
+    let Some(&from) = positions.get(reference.text) else {
+        let message = format!("stage `{waiting}` waits for `{}`, which is no stage", reference.text);
+        let help = did_you_mean(reference.text, positions.keys().copied().filter(|name| name != waiting));
+        let problem = Diagnostic::new(Code::PlanUnknownStage, reference.span, message);
+        problems.push(problem.label("no stage has this name").help(help).through(reference.through));
+        return None;
+    };
+    let awaited = &document.stages[from];
+    if awaited.kind() == Some("write") {
+        let message = format!("stage `{waiting}` cannot wait for the sink `{}`", awaited.name);
+        let problem = Diagnostic::new(Code::PlanAfterSink, reference.span, message).through(reference.through);
+        let help = "all sinks are published together, when every stage has ended: wait for the stage in front of it";
+        problems.push(problem.related(awaited.name_span, "this sink").help(help.to_owned()));
+        return None;
+    }
+    Some(After { from, to, span: reference.span })
+}
+
+fn positions(document: &Document) -> BTreeMap<&str, usize> {
+    document.stages.iter().enumerate().map(|(at, draft)| (draft.name.as_str(), at)).collect()
+}
+
+fn listed<'a>(texts: &'a [String], node: &'a Node) -> Vec<Reference<'a>> {
+    let references = texts.iter().zip(node.items());
+    references.map(|(text, item)| Reference { text, alias: None, span: item.span, through: item.alias }).collect()
+}
+
 fn references(draft: &StageDraft) -> Vec<Reference<'_>> {
     let Some(node) = draft.node.get("from") else { return Vec::new() };
     match &draft.spec.from {
         None => Vec::new(),
         Some(FromSpec::One(text)) => vec![Reference { text, alias: None, span: node.span, through: node.alias }],
-        Some(FromSpec::Many(texts)) => texts
-            .iter()
-            .zip(node.items())
-            .map(|(text, item)| Reference { text, alias: None, span: item.span, through: item.alias })
-            .collect(),
+        Some(FromSpec::Many(texts)) => listed(texts, node),
         // In the order of the file, not of the sorted map.
         Some(FromSpec::Named(tables)) => node
             .entries()
@@ -143,8 +205,9 @@ pub fn ports(draft: &StageDraft) -> Option<Vec<&'static str>> {
         "write" => Some(Vec::new()),
         "command" => {
             let shape = CommandShape::of(draft)?;
-            let main = (shape.output != PipeFormatSpec::None).then_some(Port::MAIN);
-            let rejected = (shape.mode == CommandModeSpec::Batch).then_some(Port::REJECTED);
+            let gives_rows = shape.output != PipeFormatSpec::None || shape.mode == CommandModeSpec::Row;
+            let main = gives_rows.then_some(Port::MAIN);
+            let rejected = (shape.mode != CommandModeSpec::Once).then_some(Port::REJECTED);
             Some(main.into_iter().chain(rejected).collect())
         }
         _ if rejects => Some(vec![Port::MAIN, Port::REJECTED]),

@@ -13,6 +13,7 @@ mod query;
 mod queue;
 mod resolve;
 mod stage;
+mod template;
 pub mod view;
 
 pub use compile::{Compiled, Settings, compile, validate};
@@ -22,3 +23,4 @@ pub use stage::{
     Call, ColumnType, Command, CommandLine, CommandMode, Convention, Input, OnError, Port, Python, PythonTarget, Read,
     Retry, Sql, Stage, StageKind, TableName, Verdict, WorkerLimits, Write, WriteTarget,
 };
+pub use template::{Piece, Template};

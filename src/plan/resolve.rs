@@ -11,6 +11,7 @@ use super::stage::{
     Call, ColumnType, Command, CommandLine, CommandMode, Convention, OnError, Python, PythonTarget, Read, Retry,
     StageKind, WorkerLimits, Write, WriteTarget,
 };
+use super::template::{LoneBrace, Template};
 use crate::diagnostic::{Code, Diagnostic, Span, did_you_mean};
 use crate::format::{Compression, Format, column_type};
 use crate::spec::model::{
@@ -236,6 +237,9 @@ impl Resolver<'_> {
         let line = match spec {
             CommandSpec::Argv(argv) => CommandLine::Argv(argv.clone()),
             CommandSpec::Options(options) => match (&options.run, &options.shell) {
+                (Some(argv), None) if options.mode == Some(CommandModeSpec::Row) => {
+                    CommandLine::Row(self.templates(argv)?)
+                }
                 (Some(argv), None) => CommandLine::Argv(argv.clone()),
                 (None, Some(script)) => CommandLine::Shell(script.clone()),
                 (run, _) => {
@@ -251,10 +255,14 @@ impl Resolver<'_> {
         if shape.mode == CommandModeSpec::Once && shape.input != PipeFormatSpec::None {
             self.report(Code::PlanBadOption, &["command", "input"], "a command that runs once gets no rows");
         }
+        if shape.mode == CommandModeSpec::Row {
+            self.row_command();
+        }
         Some(Command {
             line,
             mode: match shape.mode {
                 CommandModeSpec::Batch => CommandMode::Batch,
+                CommandModeSpec::Row => CommandMode::Row,
                 CommandModeSpec::Once => CommandMode::Once,
             },
             input: pipe_format(shape.input),
@@ -264,6 +272,37 @@ impl Resolver<'_> {
                 CommandSpec::Options(options) => self.columns(&["command", "returns"], options.returns.as_ref()),
             },
         })
+    }
+
+    fn templates(&mut self, argv: &[String]) -> Option<Vec<Template>> {
+        let parsed = argv.iter().enumerate().map(|(at, argument)| {
+            Template::parse(argument).map_err(|brace| {
+                let brace = if brace == LoneBrace::Open { "{" } else { "}" };
+                let item = self.draft.find(&["command", "run"]).and_then(|node| node.items().get(at));
+                let span = item.map_or(self.draft.name_span, |item| item.span);
+                let message = format!("the argument `{argument}` has a `{brace}` without its partner");
+                self.report_at(Code::PlanBadOption, span, item.and_then(|item| item.alias), message).help =
+                    Some(format!("`{{column}}` stands for a row's value; write `{brace}{brace}` for the brace itself"));
+            })
+        });
+        let parsed: Vec<_> = parsed.collect();
+        parsed.into_iter().collect::<Result<_, ()>>().ok()
+    }
+
+    /// What has no meaning for a command that is run for each row.
+    fn row_command(&mut self) {
+        let has = |key: &str| self.draft.node.get("command").is_some_and(|command| command.get(key).is_some());
+        let meaningless: Vec<&str> = ["input", "output", "returns"].into_iter().filter(|key| has(key)).collect();
+        for key in meaningless {
+            let message = format!("a command in mode `row` has no `{key}`");
+            let help =
+                "it gets the row in its arguments and gives it with `stdout`, `stderr`, `exit_code` and `seconds`";
+            self.report(Code::PlanBadOption, &["command", key], message).help = Some(help.to_owned());
+        }
+        if self.draft.has("batch") {
+            let span = self.draft.key_span("batch");
+            self.report_at(Code::PlanBadOption, span, None, "a command in mode `row` gets one row at a time");
+        }
     }
 
     /// `default` is the plan's number of workers, `cores` what `auto` means.
@@ -292,6 +331,9 @@ impl Resolver<'_> {
 
     /// The cut that the stage asks for.
     pub fn cut(&mut self) -> Option<Cut> {
+        if CommandShape::of(self.draft).is_some_and(|shape| shape.mode == CommandModeSpec::Row) {
+            return Some(Cut { rows: NonZeroU32::MIN, ..Cut::default() });
+        }
         let BatchSpec { rows, bytes } = self.draft.spec.batch.as_ref()?;
         let default = Cut::default();
         let bytes = bytes.as_ref().and_then(|bytes| self.size(&["batch", "bytes"], bytes));

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 
 use super::plan::{EdgeId, StageId};
 use super::queue::Cut;
+use super::template::Template;
 use crate::format::{Compression, Format};
 
 /// Name under which an input of a `sql` stage is known in the query.
@@ -31,6 +32,8 @@ pub struct Stage {
     pub env: BTreeMap<String, String>,
     /// Working directory of the stage's processes, absolute.
     pub cwd: PathBuf,
+    /// Stages that must have ended before this one starts, without duplicates.
+    pub after: Vec<StageId>,
     /// 1-based line of the stage's name in the pipeline file, for messages at run time.
     pub line: u32,
 }
@@ -181,7 +184,9 @@ pub struct Command {
 pub enum CommandLine {
     /// Program and arguments; no shell is involved.
     Argv(Vec<String>),
-    /// A script for `bash -euo pipefail`; params reach it as environment variables.
+    /// Program and arguments with the values of a row's columns in them.
+    Row(Vec<Template>),
+    /// A script for `bash -euo pipefail`; params, and columns in mode `row`, reach it as environment variables.
     Shell(String),
 }
 
@@ -189,6 +194,8 @@ pub enum CommandLine {
 pub enum CommandMode {
     /// One process per batch.
     Batch,
+    /// One process per row, without input.
+    Row,
     /// One process per run, without input.
     Once,
 }

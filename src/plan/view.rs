@@ -49,6 +49,10 @@ fn stage_text(plan: &Plan, stage: &Stage, out: &mut String) {
     if !stage.inputs.is_empty() {
         line(out, format!("      from: {}", inputs_text(plan, stage)));
     }
+    if !stage.after.is_empty() {
+        let names: Vec<&str> = stage.after.iter().map(|id| plan.stage(*id).name.as_str()).collect();
+        line(out, format!("      after: {}", names.join(", ")));
+    }
     line(out, format!("      runs: {}", running_text(stage)));
     if stage.inputs.is_empty() && !stage.ports.is_empty() {
         line(out, format!("      cut: {} rows or {}", stage.cut.rows, size(stage.cut.bytes.get())));
@@ -85,6 +89,9 @@ fn kind_text(plan: &Plan, stage: &Stage) -> String {
         StageKind::Command(command) => {
             let what = match &command.line {
                 CommandLine::Argv(argv) => argv.join(" "),
+                CommandLine::Row(templates) => {
+                    templates.iter().map(|template| template.source.as_str()).collect::<Vec<_>>().join(" ")
+                }
                 CommandLine::Shell(_) => "(shell)".to_owned(),
             };
             format!("command {what}")
@@ -140,6 +147,7 @@ fn running_text(stage: &Stage) -> String {
         StageKind::Python(_) => "in workers, per batch".to_owned(),
         StageKind::Command(command) => match command.mode {
             CommandMode::Batch => "in workers, one process per batch".to_owned(),
+            CommandMode::Row => "in workers, one process per row".to_owned(),
             CommandMode::Once => "in a worker, one process per run".to_owned(),
         },
     }
@@ -178,12 +186,19 @@ fn edges_text(plan: &Plan, out: &mut String) {
 /// The graph as lines `producer -> consumer`.
 pub fn graph_text(plan: &Plan) -> String {
     let mut out = String::new();
+    let mut followers = vec![Vec::new(); plan.stages.len()];
+    for stage in &plan.stages {
+        stage.after.iter().for_each(|awaited| followers[awaited.index()].push(stage.name.as_str()));
+    }
     for stage in &plan.stages {
         line(&mut out, format!("{} ({})", stage.name, stage.kind_word()));
         for edge in stage.ports.iter().flat_map(|port| &port.edges).map(|id| plan.edge(*id)) {
             let port = &stage.ports[edge.port].name;
             let label = if port == Port::MAIN { String::new() } else { format!(" [{port}]") };
             line(&mut out, format!("  -> {}{label}", plan.stage(edge.to).name));
+        }
+        for follower in &followers[stage.id.index()] {
+            line(&mut out, format!("  .. {follower} [after]"));
         }
     }
     out
@@ -206,6 +221,11 @@ pub fn mermaid(plan: &Plan) -> String {
         let port = &plan.stage(edge.from).ports[edge.port].name;
         let label = if port == Port::MAIN { String::new() } else { format!("|{port}|") };
         let _ = writeln!(out, "  s{} -->{label} s{}", edge.from.0, edge.to.0);
+    }
+    for stage in &plan.stages {
+        for awaited in &stage.after {
+            let _ = writeln!(out, "  s{} -.-> s{}", awaited.0, stage.id.0);
+        }
     }
     out
 }

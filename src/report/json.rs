@@ -112,6 +112,7 @@ fn activity(activity: Activity) -> &'static str {
     match activity {
         Activity::Busy => "busy",
         Activity::WaitsForInput => "waits_for_input",
+        Activity::WaitsForStage => "waits_for_stage",
         Activity::WaitsForOutput => "waits_for_output",
         Activity::WaitsForWorker => "waits_for_worker",
         Activity::Over => "over",

@@ -60,6 +60,7 @@ impl Live {
         line += match state.activity {
             Activity::Busy => "",
             Activity::WaitsForInput => "  waits for input",
+            Activity::WaitsForStage => "  waits for another stage",
             Activity::WaitsForOutput => "  waits: queue behind it is full",
             Activity::WaitsForWorker => "  waits for a worker",
             Activity::Over => "  done",

@@ -114,6 +114,9 @@ pub struct StageSpec {
     /// `sql`, where every entry is a table. For `sql` also a mapping from table name to stage.
     #[schemars(example = &"clean", example = &["first", "second"], example = &"score.rejected")]
     pub from: Option<FromSpec>,
+    /// Stages that must have ended before this one starts. No rows come from them.
+    #[schemars(example = &"prepare", example = &["first", "second"])]
+    pub after: Option<AfterSpec>,
     /// A source: reads files.
     #[schemars(example = &"data/*.jsonl")]
     pub read: Option<ReadSpec>,
@@ -157,6 +160,16 @@ pub enum FromSpec {
     Many(Vec<String>),
     /// Table names for the stages (`sql` only).
     Named(BTreeMap<String, String>),
+}
+
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(untagged)]
+#[schemars(inline)]
+pub enum AfterSpec {
+    /// A stage.
+    One(String),
+    /// Several stages.
+    Many(Vec<String>),
 }
 
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
@@ -317,10 +330,10 @@ pub enum CommandSpec {
 /// A program, run in worker processes. It has exactly one of `run` and `shell`.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 pub struct CommandOptions {
-    /// Program and arguments; no shell is involved.
+    /// Program and arguments; no shell is involved. In mode `row`, `{column}` is the row's value; `{{` and `}}` are braces.
     #[schemars(length(min = 1), example = &["jq", "-c", "select(.ok)"])]
     pub run: Option<Vec<String>>,
-    /// A script for `bash -euo pipefail`. Params reach it as environment variables.
+    /// A script for `bash -euo pipefail`. Params, and columns in mode `row`, reach it as environment variables.
     pub shell: Option<String>,
     /// When the program is run. Without it, `batch` if the stage has `from`, else `once`.
     pub mode: Option<CommandModeSpec>,
@@ -339,6 +352,8 @@ pub struct CommandOptions {
 pub enum CommandModeSpec {
     /// One process per batch.
     Batch,
+    /// One process per row; `{column}` in an argument is that row's value. Gives the row and `stdout`, `stderr`, `exit_code`, `seconds`.
+    Row,
     /// One process per run, without input.
     Once,
 }

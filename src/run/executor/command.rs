@@ -6,10 +6,11 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use arrow::array::RecordBatch;
+use rustix::buffer::spare_capacity;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{OFlags, fcntl_setfl};
 use rustix::io::Errno;
-use rustix::pipe::{PipeFlags, pipe_with};
+use rustix::pipe::{PipeFlags, fcntl_setpipe_size, pipe_with};
 
 use super::guardian::ProcessEnd;
 use super::log::OutputLog;
@@ -20,9 +21,15 @@ use crate::run::scheduler::{Failure, Scope};
 use crate::run::{Speaker, Stream};
 
 /// How long what the process left running may go on writing after its end.
-const DRAIN: Duration = Duration::from_millis(100);
+pub const DRAIN: Duration = Duration::from_millis(100);
+/// How long it is listened to if it never stops.
+pub const LONGEST_DRAIN: Duration = Duration::from_secs(5);
 /// Most bytes of standard output of one batch.
 const OUTPUT_BYTES: usize = 1 << 30;
+/// Room in the pipes that rows go through: the fewer the switches between processes, the better.
+const PIPE_BYTES: usize = 1 << 20;
+/// Least room for output that is read at once.
+const READ_BYTES: usize = 256 << 10;
 /// Last bytes of standard error that a failure shows.
 const ERROR_BYTES: usize = 8 << 10;
 
@@ -64,6 +71,10 @@ impl Pipes {
         let (our_end, end) = end_pipe()?;
         for fd in [&our_stdin, &our_stdout, &our_stderr, &our_end] {
             fcntl_setfl(fd, OFlags::NONBLOCK)?;
+        }
+        for fd in [&our_stdin, &our_stdout] {
+            // Refused where a user's pipes have taken all that they may; a pipe of the usual size does the same, slower.
+            let _ = fcntl_setpipe_size(fd, PIPE_BYTES);
         }
         let ours = OurEnds { stdin: our_stdin, stdout: our_stdout, stderr: our_stderr, end: our_end };
         Ok(Self { ours, theirs: vec![stdin, stdout, stderr], end })
@@ -114,23 +125,15 @@ impl Exchange {
                 format!("the process's pipes failed: {}", io::Error::from(errno)),
             )
         })?;
-        self.judge(&talk, end)
+        let output = std::mem::take(&mut talk.output);
+        self.judge(&talk, output, end)
     }
 
-    fn judge(&self, talk: &Talk<'_>, end: ProcessEnd) -> Result<Option<RecordBatch>, Failure> {
+    fn judge(&self, talk: &Talk<'_>, output: Vec<u8>, end: ProcessEnd) -> Result<Option<RecordBatch>, Failure> {
         let errors = String::from_utf8_lossy(&talk.errors).trim_end().to_owned();
+        check_end(end, &errors)?;
         let failed =
             |verdict, message: String| Failure { verdict, scope: Scope::Rows, message, traceback: errors.clone() };
-        match end {
-            ProcessEnd { signal: Some(signal), .. } => {
-                return Err(failed(Verdict::Crash, format!("the command was killed by {}", signal_name(signal))));
-            }
-            ProcessEnd { status: Some(0), .. } => {}
-            ProcessEnd { status, .. } => {
-                let status = status.map_or_else(|| "an unknown status".to_owned(), |status| format!("status {status}"));
-                return Err(failed(Verdict::Exception, format!("the command exited with {status}")));
-            }
-        }
         if talk.is_too_long {
             return Err(failed(
                 Verdict::Exception,
@@ -138,13 +141,35 @@ impl Exchange {
             ));
         }
         let Some(format) = self.output else { return Ok(None) };
-        format::decode(format, &talk.output, &self.returns).map(Some).map_err(|error| {
+        format::decode_in_place(format, output, &self.returns).map(Some).map_err(|error| {
             failed(
                 Verdict::Schema,
                 format!("the command's output is not what `output: {}` says: {error}", format.word()),
             )
         })
     }
+}
+
+/// Whether a process ended well. `errors` is what it said last.
+///
+/// # Errors
+/// If it did not.
+pub fn check_end(end: ProcessEnd, errors: &str) -> Result<(), Failure> {
+    let (verdict, message) = match end {
+        ProcessEnd { signal: Some(signal), .. } => {
+            (Verdict::Crash, format!("the command was killed by {}", signal_name(signal)))
+        }
+        ProcessEnd { status: Some(0), .. } => return Ok(()),
+        ProcessEnd { status: Some(status), .. } => {
+            (Verdict::Exception, format!("the command exited with status {status}"))
+        }
+        ProcessEnd { .. } => (Verdict::Exception, "the command exited with an unknown status".to_owned()),
+    };
+    let mut from = errors.len().saturating_sub(ERROR_BYTES);
+    while !errors.is_char_boundary(from) {
+        from += 1;
+    }
+    Err(Failure { verdict, scope: Scope::Rows, message, traceback: errors[from..].to_owned() })
 }
 
 /// The state of the conversation.
@@ -171,9 +196,10 @@ impl<'a> Talk<'a> {
             stdout: Some(ends.stdout),
             stderr: Some(ends.stderr),
             end: ends.end,
+            // What comes out is often as long as what goes in. Room that is not used takes no memory.
+            output: Vec::with_capacity(if exchange.output.is_some() { input.len() + READ_BYTES } else { 0 }),
             input,
             written: 0,
-            output: Vec::new(),
             is_too_long: false,
             errors: Vec::new(),
             ended: None,
@@ -182,16 +208,24 @@ impl<'a> Talk<'a> {
 
     fn until_the_end(&mut self) -> Result<ProcessEnd, Errno> {
         loop {
-            if let Some((end, since)) = &self.ended
-                && (self.stdout.is_none() && self.stderr.is_none() || since.elapsed() >= DRAIN)
+            if let Some((end, _)) = &self.ended
+                && self.stdout.is_none()
+                && self.stderr.is_none()
             {
                 return Ok(*end);
             }
             self.wait()?;
             self.say();
-            self.hear();
-            if self.ended.is_none() {
-                self.ended = self.has_ended();
+            let heard = self.hear();
+            match &self.ended {
+                None => self.ended = self.has_ended(),
+                Some((end, since)) => {
+                    // What lies in the pipes belongs to the output, however late this thread gets to read it.
+                    let patience = if heard { LONGEST_DRAIN } else { DRAIN };
+                    if since.elapsed() >= patience {
+                        return Ok(*end);
+                    }
+                }
             }
         }
     }
@@ -232,21 +266,47 @@ impl<'a> Talk<'a> {
         }
     }
 
-    fn hear(&mut self) {
+    /// Returns whether there was anything to hear.
+    fn hear(&mut self) -> bool {
+        let mut heard = false;
         let mut buffer = [0; 64 << 10];
-        while let Some(bytes) = read(&mut self.stdout, &mut buffer) {
-            match self.exchange.output {
-                Some(_) if self.output.len() + bytes.len() > OUTPUT_BYTES => self.is_too_long = true,
-                Some(_) => self.output.extend_from_slice(bytes),
-                None => self.exchange.log(Stream::Stdout, bytes),
-            }
+        if self.exchange.output.is_some() {
+            heard |= self.take_output();
+        } else if let Some(bytes) = read(&mut self.stdout, &mut buffer) {
+            heard = true;
+            self.exchange.log(Stream::Stdout, bytes);
         }
-        while let Some(bytes) = read(&mut self.stderr, &mut buffer) {
+        if let Some(bytes) = read(&mut self.stderr, &mut buffer) {
+            heard = true;
             self.errors.extend_from_slice(bytes);
             let surplus = self.errors.len().saturating_sub(ERROR_BYTES);
             self.errors.drain(..surplus);
             self.exchange.log(Stream::Stderr, bytes);
         }
+        heard
+    }
+
+    /// Reads once, what the pipe holds, to where it stays. Whatever is left, or comes, is for the next turn: the process may wait
+    /// for input meanwhile.
+    fn take_output(&mut self) -> bool {
+        let Some(stdout) = &self.stdout else { return false };
+        if self.output.capacity() - self.output.len() < READ_BYTES {
+            self.output.reserve(READ_BYTES);
+        }
+        match rustix::io::read(stdout, spare_capacity(&mut self.output)) {
+            Ok(0) => self.stdout = None,
+            Ok(_) => {
+                if self.output.len() > OUTPUT_BYTES {
+                    // The rest is read and forgotten, so that the process can end.
+                    self.is_too_long = true;
+                    self.output.clear();
+                }
+                return true;
+            }
+            Err(Errno::AGAIN | Errno::INTR) => {}
+            Err(_) => self.stdout = None,
+        }
+        false
     }
 
     fn has_ended(&self) -> Option<(ProcessEnd, Instant)> {

@@ -90,6 +90,9 @@ pub const FLAG_ORIGIN: u16 = 1;
 /// Flag of `Done`: the generator is exhausted.
 pub const FLAG_END: u16 = 2;
 
+/// Flag of `Spawn`: only a failure and the end are to be reported.
+pub const FLAG_QUIET: u16 = 4;
+
 /// One message. Fields that a kind does not use are 0.
 #[derive(Debug)]
 pub struct Frame {

@@ -1,9 +1,11 @@
 //! Carries out the scheduler's actions and returns what happened as events.
 //!
-//! [`LocalExecutor`] is the event loop's side: it owns the batches, the worker pool (`python.rs`, `worker.rs`), commands (`command.rs`),
+//! [`LocalExecutor`] is the event loop's side: it owns the batches, the worker pool (`python.rs`, `worker.rs`), commands (`command.rs`,
+//! `capture.rs`, `row_command.rs`),
 //! the threads of resident stages (`resident.rs`), and the guardian that is the ancestor of every process of the run. Everything that
 //! happens elsewhere comes back to it through descriptors and the mailbox.
 
+mod capture;
 mod command;
 mod connection;
 mod frame;
@@ -18,6 +20,7 @@ mod python;
 mod query_input;
 mod rejects;
 mod resident;
+mod row_command;
 mod source_command;
 pub mod stage;
 mod worker;

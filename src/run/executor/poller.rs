@@ -11,6 +11,7 @@ use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
 use rustix::io::Errno;
 
 use super::guardian::ProcessId;
+use crate::run::Stream;
 use crate::run::scheduler::WorkerId;
 
 /// What a descriptor stands for.
@@ -23,6 +24,8 @@ pub enum Token {
     Worker(WorkerId),
     /// A pidfd: readable when the worker has ended.
     WorkerEnd(WorkerId),
+    /// A pipe from a command that has no thread.
+    Command(ProcessId, Stream),
     /// A pipe from a worker's or template's standard output or error.
     Output(u64),
 }

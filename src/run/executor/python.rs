@@ -185,7 +185,13 @@ impl Pool {
             .collect();
         // Not in the pipeline's folder: old Pythons would import from there.
         let cwd = Path::new("/");
-        let process = guardian.spawn(Spawn { argv: &argv, env: &env, cwd, fds: vec![stdin, stdout, stderr, socket] });
+        let process = guardian.spawn(Spawn {
+            argv: &argv,
+            env: &env,
+            cwd,
+            fds: vec![stdin, stdout, stderr, socket],
+            announced: true,
+        });
         let path: Vec<_> = self.plan.python.path.iter().map(|path| path.to_string_lossy()).collect();
         connection.send(Frame::new(Kind::Prepare).with_text(&json!({
             "preload": opening::preload(&self.plan),
@@ -266,7 +272,7 @@ impl Pool {
                 self.worker_gone(worker, "its template died".to_owned(), ExitCause::Engine, poller);
             }
             Token::Output(pipe) => self.output_ready(pipe, poller),
-            Token::Mailbox | Token::Signals | Token::Guardian => {}
+            Token::Mailbox | Token::Signals | Token::Guardian | Token::Command(..) => {}
         }
     }
 

@@ -12,6 +12,8 @@ pub enum Activity {
     WaitsForInput,
     WaitsForOutput,
     WaitsForWorker,
+    /// For the end of a stage that it comes after.
+    WaitsForStage,
     Over,
 }
 
@@ -30,7 +32,7 @@ impl StageClock {
     pub fn enter(&mut self, activity: Activity, now: Duration, account: &mut StageAccount) {
         let elapsed = now.saturating_sub(self.since);
         match self.activity {
-            Activity::Busy | Activity::Over => {}
+            Activity::Busy | Activity::WaitsForStage | Activity::Over => {}
             Activity::WaitsForInput => account.waited_for_input += elapsed,
             Activity::WaitsForOutput => account.waited_for_output += elapsed,
             Activity::WaitsForWorker => account.waited_for_worker += elapsed,

@@ -1,7 +1,5 @@
 //! Stages that work batch by batch: each batch is a job, tried until it is done, and published in the order of the input.
 
-use std::cmp::Reverse;
-
 use super::AttemptId;
 use super::action::{Action, Dispatch, Reject, Work as Attempted};
 use super::blame::Blame;
@@ -21,7 +19,7 @@ impl Scheduler {
     pub(super) fn step_jobs(&mut self, stage: StageId) {
         self.publish_in_order(stage);
         if self.stages[stage.index()].phase != Phase::Running || self.is_over() {
-            self.ready.remove(&Reverse(stage));
+            self.set_ready(stage, false);
             return;
         }
         if self.is_unwanted(stage) {
@@ -30,20 +28,22 @@ impl Scheduler {
             self.pass_empty_batches(stage);
         }
         if self.has_no_more(stage) {
-            self.ready.remove(&Reverse(stage));
+            self.set_ready(stage, false);
             if self.jobs(stage).jobs.is_empty() {
                 self.finish_ports(stage);
             }
             return;
         }
         let activity = self.look_for_work(stage);
-        if activity == Activity::Busy && self.runnable(stage) > 0 {
-            self.ready.insert(Reverse(stage));
-        } else {
-            self.ready.remove(&Reverse(stage));
-        }
-        let running = self.jobs(stage).running > 0;
-        self.enter(stage, if running { Activity::Busy } else { activity });
+        let is_ready = activity == Activity::Busy && self.runnable(stage) > 0;
+        self.set_ready(stage, is_ready);
+        let activity = match activity {
+            _ if self.jobs(stage).running > 0 => Activity::Busy,
+            // Until it gets one, which may be at once.
+            Activity::Busy => Activity::WaitsForWorker,
+            other => other,
+        };
+        self.enter(stage, activity);
     }
 
     /// Whether nothing is left to begin.
@@ -227,7 +227,7 @@ impl Scheduler {
         // An import that raises will raise again.
         let permanent = failure.scope != Scope::Rows && failure.verdict != Verdict::Crash;
         let divisible = failure.scope == Scope::Rows && job.input.is_some();
-        let will_retry = !permanent && (tried < limit || divisible);
+        let will_retry = !permanent && (tried < limit || divisible && job.rows() > 1);
         let searching = matches!(job.step, Step::Blaming(_));
         self.actions.push(Action::Emit(RunEvent::AttemptFailed {
             searching,

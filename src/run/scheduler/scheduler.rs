@@ -2,6 +2,7 @@
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Bound;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -33,10 +34,14 @@ pub struct Scheduler {
     pub(super) busy_native: u32,
     pub(super) actions: Vec<Action>,
     pub(super) now: Duration,
+    /// By stage: those that wait for its end.
+    followers: Vec<Vec<StageId>>,
     /// Stages whose situation changed.
     dirty: BTreeSet<StageId>,
     /// Stages that could begin an attempt, the deepest first.
-    pub(super) ready: BTreeSet<Reverse<StageId>>,
+    ready: BTreeSet<Reverse<StageId>>,
+    /// How many of them work on threads of this process.
+    ready_native: usize,
     next_attempt: u64,
     workers_started: u32,
     ended: usize,
@@ -66,6 +71,10 @@ impl Scheduler {
         let stages = plan.stages.iter().map(|stage| new_stage(stage, &classes)).collect();
         let queues = plan.edges.iter().map(Queue::new).collect();
         let pool = Pool::new(classes.classes.len());
+        let mut followers = vec![Vec::new(); plan.stages.len()];
+        for stage in &plan.stages {
+            stage.after.iter().for_each(|awaited| followers[awaited.index()].push(stage.id));
+        }
         Self {
             plan,
             classes,
@@ -77,8 +86,10 @@ impl Scheduler {
             busy_native: 0,
             actions: Vec::new(),
             now: Duration::ZERO,
+            followers,
             dirty: BTreeSet::new(),
             ready: BTreeSet::new(),
+            ready_native: 0,
             next_attempt: 1,
             workers_started: 0,
             ended: 0,
@@ -92,13 +103,22 @@ impl Scheduler {
         self.state = State::Running;
         for index in 0..self.stages.len() {
             let stage = self.plan.stages[index].id;
-            if self.stages[index].role == Role::Resident {
-                self.actions.push(Action::Start { stage });
+            if self.stages[index].awaited == 0 {
+                self.begin(stage);
+            } else {
+                self.enter(stage, Activity::WaitsForStage);
             }
-            self.touch(stage);
         }
         self.settle();
         std::mem::take(&mut self.actions)
+    }
+
+    /// The stages that this one waits for have ended.
+    fn begin(&mut self, stage: StageId) {
+        if self.stages[stage.index()].role == Role::Resident {
+            self.actions.push(Action::Start { stage });
+        }
+        self.touch(stage);
     }
 
     /// Applies one event and returns what is to be done next. After the run is over, events change nothing.
@@ -151,9 +171,24 @@ impl Scheduler {
     }
 
     fn step(&mut self, stage: StageId) {
+        if self.stages[stage.index()].awaited > 0 {
+            return;
+        }
         match self.stages[stage.index()].role {
             Role::Resident => self.step_resident(stage),
             Role::Map(_) | Role::Generator(_) | Role::Task => self.step_jobs(stage),
+        }
+    }
+
+    /// Notes whether the stage could begin an attempt.
+    pub(super) fn set_ready(&mut self, stage: StageId, is_ready: bool) {
+        let changed = if is_ready { self.ready.insert(Reverse(stage)) } else { self.ready.remove(&Reverse(stage)) };
+        if changed && self.stages[stage.index()].role == Role::Map(super::MapHost::Native) {
+            if is_ready {
+                self.ready_native += 1;
+            } else {
+                self.ready_native -= 1;
+            }
         }
     }
 
@@ -164,9 +199,14 @@ impl Scheduler {
     /// Begins one attempt of the deepest ready stage for which there is a worker; starts workers where they are missing.
     /// Returns whether anything changed.
     fn assign(&mut self) -> bool {
-        let ready: Vec<StageId> = self.ready.iter().map(|stage| stage.0).collect();
         let mut workers_wanted = self.plan.workers.saturating_sub(self.busy_slots + self.pool.total_starting());
-        for stage in ready {
+        let mut next = self.ready.first().copied();
+        while let Some(Reverse(stage)) = next {
+            if self.busy_slots >= self.plan.workers && (self.ready_native == 0 || self.busy_native >= self.plan.workers)
+            {
+                break;
+            }
+            next = self.ready.range((Bound::Excluded(Reverse(stage)), Bound::Unbounded)).next().copied();
             let host = match self.stages[stage.index()].role {
                 Role::Map(super::MapHost::Native) => (self.busy_native < self.plan.workers).then_some(Place::Native),
                 _ if self.busy_slots >= self.plan.workers => None,
@@ -181,12 +221,9 @@ impl Scheduler {
                 }
                 Role::Resident => unreachable!("resident stages have no attempts"),
             };
-            match host {
-                Some(place) => {
-                    self.dispatch_next(stage, place);
-                    return true;
-                }
-                None => self.enter(stage, Activity::WaitsForWorker),
+            if let Some(place) = host {
+                self.dispatch_next(stage, place);
+                return true;
             }
         }
         false
@@ -373,6 +410,13 @@ impl Scheduler {
         }
         self.stages[stage.index()].phase = Phase::Ended;
         self.ended += 1;
+        for follower in std::mem::take(&mut self.followers[stage.index()]) {
+            let awaited = &mut self.stages[follower.index()].awaited;
+            *awaited -= 1;
+            if *awaited == 0 {
+                self.begin(follower);
+            }
+        }
         self.enter(stage, Activity::Over);
         let account = self.stages[stage.index()].account.clone();
         self.actions.push(Action::Emit(RunEvent::StageEnded { stage, account }));
@@ -564,6 +608,7 @@ fn new_stage(stage: &crate::plan::Stage, classes: &Classes) -> StageState {
         role,
         inputs: inputs.collect(),
         phase: Phase::Running,
+        awaited: stage.after.len(),
         work,
         publishing: std::collections::VecDeque::new(),
         estimate: Estimate::default(),

@@ -41,7 +41,7 @@ impl Role {
             StageKind::Python(python) if python.is_source => Self::Generator(class()),
             StageKind::Python(_) => Self::Map(MapHost::Worker(class())),
             StageKind::Command(command) => match (command.mode, command.output) {
-                (CommandMode::Batch, _) => Self::Map(MapHost::Process),
+                (CommandMode::Batch | CommandMode::Row, _) => Self::Map(MapHost::Process),
                 (CommandMode::Once, None) => Self::Task,
                 (CommandMode::Once, Some(_)) => Self::Resident,
             },
@@ -70,6 +70,8 @@ pub struct StageState {
     pub role: Role,
     pub inputs: Vec<InputState>,
     pub phase: Phase,
+    /// Stages that must end before this one does anything.
+    pub awaited: usize,
     pub work: Work,
     /// `Publish` actions that are not answered yet, each with its edges' reservations, in order.
     pub publishing: std::collections::VecDeque<Vec<(EdgeId, Reservation)>>,

@@ -5,6 +5,7 @@
 //! coordinator died in whatever way, it kills all that is left and exits.
 
 mod process;
+mod start;
 
 pub use process::guard;
 
@@ -18,7 +19,7 @@ use std::process::{Child, Command, Stdio};
 use serde::{Deserialize, Serialize};
 
 use super::connection::{Connection, ConnectionError};
-use super::frame::{Frame, Kind};
+use super::frame::{FLAG_QUIET, Frame, Kind};
 
 /// First argument that turns this binary into a guardian. Not for people.
 pub const GUARDIAN_ARGUMENT: &str = "__guardian";
@@ -36,6 +37,8 @@ pub struct Spawn<'a> {
     pub cwd: &'a Path,
     /// Standard input, output, error, and then descriptor 3 where there is a fourth.
     pub fds: Vec<OwnedFd>,
+    /// Whether [`Report::Spawned`] is wanted.
+    pub announced: bool,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -59,9 +62,10 @@ pub enum Report {
         process: ProcessId,
         pid: i32,
     },
-    /// The program could not be started; the text says why.
+    /// The program could not be started; the text says why, and so does the number where the system gave one.
     SpawnFailed {
         process: ProcessId,
+        errno: Option<i32>,
         message: String,
     },
     /// The process is reaped, and what was left of its process group is killed.
@@ -108,6 +112,7 @@ impl Guardian {
         let mut frame = Frame::new(Kind::Spawn);
         frame.text = serde_json::to_vec(&text).expect("strings are JSON");
         frame.attempt = self.next;
+        frame.flags = if spawn.announced { 0 } else { FLAG_QUIET };
         frame.fds = spawn.fds;
         self.connection.send(frame);
         ProcessId(self.next)
@@ -149,6 +154,10 @@ fn report(frame: &Frame) -> Result<Report, ConnectionError> {
     Ok(match frame.kind {
         Kind::Spawned => Report::Spawned { process, pid: i32::try_from(frame.port).unwrap_or(0) },
         Kind::ProcessExited => Report::Exited { process, end: frame.text()? },
-        _ => Report::SpawnFailed { process, message: String::from_utf8_lossy(&frame.text).into_owned() },
+        _ => Report::SpawnFailed {
+            process,
+            errno: i32::try_from(frame.rows).ok().filter(|&errno| errno > 0),
+            message: String::from_utf8_lossy(&frame.text).into_owned(),
+        },
     })
 }

@@ -3,22 +3,20 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
-use std::os::unix::process::CommandExt;
-use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 use rustix::process::{
-    Pid, Signal, WaitOptions, getpid, getppid, kill_process, kill_process_group, set_child_subreaper,
-    set_parent_process_death_signal, setsid, wait,
+    Pid, Signal, WaitOptions, getpid, kill_process, kill_process_group, set_child_subreaper, setsid, wait,
 };
 
+use super::start::start;
 use super::{ProcessEnd, SpawnText};
 use crate::run::executor::connection::{Connection, ConnectionError};
-use crate::run::executor::frame::{Frame, Kind};
+use crate::run::executor::frame::{FLAG_QUIET, Frame, Kind};
 
 /// How long the guardian goes on killing what will not die (processes in uninterruptible sleep).
 const KILL_ROUNDS: u32 = 400;
@@ -94,13 +92,17 @@ impl Guard {
         let fds = std::mem::take(&mut frame.fds);
         let mut answer = Frame::new(Kind::Spawned);
         answer.attempt = frame.attempt;
-        match frame.text().map_err(io::Error::other).and_then(|text: SpawnText| spawn(&text, fds)) {
+        match frame.text().map_err(io::Error::other).and_then(|text: SpawnText| start(&text, &fds)) {
             Ok(pid) => {
                 self.processes.insert(pid, frame.attempt);
+                if frame.flags & FLAG_QUIET != 0 {
+                    return;
+                }
                 answer.port = pid.unsigned_abs();
             }
             Err(error) => {
                 answer.kind = Kind::SpawnFailed;
+                answer.rows = error.raw_os_error().map_or(0, i32::unsigned_abs);
                 answer.text = error.to_string().into_bytes();
             }
         }
@@ -137,49 +139,6 @@ impl Guard {
             }
         }
     }
-}
-
-fn spawn(text: &SpawnText, fds: Vec<OwnedFd>) -> io::Result<i32> {
-    let Some((program, arguments)) = text.argv.split_first() else {
-        return Err(io::Error::new(io::ErrorKind::InvalidInput, "there is no program to start"));
-    };
-    let mut command = Command::new(program);
-    command.args(arguments).envs(&text.env).current_dir(&text.cwd);
-    let mut fds = fds.into_iter();
-    let mut stdio = || fds.next().map_or_else(Stdio::null, Stdio::from);
-    command.stdin(stdio()).stdout(stdio()).stderr(stdio());
-    let extra = fds.next();
-    let guardian = getpid();
-    // SAFETY: only system calls that are safe between fork and exec; this process has one thread.
-    unsafe {
-        command.pre_exec(move || {
-            setsid()?;
-            set_parent_process_death_signal(Some(Signal::KILL))?;
-            if getppid() != Some(guardian) {
-                return Err(io::Error::other("the guardian died"));
-            }
-            if let Some(fd) = &extra {
-                pass_as_three(fd)?;
-            }
-            Ok(())
-        });
-    }
-    let child = command.spawn()?;
-    // Not waited for through `child`: all children are reaped in one place.
-    Ok(i32::try_from(child.id()).expect("pids are positive numbers of 31 bits"))
-}
-
-/// Makes `fd` descriptor 3 of the program about to be started. Async-signal-safe.
-fn pass_as_three(fd: &OwnedFd) -> io::Result<()> {
-    use std::os::fd::{AsRawFd, FromRawFd, IntoRawFd};
-    if fd.as_raw_fd() == 3 {
-        return rustix::io::fcntl_setfd(fd, rustix::io::FdFlags::empty()).map_err(Into::into);
-    }
-    // SAFETY: whatever descriptor 3 is here, it is of no use to the program about to be started, and `dup2` replaces it.
-    let mut three = unsafe { OwnedFd::from_raw_fd(3) };
-    let result = rustix::io::dup2(fd, &mut three);
-    let _ = three.into_raw_fd();
-    result.map_err(Into::into)
 }
 
 fn drain(mut deaths: &UnixStream) {

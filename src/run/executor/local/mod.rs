@@ -5,9 +5,10 @@ mod native;
 mod processes;
 mod publishing;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io;
 use std::ops::Range;
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -73,6 +74,10 @@ pub struct LocalExecutor {
     unions: BTreeMap<(StageId, usize), Columns>,
     queries: BTreeMap<StageId, Arc<Planned>>,
     commands: BTreeMap<ProcessId, Running>,
+    /// Commands that have ended, while something that they left running holds their pipes.
+    lingering: BTreeSet<ProcessId>,
+    /// The input of commands that get none.
+    null: OwnedFd,
     runtime: Option<tokio::runtime::Runtime>,
     events: VecDeque<Event>,
 }
@@ -116,6 +121,8 @@ impl LocalExecutor {
             unions: BTreeMap::new(),
             queries: BTreeMap::new(),
             commands: BTreeMap::new(),
+            lingering: BTreeSet::new(),
+            null: std::fs::File::open("/dev/null")?.into(),
             runtime: None,
             events: VecDeque::new(),
         })
@@ -157,9 +164,11 @@ impl LocalExecutor {
                 Token::Mailbox => self.inbox.take().into_iter().for_each(|message| self.deliver(message)),
                 Token::Guardian => self.guardian_reports()?,
                 Token::Signals => others.push(token),
+                Token::Command(process, stream) => self.command_speaks(process, stream),
                 token => self.pool.ready(token, &mut self.poller),
             }
         }
+        self.mind_lingering();
         let happened = self.pool.take_happened();
         for happened in happened {
             self.pool_happened(happened);

@@ -4,26 +4,45 @@ use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
 
+use rustix::io::Errno;
+
 use super::LocalExecutor;
-use crate::batch::Batch;
-use crate::plan::{CommandLine, Stage, StageId, StageKind, Verdict};
-use crate::run::executor::command::{EndSender, Exchange, Pipes, signal_name};
+use crate::batch::{Batch, BatchError};
+use crate::plan::{Command, CommandLine, CommandMode, Stage, StageId, StageKind, Verdict};
+use crate::run::executor::capture::{Capture, Heard, STDOUT_BYTES};
+use crate::run::executor::command::{EndSender, Exchange, Pipes, check_end, signal_name};
 use crate::run::executor::guardian::{ProcessEnd, ProcessId, Report, Spawn};
 use crate::run::executor::mailbox::Message;
+use crate::run::executor::poller::Token;
 use crate::run::executor::resident::{failure, guarded};
+use crate::run::executor::row_command::{self, Ran};
 use crate::run::executor::source_command::{self, SourcePipes};
-use crate::run::scheduler::{AttemptId, Event, Scope};
+use crate::run::scheduler::{AttemptId, Event, Failure, Output, Scope};
+use crate::run::{Speaker, Stream};
+
+const STREAMS: [Stream; 2] = [Stream::Stdout, Stream::Stderr];
+/// Bytes that are read from a pipe at once.
+const READ_BYTES: usize = 64 << 10;
+/// How often a pipe is read before others have their turn.
+const READS: u32 = 16;
 
 /// A command that runs.
 pub(super) struct Running {
     attempt: Option<AttemptId>,
     stage: StageId,
-    end: Option<EndSender>,
-    start: Option<Box<dyn FnOnce() + Send>>,
+    talk: Talk,
+}
+
+/// Who listens to a command.
+enum Talk {
+    /// A thread of its own, begun when the process runs.
+    Thread { end: EndSender, start: Option<Box<dyn FnOnce() + Send>> },
+    /// The event loop. `row` is the row that the command is run for.
+    Loop { capture: Box<Capture>, row: Option<Batch> },
 }
 
 impl LocalExecutor {
-    pub(super) fn command_env(&self, stage: &Stage, line: &CommandLine) -> BTreeMap<String, String> {
+    fn command_env(&self, stage: &Stage, line: &CommandLine) -> BTreeMap<String, String> {
         let mut env = BTreeMap::new();
         if let CommandLine::Shell(_) = line {
             env.extend(self.plan.params.iter().map(|(name, value)| (name.clone(), param_text(value))));
@@ -36,21 +55,27 @@ impl LocalExecutor {
         let plan = Arc::clone(&self.plan);
         let stage = plan.stage(id);
         let StageKind::Command(command) = &stage.kind else { unreachable!("only commands are processes") };
-        let origin = batch.as_ref().map(|batch| batch.origin().clone()).unwrap_or_default();
-        let rows = batch.as_ref().map_or(0, Batch::rows) as u64;
-        let input = match (&batch, command.input) {
-            (Some(batch), Some(format)) => match batch.records() {
-                Ok(records) => Some((format, records)),
-                Err(error) => {
-                    let failure = failure(Scope::Output, Verdict::Exception, error.to_string());
-                    self.events.push_back(Event::AttemptFailed { attempt, failure });
-                    return Ok(());
-                }
-            },
-            _ => None,
+        match (command.mode, &batch) {
+            (CommandMode::Batch, Some(batch)) => self.run_for_batch(attempt, stage, command, batch),
+            _ => self.run_alone(attempt, stage, command, batch),
+        }
+    }
+
+    /// One process with a batch as its input, and a thread that talks to it.
+    fn run_for_batch(&mut self, attempt: AttemptId, stage: &Stage, command: &Command, batch: &Batch) -> io::Result<()> {
+        let origin = batch.origin().clone();
+        let rows = batch.rows() as u64;
+        let input = match command.input.map(|format| Ok((format, batch.records()?))).transpose() {
+            Ok(input) => input,
+            Err(error) => {
+                let error: BatchError = error;
+                let failure = failure(Scope::Output, Verdict::Exception, error.to_string());
+                self.events.push_back(Event::AttemptFailed { attempt, failure });
+                return Ok(());
+            }
         };
         let exchange = Exchange {
-            stage: id,
+            stage: stage.id,
             name: stage.name.clone(),
             input,
             output: command.output,
@@ -73,11 +98,131 @@ impl LocalExecutor {
         };
         let argv = argv(&command.line);
         let env = self.command_env(stage, &command.line);
-        let spawn = Spawn { argv: &argv, env: &env, cwd: &stage.cwd, fds: pipes.theirs };
+        let spawn = Spawn { argv: &argv, env: &env, cwd: &stage.cwd, fds: pipes.theirs, announced: true };
         let process = self.guardian.spawn(spawn);
-        let running = Running { attempt: Some(attempt), stage: id, end: Some(pipes.end), start: Some(Box::new(start)) };
-        self.commands.insert(process, running);
+        let talk = Talk::Thread { end: pipes.end, start: Some(Box::new(start)) };
+        self.commands.insert(process, Running { attempt: Some(attempt), stage: stage.id, talk });
         Ok(())
+    }
+
+    /// One process without input: for a row, or for the run.
+    fn run_alone(
+        &mut self,
+        attempt: AttemptId,
+        stage: &Stage,
+        command: &Command,
+        row: Option<Batch>,
+    ) -> io::Result<()> {
+        let (argv, env) = match self.row_line(stage, &command.line, row.as_ref()) {
+            Ok(line) => line,
+            Err(failure) => {
+                self.events.push_back(Event::AttemptFailed { attempt, failure });
+                return Ok(());
+            }
+        };
+        let (capture, [stdout, stderr]) = Capture::new()?;
+        let fds = vec![self.null.try_clone()?, stdout, stderr];
+        let process = self.guardian.spawn(Spawn { argv: &argv, env: &env, cwd: &stage.cwd, fds, announced: false });
+        for stream in STREAMS {
+            let pipe = capture.fd(stream).expect("just made");
+            self.poller.add(Token::Command(process, stream), pipe)?;
+        }
+        let talk = Talk::Loop { capture: Box::new(capture), row };
+        self.commands.insert(process, Running { attempt: Some(attempt), stage: stage.id, talk });
+        Ok(())
+    }
+
+    /// The arguments and variables of a command, with the values of a row.
+    fn row_line(
+        &self,
+        stage: &Stage,
+        line: &CommandLine,
+        row: Option<&Batch>,
+    ) -> Result<(Vec<String>, BTreeMap<String, String>), Failure> {
+        let env = self.command_env(stage, line);
+        let Some(row) = row else { return Ok((argv(line), env)) };
+        let records = row.records().map_err(|error| failure(Scope::Output, Verdict::Exception, error.to_string()))?;
+        match line {
+            CommandLine::Row(templates) => Ok((row_command::arguments(templates, &records)?, env)),
+            CommandLine::Shell(script) => {
+                let mut variables = env;
+                variables.extend(row_command::variables(script, &records)?);
+                variables.extend(stage.env.clone());
+                Ok((argv(line), variables))
+            }
+            CommandLine::Argv(_) => Ok((argv(line), env)),
+        }
+    }
+
+    /// A command that the loop listens to has written something, or closed a pipe.
+    pub(super) fn command_speaks(&mut self, process: ProcessId, stream: Stream) {
+        let heard = self.listen(process, stream);
+        self.end_if_over(process, heard);
+    }
+
+    /// Reads what is there. Returns whether there was anything.
+    fn listen(&mut self, process: ProcessId, stream: Stream) -> bool {
+        let Some(Running { stage, talk: Talk::Loop { capture, row }, .. }) = self.commands.get_mut(&process) else {
+            return false;
+        };
+        let mut buffer = [0; READ_BYTES];
+        let mut heard = false;
+        for _ in 0..READS {
+            match capture.hear(stream, &mut buffer) {
+                Heard::Bytes(bytes) => {
+                    heard = true;
+                    // A row keeps its output to itself.
+                    if row.is_none() || stream == Stream::Stderr {
+                        let name = &self.plan.stage(*stage).name;
+                        self.log.write(name, &Speaker::Command { stage: *stage }, stream, bytes);
+                    }
+                    if row.is_some() || stream == Stream::Stderr {
+                        capture.keep(stream, bytes);
+                    }
+                }
+                Heard::Nothing => break,
+                Heard::End => {
+                    if let Some(pipe) = capture.fd(stream) {
+                        self.poller.remove(Token::Command(process, stream), pipe);
+                    }
+                    capture.close(stream);
+                    break;
+                }
+            }
+        }
+        heard
+    }
+
+    fn end_if_over(&mut self, process: ProcessId, heard: bool) {
+        let Some(Running { talk: Talk::Loop { capture, .. }, .. }) = self.commands.get(&process) else { return };
+        let Some(end) = capture.is_over(heard) else { return };
+        for stream in STREAMS {
+            if let Some(pipe) = capture.fd(stream) {
+                self.poller.remove(Token::Command(process, stream), pipe);
+            }
+        }
+        self.lingering.remove(&process);
+        let Some(Running { attempt: Some(attempt), talk: Talk::Loop { mut capture, row }, .. }) =
+            self.commands.remove(&process)
+        else {
+            return;
+        };
+        let rows = row.as_ref().map_or(0, Batch::rows) as u64;
+        let event = match judge(&mut capture, end, row.as_ref()) {
+            Ok(output) => {
+                let outputs = output.map(|batch| Output { port: 0, batch: self.keep(batch) });
+                Event::AttemptDone { attempt, rows, outputs: outputs.into_iter().collect(), end: false }
+            }
+            Err(failure) => Event::AttemptFailed { attempt, failure },
+        };
+        self.events.push_back(event);
+    }
+
+    /// Looks after commands that have ended, while something that they left running holds their pipes.
+    pub(super) fn mind_lingering(&mut self) {
+        for process in self.lingering.clone() {
+            self.end_if_over(process, false);
+        }
     }
 
     /// One process whose standard output is a source.
@@ -87,7 +232,8 @@ impl LocalExecutor {
         let pipes = SourcePipes::new()?;
         let argv = argv(&command.line);
         let env = self.command_env(stage, &command.line);
-        let process = self.guardian.spawn(Spawn { argv: &argv, env: &env, cwd: &stage.cwd, fds: pipes.theirs });
+        let spawn = Spawn { argv: &argv, env: &env, cwd: &stage.cwd, fds: pipes.theirs, announced: false };
+        let process = self.guardian.spawn(spawn);
         let (log, name) = (self.log.clone(), stage.name.clone());
         let resident =
             source_command::resident(stage, format, pipes.ours, log, name, &self.files, self.mailbox.clone());
@@ -97,8 +243,8 @@ impl LocalExecutor {
             }
             Err(error) => self.stage_failed(stage.id, Scope::Input, &error),
         }
-        let running = Running { attempt: None, stage: stage.id, end: Some(pipes.end), start: None };
-        self.commands.insert(process, running);
+        let talk = Talk::Thread { end: pipes.end, start: None };
+        self.commands.insert(process, Running { attempt: None, stage: stage.id, talk });
         Ok(())
     }
 
@@ -109,38 +255,70 @@ impl LocalExecutor {
         for report in reports {
             match report {
                 Report::Spawned { process, pid } => match self.commands.get_mut(&process) {
-                    Some(running) => {
-                        if let Some(start) = running.start.take() {
+                    Some(Running { talk: Talk::Thread { start, .. }, .. }) => {
+                        if let Some(start) = start.take() {
                             std::thread::Builder::new().name("millpond-command".to_owned()).spawn(start)?;
                         }
                     }
+                    Some(_) => {}
                     None => self.pool.template_started(process, pid),
                 },
-                Report::SpawnFailed { process, message } => self.spawn_failed(process, message),
-                Report::Exited { process, end } => match self.commands.remove(&process) {
-                    Some(running) => {
-                        if let Some(sender) = running.end {
-                            sender.send(end);
-                        }
-                    }
-                    None => self.pool.template_exited(process, &end_text(end), &mut self.poller),
-                },
+                Report::SpawnFailed { process, errno, message } => self.spawn_failed(process, errno, message),
+                Report::Exited { process, end } => self.process_exited(process, end),
             }
         }
         Ok(())
     }
 
-    pub(super) fn spawn_failed(&mut self, process: ProcessId, message: String) {
+    fn process_exited(&mut self, process: ProcessId, end: ProcessEnd) {
+        match self.commands.get_mut(&process) {
+            None => self.pool.template_exited(process, &end_text(end), &mut self.poller),
+            Some(Running { talk: Talk::Loop { capture, .. }, .. }) => {
+                capture.end(end);
+                let mut heard = false;
+                for stream in STREAMS {
+                    heard |= self.listen(process, stream);
+                }
+                self.lingering.insert(process);
+                self.end_if_over(process, heard);
+            }
+            Some(Running { talk: Talk::Thread { .. }, .. }) => {
+                if let Some(Running { talk: Talk::Thread { end: sender, .. }, .. }) = self.commands.remove(&process) {
+                    sender.send(end);
+                }
+            }
+        }
+    }
+
+    fn spawn_failed(&mut self, process: ProcessId, errno: Option<i32>, message: String) {
         let Some(running) = self.commands.remove(&process) else {
             self.pool.template_exited(process, &message, &mut self.poller);
             return;
         };
-        let program = match &self.plan.stage(running.stage).kind {
-            StageKind::Command(command) => argv(&command.line).into_iter().next().unwrap_or_default(),
+        if let Talk::Loop { capture, .. } = &running.talk {
+            for stream in STREAMS {
+                if let Some(pipe) = capture.fd(stream) {
+                    self.poller.remove(Token::Command(process, stream), pipe);
+                }
+            }
+        }
+        let line = match &self.plan.stage(running.stage).kind {
+            StageKind::Command(command) => &command.line,
             kind => unreachable!("{kind:?} is no command"),
         };
+        let program = argv(line).into_iter().next().unwrap_or_default();
         let message = format!("`{program}` could not be started: {message}");
-        let failure = failure(Scope::Opening, Verdict::Exception, message);
+        // The arguments, or the program itself, may be a row's.
+        let is_the_rows = match line {
+            CommandLine::Row(templates) => {
+                templates.first().is_some_and(|program| program.columns().next().is_some())
+                    || errno.map(Errno::from_raw_os_error) == Some(Errno::TOOBIG)
+            }
+            CommandLine::Shell(_) => errno.map(Errno::from_raw_os_error) == Some(Errno::TOOBIG),
+            CommandLine::Argv(_) => false,
+        };
+        let scope = if is_the_rows { Scope::Rows } else { Scope::Opening };
+        let failure = failure(scope, Verdict::Exception, message);
         self.events.push_back(match running.attempt {
             Some(attempt) => Event::AttemptFailed { attempt, failure },
             None => Event::StageFailed { stage: running.stage, failure },
@@ -148,9 +326,27 @@ impl LocalExecutor {
     }
 }
 
+/// What came of a process that the loop has listened to: its row with what it gave, if it was for a row.
+fn judge(capture: &mut Capture, end: ProcessEnd, row: Option<&Batch>) -> Result<Option<Batch>, Failure> {
+    let (stdout, stderr) = capture.take();
+    let stderr = String::from_utf8_lossy(&stderr).into_owned();
+    check_end(end, stderr.trim_end())?;
+    let Some(row) = row else { return Ok(None) };
+    let failed = |message: String| failure(Scope::Rows, Verdict::Schema, message);
+    let stdout = stdout.ok_or_else(|| {
+        let limit = STDOUT_BYTES >> 20;
+        failed(format!("the command wrote more than {limit} MiB for one row; let it write to a file"))
+    })?;
+    let stdout = String::from_utf8(stdout).map_err(|_| failed("the command's output is not valid UTF-8".to_owned()))?;
+    let ran = Ran { stdout, stderr, exit_code: end.status.unwrap_or_default(), time: capture.time() };
+    let records = row.records().map_err(|error| failure(Scope::Output, Verdict::Exception, error.to_string()))?;
+    Ok(Some(Batch::new(row_command::output(&records, ran)?, row.origin().clone())))
+}
+
 fn argv(line: &CommandLine) -> Vec<String> {
     match line {
         CommandLine::Argv(argv) => argv.clone(),
+        CommandLine::Row(templates) => templates.iter().map(|template| template.source.clone()).collect(),
         CommandLine::Shell(script) => {
             ["bash", "-euo", "pipefail", "-c", script].into_iter().map(str::to_owned).collect()
         }

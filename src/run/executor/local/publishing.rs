@@ -3,10 +3,10 @@
 use std::sync::Arc;
 
 use super::LocalExecutor;
-use crate::plan::{Port, StageId, StageKind, Verdict};
+use crate::plan::{CommandMode, Port, StageId, StageKind, Verdict};
 use crate::run::executor::publisher::Put;
-use crate::run::executor::rejects;
 use crate::run::executor::resident::{failure, sql_failure};
+use crate::run::executor::{rejects, row_command};
 use crate::run::fail_point;
 use crate::run::scheduler::{BatchId, Event, QueuedPieces, Reject, Scope};
 use crate::sql::RowWise;
@@ -85,6 +85,15 @@ impl LocalExecutor {
                         Ok(planned) => Some(planned.output_schema().clone()),
                         Err(error) => {
                             self.events.push_back(Event::StageFailed { stage: id, failure: sql_failure(&error) });
+                            return;
+                        }
+                    }
+                }
+                (StageKind::Command(command), Some(input)) if command.mode == CommandMode::Row => {
+                    match row_command::columns(input) {
+                        Ok(columns) => Some(columns),
+                        Err(failure) => {
+                            self.events.push_back(Event::StageFailed { stage: id, failure });
                             return;
                         }
                     }

@@ -36,6 +36,8 @@ pub struct Fake<'a> {
     pub failed_starts: u32,
     pub ending: Option<Ending>,
     pub committed: bool,
+    /// Stages of which the scheduler knows that they have ended.
+    pub over: BTreeSet<StageId>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -102,6 +104,9 @@ impl Fake<'_> {
             Event::AttemptDone { attempt, .. } | Event::AttemptFailed { attempt, .. } => {
                 self.busy.remove(attempt);
             }
+            Event::PortsFinished { stage, .. } => {
+                self.over.insert(*stage);
+            }
             Event::WorkerExited { worker, .. } => self.busy.retain(|_, host| *host != Host::Worker(*worker)),
             _ => {}
         }
@@ -161,6 +166,15 @@ impl Fake<'_> {
     }
 
     pub fn perform(&mut self, action: Action) {
+        if let Action::Start { stage }
+        | Action::Pull { stage }
+        | Action::Feed { stage, .. }
+        | Action::EndInput { stage, .. }
+        | Action::Dispatch(Dispatch { stage, .. }) = &action
+        {
+            let early = self.plan.stage(*stage).after.iter().find(|awaited| !self.over.contains(awaited));
+            assert!(early.is_none(), "{stage:?} does something before {early:?} has ended");
+        }
         match action {
             Action::Start { .. } | Action::Emit(_) => {}
             Action::Pull { stage } => {

@@ -83,6 +83,7 @@ fn run(shapes: &[Shape], workers: u32, weather: Weather, rng: TestRng) {
         failed_starts: 2,
         ending: None,
         committed: false,
+        over: BTreeSet::new(),
     };
     let mut actions = scheduler.start(Duration::ZERO);
     let mut steps = 0;

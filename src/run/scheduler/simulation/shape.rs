@@ -28,6 +28,8 @@ pub struct Shape {
     pub cut: Option<u64>,
     /// Cannot process poison rows, and does not reject them: the run fails.
     pub fails: bool,
+    /// Indices of earlier stages, no sinks, that must end first.
+    pub after: Vec<usize>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,12 +63,19 @@ pub enum MapKind {
 pub fn shapes() -> impl Strategy<Value = (Vec<Shape>, u32)> {
     let cut = prop::option::weighted(0.4, 1u64..40);
     let numbers = (1u32..4, 1u32..4, 0u64..200, 1usize..4, cut, 0u8..20);
-    let stage = (0u8..12, any::<[prop::sample::Index; 3]>(), any::<bool>(), numbers);
+    let after = prop_oneof![4 => Just(0usize), 1 => 1usize..3];
+    let stage = (0u8..12, any::<[prop::sample::Index; 5]>(), any::<bool>(), numbers, after);
     (prop::collection::vec(stage, 2..12), 1u32..5).prop_map(|(stages, workers)| {
         let mut shapes: Vec<Shape> = Vec::new();
-        for (kind, from, flag, (limit, queue, rows, inputs, cut, fails)) in stages {
+        for (kind, chosen, flag, (limit, queue, rows, inputs, cut, fails), after) in stages {
             let producers: Vec<usize> =
                 (0..shapes.len()).filter(|&at| !matches!(shapes[at].kind, Kind::Sink | Kind::Task)).collect();
+            let (from, awaited) = chosen.split_at(3);
+            let awaitable: Vec<usize> = (0..shapes.len()).filter(|&at| shapes[at].kind != Kind::Sink).collect();
+            let after: BTreeSet<usize> = awaited[..if awaitable.is_empty() { 0 } else { after }]
+                .iter()
+                .map(|index| *index.get(&awaitable))
+                .collect();
             let kind = match kind {
                 0..=1 => Kind::Source { rows },
                 2 => Kind::Generator { rows },
@@ -93,7 +102,16 @@ pub fn shapes() -> impl Strategy<Value = (Vec<Shape>, u32)> {
             });
             let from = from.collect();
             let fails = fails < 3 && !flag && matches!(kind, Kind::Map(_));
-            shapes.push(Shape { kind, from, rejects: flag, workers: limit, queue, cut, fails });
+            shapes.push(Shape {
+                kind,
+                from,
+                rejects: flag,
+                workers: limit,
+                queue,
+                cut,
+                fails,
+                after: after.into_iter().collect(),
+            });
         }
         (shapes, workers)
     })
@@ -140,7 +158,7 @@ pub fn plan(shapes: &[Shape], workers: u32) -> Plan {
                     bytes: NonZeroU64::new(100).expect("not zero"),
                 },
                 cut: None,
-                spills: shape.kind == Kind::Join || member > 0,
+                spills: shape.kind == Kind::Join || member > 0 || !shape.after.is_empty(),
             });
             stages[from].ports[usize::from(rejected)].edges.push(id);
             match inputs.get_mut(input) {
@@ -150,7 +168,8 @@ pub fn plan(shapes: &[Shape], workers: u32) -> Plan {
         }
         stages.push(stage(at, shape, inputs));
     }
-    let ends: Vec<_> = edges.iter().map(|edge| (edge.from.index(), edge.to.index())).collect();
+    let waits = shapes.iter().enumerate().flat_map(|(at, shape)| shape.after.iter().map(move |&awaited| (awaited, at)));
+    let ends: Vec<_> = edges.iter().map(|edge| (edge.from.index(), edge.to.index())).chain(waits).collect();
     for (at, edge) in edges.iter_mut().enumerate() {
         edge.spills &= is_on_a_cycle(&ends, at);
     }
@@ -228,6 +247,7 @@ fn stage(at: usize, shape: &Shape, inputs: Vec<Input>) -> Stage {
         cut: Cut::default(),
         env: BTreeMap::new(),
         cwd: "/".into(),
+        after: shape.after.iter().map(|&awaited| StageId(awaited as u32)).collect(),
         line: 1,
     }
 }

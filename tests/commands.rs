@@ -1,0 +1,158 @@
+//! Commands for single rows, and steps in order.
+
+mod support;
+
+use std::time::Duration;
+
+use support::Scene;
+
+/// A failing run that takes longer hangs.
+const BOUND: Duration = Duration::from_secs(30);
+
+/// A pipeline without Python that reads lines and runs a command for each.
+fn scene(command: &str, lines: &str) -> Scene {
+    let stages = format!(
+        "rows:\n  read: {{ path: in.txt, format: lines }}\nworked:\n  from: rows\n{command}\nsink:\n  from: worked\n  write: sink.jsonl\n"
+    );
+    let scene = Scene::with_python("", &stages, "");
+    scene.write("in.txt", lines);
+    scene
+}
+
+/// The values of one column of the sink.
+fn column(scene: &Scene, name: &str) -> Vec<String> {
+    let rows = scene.read("sink.jsonl");
+    let rows = rows.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).expect("it is JSON"));
+    rows.map(|row| row[name].as_str().map_or_else(|| row[name].to_string(), str::to_owned)).collect()
+}
+
+#[test]
+fn every_row_has_a_process_and_keeps_its_place() {
+    // The first rows take longest, so that later ones end before them.
+    let command =
+        "  command: { mode: row, run: [sh, -c, 'sleep $1; echo \"<$2>\"; echo said >&2', x, '0.{line}', '{line}}}'] }";
+    let scene = scene(command, "4\n1\n2\n0\n");
+    scene.run().args(&["--workers", "4"]).within(BOUND).ends_with(0);
+    assert_eq!(column(&scene, "line"), ["4", "1", "2", "0"]);
+    assert_eq!(column(&scene, "stdout"), ["<4}>\n", "<1}>\n", "<2}>\n", "<0}>\n"]);
+    assert_eq!(column(&scene, "stderr"), ["said\n"; 4]);
+    assert_eq!(column(&scene, "exit_code"), ["0"; 4]);
+    scene.assert_clean();
+}
+
+#[test]
+fn values_are_text_to_a_command_whatever_they_say() {
+    let lines = "$(touch broken)\n\"; touch broken; \"\n'`touch broken`\n--help\n\n";
+    for command in [
+        "  command: { mode: row, run: [printf, '%s', '{line}'] }",
+        "  command: { mode: row, shell: 'printf %s \"$line\"' }",
+    ] {
+        let scene = scene(command, lines);
+        scene.run().within(BOUND).ends_with(0);
+        assert_eq!(column(&scene, "stdout"), lines.lines().collect::<Vec<_>>(), "{command}");
+        assert!(!scene.exists("broken"), "{command}");
+    }
+}
+
+#[test]
+fn rows_whose_command_fails_are_rejected() {
+    let command = "  command: { mode: row, shell: 'case $line in bad) echo no >&2; exit 3;; dead) kill -KILL $$;; esac' }\n  on_error: reject";
+    let scene = scene(command, "a\nbad\nb\ndead\nc\n");
+    let pipeline = scene.read("pipeline.yaml") + "  rejected:\n    from: worked.rejected\n    write: rejected.csv\n";
+    scene.write("pipeline.yaml", &pipeline);
+    scene.run().within(BOUND).ends_with(0);
+    assert_eq!(column(&scene, "line"), ["a", "b", "c"]);
+    let rejected = scene.read("rejected.csv");
+    let bad = "bad,worked,exception,the command exited with status 3,no,1,in.txt,2\n";
+    let dead = "dead,worked,crash,the command was killed by SIGKILL,,3,in.txt,4\n";
+    assert!(rejected.ends_with(&format!("{bad}{dead}")), "{rejected}");
+    scene.assert_clean();
+}
+
+#[test]
+fn a_row_whose_command_fails_is_named() {
+    let scene = scene("  command: { mode: row, run: [test, '{line}', '!=', bad] }", "a\nbad\n");
+    scene.run().within(BOUND).ends_with(1).says(&["stage `worked` failed", "status 1", "in.txt", "row 2"]);
+    assert!(!scene.exists("sink.jsonl"));
+}
+
+#[test]
+fn what_cannot_be_started_is_told_apart() {
+    let missing = scene("  command: { mode: row, run: [no-such-program, '{line}'] }\n  on_error: skip", "a\n");
+    missing.run().within(BOUND).ends_with(1).says(&["`no-such-program` could not be started", "No such file"]);
+    // The program itself is the row's: the row is skipped.
+    let named = scene("  command: { mode: row, run: ['{line}', 'yes'] }\n  on_error: skip", "no-such-program\necho\n");
+    named.run().within(BOUND).ends_with(0);
+    assert_eq!(column(&named, "stdout"), ["yes\n"]);
+    let folder = scene("  command: { mode: row, run: [echo] }\n  cwd: no-such-folder", "a\n");
+    folder.run().within(BOUND).ends_with(1).says(&["no-such-folder` cannot be entered"]);
+}
+
+#[test]
+fn a_script_that_does_not_say_what_runs_it_is_run_by_the_shell() {
+    let scene = scene("  command: { mode: row, run: [./script, '{line}'] }", "a b\n");
+    let script = scene.write("script", "echo \"$# $1\"\n");
+    std::fs::set_permissions(script, std::os::unix::fs::PermissionsExt::from_mode(0o755)).expect("our file");
+    scene.run().within(BOUND).ends_with(0);
+    assert_eq!(column(&scene, "stdout"), ["1 a b\n"]);
+}
+
+#[test]
+fn what_a_rows_command_leaves_running_does_not_hold_up_the_run() {
+    let scene = scene("  command: { mode: row, shell: 'echo \"$line\"; sleep 100 & setsid sleep 100 &' }", "a\nb\n");
+    scene.run().within(BOUND).ends_with(0);
+    assert_eq!(column(&scene, "stdout"), ["a\n", "b\n"]);
+    scene.until_gone(BOUND);
+}
+
+#[test]
+fn much_output_of_a_row_is_a_failure_and_not_a_cut() {
+    let size = "head -c \"$line\" /dev/zero | tr '\\0' x";
+    let scene = scene(
+        &format!("  command: {{ mode: row, shell: {} }}\n  on_error: skip", serde_json::json!(size)),
+        "8388608\n8388609\n0\n",
+    );
+    scene.run().within(BOUND).ends_with(0).says(&["more than 8 MiB"]);
+    let lengths: Vec<usize> = column(&scene, "stdout").iter().map(String::len).collect();
+    assert_eq!(lengths, [8_388_608, 0]);
+}
+
+#[test]
+fn a_command_without_rows_still_gives_its_columns() {
+    let scene = scene("  command: { mode: row, run: ['true', '{line}'] }", "");
+    let pipeline = scene.read("pipeline.yaml").replace("sink.jsonl", "sink.csv");
+    scene.write("pipeline.yaml", &pipeline);
+    scene.run().within(BOUND).ends_with(0);
+    assert_eq!(scene.read("sink.csv"), "line,stdout,stderr,exit_code,seconds\n");
+}
+
+#[test]
+fn a_stage_starts_after_those_that_it_waits_for() {
+    // Whatever starts too early does not find its file. `late` reads a source that also feeds `early`, whose queue is short.
+    let stages = "
+slow: { command: { shell: 'sleep 0.3; echo x > slow' } }
+task: { after: slow, command: [cp, slow, task] }
+read: { after: [slow, task], read: { path: task, format: lines } }
+many: { command: { shell: 'seq 20000', output: lines } }
+early: { from: many, sql: SELECT count(*) AS n FROM many }
+counted: { from: early, command: { shell: 'cat; cat task >&2; touch counted' }, after: task }
+late: { from: many, after: counted, command: { shell: 'test -e counted && cat', input: lines, output: lines }, queue: { batches: 1 } }
+a: { from: read, write: a.csv }
+b: { from: late, write: b.csv }
+c: { from: counted, write: c.jsonl }
+";
+    let scene = Scene::with_python("", stages, "");
+    scene.run().within(BOUND).ends_with(0);
+    assert_eq!(scene.read("a.csv"), "line\nx\n");
+    assert_eq!(scene.read("b.csv").lines().count(), 20_001);
+    assert_eq!(scene.read("c.jsonl"), "{\"n\":20000}\n");
+    scene.assert_clean();
+}
+
+#[test]
+fn steps_behind_one_that_fails_are_not_run() {
+    let stages = "bad: { command: ['false'] }\nnext: { after: bad, command: [touch, next] }\n";
+    let scene = Scene::with_python("", stages, "");
+    scene.run().within(BOUND).ends_with(1).says(&["stage `bad` failed"]);
+    assert!(!scene.exists("next"));
+}
