@@ -18,6 +18,10 @@ use crate::run::{AccountDifference, EdgeAccount, Ending, RunEvent, StageAccount,
 /// Starts of workers of one class that may fail in a row before the run fails.
 const FAILED_STARTS: u32 = 3;
 
+/// Attempts that may be given to other stages while a stage is ready, before it goes first. Deepest first alone would let a branch wait until
+/// another one is through.
+pub(super) const PATIENCE: u32 = 16;
+
 /// The pure scheduler of one run.
 #[derive(Debug)]
 pub struct Scheduler {
@@ -164,7 +168,7 @@ impl Scheduler {
     /// Begins one attempt of the deepest ready stage for which there is a worker; starts workers where they are missing.
     /// Returns whether anything changed.
     fn assign(&mut self) -> bool {
-        let ready: Vec<StageId> = self.ready.iter().map(|stage| stage.0).collect();
+        let ready = self.by_turn();
         let mut workers_wanted = self.plan.workers.saturating_sub(self.busy_slots + self.pool.total_starting());
         for stage in ready {
             let host = match self.stages[stage.index()].role {
@@ -190,6 +194,25 @@ impl Scheduler {
             }
         }
         false
+    }
+
+    /// The ready stages: those that have waited long enough, and then the deepest first.
+    fn by_turn(&self) -> Vec<StageId> {
+        let mut ready: Vec<StageId> = self.ready.iter().map(|stage| stage.0).collect();
+        let waited = |stage: &StageId| Some(self.stages[stage.index()].passed_over).filter(|turns| *turns >= PATIENCE);
+        // Stable: among the others, the deepest stays first.
+        ready.sort_by_key(|stage| Reverse(waited(stage)));
+        ready
+    }
+
+    /// A stage was given an attempt, before all others that are ready and could have had its place.
+    pub(super) fn had_a_turn(&mut self, stage: StageId) {
+        let is_native = self.stages[stage.index()].role.is_native();
+        for Reverse(other) in &self.ready {
+            let other = &mut self.stages[other.index()];
+            other.passed_over += u32::from(other.role.is_native() == is_native);
+        }
+        self.stages[stage.index()].passed_over = 0;
     }
 
     /// Starts as many workers as the stage has batches to work on, within the limits of its class and of the run.
@@ -529,7 +552,7 @@ impl StageState {
         phase
             && match &self.work {
                 Work::Resident(resident) => {
-                    let fed = resident.inputs.iter().any(|input| matches!(input, ResidentInput::Fed(_)));
+                    let fed = resident.inputs.iter().any(|input| matches!(input, ResidentInput::Fed(..)));
                     // A resident stage that was told that an input is over, or that nobody wants its output, is at work.
                     let ending = self.phase == Phase::Running
                         && (resident.closing || resident.inputs.iter().all(|input| *input == ResidentInput::Over))
@@ -544,7 +567,7 @@ impl StageState {
         match &self.work {
             Work::Jobs(jobs) => jobs.running,
             Work::Resident(resident) => {
-                let fed = resident.inputs.iter().any(|input| matches!(input, ResidentInput::Fed(_)));
+                let fed = resident.inputs.iter().any(|input| matches!(input, ResidentInput::Fed(..)));
                 u32::from(resident.pull.is_some() || fed)
             }
         }
@@ -566,6 +589,7 @@ fn new_stage(stage: &crate::plan::Stage, classes: &Classes) -> StageState {
         phase: Phase::Running,
         work,
         publishing: std::collections::VecDeque::new(),
+        passed_over: 0,
         estimate: Estimate::default(),
         account: StageAccount::default(),
         clock: super::clock::StageClock::default(),
