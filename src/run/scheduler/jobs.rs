@@ -244,13 +244,14 @@ impl Scheduler {
         }
         let limit = match failure.verdict {
             Verdict::Crash => retry.crash.get(),
+            Verdict::Oom => retry.oom.get(),
             Verdict::Exception | Verdict::Schema => retry.exception.get(),
         };
         let job = self.job(stage, sequence);
         let tried = job.tries.count(failure.verdict);
         let attempts = job.tries.total;
         // An import that raises will raise again.
-        let permanent = failure.scope != Scope::Rows && failure.verdict != Verdict::Crash;
+        let permanent = failure.scope != Scope::Rows && !matches!(failure.verdict, Verdict::Crash | Verdict::Oom);
         let divisible = failure.scope == Scope::Rows && job.input.is_some();
         let will_retry = !permanent && (tried < limit || divisible);
         let searching = matches!(job.step, Step::Blaming(_));
@@ -461,12 +462,14 @@ impl Tries {
     fn forgive(&mut self) {
         self.exception = 0;
         self.crash = 0;
+        self.oom = 0;
     }
 
     /// Counts a failed attempt; returns how many have failed with this verdict.
     fn count(&mut self, verdict: Verdict) -> u32 {
         let tries = match verdict {
             Verdict::Crash => &mut self.crash,
+            Verdict::Oom => &mut self.oom,
             Verdict::Exception | Verdict::Schema => &mut self.exception,
         };
         *tries += 1;

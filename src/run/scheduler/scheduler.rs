@@ -133,6 +133,7 @@ impl Scheduler {
             Event::WorkerReady { worker } => {
                 self.pool.make_idle(worker);
             }
+            Event::WorkerRetired { worker } => self.pool.retire(worker),
             Event::WorkerExited { worker, failure, cause } => self.worker_exited(worker, failure, cause),
             Event::Interrupted => self.finish(Ending::Interrupted),
             Event::Committed => self.finish(Ending::Succeeded),
@@ -463,7 +464,8 @@ impl Scheduler {
 
     /// Nothing runs, and so nothing will ever happen: not a matter of time.
     fn is_stuck(&self) -> bool {
-        self.running.is_empty() && self.pool.total_starting() == 0 && self.stages.iter().all(StageState::is_quiet)
+        let at_work = self.pool.total_starting() > 0 || self.pool.has_retired();
+        self.running.is_empty() && !at_work && self.stages.iter().all(StageState::is_quiet)
     }
 
     fn waiting(&self) -> Vec<String> {

@@ -142,6 +142,7 @@ pub struct Job {
 pub struct Tries {
     pub exception: u32,
     pub crash: u32,
+    pub oom: u32,
     pub total: u32,
     /// Attempts that were lost through no fault of the batch.
     pub engine: u32,
