@@ -141,7 +141,18 @@ fn a_plan_is_shown_with_its_bounds() {
       score.rejected -> all: 2 batches, 1.0 MiB; spills to disk
       all -> rest: 8 batches, 64.0 MiB
 
-    memory of all edges: at most 387.0 MiB (enforced; a batch that is larger than its edge is let in alone)
+    memory: at most 1.5 GiB
+        32.0 MiB  coordinator (estimated)
+       387.0 MiB  9 edges (enforced)
+        65.0 MiB  a batch that is let in alone, per edge (estimated)
+        64.0 MiB  batches made for edges that spill (estimated)
+       132.0 MiB  segments larger than their batches (enforced)
+       192.0 MiB  free segments (enforced)
+       256.0 MiB  1 query (enforced)
+       164.0 MiB  reading, writing and row-wise queries (estimated)
+        64.0 MiB  template of the workers (estimated)
+       128.0 MiB  2 workers without `memory` (estimated)
+        64.0 MiB  commands (estimated)
     "#);
 }
 

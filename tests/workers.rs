@@ -201,3 +201,82 @@ class Work:
     assert!(!scene.exists("out/sink.jsonl"));
     scene.assert_clean();
 }
+
+#[test]
+fn a_worker_that_has_more_memory_than_it_may_is_replaced_between_batches() {
+    let module = format!(
+        "{SOURCE}
+kept = []
+def work(rows):
+    kept.append(b'x' * (60 << 20))
+    return [{{'n': row['n'], 'kept': len(kept)}} for row in rows]
+"
+    );
+    let scene = Scene::new(
+        "s0:
+  python: { call: work:rows, with: { count: 40 } }
+  batch: { rows: 5 }
+s1:
+  from: s0
+  python: { call: work:work, as: rows }
+  memory: 150MiB
+sink:
+  from: s1
+  write: out/sink.jsonl
+",
+        &module,
+    );
+    let ran = scene.run().args(&["--workers", "1", "--progress", "plain"]).ends_with(0);
+    ran.says(&["it was replaced, as it had"]);
+    assert!(!ran.stderr.contains("tried again"), "{}", ran.stderr);
+    let kept: Vec<u64> = scene.read("out/sink.jsonl").lines().map(|line| number(line, "kept")).collect();
+    assert_eq!(kept.len(), 40);
+    assert!(kept.iter().all(|kept| *kept <= 3), "{kept:?}");
+    assert!(kept.iter().any(|kept| *kept > 1), "{kept:?}");
+    scene.assert_clean();
+}
+
+#[test]
+fn a_batch_that_takes_far_too_much_memory_is_killed_and_its_row_is_found() {
+    let module = format!(
+        "{SOURCE}
+import threading
+def work(rows):
+    if any(row['n'] == 7 for row in rows):
+        much = b'x' * (300 << 20)
+        threading.Event().wait()  # Until it is killed.
+    return rows
+"
+    );
+    let scene = Scene::new(
+        "s0:
+  python: { call: work:rows, with: { count: 12 } }
+  batch: { rows: 4 }
+s1:
+  from: s0
+  python: { call: work:work, as: rows }
+  memory: 128MiB
+  retry: { attempts: 2, on: [oom] }
+  on_error: reject
+sink:
+  from: s1
+  write: out/sink.jsonl
+bad:
+  from: s1.rejected
+  write: out/bad.jsonl
+",
+        &module,
+    );
+    scene.run().args(&["--workers", "1"]).ends_with(0);
+    let good: Vec<u64> = scene.read("out/sink.jsonl").lines().map(|line| number(line, "n")).collect();
+    assert_eq!(good, (0..12).filter(|n| *n != 7).collect::<Vec<_>>());
+    let bad = scene.read("out/bad.jsonl");
+    assert_eq!((number(&bad, "n"), bad.lines().count()), (7, 1));
+    assert!(bad.contains("\"_verdict\":\"oom\"") && bad.contains("half times its stage's `memory`"), "{bad}");
+    scene.assert_clean();
+}
+
+fn number(line: &str, key: &str) -> u64 {
+    let value: serde_json::Value = serde_json::from_str(line.lines().next().unwrap_or_default()).expect("it is JSON");
+    value[key].as_u64().expect("a number")
+}

@@ -19,7 +19,7 @@ from .frame import INLINE_LIMIT, Channel, Frame, Kind
 
 MIN_SEGMENT = 1 << 20
 MAX_FREE_SEGMENTS = 8
-MAX_FREE_BYTES = 256 << 20
+MAX_FREE_BYTES = 64 << 20
 _ALIGNMENT = 64
 
 _F_ADD_SEALS = 1033
@@ -115,7 +115,10 @@ class Outputs:
         if segment is None:
             return
         self._free.append(segment)
-        while len(self._free) > MAX_FREE_SEGMENTS or sum(free.size for free in self._free) > MAX_FREE_BYTES:
+        # One is kept whatever its size: batches as large as the last one come again.
+        while len(self._free) > 1 and (
+            len(self._free) > MAX_FREE_SEGMENTS or sum(free.size for free in self._free) > MAX_FREE_BYTES
+        ):
             oldest = self._free.pop(0)
             oldest.close()
             if oldest.announced:

@@ -2,14 +2,16 @@
 
 use std::fs::File;
 use std::io::{self, BufReader, BufWriter};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use arrow::array::{RecordBatch, UInt32Array};
 use arrow::compute::take_record_batch;
 use arrow::error::ArrowError;
 use arrow::ipc::reader::FileReader;
 use arrow::ipc::writer::FileWriter;
+use bytesize::ByteSize;
 
 use super::origin::Origin;
 use super::pool::{Lease, SegmentPool};
@@ -57,17 +59,39 @@ pub enum BatchError {
     Arrow(#[from] ArrowError),
     #[error("a batch could not be spilled to `{}`: {source}", path.display())]
     Spill { path: PathBuf, source: io::Error },
+    #[error(
+        "batches that wait on disk reached the limit of {}; `plan` shows the edges that spill: filter or aggregate before them",
+        ByteSize::b(*.limit)
+    )]
+    SpillLimit { limit: u64 },
+}
+
+/// Room on disk for the batches of a run. Clones share one account.
+#[derive(Clone, Debug)]
+pub struct SpillSpace {
+    pub folder: PathBuf,
+    pub limit: u64,
+    pub used: Arc<AtomicU64>,
+}
+
+impl SpillSpace {
+    pub fn new(folder: PathBuf, limit: u64) -> Self {
+        Self { folder, limit, used: Arc::default() }
+    }
 }
 
 #[derive(Debug)]
 struct SpilledFile {
     path: PathBuf,
+    bytes: u64,
+    used: Arc<AtomicU64>,
 }
 
 impl Drop for SpilledFile {
     fn drop(&mut self) {
         // The folder is removed with the run; a file that stays until then is no error.
         let _ = std::fs::remove_file(&self.path);
+        self.used.fetch_sub(self.bytes, Ordering::Relaxed);
     }
 }
 
@@ -137,16 +161,20 @@ impl Batch {
         Ok(Self { body: Body::Memory { records, shared: None }, ..self })
     }
 
-    /// Returns the batch with its rows in a file in `folder` instead of memory. The file is removed with the last clone.
+    /// Returns the batch with its rows in a file instead of memory. The file is removed with the last clone.
     ///
     /// # Errors
-    /// If the file cannot be written.
-    pub fn spill(self, folder: &Path, name: &str) -> Result<Self, BatchError> {
+    /// If the file cannot be written, or there is no room left for it.
+    pub fn spill(self, space: &SpillSpace, name: &str) -> Result<Self, BatchError> {
         let Body::Memory { records, .. } = &self.body else { return Ok(self) };
-        let path = folder.join(format!("{name}.arrow"));
+        let path = space.folder.join(format!("{name}.arrow"));
         let wrong = |source| BatchError::Spill { path: path.clone(), source };
-        std::fs::create_dir_all(folder).map_err(wrong)?;
-        let file = SpilledFile { path: path.clone() };
+        std::fs::create_dir_all(&space.folder).map_err(wrong)?;
+        let before = space.used.fetch_add(self.bytes, Ordering::Relaxed);
+        let file = SpilledFile { path: path.clone(), bytes: self.bytes, used: Arc::clone(&space.used) };
+        if before.saturating_add(self.bytes) > space.limit {
+            return Err(BatchError::SpillLimit { limit: space.limit });
+        }
         let output = BufWriter::new(File::create(&path).map_err(wrong)?);
         let written = FileWriter::try_new(output, &records.schema())
             .and_then(|mut writer| writer.write(records).and_then(|()| writer.finish()));
@@ -193,5 +221,26 @@ fn into_io(error: ArrowError) -> io::Error {
     match error {
         ArrowError::IoError(_, error) => error,
         other => io::Error::other(other),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use arrow::array::Int64Array;
+
+    use super::*;
+
+    #[test]
+    fn batches_on_disk_have_a_limit_together_and_give_their_room_back() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let column: arrow::array::ArrayRef = Arc::new(Int64Array::from_iter_values(0..100));
+        let records = RecordBatch::try_from_iter([("n", column)]).expect("one column");
+        let batch = Batch::new(records, Origin::unknown(100));
+        let space = SpillSpace::new(folder.path().to_owned(), batch.bytes() * 3 / 2);
+        let first = batch.clone().spill(&space, "first").expect("there is room");
+        let refused = batch.clone().spill(&space, "second");
+        assert!(matches!(refused, Err(BatchError::SpillLimit { .. })), "{refused:?}");
+        drop((first, refused));
+        batch.spill(&space, "third").expect("there is room again");
     }
 }

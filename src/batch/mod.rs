@@ -11,12 +11,12 @@ mod pool;
 mod segment;
 mod value_bytes;
 
-pub use batch::{Batch, BatchError, INLINE_BYTES, Parcel, Shared};
+pub use batch::{Batch, BatchError, INLINE_BYTES, Parcel, Shared, SpillSpace};
 pub(crate) use conform::is_open;
 pub use conform::{Columns, ConformError};
 pub use cut::Cutter;
 pub use file_table::FileTable;
 pub use origin::{FileId, Origin, Place};
-pub use pool::{Lease, SegmentPool};
-pub use segment::{Segment, SegmentError, SegmentId};
+pub use pool::{KEPT_BYTES, Lease, SegmentPool};
+pub use segment::{SMALLEST_SEGMENT, Segment, SegmentError, SegmentId};
 pub use value_bytes::value_bytes;

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use super::segment::{Segment, SegmentError, SegmentId};
 
 /// Bytes of free segments that are kept for later; more are given back to the system.
-const KEPT_BYTES: u64 = 256 << 20;
+pub const KEPT_BYTES: u64 = 64 << 20;
 
 /// Gives out segments to write a batch to. Clones share one pool.
 #[derive(Clone, Debug, Default)]

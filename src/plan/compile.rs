@@ -1,7 +1,7 @@
 //! [`compile`]: a [`Document`] to a [`Plan`], or to everything that is wrong with it.
 
 use std::collections::BTreeMap;
-use std::num::NonZeroU32;
+use std::num::{NonZeroU32, NonZeroU64};
 
 use super::check;
 use super::deadlock;
@@ -46,6 +46,7 @@ struct Analysis {
 struct Resolved {
     kind: Option<StageKind>,
     workers: WorkerLimits,
+    memory: Option<NonZeroU64>,
     cut: Option<Cut>,
     capacity: Capacity,
     retry: Retry,
@@ -128,6 +129,7 @@ fn resolve(
     Resolved {
         kind: resolver.kind(links),
         workers: resolver.workers(settings.workers, settings.cores),
+        memory: resolver.memory(),
         cut: resolver.cut(),
         capacity: resolver.capacity(),
         retry: resolver.retry(),
@@ -257,6 +259,7 @@ fn stage(
         inputs,
         ports: ports.into_iter().map(|name| Port { name: name.to_owned(), edges: Vec::new() }).collect(),
         workers: resolved.workers,
+        memory: resolved.memory,
         retry: resolved.retry.clone(),
         on_error: resolved.on_error,
         cut: resolved.cut.unwrap_or_default(),

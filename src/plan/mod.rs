@@ -7,6 +7,7 @@ mod compile;
 mod deadlock;
 mod graph;
 mod link;
+pub mod memory;
 #[allow(clippy::module_inception)]
 mod plan;
 mod query;

@@ -22,6 +22,9 @@ use crate::spec::model::{
 use crate::spec::tree::Node;
 use crate::spec::{Document, StageDraft};
 
+/// The least that `memory` can be: an interpreter that has imported pyarrow and numpy takes half of it.
+const SMALLEST_MEMORY: u64 = 64 << 20;
+
 /// Resolves the parts of one stage and collects what is wrong with them.
 pub struct Resolver<'a> {
     pub document: &'a Document,
@@ -329,6 +332,24 @@ impl Resolver<'_> {
         }
     }
 
+    pub fn memory(&mut self) -> Option<NonZeroU64> {
+        let spec = self.draft.spec.memory.as_ref()?;
+        let limit = self.size(&["memory"], spec)?;
+        match self.draft.kind() {
+            None | Some("python") => {}
+            Some(kind) => {
+                let message = format!("a `{kind}` stage has no workers of its own, so `memory` has no meaning");
+                let problem = self.report_at(Code::PlanBadOption, self.draft.key_span("memory"), None, message);
+                problem.help = Some("remove it; only `python` stages have `memory`".to_owned());
+            }
+        }
+        if limit.get() < SMALLEST_MEMORY {
+            let message = format!("{limit} bytes are less than a worker takes before its first batch");
+            self.report(Code::PlanBadOption, &["memory"], message).help = Some("write at least `64MiB`".to_owned());
+        }
+        Some(limit)
+    }
+
     /// The cut that the stage asks for.
     pub fn cut(&mut self) -> Option<Cut> {
         if CommandShape::of(self.draft).is_some_and(|shape| shape.mode == CommandModeSpec::Row) {
@@ -367,12 +388,13 @@ impl Resolver<'_> {
     pub fn retry(&self) -> Retry {
         let once = NonZeroU32::MIN;
         let thrice = NonZeroU32::new(3).expect("not zero");
-        let Some(spec) = &self.draft.spec.retry else { return Retry { exception: once, crash: thrice } };
+        let Some(spec) = &self.draft.spec.retry else { return Retry { exception: once, crash: thrice, oom: thrice } };
         let attempts = spec.attempts.and_then(NonZeroU32::new).unwrap_or(thrice);
         let counts = |verdict| spec.on.as_ref().is_none_or(|on| on.contains(&verdict));
         Retry {
             exception: if counts(VerdictSpec::Exception) { attempts } else { once },
             crash: if counts(VerdictSpec::Crash) { attempts } else { once },
+            oom: if counts(VerdictSpec::Oom) { attempts } else { once },
         }
     }
 

@@ -1,7 +1,7 @@
 //! [`Stage`]: one compiled stage and its kinds. No `Option` here stands for "use the default".
 
 use std::collections::BTreeMap;
-use std::num::NonZeroU32;
+use std::num::{NonZeroU32, NonZeroU64};
 use std::path::PathBuf;
 
 use super::plan::{EdgeId, StageId};
@@ -24,6 +24,8 @@ pub struct Stage {
     /// and tasks without output have none.
     pub ports: Vec<Port>,
     pub workers: WorkerLimits,
+    /// Bytes of its own that a worker of the stage may have; `None` is without a limit.
+    pub memory: Option<NonZeroU64>,
     pub retry: Retry,
     pub on_error: OnError,
     /// How a source cuts its rows. Other stages are cut at their incoming edges ([`super::Edge::cut`]).
@@ -211,6 +213,7 @@ pub struct WorkerLimits {
 pub struct Retry {
     pub exception: NonZeroU32,
     pub crash: NonZeroU32,
+    pub oom: NonZeroU32,
 }
 
 /// Why a row or a batch could not be processed. The same words are used in `retry.on`, in events and in rejects.
@@ -220,6 +223,8 @@ pub enum Verdict {
     Exception,
     /// The process died: a signal, or an exit that the engine did not ask for.
     Crash,
+    /// The worker was killed, as it had much more memory than it may have.
+    Oom,
     /// What the stage returned does not fit its declared or settled columns.
     Schema,
 }
@@ -229,6 +234,7 @@ impl Verdict {
         match self {
             Self::Exception => "exception",
             Self::Crash => "crash",
+            Self::Oom => "oom",
             Self::Schema => "schema",
         }
     }

@@ -5,6 +5,7 @@ use std::path::Path;
 
 use bytesize::ByteSize;
 
+use super::memory::MemoryBound;
 use super::plan::{Edge, Plan};
 use super::stage::{CommandLine, CommandMode, OnError, Port, Read, Stage, StageKind, WriteTarget};
 use crate::format::Format;
@@ -24,6 +25,7 @@ pub fn text(plan: &Plan) -> String {
     line(&mut out, "\nstages, in order:");
     plan.stages.iter().for_each(|stage| stage_text(plan, stage, &mut out));
     edges_text(plan, &mut out);
+    memory_text(plan, &mut out);
     out
 }
 
@@ -70,7 +72,11 @@ fn stage_text(plan: &Plan, stage: &Stage, out: &mut String) {
             OnError::Reject => "reject",
         };
         let attempts = format!("attempts: {} (exception), {} (crash)", retry.exception, retry.crash);
-        line(out, format!("      workers: {} to {}; {attempts}; on_error: {on_error}", workers.min, workers.max));
+        let memory = stage.memory.map(|limit| format!(", {} each", size(limit.get()))).unwrap_or_default();
+        line(
+            out,
+            format!("      workers: {} to {}{memory}; {attempts}; on_error: {on_error}", workers.min, workers.max),
+        );
     }
 }
 
@@ -174,13 +180,14 @@ fn edges_text(plan: &Plan, out: &mut String) {
         let spills = if edge.spills { "; spills to disk" } else { "" };
         line(out, format!("  {from} -> {}: {capacity}{cut}{spills}", plan.stage(edge.to).name));
     }
-    line(
-        out,
-        format!(
-            "\nmemory of all edges: at most {} (enforced; a batch that is larger than its edge is let in alone)",
-            size(plan.edge_bytes())
-        ),
-    );
+}
+
+fn memory_text(plan: &Plan, out: &mut String) {
+    let bound = MemoryBound::of(plan);
+    line(out, format!("\nmemory: at most {}", size(bound.total())));
+    for term in &bound.terms {
+        line(out, format!("  {:>10}  {} ({})", size(term.bytes), term.what, term.certainty.word()));
+    }
 }
 
 /// The graph as lines `producer -> consumer`.

@@ -134,6 +134,9 @@ pub struct StageSpec {
     pub command: Option<CommandSpec>,
     /// How many workers may run this stage at once: a number, `auto` (the cores that may be used), or limits.
     pub workers: Option<WorkersSpec>,
+    /// Memory that one worker of this stage may allocate (`python` only). One that has more after a batch is replaced; one that
+    /// reaches one and a half times as much is killed, and its batch is tried again.
+    pub memory: Option<SizeSpec>,
     /// How rows are cut into batches for this stage. A batch ends at whichever bound comes first.
     pub batch: Option<BatchSpec>,
     /// Bound of the queue in front of this stage. Both bounds hold.
@@ -457,6 +460,8 @@ pub enum VerdictSpec {
     Exception,
     /// The process died.
     Crash,
+    /// The worker was killed as it had much more than its `memory`.
+    Oom,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]

@@ -24,8 +24,13 @@ mod row_command;
 mod source_command;
 pub mod stage;
 mod worker;
+mod worker_memory;
 
 pub use guardian::{GUARDIAN_ARGUMENT, guard};
-pub use local::{LocalExecutor, QUERY_MEMORY, SPILL_LIMIT, Surroundings};
+pub use local::{LocalExecutor, SPILL_LIMIT, Surroundings};
 pub use poller::Token;
 pub use python::PythonHost;
+
+// What the plan promises is what is done.
+const _: () = assert!(crate::plan::memory::FREE_SEGMENTS == crate::batch::KEPT_BYTES);
+const _: () = assert!(crate::plan::memory::SMALLEST_SEGMENT == crate::batch::SMALLEST_SEGMENT);

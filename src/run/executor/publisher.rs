@@ -2,12 +2,11 @@
 //! not fit where an edge may spill. In the order of the sequence, so that everything depends on the data alone.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use arrow::datatypes::{DataType, SchemaRef};
 
-use crate::batch::{Batch, BatchError, Columns, ConformError, Cutter};
+use crate::batch::{Batch, BatchError, Columns, ConformError, Cutter, SpillSpace};
 use crate::format::Format;
 use crate::plan::{EdgeId, Plan, Port, Stage, StageId, StageKind};
 
@@ -40,12 +39,12 @@ pub struct Publisher {
     held: BTreeMap<EdgeId, u64>,
     /// Bytes in memory on edges that spill.
     in_memory: BTreeMap<EdgeId, u64>,
-    spill_folder: PathBuf,
+    spill: SpillSpace,
     spilled: u64,
 }
 
 impl Publisher {
-    pub fn new(plan: Arc<Plan>, spill_folder: PathBuf) -> Self {
+    pub fn new(plan: Arc<Plan>, spill: SpillSpace) -> Self {
         let mut columns = BTreeMap::new();
         for stage in &plan.stages {
             for port in 0..stage.ports.len() {
@@ -63,7 +62,7 @@ impl Publisher {
             cutters,
             held: BTreeMap::new(),
             in_memory: BTreeMap::new(),
-            spill_folder,
+            spill,
             spilled: 0,
             plan,
         }
@@ -134,7 +133,7 @@ impl Publisher {
         let mut spilled = Vec::with_capacity(pieces.len());
         for piece in pieces {
             self.spilled += 1;
-            spilled.push(piece.spill(&self.spill_folder, &format!("edge-{}-{}", edge.0, self.spilled))?);
+            spilled.push(piece.spill(&self.spill, &format!("edge-{}-{}", edge.0, self.spilled))?);
         }
         Ok(Put { edge, pieces: spilled, held_bytes, spilled: true })
     }

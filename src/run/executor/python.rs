@@ -7,6 +7,7 @@ use std::num::NonZeroU32;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use arrow::datatypes::SchemaRef;
 use rustix::fs::{OFlags, fcntl_setfl};
@@ -26,11 +27,17 @@ use super::opening;
 use super::poller::{Poller, Token};
 use super::resident::failure;
 use super::worker::{Current, ErrorText, Opening, Worker, WorkerError};
+use super::worker_memory::WorkerMemory;
 use crate::batch::{Batch, Origin, SegmentId, SegmentPool};
 use crate::environment::{template_variables, threads_per_worker, worker_variables};
 use crate::plan::{Plan, PythonTarget, StageId, StageKind, Verdict};
 use crate::run::scheduler::{AttemptId, ClassId, Classes, ExitCause, Failure, Scope, WorkerId};
 use crate::run::{RunEvent, Speaker, Stream};
+
+/// Time between two looks at the memory of workers that run an attempt.
+const WEIGHED_EVERY: Duration = Duration::from_millis(100);
+/// How long a worker that is being replaced may take to close what it has open.
+const REPLACE_GRACE: Duration = Duration::from_secs(60);
 
 /// The Python of a run's workers.
 #[derive(Clone, Debug)]
@@ -44,10 +51,28 @@ pub struct PythonHost {
 /// What happened to workers.
 #[derive(Debug)]
 pub enum Happened {
-    Ready { worker: WorkerId },
-    Exited { worker: WorkerId, failure: Failure, cause: ExitCause },
-    Failed { attempt: AttemptId, failure: Failure },
-    Done { attempt: AttemptId, rows: u64, end: bool, outputs: Vec<(usize, Batch)> },
+    Ready {
+        worker: WorkerId,
+    },
+    /// It will be given nothing more; its exit follows.
+    Retired {
+        worker: WorkerId,
+    },
+    Exited {
+        worker: WorkerId,
+        failure: Failure,
+        cause: ExitCause,
+    },
+    Failed {
+        attempt: AttemptId,
+        failure: Failure,
+    },
+    Done {
+        attempt: AttemptId,
+        rows: u64,
+        end: bool,
+        outputs: Vec<(usize, Batch)>,
+    },
 }
 
 pub struct Pool {
@@ -68,8 +93,11 @@ pub struct Pool {
     schemas: Vec<SchemaRef>,
     happened: Vec<Happened>,
     news: Vec<RunEvent>,
-    /// What went wrong when workers were asked to stop; `None` before they are.
-    closing: Option<Vec<(StageId, Failure)>>,
+    /// Instances of classes that could not be closed.
+    unclosed: Vec<(StageId, Failure)>,
+    /// All workers have been asked to stop.
+    is_closing: bool,
+    weighed: Instant,
 }
 
 #[derive(Debug)]
@@ -122,7 +150,9 @@ impl Pool {
             schemas: Vec::new(),
             happened: Vec::new(),
             news: Vec::new(),
-            closing: None,
+            unclosed: Vec::new(),
+            is_closing: false,
+            weighed: Instant::now(),
         }
     }
 
@@ -164,7 +194,7 @@ impl Pool {
         let mut frame = Frame::new(Kind::Fork).with_text(&json!({"env": env, "cwd": stage.cwd.to_string_lossy()}));
         frame.attempt = u64::from(worker.0);
         frame.fds = vec![socket, stdout, stderr];
-        self.workers.insert(worker, Worker::new(worker, connection));
+        self.workers.insert(worker, Worker::new(worker, connection, WorkerMemory::of(stage)));
         if let Some(template) = &mut self.template {
             template.connection.send(frame);
         }
@@ -447,6 +477,9 @@ impl Pool {
             Kind::Done => {
                 let done = |current: &Current| current.attempt.0 == frame.attempt;
                 if let Some(current) = worker.current.take_if(|current| done(current)) {
+                    if worker.is_outgrown() {
+                        self.happened.push(Happened::Retired { worker: id });
+                    }
                     self.happened.push(Happened::Done {
                         attempt: current.attempt,
                         rows: u64::from(frame.rows),
@@ -461,14 +494,15 @@ impl Pool {
                 if is_opening {
                     worker.stages.remove(&StageId(frame.stage));
                 }
-                if let Some(failures) = &mut self.closing
-                    && is_opening
-                {
-                    failures.push((StageId(frame.stage), user_failure(text, is_opening)));
+                if is_opening && (self.is_closing || worker.memory.replaced().is_some()) {
+                    self.unclosed.push((StageId(frame.stage), user_failure(text, is_opening)));
                     return Ok(());
                 }
                 let mine = |current: &Current| is_opening || current.attempt.0 == frame.attempt;
                 if let Some(current) = worker.current.take_if(|current| mine(current)) {
+                    if worker.is_outgrown() {
+                        self.happened.push(Happened::Retired { worker: id });
+                    }
                     self.happened
                         .push(Happened::Failed { attempt: current.attempt, failure: user_failure(text, is_opening) });
                 }
@@ -494,11 +528,15 @@ impl Pool {
             poller.remove(Token::WorkerEnd(id), pidfd.as_fd());
         }
         let is_catching_up = worker.current.as_ref().is_some_and(|current| current.is_catching_up);
-        let cause = if is_catching_up { ExitCause::Engine } else { cause };
+        let is_replaced = worker.memory.replaced().is_some();
+        let killed = worker.memory.killed();
+        let cause = if (is_catching_up && killed.is_none()) || is_replaced { ExitCause::Engine } else { cause };
+        let verdict = if killed.is_some() { Verdict::Oom } else { Verdict::Crash };
+        let reason = killed.or(worker.memory.replaced()).map_or(reason, str::to_owned);
         let opening = worker.current.as_ref().is_none_or(|current| current.waiting.is_some());
         let scope = if opening { Scope::Opening } else { Scope::Rows };
         self.news.push(RunEvent::WorkerExited { worker: id, pid: worker.pid, reason: reason.clone() });
-        let failure = failure(scope, Verdict::Crash, format!("the worker died: {reason}"));
+        let failure = failure(scope, verdict, format!("the worker died: {reason}"));
         self.happened.push(Happened::Exited { worker: id, failure, cause });
     }
 
@@ -532,17 +570,42 @@ impl Pool {
         }
     }
 
+    /// Kills workers that have far too much memory, and those that do not end although they are being replaced.
+    pub fn weigh(&mut self) {
+        if self.weighed.elapsed() < WEIGHED_EVERY {
+            return;
+        }
+        self.weighed = Instant::now();
+        for id in self.workers.keys().copied().collect::<Vec<_>>() {
+            let Some(worker) = self.workers.get_mut(&id) else { continue };
+            let is_late = worker.memory.replaced_since().is_some_and(|since| since.elapsed() > REPLACE_GRACE);
+            if is_late {
+                self.did_not_close(id, "`close()` did not return in time");
+            }
+            let Some(worker) = self.workers.get_mut(&id) else { continue };
+            let is_fatal = worker.current.is_some() && worker.memory.is_fatal(worker.pid);
+            if (is_late || is_fatal)
+                && let Some(pidfd) = &worker.pidfd
+            {
+                // It may be gone already.
+                let _ = pidfd_send_signal(pidfd, Signal::KILL);
+            }
+        }
+    }
+
     /// Remembers that the instance of a class was not closed in a worker that has been asked to stop.
     fn did_not_close(&mut self, id: WorkerId, how: &str) {
         let is_class = |stage: &StageId| match &self.plan.stage(*stage).kind {
             StageKind::Python(python) => python.target == PythonTarget::Class,
             _ => false,
         };
-        let stage = self.workers.get(&id).and_then(|worker| worker.stages.keys().copied().find(is_class));
-        if let (Some(stage), Some(failures)) = (stage, &mut self.closing)
-            && failures.iter().all(|(failed, _)| *failed != stage)
+        let asked = |worker: &&Worker| self.is_closing || worker.memory.replaced().is_some();
+        let worker = self.workers.get(&id).filter(asked);
+        let stage = worker.and_then(|worker| worker.stages.keys().copied().find(is_class));
+        if let Some(stage) = stage
+            && self.unclosed.iter().all(|(failed, _)| *failed != stage)
         {
-            failures.push((
+            self.unclosed.push((
                 stage,
                 failure(Scope::Opening, Verdict::Crash, format!("the instance in a worker was not closed: {how}")),
             ));
@@ -555,12 +618,12 @@ impl Pool {
         for id in self.workers.keys().copied().collect::<Vec<_>>() {
             self.did_not_close(id, "`close()` did not return in time");
         }
-        self.closing.take().into_iter().flatten().min_by_key(|(stage, _)| *stage)
+        std::mem::take(&mut self.unclosed).into_iter().min_by_key(|(stage, _)| *stage)
     }
 
     /// Asks all workers to close their stages and end.
     pub fn stop_all(&mut self) {
-        self.closing = Some(Vec::new());
+        self.is_closing = true;
         for worker in self.workers.values_mut() {
             worker.connection.send(Frame::new(Kind::Stop));
         }

@@ -12,6 +12,7 @@ use serde::Deserialize;
 use super::connection::Connection;
 use super::frame::{FLAG_ORIGIN, Frame, FrameError, Kind};
 use super::mailbox::{Mailbox, Message};
+use super::worker_memory::WorkerMemory;
 use crate::batch::{
     Batch, BatchError, Lease, Origin, Parcel, Segment, SegmentError, SegmentId, SegmentPool, Shared, ipc,
 };
@@ -29,6 +30,7 @@ pub struct Worker {
     pub pidfd: Option<OwnedFd>,
     pub stages: BTreeMap<StageId, Opening>,
     pub current: Option<Current>,
+    pub memory: WorkerMemory,
     /// Schemas and segments that it has been told.
     schemas_sent: BTreeSet<u32>,
     segments_sent: BTreeSet<SegmentId>,
@@ -94,7 +96,7 @@ struct OpenedText {
 }
 
 impl Worker {
-    pub fn new(id: WorkerId, connection: Connection) -> Self {
+    pub fn new(id: WorkerId, connection: Connection, memory: WorkerMemory) -> Self {
         Self {
             id,
             connection,
@@ -102,6 +104,7 @@ impl Worker {
             pidfd: None,
             stages: BTreeMap::new(),
             current: None,
+            memory,
             schemas_sent: BTreeSet::new(),
             segments_sent: BTreeSet::new(),
             leases: BTreeMap::new(),
@@ -156,6 +159,16 @@ impl Worker {
         frame.length = shared.length;
         self.leases.entry(segment.id()).or_default().push(Arc::clone(&shared.lease));
         Ok(())
+    }
+
+    /// An attempt is over. Returns whether the worker is to get no further one; if it has too much memory, it is asked to end.
+    pub fn is_outgrown(&mut self) -> bool {
+        let was_ending = self.memory.replaced().is_some();
+        let is_outgrown = self.memory.is_outgrown(self.pid);
+        if is_outgrown && !was_ending {
+            self.connection.send(Frame::new(Kind::Stop));
+        }
+        is_outgrown
     }
 
     /// Tells the worker that a segment is gone.

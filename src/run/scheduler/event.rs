@@ -98,6 +98,10 @@ pub enum Event {
     WorkerReady {
         worker: WorkerId,
     },
+    /// A worker is being replaced: it is given nothing more, and its exit follows.
+    WorkerRetired {
+        worker: WorkerId,
+    },
     /// A worker is gone and reaped. `failure` says how it died; the scheduler knows what it was doing.
     WorkerExited {
         worker: WorkerId,

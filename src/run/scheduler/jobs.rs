@@ -14,6 +14,9 @@ use crate::run::{RunEvent, StageFailure};
 const ENGINE_DEATHS: u32 = 20;
 /// Searches for rows to blame that may end without a culprit before the whole batch is blamed as a set.
 const ACQUITTALS: u32 = 3;
+/// Batches per worker that wait for one before them, if nothing else bounds their number; one batch may be slow, or be tried again,
+/// without stopping the others at once.
+const WINDOW_PER_WORKER: usize = 8;
 
 impl Scheduler {
     pub(super) fn step_jobs(&mut self, stage: StageId) {
@@ -75,12 +78,24 @@ impl Scheduler {
         if jobs.failed || jobs.exhausted {
             return Activity::WaitsForInput;
         }
+        if jobs.jobs.len() >= self.window(stage) {
+            return Activity::WaitsForOutput;
+        }
         if serial {
             return if self.admits(stage, None) { Activity::Busy } else { Activity::WaitsForOutput };
         }
         let Some(edge) = self.current_edge(stage, 0) else { return Activity::WaitsForInput };
         let Some(meta) = self.queues[edge.index()].front().copied() else { return Activity::WaitsForInput };
         if self.admits(stage, Some(&meta)) { Activity::Busy } else { Activity::WaitsForOutput }
+    }
+
+    /// Batches of a stage that may be worked on or wait for their turn in the order. Credits alone do not bound them where nobody reads the
+    /// output.
+    pub(super) fn window(&self, stage: StageId) -> usize {
+        let edges = super::scheduler::edges_behind(&self.plan, stage);
+        let open = edges.into_iter().any(|edge| !self.queues[edge.index()].is_closed());
+        let limit = self.plan.stage(stage).workers.max.get().min(self.plan.workers);
+        if open { usize::MAX } else { WINDOW_PER_WORKER * limit as usize }
     }
 
     /// Attempts that the stage could begin now, by its own limits and its input.
@@ -91,8 +106,10 @@ impl Scheduler {
         let again = jobs.ready.len() as u32;
         let free = limit.saturating_sub(jobs.running);
         let closed = jobs.failed || jobs.exhausted;
+        let open = jobs.jobs.len();
         let queued = match role {
             _ if closed => 0,
+            _ if open >= self.window(stage) => 0,
             Role::Map(_) => self.current_edge(stage, 0).map_or(0, |edge| self.queues[edge.index()].len() as u32),
             Role::Generator(_) | Role::Task | Role::Resident => 1,
         };
@@ -107,7 +124,8 @@ impl Scheduler {
         while let Some(edge) = self.current_edge(stage, 0)
             && self.queues[edge.index()].front().is_some_and(|meta| meta.rows == 0)
         {
-            let Some((_, meta)) = self.take(stage, 0) else { return };
+            let Some((edge, meta)) = self.take(stage, 0) else { return };
+            self.queues[edge.index()].done_with(0, meta.bytes);
             self.actions.push(Action::Release { batch: meta.id });
         }
     }
@@ -141,6 +159,7 @@ impl Scheduler {
         });
         let account = &mut self.stages[stage.index()].account;
         account.peak_attempts = account.peak_attempts.max(running);
+        self.had_a_turn(stage);
         self.actions.push(Action::Dispatch(Dispatch { attempt, stage, sequence, host, work }));
         self.touch(stage);
     }
@@ -189,7 +208,13 @@ impl Scheduler {
         let job = self.job(stage, sequence);
         let input = job.input.map(|(_, meta)| meta);
         let mut reservations = std::mem::take(&mut job.reservations);
-        let bytes = |port| outputs.iter().filter(|output| output.port == port).map(|output| output.batch.bytes).sum();
+        let rejected_bytes = job.rejected_bytes();
+        let rejected = self.plan.stage(stage).ports.iter().position(|port| port.name == Port::REJECTED);
+        let bytes = |port| {
+            let given = outputs.iter().filter(|output| output.port == port);
+            let given: u64 = given.map(|output| output.batch.bytes).sum();
+            if Some(port) == rejected { given + rejected_bytes } else { given }
+        };
         self.correct(stage, &mut reservations, bytes);
         let total = outputs.iter().map(|output| output.batch.bytes).sum();
         self.stages[stage.index()].estimate.learn(input.as_ref(), total);
@@ -219,13 +244,14 @@ impl Scheduler {
         }
         let limit = match failure.verdict {
             Verdict::Crash => retry.crash.get(),
+            Verdict::Oom => retry.oom.get(),
             Verdict::Exception | Verdict::Schema => retry.exception.get(),
         };
         let job = self.job(stage, sequence);
         let tried = job.tries.count(failure.verdict);
         let attempts = job.tries.total;
         // An import that raises will raise again.
-        let permanent = failure.scope != Scope::Rows && failure.verdict != Verdict::Crash;
+        let permanent = failure.scope != Scope::Rows && !matches!(failure.verdict, Verdict::Crash | Verdict::Oom);
         let divisible = failure.scope == Scope::Rows && job.input.is_some();
         let will_retry = !permanent && (tried < limit || divisible && job.rows() > 1);
         let searching = matches!(job.step, Step::Blaming(_));
@@ -355,7 +381,8 @@ impl Scheduler {
             if bad > 0 {
                 self.settle_rejects(stage, sequence, meta.id, bad, job.rejects, &mut reservations);
             }
-            self.queues[edge.index()].consumed_rows += rows + bad;
+            self.queues[edge.index()].done_with(rows + bad, meta.bytes);
+            self.touch(self.plan.edge(edge).from);
             self.stages[stage.index()].account.rows_in += rows + bad;
             self.actions.push(Action::Release { batch: meta.id });
         }
@@ -411,6 +438,13 @@ impl Job {
         self.input.map_or(0, |(_, meta)| meta.rows)
     }
 
+    /// What the rows that are taken out of the batch weigh, about.
+    fn rejected_bytes(&self) -> u64 {
+        let bad: u64 = self.rejects.iter().map(|reject| reject.rows.end - reject.rows.start).sum();
+        self.input
+            .map_or(0, |(_, meta)| (u128::from(meta.bytes) * u128::from(bad) / u128::from(meta.rows.max(1))) as u64)
+    }
+
     /// The rows that the next attempt is given.
     fn attempted(&self) -> Option<Attempted> {
         let (_, batch) = self.input?;
@@ -428,12 +462,14 @@ impl Tries {
     fn forgive(&mut self) {
         self.exception = 0;
         self.crash = 0;
+        self.oom = 0;
     }
 
     /// Counts a failed attempt; returns how many have failed with this verdict.
     fn count(&mut self, verdict: Verdict) -> u32 {
         let tries = match verdict {
             Verdict::Crash => &mut self.crash,
+            Verdict::Oom => &mut self.oom,
             Verdict::Exception | Verdict::Schema => &mut self.exception,
         };
         *tries += 1;

@@ -1,9 +1,13 @@
 //! [`Queue`]: the state of one bounded edge. Credits are counted here and nowhere else.
 //!
-//! A producer reserves a place before it makes a batch, so that what is queued, being made, or waiting for its turn in the
-//! order never exceeds the bound together. The estimate that was reserved is corrected when the size is known. Whatever its
-//! size, one batch is admitted when the queue holds nothing that the consumer could take: otherwise a batch larger than the bound, or a
-//! cut larger than the bound, would wait for ever.
+//! A producer reserves a place before it makes a batch, so that what is queued, being made, waiting for its turn in the order, or
+//! being worked on by the consumer never exceeds the bound in bytes together. (The bound in batches is for those that the consumer has not
+//! taken.) The estimate that was reserved is corrected when the size is known. Whatever its size, one batch is admitted when the
+//! queue holds nothing that the consumer could take: otherwise a batch larger than the bound, or a cut larger than the bound, would wait
+//! for ever.
+//!
+//! So the bytes of an edge are at most its bound, and above it only by batches that nobody could know to be so large: the one that
+//! was admitted for want of others, and those that were being made while their sizes were still guessed.
 
 use std::collections::VecDeque;
 
@@ -19,6 +23,8 @@ pub struct Queue {
     bytes: u64,
     /// Bytes that the cut keeps back.
     held_bytes: u64,
+    /// Bytes of the pieces that the consumer has taken and still needs.
+    taken_bytes: u64,
     reserved_batches: u32,
     reserved_bytes: u64,
     ended: bool,
@@ -49,6 +55,7 @@ impl Queue {
             pieces: VecDeque::new(),
             bytes: 0,
             held_bytes: 0,
+            taken_bytes: 0,
             reserved_batches: 0,
             reserved_bytes: 0,
             ended: false,
@@ -102,12 +109,25 @@ impl Queue {
         }
     }
 
+    /// Gives the consumer the next batch; [`Queue::done_with`] tells when it needs it no more.
     pub fn pop(&mut self) -> Option<Meta> {
+        let meta = self.remove()?;
+        self.taken_bytes += meta.bytes;
+        Some(meta)
+    }
+
+    fn remove(&mut self) -> Option<Meta> {
         let piece = self.pieces.pop_front()?;
         if !piece.spilled {
             self.bytes -= piece.meta.bytes;
         }
         Some(piece.meta)
+    }
+
+    /// The consumer has given a verdict on so many rows of batches that it took, of so many bytes.
+    pub fn done_with(&mut self, rows: u64, bytes: u64) {
+        self.consumed_rows += rows;
+        self.taken_bytes -= bytes;
     }
 
     pub fn front(&self) -> Option<&Meta> {
@@ -127,7 +147,7 @@ impl Queue {
     pub fn close(&mut self) -> Vec<Meta> {
         self.closed = true;
         self.held_bytes = 0;
-        std::iter::from_fn(|| self.pop()).collect()
+        std::iter::from_fn(|| self.remove()).collect()
     }
 
     pub fn is_closed(&self) -> bool {
@@ -143,9 +163,9 @@ impl Queue {
         self.pieces.len() as u64 + u64::from(self.reserved_batches)
     }
 
-    /// Bytes in memory that count against the bound: queued, held back by the cut, and reserved.
+    /// Bytes in memory that count against the bound: queued, held back by the cut, reserved, and taken.
     pub fn bytes_charged(&self) -> u64 {
-        self.bytes + self.held_bytes + self.reserved_bytes
+        self.bytes + self.held_bytes + self.reserved_bytes + self.taken_bytes
     }
 
     /// How full the queue is, between 0 and 1; reserved places count.

@@ -47,7 +47,7 @@ impl Scheduler {
                     self.resident(stage).inputs[input] = ResidentInput::Over;
                     self.actions.push(Action::EndInput { stage, input });
                 } else if let Some((edge, meta)) = self.take(stage, input) {
-                    self.resident(stage).inputs[input] = ResidentInput::Fed(edge);
+                    self.resident(stage).inputs[input] = ResidentInput::Fed(edge, meta.bytes);
                     self.actions.push(Action::Feed { stage, input, batch: meta.id });
                 }
             }
@@ -58,9 +58,10 @@ impl Scheduler {
 
     pub(super) fn resident_took(&mut self, stage: StageId, input: usize, rows: u64) {
         let slot = &mut self.resident(stage).inputs[input];
-        let ResidentInput::Fed(edge) = *slot else { return };
+        let ResidentInput::Fed(edge, bytes) = *slot else { return };
         *slot = ResidentInput::Waiting;
-        self.queues[edge.index()].consumed_rows += rows;
+        self.queues[edge.index()].done_with(rows, bytes);
+        self.touch(self.plan.edge(edge).from);
         let account = &mut self.stages[stage.index()].account;
         account.rows_in += rows;
         account.batches += 1;

@@ -2,7 +2,6 @@
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
-use std::ops::Bound;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,6 +17,10 @@ use crate::run::{AccountDifference, EdgeAccount, Ending, RunEvent, StageAccount,
 
 /// Starts of workers of one class that may fail in a row before the run fails.
 const FAILED_STARTS: u32 = 3;
+
+/// Attempts that may be given to other stages while a stage is ready, before it goes first. Deepest first alone would let a branch wait until
+/// another one is through.
+pub(super) const PATIENCE: u32 = 16;
 
 /// The pure scheduler of one run.
 #[derive(Debug)]
@@ -39,7 +42,7 @@ pub struct Scheduler {
     /// Stages whose situation changed.
     dirty: BTreeSet<StageId>,
     /// Stages that could begin an attempt, the deepest first.
-    ready: BTreeSet<Reverse<StageId>>,
+    pub(super) ready: BTreeSet<Reverse<StageId>>,
     /// How many of them work on threads of this process.
     ready_native: usize,
     next_attempt: u64,
@@ -149,6 +152,7 @@ impl Scheduler {
             Event::WorkerReady { worker } => {
                 self.pool.make_idle(worker);
             }
+            Event::WorkerRetired { worker } => self.pool.retire(worker),
             Event::WorkerExited { worker, failure, cause } => self.worker_exited(worker, failure, cause),
             Event::Interrupted => self.finish(Ending::Interrupted),
             Event::Committed => self.finish(Ending::Succeeded),
@@ -199,14 +203,12 @@ impl Scheduler {
     /// Begins one attempt of the deepest ready stage for which there is a worker; starts workers where they are missing.
     /// Returns whether anything changed.
     fn assign(&mut self) -> bool {
+        let slots_taken = self.busy_slots >= self.plan.workers;
+        if slots_taken && (self.ready_native == 0 || self.busy_native >= self.plan.workers) {
+            return false;
+        }
         let mut workers_wanted = self.plan.workers.saturating_sub(self.busy_slots + self.pool.total_starting());
-        let mut next = self.ready.first().copied();
-        while let Some(Reverse(stage)) = next {
-            if self.busy_slots >= self.plan.workers && (self.ready_native == 0 || self.busy_native >= self.plan.workers)
-            {
-                break;
-            }
-            next = self.ready.range((Bound::Excluded(Reverse(stage)), Bound::Unbounded)).next().copied();
+        for stage in self.by_turn() {
             let host = match self.stages[stage.index()].role {
                 Role::Map(super::MapHost::Native) => (self.busy_native < self.plan.workers).then_some(Place::Native),
                 _ if self.busy_slots >= self.plan.workers => None,
@@ -227,6 +229,25 @@ impl Scheduler {
             }
         }
         false
+    }
+
+    /// The ready stages: those that have waited long enough, and then the deepest first.
+    fn by_turn(&self) -> Vec<StageId> {
+        let mut ready: Vec<StageId> = self.ready.iter().map(|stage| stage.0).collect();
+        let waited = |stage: &StageId| Some(self.stages[stage.index()].passed_over).filter(|turns| *turns >= PATIENCE);
+        // Stable: among the others, the deepest stays first.
+        ready.sort_by_key(|stage| Reverse(waited(stage)));
+        ready
+    }
+
+    /// A stage was given an attempt, before all others that are ready and could have had its place.
+    pub(super) fn had_a_turn(&mut self, stage: StageId) {
+        let is_native = self.stages[stage.index()].role.is_native();
+        for Reverse(other) in &self.ready {
+            let other = &mut self.stages[other.index()];
+            other.passed_over += u32::from(other.role.is_native() == is_native);
+        }
+        self.stages[stage.index()].passed_over = 0;
     }
 
     /// Starts as many workers as the stage has batches to work on, within the limits of its class and of the run.
@@ -484,7 +505,8 @@ impl Scheduler {
 
     /// Nothing runs, and so nothing will ever happen: not a matter of time.
     fn is_stuck(&self) -> bool {
-        self.running.is_empty() && self.pool.total_starting() == 0 && self.stages.iter().all(StageState::is_quiet)
+        let at_work = self.pool.total_starting() > 0 || self.pool.has_retired();
+        self.running.is_empty() && !at_work && self.stages.iter().all(StageState::is_quiet)
     }
 
     fn waiting(&self) -> Vec<String> {
@@ -573,7 +595,7 @@ impl StageState {
         phase
             && match &self.work {
                 Work::Resident(resident) => {
-                    let fed = resident.inputs.iter().any(|input| matches!(input, ResidentInput::Fed(_)));
+                    let fed = resident.inputs.iter().any(|input| matches!(input, ResidentInput::Fed(..)));
                     // A resident stage that was told that an input is over, or that nobody wants its output, is at work.
                     let ending = self.phase == Phase::Running
                         && (resident.closing || resident.inputs.iter().all(|input| *input == ResidentInput::Over))
@@ -588,7 +610,7 @@ impl StageState {
         match &self.work {
             Work::Jobs(jobs) => jobs.running,
             Work::Resident(resident) => {
-                let fed = resident.inputs.iter().any(|input| matches!(input, ResidentInput::Fed(_)));
+                let fed = resident.inputs.iter().any(|input| matches!(input, ResidentInput::Fed(..)));
                 u32::from(resident.pull.is_some() || fed)
             }
         }
@@ -611,6 +633,7 @@ fn new_stage(stage: &crate::plan::Stage, classes: &Classes) -> StageState {
         awaited: stage.after.len(),
         work,
         publishing: std::collections::VecDeque::new(),
+        passed_over: 0,
         estimate: Estimate::default(),
         account: StageAccount::default(),
         clock: super::clock::StageClock::default(),

@@ -32,6 +32,11 @@ pub enum MapHost {
 }
 
 impl Role {
+    /// Whether attempts of the stage run on threads of this process.
+    pub fn is_native(self) -> bool {
+        self == Self::Map(MapHost::Native)
+    }
+
     pub fn of(stage: &Stage, classes: &Classes) -> Self {
         let class = || classes.of(stage.id).expect("every Python stage has a class");
         match &stage.kind {
@@ -75,6 +80,8 @@ pub struct StageState {
     pub work: Work,
     /// `Publish` actions that are not answered yet, each with its edges' reservations, in order.
     pub publishing: std::collections::VecDeque<Vec<(EdgeId, Reservation)>>,
+    /// Attempts given to other stages since the last one of this stage that this one, being ready, could have had.
+    pub passed_over: u32,
     pub estimate: Estimate,
     pub account: StageAccount,
     pub clock: super::clock::StageClock,
@@ -100,8 +107,8 @@ pub enum ResidentInput {
     /// Ready for a batch.
     #[default]
     Waiting,
-    /// Was fed a batch of this edge and has not taken it yet.
-    Fed(EdgeId),
+    /// Was fed a batch of this edge, of so many bytes, and has not taken it yet.
+    Fed(EdgeId, u64),
     /// Was told that there is no more, or does not want more.
     Over,
 }
@@ -137,6 +144,7 @@ pub struct Job {
 pub struct Tries {
     pub exception: u32,
     pub crash: u32,
+    pub oom: u32,
     pub total: u32,
     /// Attempts that were lost through no fault of the batch.
     pub engine: u32,

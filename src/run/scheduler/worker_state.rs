@@ -10,7 +10,7 @@ use crate::plan::{Plan, PythonTarget, Stage, StageId, StageKind};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ClassId(pub usize);
 
-/// Workers that can run the same stages: same environment variables, same working directory. A stage with a class, or
+/// Workers that can run the same stages: same environment variables, same working directory, same memory. A stage with a class, or
 /// a generator, has workers of its own, so that its state is where it expects it and no more often than `workers` says.
 #[derive(Clone, Debug)]
 pub struct Class {
@@ -38,7 +38,7 @@ impl Classes {
             let class = if own {
                 classes.add(stage.id, limit)
             } else {
-                *shared.entry((&stage.env, &stage.cwd)).or_insert_with(|| classes.add(stage.id, limit))
+                *shared.entry((&stage.env, &stage.cwd, stage.memory)).or_insert_with(|| classes.add(stage.id, limit))
             };
             classes.of_stage.insert(stage.id, class);
         }
@@ -76,6 +76,8 @@ pub enum WorkerState {
 pub struct Pool {
     workers: BTreeMap<WorkerId, (ClassId, WorkerState)>,
     classes: Vec<ClassState>,
+    /// Workers that live but are given nothing more.
+    retired: BTreeSet<WorkerId>,
     next: u32,
 }
 
@@ -91,7 +93,12 @@ struct ClassState {
 
 impl Pool {
     pub fn new(classes: usize) -> Self {
-        Self { workers: BTreeMap::new(), classes: vec![ClassState::default(); classes], next: 0 }
+        Self {
+            workers: BTreeMap::new(),
+            classes: vec![ClassState::default(); classes],
+            retired: BTreeSet::new(),
+            next: 0,
+        }
     }
 
     /// Takes an idle worker for an attempt.
@@ -138,13 +145,28 @@ impl Pool {
             class_state.failed_starts = 0;
         }
         *state = WorkerState::Idle;
-        class_state.idle.insert(worker);
+        if !self.retired.contains(&worker) {
+            class_state.idle.insert(worker);
+        }
+    }
+
+    /// A worker is given nothing more: it ends when what it works on is done.
+    pub fn retire(&mut self, worker: WorkerId) {
+        if let Some((class, _)) = self.workers.get(&worker) {
+            self.classes[class.0].idle.remove(&worker);
+            self.retired.insert(worker);
+        }
+    }
+
+    pub fn has_retired(&self) -> bool {
+        !self.retired.is_empty()
     }
 
     /// Forgets a worker; returns its class, what it was doing, and how many starts have failed in a row. Workers that fell
     /// together with the engine's template failed once, however many were being started.
     pub fn remove(&mut self, worker: WorkerId, cause: ExitCause) -> Option<(ClassId, WorkerState, u32)> {
         let (class, state) = self.workers.remove(&worker)?;
+        self.retired.remove(&worker);
         let class_state = &mut self.classes[class.0];
         class_state.alive -= 1;
         class_state.idle.remove(&worker);

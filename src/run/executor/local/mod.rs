@@ -26,7 +26,7 @@ use super::rejects;
 use super::resident::{Resident, failure};
 use super::stage::read::Source;
 use super::stage::write::Sink;
-use crate::batch::{Batch, Columns, FileTable, Origin, SegmentPool};
+use crate::batch::{Batch, Columns, FileTable, Origin, SegmentPool, SpillSpace};
 use crate::plan::{EdgeId, Plan, StageId, StageKind, Verdict};
 use crate::run::publish::{RunFolder, Staging};
 use crate::run::scheduler::{Action, BatchId, Dispatch, Event, Failure, Host, Meta, Output, Scope, Work};
@@ -34,9 +34,7 @@ use native::Planned;
 use processes::Running;
 pub use processes::end_text;
 
-/// Memory of one query over whole streams before it spills, bytes.
-pub const QUERY_MEMORY: usize = 256 << 20;
-/// Bytes that the queries and edges of a run may spill.
+/// Bytes that the edges of a run may spill together, and each of its queries.
 pub const SPILL_LIMIT: u64 = 64 << 30;
 /// How often pipes are read at the end of a run, at most.
 const DRAIN_ROUNDS: u32 = 1000;
@@ -103,7 +101,7 @@ impl LocalExecutor {
         let segments = SegmentPool::default();
         Ok(Self {
             pool: Pool::new(Arc::clone(&plan), &surroundings, log.clone(), mailbox.clone(), segments.clone()),
-            publisher: Publisher::new(Arc::clone(&plan), folder.join(SPILL_FOLDER)),
+            publisher: Publisher::new(Arc::clone(&plan), SpillSpace::new(folder.join(SPILL_FOLDER), SPILL_LIMIT)),
             plan,
             surroundings,
             folder,
@@ -169,6 +167,7 @@ impl LocalExecutor {
             }
         }
         self.mind_lingering();
+        self.pool.weigh();
         let happened = self.pool.take_happened();
         for happened in happened {
             self.pool_happened(happened);
@@ -393,6 +392,7 @@ impl LocalExecutor {
     fn pool_happened(&mut self, happened: Happened) {
         let event = match happened {
             Happened::Ready { worker } => Event::WorkerReady { worker },
+            Happened::Retired { worker } => Event::WorkerRetired { worker },
             Happened::Exited { worker, failure, cause } => Event::WorkerExited { worker, failure, cause },
             Happened::Failed { attempt, failure } => Event::AttemptFailed { attempt, failure },
             Happened::Done { attempt, rows, end, outputs } => {

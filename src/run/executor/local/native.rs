@@ -5,8 +5,9 @@ use std::sync::{Arc, Mutex};
 
 use arrow::datatypes::SchemaRef;
 
-use super::{LocalExecutor, QUERY_MEMORY, SPILL_FOLDER, SPILL_LIMIT};
+use super::{LocalExecutor, SPILL_FOLDER, SPILL_LIMIT};
 use crate::batch::Batch;
+use crate::plan::memory::QUERY_MEMORY;
 use crate::plan::{Stage, StageId, StageKind, Verdict};
 use crate::run::executor::mailbox::Message;
 use crate::run::executor::resident::{failure, guarded, sql_failure};
@@ -26,7 +27,7 @@ impl LocalExecutor {
             params: self.plan.params.clone(),
             seed: self.plan.seed,
             started: self.surroundings.started,
-            memory_limit: QUERY_MEMORY,
+            memory_limit: usize::try_from(QUERY_MEMORY).unwrap_or(usize::MAX),
             spill_folder: self.folder.join(SPILL_FOLDER),
             spill_limit: SPILL_LIMIT,
         }

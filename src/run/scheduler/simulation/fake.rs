@@ -10,11 +10,19 @@ use crate::plan::{EdgeId, Plan, StageId, Verdict};
 use crate::run::Ending;
 use crate::run::scheduler::*;
 
+/// How often something else goes before what a slow stage does.
+const SLOWNESS: u32 = 6;
+
 pub struct Fake<'a> {
     pub shapes: &'a [Shape],
     pub plan: &'a Plan,
     pub rng: TestRng,
     pub batches: BTreeMap<BatchId, Vec<u64>>,
+    /// Bytes of every batch that was ever made, and the edge that it was put on, or the port it was given on.
+    pub weights: BTreeMap<BatchId, u64>,
+    pub on_edge: BTreeMap<BatchId, EdgeId>,
+    pub given: BTreeMap<BatchId, (StageId, usize)>,
+    pub attempts: BTreeMap<AttemptId, StageId>,
     pub next_batch: u64,
     /// What will happen, in any order but within one lane, which is first in, first out.
     pub lanes: BTreeMap<Lane, Vec<Event>>,
@@ -65,15 +73,24 @@ pub struct FakeResident {
 #[derive(Default)]
 pub struct FakeCutter {
     held: Vec<u64>,
-    /// Rows of the largest batch that was put on the edge.
+    pub held_bytes: u64,
+    /// Rows of the largest batch that was put on the edge, and bytes of the largest one that was given, before or after its cut.
     pub largest: u64,
+    pub largest_bytes: u64,
 }
 
 impl Fake<'_> {
-    fn store(&mut self, rows: Vec<u64>) -> Meta {
+    /// Keeps a batch that a stage makes.
+    fn make(&mut self, stage: StageId, rows: Vec<u64>) -> Meta {
+        let weight = self.shapes[stage.index()].weight;
+        self.store(rows, weight)
+    }
+
+    fn store(&mut self, rows: Vec<u64>, weight: u64) -> Meta {
         self.next_batch += 1;
         let id = BatchId(self.next_batch);
-        let meta = Meta { id, rows: rows.len() as u64, bytes: rows.len() as u64 };
+        let meta = Meta { id, rows: rows.len() as u64, bytes: rows.len() as u64 * weight };
+        self.weights.insert(id, meta.bytes);
         self.batches.insert(id, rows);
         meta
     }
@@ -94,7 +111,12 @@ impl Fake<'_> {
     pub fn next(&mut self) -> Option<Event> {
         self.deaths();
         let lanes: Vec<Lane> = self.lanes.keys().copied().collect();
-        let lane = *lanes.get(self.rng.random_range(0..lanes.len().max(1)))?;
+        let mut lane = *lanes.get(self.rng.random_range(0..lanes.len().max(1)))?;
+        for _ in 0..SLOWNESS {
+            if self.is_slow(lane) {
+                lane = lanes[self.rng.random_range(0..lanes.len())];
+            }
+        }
         let events = self.lanes.get_mut(&lane)?;
         let event = events.remove(0);
         if events.is_empty() {
@@ -110,7 +132,45 @@ impl Fake<'_> {
             Event::WorkerExited { worker, .. } => self.busy.retain(|_, host| *host != Host::Worker(*worker)),
             _ => {}
         }
+        let (stage, outputs) = match &event {
+            Event::AttemptDone { attempt, outputs, .. } => (self.attempts[attempt], outputs),
+            Event::Produced { stage, outputs } => (*stage, outputs),
+            _ => return Some(event),
+        };
+        for output in outputs {
+            self.given.insert(output.batch.id, (stage, output.port));
+            for edge in &self.plan.stage(stage).ports[output.port].edges {
+                let cutter = self.cutters.entry(*edge).or_default();
+                cutter.largest_bytes = cutter.largest_bytes.max(output.batch.bytes);
+            }
+        }
         Some(event)
+    }
+
+    fn is_slow(&self, lane: Lane) -> bool {
+        let stage = match lane {
+            Lane::Stage(stage) => stage,
+            Lane::Attempt(attempt) => self.attempts[&attempt],
+            Lane::Worker(_) | Lane::Run => return false,
+        };
+        self.shapes[stage.index()].is_slow
+    }
+
+    /// For every edge, the bytes that really are in memory for it: on it, with its consumer, kept back by its cut, or given by its
+    /// producer and waiting to be published. And how many of its batches there are.
+    pub fn in_memory(&self) -> Vec<(u64, u64)> {
+        let kept = |edge| self.cutters.get(&edge).map_or(0, |cutter| cutter.held_bytes);
+        let mut edges: Vec<(u64, u64)> = self.plan.edges.iter().map(|edge| (kept(edge.id), 0)).collect();
+        for batch in self.batches.keys() {
+            let bytes = self.weights[batch];
+            if let Some(edge) = self.on_edge.get(batch) {
+                edges[edge.index()].0 += bytes;
+                edges[edge.index()].1 += 1;
+            } else if let Some((stage, port)) = self.given.get(batch) {
+                self.plan.stage(*stage).ports[*port].edges.iter().for_each(|edge| edges[edge.index()].0 += bytes);
+            }
+        }
+        edges
     }
 
     /// Perhaps a worker is killed, or all fall with the engine's template.
@@ -212,13 +272,14 @@ impl Fake<'_> {
             Action::Dispatch(dispatch) => self.dispatch(dispatch),
             Action::Publish { stage, port, batch } => {
                 let rows = self.batches.remove(&batch).expect("a batch that is published exists");
-                self.put(stage, port, &rows);
+                let weight = self.shapes[stage.index()].weight;
+                self.put(stage, port, &rows, weight);
             }
             Action::PublishRejects { stage, port, batch, rejects } => {
                 let rows = &self.batches[&batch];
                 let rows: Vec<u64> =
                     rejects.iter().flat_map(|reject| reject.rows.clone()).map(|row| rows[index(row)]).collect();
-                self.put(stage, port, &rows);
+                self.put(stage, port, &rows, 1);
             }
             Action::FinishPorts { stage } => self.finish(stage),
             Action::Release { batch } => {
@@ -232,17 +293,18 @@ impl Fake<'_> {
         }
     }
 
-    fn put(&mut self, stage: StageId, port: usize, rows: &[u64]) {
+    fn put(&mut self, stage: StageId, port: usize, rows: &[u64], weight: u64) {
         let edges = self.plan.stage(stage).ports[port].edges.clone();
-        let queued = edges.into_iter().map(|edge| self.put_on(edge, rows)).collect();
+        let queued = edges.into_iter().map(|edge| self.put_on(edge, rows, weight)).collect();
         self.push(Lane::Stage(stage), Event::Queued { stage, queued });
     }
 
     /// Cuts as the consumer asks; what is not full yet is kept back.
-    fn put_on(&mut self, edge: EdgeId, rows: &[u64]) -> QueuedPieces {
+    fn put_on(&mut self, edge: EdgeId, rows: &[u64], weight: u64) -> QueuedPieces {
         let plan = self.plan.edge(edge);
         let cutter = self.cutters.entry(edge).or_default();
         cutter.largest = cutter.largest.max(rows.len() as u64);
+        cutter.largest_bytes = cutter.largest_bytes.max(rows.len() as u64 * weight);
         let mut pieces = Vec::new();
         match self.shapes[plan.to.index()].cut {
             Some(cut) => {
@@ -253,17 +315,29 @@ impl Fake<'_> {
             }
             None => pieces.push(rows.to_vec()),
         }
-        let held_bytes = cutter.held.len() as u64;
-        let pieces = pieces.into_iter().map(|rows| self.store(rows)).collect();
+        let held_bytes = cutter.held.len() as u64 * weight;
+        cutter.held_bytes = held_bytes;
+        let pieces = pieces.into_iter().map(|rows| self.piece(edge, rows, weight)).collect();
         QueuedPieces { edge, pieces, held_bytes, spilled: plan.spills && self.rng.random_bool(0.5) }
+    }
+
+    fn piece(&mut self, edge: EdgeId, rows: Vec<u64>, weight: u64) -> Meta {
+        let meta = self.store(rows, weight);
+        self.on_edge.insert(meta.id, edge);
+        let cutter = self.cutters.entry(edge).or_default();
+        cutter.largest_bytes = cutter.largest_bytes.max(meta.bytes);
+        meta
     }
 
     fn finish(&mut self, stage: StageId) {
         let edges: Vec<EdgeId> = self.plan.stage(stage).ports.iter().flat_map(|port| port.edges.clone()).collect();
         let mut queued = Vec::new();
         for edge in edges {
-            let last = std::mem::take(&mut self.cutters.entry(edge).or_default().held);
-            let pieces = if last.is_empty() { Vec::new() } else { vec![self.store(last)] };
+            let weight = if self.plan.edge(edge).port == 0 { self.shapes[stage.index()].weight } else { 1 };
+            let cutter = self.cutters.entry(edge).or_default();
+            cutter.held_bytes = 0;
+            let last = std::mem::take(&mut cutter.held);
+            let pieces = if last.is_empty() { Vec::new() } else { vec![self.piece(edge, last, weight)] };
             queued.push(QueuedPieces { edge, pieces, held_bytes: 0, spilled: false });
         }
         self.push(Lane::Stage(stage), Event::PortsFinished { stage, queued });
@@ -282,6 +356,7 @@ impl Fake<'_> {
             assert!(!self.busy.values().any(|other| *other == host), "{worker:?} runs two attempts");
         }
         self.busy.insert(attempt, host);
+        self.attempts.insert(attempt, stage);
         if matches!(host, Host::Worker(worker) if !self.workers.contains(&worker)) {
             return;
         }
@@ -296,7 +371,7 @@ impl Fake<'_> {
                     Event::AttemptFailed { attempt, failure: failure(Verdict::Exception) }
                 } else {
                     let given = rows.len() as u64;
-                    let outputs = vec![Output { port: 0, batch: self.store(rows) }];
+                    let outputs = vec![Output { port: 0, batch: self.make(stage, rows) }];
                     Event::AttemptDone { attempt, rows: given, outputs, end: false }
                 }
             }
@@ -310,7 +385,7 @@ impl Fake<'_> {
                 let (from, to) = (sequence * 7, (sequence * 7 + 7).min(rows));
                 let given = (from..to).map(|row| row + stage.index() as u64 * 1000).collect::<Vec<_>>();
                 let outputs =
-                    if given.is_empty() { vec![] } else { vec![Output { port: 0, batch: self.store(given) }] };
+                    if given.is_empty() { vec![] } else { vec![Output { port: 0, batch: self.make(stage, given) }] };
                 Event::AttemptDone { attempt, rows: 0, outputs, end: to == rows }
             }
             Work::Task => {
@@ -404,7 +479,7 @@ impl Fake<'_> {
     }
 
     fn produce(&mut self, stage: StageId, rows: Vec<u64>) {
-        let batch = self.store(rows);
+        let batch = self.make(stage, rows);
         self.push(Lane::Stage(stage), Event::Produced { stage, outputs: vec![Output { port: 0, batch }] });
     }
 }

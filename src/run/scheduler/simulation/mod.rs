@@ -68,6 +68,10 @@ fn run(shapes: &[Shape], workers: u32, weather: Weather, rng: TestRng) {
         plan: &plan,
         rng,
         batches: BTreeMap::new(),
+        weights: BTreeMap::new(),
+        on_edge: BTreeMap::new(),
+        given: BTreeMap::new(),
+        attempts: BTreeMap::new(),
         next_batch: 0,
         lanes: BTreeMap::new(),
         busy: BTreeMap::new(),
@@ -85,9 +89,11 @@ fn run(shapes: &[Shape], workers: u32, weather: Weather, rng: TestRng) {
         committed: false,
         over: BTreeSet::new(),
     };
+    let mut turns = Turns::default();
     let mut actions = scheduler.start(Duration::ZERO);
     let mut steps = 0;
     loop {
+        turns.look(&scheduler, &actions);
         for action in actions {
             assert!(fake.ending.is_none(), "after the end: {action:?}");
             fake.perform(action);
@@ -155,7 +161,8 @@ fn check_failure(failure: &StageFailure, fake: &Fake) {
 }
 
 fn check_bounds(scheduler: &Scheduler, plan: &Plan, fake: &Fake) {
-    for (queue, edge) in scheduler.queues.iter().zip(&plan.edges) {
+    let in_memory = fake.in_memory();
+    for ((queue, edge), in_memory) in scheduler.queues.iter().zip(&plan.edges).zip(in_memory) {
         if edge.spills || queue.is_closed() {
             continue;
         }
@@ -164,6 +171,17 @@ fn check_bounds(scheduler: &Scheduler, plan: &Plan, fake: &Fake) {
         let pieces = fake.shapes[edge.to.index()].cut.map_or(1, |cut| largest.div_ceil(cut) + 1);
         let (batches, bound) = (queue.batches(), u64::from(edge.capacity.batches.get()) * pieces);
         assert!(batches <= bound, "{:?}: {batches} batches, bound {bound}", edge.id);
+        check_bytes(scheduler, queue, edge, in_memory, fake);
+    }
+    for (state, stage) in scheduler.stages.iter().zip(&plan.stages) {
+        let stage_state::Work::Jobs(jobs) = &state.work else { continue };
+        let edges = stage.ports.iter().flat_map(|port| &port.edges).map(|edge| &plan.edges[edge.index()]);
+        let open = edges.filter(|edge| !scheduler.queues[edge.id.index()].is_closed());
+        let credits = open.map(|edge| index(edge.capacity.batches.get().into())).min();
+        let bound = credits.unwrap_or(8 * index(stage.workers.max.get().min(plan.workers).into())).max(1);
+        // An output that is closed in the meantime bounds nothing from then on.
+        let bound = if stage.ports.iter().flat_map(|port| &port.edges).count() > 0 { bound.max(8 * 4) } else { bound };
+        assert!(jobs.jobs.len() <= bound, "{}: {} batches open, bound {bound}", stage.name, jobs.jobs.len());
     }
     let (native, slots): (Vec<Host>, Vec<Host>) = fake.busy.values().copied().partition(|host| *host == Host::Native);
     for (running, name) in [(native.len(), "threads"), (slots.len(), "workers")] {
@@ -171,12 +189,63 @@ fn check_bounds(scheduler: &Scheduler, plan: &Plan, fake: &Fake) {
     }
 }
 
-fn histories(cases: u32) {
-    let mut runner = TestRunner::new(Config { cases, failure_persistence: None, ..Config::default() });
+/// What is charged is what is there; and that is the bound, but for batches that were larger than could be known.
+fn check_bytes(
+    scheduler: &Scheduler,
+    queue: &queue::Queue,
+    edge: &crate::plan::Edge,
+    (bytes, pieces): (u64, u64),
+    fake: &Fake,
+) {
+    let charged = queue.bytes_charged();
+    // Rejected rows weigh what they weigh only when they are published.
+    let is_known = edge.port == 0 || scheduler.stages[edge.from.index()].publishing.is_empty();
+    assert!(bytes <= charged || !is_known, "{:?}: {bytes} bytes, {charged} charged", edge.id);
+    let largest = fake.cutters.get(&edge.id).map_or(0, |cutter| cutter.largest_bytes);
+    // What the cut keeps back is not there for the consumer to take.
+    let cut = fake.shapes[edge.to.index()].cut.unwrap_or(0) * fake.shapes[edge.from.index()].weight;
+    let taken = pieces - (queue.len() as u64).min(pieces);
+    let guessed = u64::from(edge.capacity.batches.get());
+    let bound = edge.capacity.bytes.get() + cut + (guessed + taken) * largest;
+    assert!(bytes <= bound || !is_known, "{:?}: {bytes} bytes, bound {bound}", edge.id);
+}
+
+/// How long stages that could run have waited for their turn.
+#[derive(Default)]
+struct Turns {
+    waited: BTreeMap<StageId, u32>,
+}
+
+impl Turns {
+    /// Nobody waits for ever: sooner or later a stage with input, credit and a worker goes before all others.
+    fn look(&mut self, scheduler: &Scheduler, actions: &[Action]) {
+        let has_place = |stage: StageId| match scheduler.stages[stage.index()].role {
+            Role::Map(MapHost::Worker(class)) | Role::Generator(class) => scheduler.pool.has_idle(class),
+            _ => true,
+        };
+        let ready = scheduler.ready.iter().map(|stage| stage.0).filter(|stage| has_place(*stage));
+        let mut waited: BTreeMap<StageId, u32> =
+            ready.map(|stage| (stage, self.waited.get(&stage).copied().unwrap_or(0))).collect();
+        for action in actions {
+            let Action::Dispatch(Dispatch { stage, .. }) = action else { continue };
+            let is_native = |stage: StageId| scheduler.stages[stage.index()].role.is_native();
+            let rivals = waited.iter_mut().filter(|(other, _)| is_native(**other) == is_native(*stage));
+            rivals.for_each(|(_, turns)| *turns += 1);
+            waited.entry(*stage).and_modify(|turns| *turns = 0);
+        }
+        let bound = scheduler::PATIENCE + scheduler.stages.len() as u32;
+        assert!(waited.values().all(|turns| *turns <= bound), "turns of others: {waited:?}, bound {bound}");
+        self.waited = waited;
+    }
+}
+
+/// Cases and seed are printed, so that a failure can be seen again: `MILLPOND_HISTORIES=<cases> MILLPOND_SEED=<seed>`.
+fn histories(cases: u32, seed: u64) {
+    println!("{cases} histories, seed {seed}");
+    let config = Config { cases, failure_persistence: None, ..Config::default() };
+    let mut runner = TestRunner::new_with_rng(config, rng(seed));
     let result = runner.run(&(shapes(), weather(), any::<u64>()), |((shapes, workers), weather, seed)| {
-        let mut bytes = [0; 32];
-        bytes[..8].copy_from_slice(&seed.to_le_bytes());
-        run(&shapes, workers, weather, TestRng::from_seed(prop::test_runner::RngAlgorithm::ChaCha, &bytes));
+        run(&shapes, workers, weather, rng(seed));
         Ok(())
     });
     if let Err(error) = result {
@@ -186,6 +255,27 @@ fn histories(cases: u32) {
 
 #[test]
 fn every_history_ends_with_every_row_in_its_place() {
-    let cases = std::env::var("MILLPOND_HISTORIES").ok().and_then(|cases| cases.parse().ok()).unwrap_or(1_500);
-    histories(cases);
+    let number = |name: &str| std::env::var(name).ok().map(|text| text.parse::<u64>().expect("a number"));
+    let is_long = std::env::var_os("MILLPOND_LONG").is_some();
+    let cases = number("MILLPOND_HISTORIES").unwrap_or(if is_long { 100_000 } else { 500 });
+    let threads = if is_long { 2 } else { 1 };
+    let seed = number("MILLPOND_SEED").unwrap_or_else(rand_seed);
+    std::thread::scope(|scope| {
+        for thread in 0..threads {
+            let cases = u32::try_from(cases / threads).expect("fewer cases");
+            scope.spawn(move || histories(cases, seed.wrapping_add(thread)));
+        }
+    });
+}
+
+fn rng(seed: u64) -> TestRng {
+    let mut bytes = [0; 32];
+    bytes[..8].copy_from_slice(&seed.to_le_bytes());
+    TestRng::from_seed(prop::test_runner::RngAlgorithm::ChaCha, &bytes)
+}
+
+/// Another one every time.
+fn rand_seed() -> u64 {
+    use std::hash::BuildHasher;
+    std::hash::RandomState::new().hash_one(())
 }

@@ -24,6 +24,11 @@ pub struct Shape {
     pub rejects: bool,
     workers: u32,
     queue: u32,
+    queue_bytes: u64,
+    /// Bytes of each row that the stage gives: what comes out weighs more than what went in, or less.
+    pub weight: u64,
+    /// What the stage does takes longer than what others do.
+    pub is_slow: bool,
     /// Rows per batch that the stage asks for.
     pub cut: Option<u64>,
     /// Cannot process poison rows, and does not reject them: the run fails.
@@ -60,17 +65,61 @@ pub enum MapKind {
     Native,
 }
 
-pub fn shapes() -> impl Strategy<Value = (Vec<Shape>, u32)> {
+/// Where the inputs of a stage with several come from.
+#[derive(Clone, Copy, Debug)]
+enum Wiring {
+    /// From anywhere.
+    Any,
+    /// Twice from the same port.
+    Twice,
+    /// From a stage and from what that stage reads: a branch that meets again.
+    Diamond,
+    /// From both ports of a stage.
+    BothPorts,
+}
+
+/// What is random about a stage besides its kind and its inputs.
+#[derive(Clone, Debug)]
+struct Numbers {
+    limit: u32,
+    queue: u32,
+    queue_bytes: u64,
+    weight: u64,
+    is_slow: bool,
+    rows: u64,
+    inputs: usize,
+    cut: Option<u64>,
+    fails: u8,
+}
+
+fn numbers() -> impl Strategy<Value = Numbers> {
     let cut = prop::option::weighted(0.4, 1u64..40);
-    let numbers = (1u32..4, 1u32..4, 0u64..200, 1usize..4, cut, 0u8..20);
+    let queue_bytes = prop_oneof![1u64..120, Just(100)];
+    let weight = prop_oneof![3 => Just(1u64), 1 => 2u64..6];
+    let sizes = (1u32..4, 1u32..4, queue_bytes, weight, prop::bool::weighted(0.2));
+    (sizes, 0u64..200, 1usize..4, cut, 0u8..20).prop_map(|(sizes, rows, inputs, cut, fails)| {
+        let (limit, queue, queue_bytes, weight, is_slow) = sizes;
+        Numbers { limit, queue, queue_bytes, weight, is_slow, rows, inputs, cut, fails }
+    })
+}
+
+pub fn shapes() -> impl Strategy<Value = (Vec<Shape>, u32)> {
+    let wiring = prop_oneof![
+        3 => Just(Wiring::Any),
+        1 => Just(Wiring::Twice),
+        2 => Just(Wiring::Diamond),
+        2 => Just(Wiring::BothPorts),
+    ];
+    let from = (any::<[prop::sample::Index; 3]>(), any::<[bool; 3]>(), wiring);
     let after = prop_oneof![4 => Just(0usize), 1 => 1usize..3];
-    let stage = (0u8..12, any::<[prop::sample::Index; 5]>(), any::<bool>(), numbers, after);
+    let after = (any::<[prop::sample::Index; 2]>(), after);
+    let stage = (0u8..12, from, any::<bool>(), numbers(), after);
     (prop::collection::vec(stage, 2..12), 1u32..5).prop_map(|(stages, workers)| {
         let mut shapes: Vec<Shape> = Vec::new();
-        for (kind, chosen, flag, (limit, queue, rows, inputs, cut, fails), after) in stages {
+        for (kind, (from, ports, wiring), flag, numbers, (awaited, after)) in stages {
+            let Numbers { limit, queue, queue_bytes, weight, is_slow, rows, inputs, cut, fails } = numbers;
             let producers: Vec<usize> =
                 (0..shapes.len()).filter(|&at| !matches!(shapes[at].kind, Kind::Sink | Kind::Task)).collect();
-            let (from, awaited) = chosen.split_at(3);
             let awaitable: Vec<usize> = (0..shapes.len()).filter(|&at| shapes[at].kind != Kind::Sink).collect();
             let after: BTreeSet<usize> = awaited[..if awaitable.is_empty() { 0 } else { after }]
                 .iter()
@@ -96,11 +145,14 @@ pub fn shapes() -> impl Strategy<Value = (Vec<Shape>, u32)> {
                 Kind::Limit { .. } | Kind::Map(MapKind::Native) => from[..1].to_vec(),
                 Kind::Map(_) | Kind::Sink => from[..inputs].to_vec(),
             };
-            let from = from.iter().map(|index| {
+            let from = from.iter().zip(ports).map(|(index, port)| {
                 let at = *index.get(&producers);
-                (at, flag && shapes[at].has_rejects())
+                (at, port && shapes[at].has_rejects())
             });
-            let from = from.collect();
+            let mut from: Vec<(usize, bool)> = from.collect();
+            if from.len() > 1 {
+                from[1] = wiring.second(from[0], from[1], &shapes);
+            }
             let fails = fails < 3 && !flag && matches!(kind, Kind::Map(_));
             shapes.push(Shape {
                 kind,
@@ -108,6 +160,9 @@ pub fn shapes() -> impl Strategy<Value = (Vec<Shape>, u32)> {
                 rejects: flag,
                 workers: limit,
                 queue,
+                queue_bytes,
+                weight,
+                is_slow,
                 cut,
                 fails,
                 after: after.into_iter().collect(),
@@ -115,6 +170,19 @@ pub fn shapes() -> impl Strategy<Value = (Vec<Shape>, u32)> {
         }
         (shapes, workers)
     })
+}
+
+impl Wiring {
+    /// The second input of a stage, for its first one; `any` is one from anywhere.
+    fn second(self, first: (usize, bool), any: (usize, bool), shapes: &[Shape]) -> (usize, bool) {
+        let producer = &shapes[first.0];
+        match self {
+            Self::Any => any,
+            Self::Twice => first,
+            Self::Diamond => producer.from.first().copied().unwrap_or(first),
+            Self::BothPorts => (first.0, !first.1 && producer.has_rejects()),
+        }
+    }
 }
 
 impl Shape {
@@ -155,7 +223,7 @@ pub fn plan(shapes: &[Shape], workers: u32) -> Plan {
                 input,
                 capacity: Capacity {
                     batches: NonZeroU32::new(shape.queue).expect("not zero"),
-                    bytes: NonZeroU64::new(100).expect("not zero"),
+                    bytes: NonZeroU64::new(shape.queue_bytes).expect("not zero"),
                 },
                 cut: None,
                 spills: shape.kind == Kind::Join || member > 0 || !shape.after.is_empty(),
@@ -242,7 +310,8 @@ fn stage(at: usize, shape: &Shape, inputs: Vec<Input>) -> Stage {
         kind,
         inputs,
         workers: WorkerLimits { min: 0, max: NonZeroU32::new(shape.workers).expect("not zero") },
-        retry: Retry { exception: one, crash: NonZeroU32::new(3).expect("not zero") },
+        retry: Retry { exception: one, crash: NonZeroU32::new(3).expect("not zero"), oom: one },
+        memory: None,
         on_error: if shape.rejects { OnError::Reject } else { OnError::Fail },
         cut: Cut::default(),
         env: BTreeMap::new(),

@@ -1,0 +1,102 @@
+//! [`WorkerMemory`]: what a worker may have of its own, and what happened when it had more.
+
+use std::time::Instant;
+
+use bytesize::ByteSize;
+
+use crate::plan::memory::killed_at;
+use crate::plan::{Stage, StageKind};
+
+/// The limits of one worker, and its end if it went over one.
+#[derive(Debug, Default)]
+pub struct WorkerMemory {
+    /// After an attempt: above it the worker is replaced.
+    replaced_above: Option<u64>,
+    /// At any time: above it the worker is killed.
+    killed_above: Option<u64>,
+    end: Option<End>,
+}
+
+#[derive(Clone, Debug)]
+enum End {
+    /// Asked to close what it has open and to end.
+    Replaced {
+        reason: String,
+        since: Instant,
+    },
+    Killed {
+        reason: String,
+    },
+}
+
+impl WorkerMemory {
+    /// The limits of workers of the class of `stage`.
+    pub fn of(stage: &Stage) -> Self {
+        let limit = stage.memory.map(std::num::NonZeroU64::get);
+        // A new worker would have to make again all that a generator has made so far.
+        let is_source = matches!(&stage.kind, StageKind::Python(python) if python.is_source);
+        Self { replaced_above: limit.filter(|_| !is_source), killed_above: limit.map(killed_at), end: None }
+    }
+
+    /// An attempt is over: returns whether the worker has too much to go on.
+    pub fn is_outgrown(&mut self, pid: i32) -> bool {
+        let Some(limit) = self.replaced_above.filter(|_| self.end.is_none()) else { return self.end.is_some() };
+        let Some(bytes) = own_bytes(pid).filter(|bytes| *bytes > limit) else { return false };
+        let reason = format!(
+            "it was replaced, as it had {} after a batch, more than its stage's `memory` of {}",
+            size(bytes),
+            size(limit)
+        );
+        self.end = Some(End::Replaced { reason, since: Instant::now() });
+        true
+    }
+
+    /// Returns whether the worker has so much that it must be killed now.
+    pub fn is_fatal(&mut self, pid: i32) -> bool {
+        let Some(limit) = self.killed_above.filter(|_| !matches!(self.end, Some(End::Killed { .. }))) else {
+            return false;
+        };
+        let Some(bytes) = own_bytes(pid).filter(|bytes| *bytes > limit) else { return false };
+        let reason =
+            format!("it was killed, as it had {}, more than one and a half times its stage's `memory`", size(bytes));
+        self.end = Some(End::Killed { reason });
+        true
+    }
+
+    /// Since when it should have ended by itself.
+    pub fn replaced_since(&self) -> Option<Instant> {
+        match &self.end {
+            Some(End::Replaced { since, .. }) => Some(*since),
+            _ => None,
+        }
+    }
+
+    /// Why it was replaced.
+    pub fn replaced(&self) -> Option<&str> {
+        match &self.end {
+            Some(End::Replaced { reason, .. }) => Some(reason),
+            _ => None,
+        }
+    }
+
+    /// Why it was killed.
+    pub fn killed(&self) -> Option<&str> {
+        match &self.end {
+            Some(End::Killed { reason }) => Some(reason),
+            _ => None,
+        }
+    }
+}
+
+fn size(bytes: u64) -> String {
+    ByteSize::b(bytes).to_string()
+}
+
+/// Bytes that a process has allocated, with what it has inherited from its template; not the segments, which are accounted for as
+/// batches. `None` when it is gone.
+fn own_bytes(pid: i32) -> Option<u64> {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let line = text.lines().find_map(|line| line.strip_prefix("RssAnon:"))?;
+    let kilobytes = line.split_whitespace().next()?.parse::<u64>().ok()?;
+    Some(kilobytes << 10)
+}
