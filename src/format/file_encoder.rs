@@ -31,6 +31,9 @@ pub enum EncodeMode {
 }
 
 /// Writes batches of one schema in a format. The schema must be settled for Parquet and Arrow.
+///
+/// Encoding goes on elsewhere, on the threads of rayon, so an encoder must not be used on one of them. An error may be that of an
+/// earlier batch.
 pub struct FileEncoder<W: Write + Send> {
     body: Body<W>,
     cutter: Cutter,

@@ -38,6 +38,7 @@ pub enum DecodeError {
 }
 
 /// Appends a whole table to `out`: text with a header where the format has one, Arrow as a stream.
+/// Waits for work on the threads of rayon, so it must not be called on one of them.
 pub fn encode(format: Format, batch: &RecordBatch, out: &mut Vec<u8>) -> Result<(), EncodeError> {
     let mut encoder = FileEncoder::new(out, format, true, Compression::None, batch.schema_ref(), EncodeMode::Stream)?;
     encoder.write(batch)?;

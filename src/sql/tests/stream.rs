@@ -346,11 +346,11 @@ fn groups_larger_than_the_limit_spill() {
 #[test]
 fn sorted_groups_four_times_as_large_as_the_limit_spill() {
     let folder = tempfile::tempdir().expect("a folder");
-    let batches = many(12, 10);
+    let batches = many(24, 10);
     let bytes: usize = batches.iter().map(RecordBatch::get_array_memory_size).sum();
     let sql = "SELECT text, id, sum(id) AS s, min(value) AS m FROM t GROUP BY text, id ORDER BY s DESC";
     let outcome = run(sql, vec![table("t", &batches)], &with_limit(bytes / 4, folder.path())).expect("a result");
-    assert_eq!(outcome.batches.iter().map(RecordBatch::num_rows).sum::<usize>(), 12 * 8192);
+    assert_eq!(outcome.batches.iter().map(RecordBatch::num_rows).sum::<usize>(), 24 * 8192);
 }
 
 #[test]
