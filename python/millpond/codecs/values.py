@@ -74,21 +74,23 @@ class Given:
         index = schema.get_field_index(name)
         return schema.field(index).type if index >= 0 else None
 
-    def passed_on(self, name: str, values: list[Any]) -> bool:
-        """Whether every one of `values` is an object of the input column `name`."""
+    def type_to_keep(self, name: str, values: list[Any]) -> pa.DataType | None:
+        """The type of the input column `name` if all `values` are objects of it and inferring would lose it."""
         given = self._values.get(name)
         if given is None:
-            return False
-        known = set(map(id, given))
-        return known.issuperset(map(id, values))
+            return None
+        kind = self.type_of(name)
+        if kind in _INFERRED or not set(map(id, given)).issuperset(map(id, values)):
+            return None
+        return kind
 
 
 def array_of(name: str, values: list[Any], declared: pa.DataType | None, given: Given) -> pa.Array:
     """The column that `values` make: of the declared type, else of the input's if passed on, else inferred."""
     if declared is not None:
         return _declared_array(name, values, declared)
-    before = given.type_of(name)
-    if before is not None and before not in _INFERRED and given.passed_on(name, values):
+    before = given.type_to_keep(name, values)
+    if before is not None:
         try:
             return _one_array(name, pa.array(values, type=before))
         except _CONVERSION_ERRORS:  # A type that Arrow cannot build from objects.
