@@ -15,21 +15,22 @@ import pyarrow as pa
 from ..errors import SchemaError
 from .table import cast_array
 
-# Types whose values can be read straight from memory, and how.
+# Types whose values can be read straight from memory, and how. By id, which is all there is to these types: to hash a
+# type takes longer than to read a few values.
 _FORMATS = {
-    pa.int8(): "b",
-    pa.int16(): "h",
-    pa.int32(): "i",
-    pa.int64(): "q",
-    pa.uint8(): "B",
-    pa.uint16(): "H",
-    pa.uint32(): "I",
-    pa.uint64(): "Q",
-    pa.float32(): "f",
-    pa.float64(): "d",
+    pa.int8().id: "b",
+    pa.int16().id: "h",
+    pa.int32().id: "i",
+    pa.int64().id: "q",
+    pa.uint8().id: "B",
+    pa.uint16().id: "H",
+    pa.uint32().id: "I",
+    pa.uint64().id: "Q",
+    pa.float32().id: "f",
+    pa.float64().id: "d",
 }
 # What Arrow infers from Python objects anyway.
-_INFERRED = {pa.bool_(), pa.int64(), pa.float64(), pa.string(), pa.binary(), pa.date32()}
+_INFERRED = {kind.id for kind in (pa.bool_(), pa.int64(), pa.float64(), pa.string(), pa.binary(), pa.date32())}
 # Below this many values, finding out how to read a column fast takes longer than reading it.
 _FEW = 16
 # Columns beyond which rows are not worth the code that makes them.
@@ -40,7 +41,7 @@ _CONVERSION_ERRORS = (pa.ArrowException, OverflowError, TypeError, ValueError)
 def list_of(column: pa.Array) -> list[Any]:
     """The values of a column, `None` for null; several times as fast as `to_pylist` for numbers."""
     count = len(column)
-    code = _FORMATS.get(column.type) if count >= _FEW else None
+    code = _FORMATS.get(column.type.id) if count >= _FEW else None
     if code is None or column.null_count > 0:
         values: list[Any] = column.to_pylist()
         return values
@@ -79,8 +80,8 @@ class Given:
         given = self._values.get(name)
         if given is None:
             return None
-        kind = self.type_of(name)
-        if kind in _INFERRED or not set(map(id, given)).issuperset(map(id, values)):
+        kind = self.column(name).type
+        if kind.id in _INFERRED or not set(map(id, given)).issuperset(map(id, values)):
             return None
         return kind
 
