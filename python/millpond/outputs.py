@@ -73,6 +73,7 @@ class Outputs:
     def __init__(self, channel: Channel) -> None:
         self._channel = channel
         self._schemas: dict[pa.Schema, tuple[int, int]] = {}
+        self._last_schema: tuple[pa.Schema, tuple[int, int]] | None = None  # To compare is faster than to hash.
         self._in_use: dict[int, OutputSegment] = {}
         self._free: list[OutputSegment] = []  # The oldest first.
         self._next_segment = 1
@@ -126,12 +127,15 @@ class Outputs:
 
     def _schema(self, schema: pa.Schema) -> tuple[int, int]:
         """Id of a schema, and the bytes that its message takes."""
+        if self._last_schema is not None and schema.equals(self._last_schema[0]):
+            return self._last_schema[1]
         known = self._schemas.get(schema)
         if known is None:
             message = schema.serialize().to_pybytes()
             known = (len(self._schemas) + 1, len(message))
             self._schemas[schema] = known
             self._channel.send(Frame(Kind.SCHEMA_OUT, schema=known[0], data=message))
+        self._last_schema = (schema, known)
         return known
 
     def _acquire(self, size: int) -> OutputSegment:

@@ -15,21 +15,22 @@ import pyarrow as pa
 from ..errors import SchemaError
 from .table import cast_array
 
-# Types whose values can be read straight from memory, and how.
+# Types whose values can be read straight from memory, and how. By id, which is all there is to these types: to hash a
+# type takes longer than to read a few values.
 _FORMATS = {
-    pa.int8(): "b",
-    pa.int16(): "h",
-    pa.int32(): "i",
-    pa.int64(): "q",
-    pa.uint8(): "B",
-    pa.uint16(): "H",
-    pa.uint32(): "I",
-    pa.uint64(): "Q",
-    pa.float32(): "f",
-    pa.float64(): "d",
+    pa.int8().id: "b",
+    pa.int16().id: "h",
+    pa.int32().id: "i",
+    pa.int64().id: "q",
+    pa.uint8().id: "B",
+    pa.uint16().id: "H",
+    pa.uint32().id: "I",
+    pa.uint64().id: "Q",
+    pa.float32().id: "f",
+    pa.float64().id: "d",
 }
 # What Arrow infers from Python objects anyway.
-_INFERRED = {pa.bool_(), pa.int64(), pa.float64(), pa.string(), pa.binary(), pa.date32()}
+_INFERRED = {kind.id for kind in (pa.bool_(), pa.int64(), pa.float64(), pa.string(), pa.binary(), pa.date32())}
 # Below this many values, finding out how to read a column fast takes longer than reading it.
 _FEW = 16
 # Columns beyond which rows are not worth the code that makes them.
@@ -40,7 +41,7 @@ _CONVERSION_ERRORS = (pa.ArrowException, OverflowError, TypeError, ValueError)
 def list_of(column: pa.Array) -> list[Any]:
     """The values of a column, `None` for null; several times as fast as `to_pylist` for numbers."""
     count = len(column)
-    code = _FORMATS.get(column.type) if count >= _FEW else None
+    code = _FORMATS.get(column.type.id) if count >= _FEW else None
     if code is None or column.null_count > 0:
         values: list[Any] = column.to_pylist()
         return values
@@ -74,21 +75,23 @@ class Given:
         index = schema.get_field_index(name)
         return schema.field(index).type if index >= 0 else None
 
-    def passed_on(self, name: str, values: list[Any]) -> bool:
-        """Whether every one of `values` is an object of the input column `name`."""
+    def type_to_keep(self, name: str, values: list[Any]) -> pa.DataType | None:
+        """The type of the input column `name` if all `values` are objects of it and inferring would lose it."""
         given = self._values.get(name)
         if given is None:
-            return False
-        known = set(map(id, given))
-        return known.issuperset(map(id, values))
+            return None
+        kind = self.column(name).type
+        if kind.id in _INFERRED or not set(map(id, given)).issuperset(map(id, values)):
+            return None
+        return kind
 
 
 def array_of(name: str, values: list[Any], declared: pa.DataType | None, given: Given) -> pa.Array:
     """The column that `values` make: of the declared type, else of the input's if passed on, else inferred."""
     if declared is not None:
         return _declared_array(name, values, declared)
-    before = given.type_of(name)
-    if before is not None and before not in _INFERRED and given.passed_on(name, values):
+    before = given.type_to_keep(name, values)
+    if before is not None:
         try:
             return _one_array(name, pa.array(values, type=before))
         except _CONVERSION_ERRORS:  # A type that Arrow cannot build from objects.
