@@ -362,7 +362,17 @@ stages:
   g: { from: a, command: { mode: row, run: [x, '{{x}} {lime}'] } }
   h: { after: h, command: [x] }
 ";
-    insta::assert_snapshot!(problems(yaml), @r"");
+    insta::assert_snapshot!(problems(yaml), @r"
+    plan::after_sink 5:16 stage `c` cannot wait for the sink `b` (all sinks are published together, when every stage has ended: wait for the stage in front of it)
+    plan::unknown_stage 5:19 stage `c` waits for `nope`, which is no stage (choose from `a`, `d`, `e`, `f`, `g`, `h`)
+    plan::cycle 6:15 these stages wait for each other: d -> f -> e -> d (a pipeline must not have a cycle)
+    plan::bad_option 7:80 the argument `{` has a `{` without its partner (`{column}` stands for a row's value; write `{{` for the brace itself)
+    plan::bad_option 7:85 the argument `}` has a `}` without its partner (`{column}` stands for a row's value; write `}}` for the brace itself)
+    plan::bad_option 8:77 a command in mode `row` has no `output` (it gets the row in its arguments and gives it with `stdout`, `stderr`, `exit_code` and `seconds`)
+    plan::bad_option 8:86 a command in mode `row` gets one row at a time
+    plan::bad_input 9:48 `lime` is no column of the rows that `g` gets (did you mean `line`?)
+    plan::cycle 10:15 the stage `h` waits for itself (a pipeline must not have a cycle)
+    ");
 }
 
 #[test]

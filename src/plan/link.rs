@@ -88,7 +88,8 @@ fn resolve_after(
     let waiting = &document.stages[to].name;
     let Some(&from) = positions.get(reference.text) else {
         let message = format!("stage `{waiting}` waits for `{}`, which is no stage", reference.text);
-        let help = did_you_mean(reference.text, positions.keys().copied().filter(|name| name != waiting));
+        let others = document.stages.iter().filter(|other| other.kind() != Some("write") && other.name != *waiting);
+        let help = did_you_mean(reference.text, others.map(|other| other.name.as_str()));
         let problem = Diagnostic::new(Code::PlanUnknownStage, reference.span, message);
         problems.push(problem.label("no stage has this name").help(help).through(reference.through));
         return None;
