@@ -193,11 +193,11 @@ impl Batch {
         }
         let records = ipc::without_dictionaries(&records)?;
         let message = ipc::encode(&records)?;
-        if message.len() <= INLINE_BYTES {
+        if message.size() <= INLINE_BYTES {
             return Ok((records, Parcel::Inline(message.to_vec())));
         }
         let lease = pool.write(message.parts())?;
-        let shared = Shared { lease, offset: 0, length: message.len() as u64 };
+        let shared = Shared { lease, offset: 0, length: message.size() as u64 };
         // From here on the batch lives in shared memory only: one copy, however many read it.
         let buffer = ipc::leased_buffer(&shared.lease, 0, shared.length).expect("just written there");
         let records = ipc::decode(&buffer, records.schema())?;

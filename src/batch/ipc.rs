@@ -27,12 +27,12 @@ impl Message {
     }
 
     /// Bytes of all parts.
-    pub fn len(&self) -> usize {
+    pub fn size(&self) -> usize {
         self.parts.iter().map(Buffer::len).sum()
     }
 
     pub fn to_vec(&self) -> Vec<u8> {
-        let mut bytes = Vec::with_capacity(self.len());
+        let mut bytes = Vec::with_capacity(self.size());
         self.parts().for_each(|part| bytes.extend_from_slice(part));
         bytes
     }
@@ -168,7 +168,7 @@ mod tests {
         let lease = SegmentPool::default().write(message.parts()).expect("memory");
         let start = lease.segment().address(0, 1).expect("in range").as_ptr() as usize;
         let range = start..start + lease.segment().len();
-        let buffer = leased_buffer(&lease, 0, message.len() as u64).expect("in range");
+        let buffer = leased_buffer(&lease, 0, message.size() as u64).expect("in range");
         let schema = decode_schema(&encode_schema(&batch.schema()).expect("a schema")).expect("a schema");
         let read = decode(&buffer, Arc::new(schema)).expect("what was written");
         assert_eq!(read, batch);
