@@ -162,7 +162,7 @@ stages:
     spec::wrong_type 11:6 the stage `b` must be a mapping, not a list
     spec::bad_value 14:30 `as` cannot be `dataframe` (choose from `arrow`, `numpy`, `pandas`, `row`, `rows`)
     spec::unknown_key 15:16 `workers` has no key `mim` (did you mean `min`?)
-    spec::bad_value 16:30 an item of `on` cannot be `timeout` (choose from `crash`, `exception`)
+    spec::bad_value 16:30 an item of `on` cannot be `timeout` (choose from `crash`, `exception`, `oom`)
     ");
 }
 

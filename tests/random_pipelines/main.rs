@@ -1,7 +1,7 @@
 //! Random pipelines, run for real: with the tightest queues each must end, soon, and its sinks must hold what an evaluator
 //! over whole vectors of rows says.
 //!
-//! `MILLPOND_PIPELINES` is the number of pipelines, `MILLPOND_PIPELINE` the seed of the one pipeline to run, whose folder is kept.
+//! `MILLPOND_PIPELINES` is the number of pipelines (200, or 500 with `MILLPOND_LONG`), `MILLPOND_PIPELINE` the seed of the one pipeline to run, whose folder is kept.
 
 mod pipeline;
 mod rng;
@@ -35,7 +35,8 @@ fn every_pipeline_ends_with_every_row_in_its_place() {
         try_seed(seed, &kept).unwrap_or_else(|problem| panic!("{problem}"));
         return;
     }
-    let (next, end) = (AtomicU64::new(0), number("MILLPOND_PIPELINES").unwrap_or(200));
+    let usual = if std::env::var_os("MILLPOND_LONG").is_some() { 500 } else { 200 };
+    let (next, end) = (AtomicU64::new(0), number("MILLPOND_PIPELINES").unwrap_or(usual));
     let problems = Mutex::new(Vec::new());
     std::thread::scope(|scope| {
         for _ in 0..AT_ONCE {
