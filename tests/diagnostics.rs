@@ -532,3 +532,17 @@ proptest::proptest! {
         }
     }
 }
+
+#[test]
+fn snappy_is_for_the_pages_of_parquet_files() {
+    let yaml = "version: 1
+stages:
+  a: { read: { path: a.csv, compression: snappy } }
+  b: { from: a, write: { path: b.csv, compression: snappy } }
+  c: { from: a, write: { path: c.parquet, compression: snappy } }
+";
+    insta::assert_snapshot!(problems(yaml), @r"
+    plan::bad_option 3:42 `snappy` compresses the pages of parquet files that are written, and nothing else
+    plan::bad_option 4:52 `snappy` compresses the pages of parquet files that are written, and nothing else
+    ");
+}

@@ -14,7 +14,13 @@ pub fn decompress<R: Read + Send + 'static>(input: R, compression: Compression) 
         Compression::None => Box::new(input),
         Compression::Gzip => Box::new(MultiGzDecoder::new(input)),
         Compression::Zstd => Box::new(zstd::Decoder::new(input)?),
+        Compression::Snappy => return Err(of_pages_only()),
     })
+}
+
+/// The plan refuses it for whole files.
+fn of_pages_only() -> io::Error {
+    io::Error::new(io::ErrorKind::Unsupported, "snappy compresses the pages of Parquet files only")
 }
 
 /// Compresses what is written to it. Nothing in the output says when or where it was made.
@@ -30,6 +36,7 @@ impl<W: Write> Compressor<W> {
             Compression::None => Self::None(output),
             Compression::Gzip => Self::Gzip(GzEncoder::new(output, flate2::Compression::default())),
             Compression::Zstd => Self::Zstd(zstd::Encoder::new(output, zstd::DEFAULT_COMPRESSION_LEVEL)?),
+            Compression::Snappy => return Err(of_pages_only()),
         })
     }
 

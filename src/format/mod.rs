@@ -84,7 +84,7 @@ impl Format {
     pub fn names(self, path: &Path) -> bool {
         let bare = match Compression::of(path) {
             Compression::None => path.to_owned(),
-            Compression::Gzip | Compression::Zstd => path.with_extension(""),
+            Compression::Gzip | Compression::Zstd | Compression::Snappy => path.with_extension(""),
         };
         bare.extension().is_some_and(|extension| self.extensions().iter().any(|known| extension == *known))
     }
@@ -95,6 +95,8 @@ pub enum Compression {
     None,
     Gzip,
     Zstd,
+    /// Of the pages of Parquet files, never of whole files.
+    Snappy,
 }
 
 impl Compression {

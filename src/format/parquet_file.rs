@@ -19,8 +19,9 @@ use super::error::EncodeError;
 use super::strand::{Bound, Place, Strand};
 use crate::batch::value_bytes;
 
-/// Rows of a row group, and bytes of values after which it ends early.
-const GROUP_ROWS: usize = 128 << 10;
+/// Rows of a row group, and bytes of values after which it ends early. Much smaller groups would each try a dictionary for columns
+/// that are no good for one, up to its limit of 1 MiB.
+const GROUP_ROWS: usize = 1 << 20;
 const GROUP_BYTES: usize = 64 << 20;
 
 /// Writes batches into row groups whose ends depend on the rows alone, provided that the batches do.
@@ -54,6 +55,7 @@ impl<W: Write + Send> ParquetWriter<W> {
             Compression::None => Codec::UNCOMPRESSED,
             Compression::Gzip => Codec::GZIP(GzipLevel::default()),
             Compression::Zstd => Codec::ZSTD(ZstdLevel::default()),
+            Compression::Snappy => Codec::SNAPPY,
         };
         let properties = WriterProperties::builder()
             .set_compression(codec)

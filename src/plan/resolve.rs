@@ -25,6 +25,8 @@ use crate::spec::{Document, StageDraft};
 /// The least that `memory` can be: an interpreter that has imported pyarrow and numpy takes half of it.
 const SMALLEST_MEMORY: u64 = 64 << 20;
 
+const SNAPPY_IS_FOR_PAGES: &str = "`snappy` compresses the pages of parquet files that are written, and nothing else";
+
 /// Resolves the parts of one stage and collects what is wrong with them.
 pub struct Resolver<'a> {
     pub document: &'a Document,
@@ -100,6 +102,9 @@ impl Resolver<'_> {
             let message = "parquet cannot be read from standard input, as it is read from its end";
             self.report(Code::PlanBadOption, &["read", "format"], message);
         }
+        if matches!(options.compression, Some(CompressionSpec::Snappy)) {
+            self.report(Code::PlanBadOption, &["read", "compression"], SNAPPY_IS_FOR_PAGES);
+        }
         let delimiter = self.delimiter(options, format);
         self.check_header("read", options.header, format);
         for path in paths.iter().filter(|path| *path != "-") {
@@ -158,6 +163,9 @@ impl Resolver<'_> {
         // Pages of parquet are compressed unless the file says otherwise.
         let implied = if format == Format::Parquet { Compression::Zstd } else { extension };
         let compression = given.map_or(implied, compression);
+        if format != Format::Parquet && compression == Compression::Snappy {
+            self.report(Code::PlanBadOption, &["write", "compression"], SNAPPY_IS_FOR_PAGES);
+        }
         if format == Format::Parquet && extension != Compression::None {
             let message = "a parquet file compresses its own pages and is not compressed as a whole";
             self.report(Code::PlanBadOption, &["write", "path"], message).help =
@@ -487,6 +495,7 @@ fn compression(spec: CompressionSpec) -> Compression {
         CompressionSpec::None => Compression::None,
         CompressionSpec::Gz => Compression::Gzip,
         CompressionSpec::Zst => Compression::Zstd,
+        CompressionSpec::Snappy => Compression::Snappy,
     }
 }
 

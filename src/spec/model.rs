@@ -237,6 +237,8 @@ pub enum CompressionSpec {
     Gz,
     /// Zstandard
     Zst,
+    /// Snappy; for the pages of Parquet files that are written
+    Snappy,
 }
 
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
