@@ -151,7 +151,7 @@ pub(super) fn encode(batch: &RecordBatch, delimiter: u8, header: bool, out: &mut
         return Err(EncodeError::Unsupported { column, data_type, format: "CSV" });
     }
     if schema.fields().is_empty() {
-        return Ok(());
+        return if batch.num_rows() == 0 { Ok(()) } else { Err(EncodeError::NoColumns { rows: batch.num_rows() }) };
     }
     arrow::csv::WriterBuilder::new().with_header(header).with_delimiter(delimiter).build(out).write(batch)?;
     Ok(())

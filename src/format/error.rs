@@ -59,6 +59,8 @@ pub enum EncodeError {
     Unsupported { column: String, data_type: DataType, format: &'static str },
     #[error("lines are written from one column or from a column named `line`; there are {}", list(columns))]
     NoLine { columns: Vec<String> },
+    #[error("there are {rows} rows without any column, which this format cannot tell from none")]
+    NoColumns { rows: usize },
     #[error("row {row} of the batch contains a line break, so that it would become more than one line")]
     LineBreak { row: usize },
     #[error(transparent)]

@@ -290,6 +290,13 @@ fn lines_need_one_column_and_no_line_breaks() {
 }
 
 #[test]
+fn rows_without_columns_cannot_be_csv() {
+    let rows = decode(Format::Jsonl, b"{}\n{}\n", &[]).unwrap();
+    assert_eq!(rows.num_rows(), 2);
+    assert!(matches!(encode(Format::Csv, &rows, &mut Vec::new()), Err(EncodeError::NoColumns { rows: 2 })));
+}
+
+#[test]
 fn lines_of_a_slice_are_written_without_what_lies_around_them() {
     let lines = StringArray::from(vec![Some("a\nb"), Some("c"), None, Some("ä"), Some("e\n")]);
     let slice = batch(vec![("line", Arc::new(lines))]).slice(1, 3);
