@@ -13,7 +13,7 @@ use millpond::spec::{self, Completeness, Given};
 fn given(set: &[(&str, &str)], completeness: Completeness) -> Given {
     Given {
         set: set.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect(),
-        env: BTreeMap::from([("HOME".to_owned(), "/home/me".to_owned())]),
+        env: BTreeMap::from([("HOME".to_owned(), "/somebody".to_owned())]),
         current_dir: "/here".into(),
         seed: 7,
         completeness,

@@ -12,7 +12,7 @@ use millpond::spec::{self, Completeness, Given};
 fn given(set: &[(&str, &str)], completeness: Completeness) -> Given {
     Given {
         set: set.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect(),
-        env: BTreeMap::from([("HOME".to_owned(), "/home/me".to_owned())]),
+        env: BTreeMap::from([("HOME".to_owned(), "/somebody".to_owned())]),
         current_dir: "/here".into(),
         seed: 7,
         completeness,
@@ -219,7 +219,10 @@ fn expressions_take_types_and_paths_their_base() {
     let stage = |name: &str| plan.stages.iter().find(|stage| stage.name == name).expect("exists");
     let score = stage("score");
     let StageKind::Python(python) = &score.kind else { panic!("not python") };
-    assert_eq!(serde_json::Value::Object(python.with.clone()), serde_json::json!({ "model": "/home/me/m", "seed": 7 }));
+    assert_eq!(
+        serde_json::Value::Object(python.with.clone()),
+        serde_json::json!({ "model": "/somebody/m", "seed": 7 })
+    );
     assert_eq!(score.env["A"], "1");
     assert_eq!(score.env["B"], "x 9");
     assert_eq!(score.env["C"], "${{ z }}");

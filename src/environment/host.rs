@@ -48,9 +48,9 @@ mod tests {
     #[test]
     fn relative_cache_folders_do_not_count() {
         let folder = |xdg: Option<&str>, home: Option<&str>| cache_folder(xdg.map(Into::into), home.map(Into::into));
-        assert_eq!(folder(Some("/xdg"), Some("/home/a")), Some("/xdg/millpond".into()));
-        assert_eq!(folder(Some("xdg"), Some("/home/a")), Some("/home/a/.cache/millpond".into()));
-        assert_eq!(folder(Some(""), Some("/home/a")), Some("/home/a/.cache/millpond".into()));
+        assert_eq!(folder(Some("/xdg"), Some("/somebody")), Some("/xdg/millpond".into()));
+        assert_eq!(folder(Some("xdg"), Some("/somebody")), Some("/somebody/.cache/millpond".into()));
+        assert_eq!(folder(Some(""), Some("/somebody")), Some("/somebody/.cache/millpond".into()));
         assert_eq!(folder(None, Some("")), None);
         assert_eq!(folder(None, None), None);
     }

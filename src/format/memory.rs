@@ -1,5 +1,6 @@
 //! Whole tables in memory: the standard input and output of commands.
 
+use std::borrow::Cow;
 use std::io::Cursor;
 use std::sync::Arc;
 
@@ -47,30 +48,23 @@ pub fn encode(format: Format, batch: &RecordBatch, out: &mut Vec<u8>) -> Result<
 }
 
 /// Reads a whole table. Columns that are not `declared` are inferred from the first rows, as they are for files. No bytes at
-/// all are a table without rows, with the declared columns.
-pub fn decode(format: Format, bytes: &[u8], declared: &[(String, DataType)]) -> Result<RecordBatch, DecodeError> {
+/// all are a table without rows, with the declared columns. Lines that are given away stay in the memory that they are in.
+pub fn decode<'a>(
+    format: Format,
+    bytes: impl Into<Cow<'a, [u8]>>,
+    declared: &[(String, DataType)],
+) -> Result<RecordBatch, DecodeError> {
+    let bytes = bytes.into();
     match format {
         _ if bytes.is_empty() && format != Format::Lines => {
             Ok(RecordBatch::new_empty(Arc::new(declared_schema(declared))))
         }
-        Format::Csv => decode_text(format, Splitter::csv(b',', true), bytes, declared),
-        Format::Tsv => decode_text(format, Splitter::csv(b'\t', true), bytes, declared),
-        Format::Jsonl => decode_text(format, Splitter::jsonl(), bytes, declared),
-        Format::Lines => lines::decode_text(bytes.to_vec()).map_err(in_row),
-        Format::Arrow => decode_arrow(bytes, declared),
-        Format::Parquet => decode_parquet(bytes, declared),
-    }
-}
-
-/// Reads a whole table as [`decode`] does; lines stay in the memory that they are in.
-pub fn decode_in_place(
-    format: Format,
-    bytes: Vec<u8>,
-    declared: &[(String, DataType)],
-) -> Result<RecordBatch, DecodeError> {
-    match format {
-        Format::Lines => lines::decode_text(bytes).map_err(in_row),
-        _ => decode(format, &bytes, declared),
+        Format::Csv => decode_text(format, Splitter::csv(b',', true), &bytes, declared),
+        Format::Tsv => decode_text(format, Splitter::csv(b'\t', true), &bytes, declared),
+        Format::Jsonl => decode_text(format, Splitter::jsonl(), &bytes, declared),
+        Format::Lines => lines::decode_text(bytes.into_owned()).map_err(in_row),
+        Format::Arrow => decode_arrow(&bytes, declared),
+        Format::Parquet => decode_parquet(&bytes, declared),
     }
 }
 

@@ -29,7 +29,7 @@ pub use compression::{BlockWriter, decompress};
 pub use deferred::{Deferred, in_the_making};
 pub use error::{EncodeError, Problem, RecordError};
 pub use file_encoder::{EncodeMode, FileEncoder};
-pub use memory::{DecodeError, decode, decode_in_place, encode};
+pub use memory::{DecodeError, decode, encode};
 pub use records::{Limit, Records};
 pub use run_ahead::RunAhead;
 pub use splitter::Splitter;

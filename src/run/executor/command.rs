@@ -141,7 +141,7 @@ impl Exchange {
             ));
         }
         let Some(format) = self.output else { return Ok(None) };
-        format::decode_in_place(format, output, &self.returns).map(Some).map_err(|error| {
+        format::decode(format, output, &self.returns).map(Some).map_err(|error| {
             failed(
                 Verdict::Schema,
                 format!("the command's output is not what `output: {}` says: {error}", format.word()),

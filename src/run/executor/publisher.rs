@@ -89,12 +89,13 @@ impl Publisher {
     }
 
     fn put_on(&mut self, edge: EdgeId, batch: &Batch) -> Result<Put, PublishError> {
+        let records = batch.records()?;
         let pieces = match self.cutters.get_mut(&edge) {
             None if batch.rows() == 0 => Vec::new(),
             None => vec![batch.clone()],
-            Some(cutter) if cutter.passes(&batch.records()?) => vec![batch.clone()],
+            Some(cutter) if cutter.passes(&records) => vec![batch.clone()],
             Some(cutter) => {
-                let cut = cutter.push(batch.records()?, batch.origin().clone());
+                let cut = cutter.push(records, batch.origin().clone());
                 let pieces: Vec<Batch> = cut.into_iter().map(|(records, origin)| Batch::new(records, origin)).collect();
                 let held = self.held.entry(edge).or_default();
                 let given: u64 = pieces.iter().map(Batch::bytes).sum();

@@ -220,7 +220,7 @@ impl Pool {
             env: &env,
             cwd,
             fds: vec![stdin, stdout, stderr, socket],
-            announced: true,
+            announced: false,
         });
         let path: Vec<_> = self.plan.python.path.iter().map(|path| path.to_string_lossy()).collect();
         connection.send(Frame::new(Kind::Prepare).with_text(&json!({
@@ -386,8 +386,6 @@ impl Pool {
         template.connection = closed;
         template.broken = Some(message);
     }
-
-    pub fn template_started(&mut self, _process: ProcessId, _pid: i32) {}
 
     /// The template is gone, or was never started: so are its workers, through no fault of their own, or soon.
     pub fn template_exited(&mut self, process: ProcessId, how: &str, poller: &mut Poller) {

@@ -92,8 +92,8 @@ impl Scheduler {
     /// Batches of a stage that may be worked on or wait for their turn in the order. Credits alone do not bound them where nobody reads the
     /// output.
     pub(super) fn window(&self, stage: StageId) -> usize {
-        let edges = super::scheduler::edges_behind(&self.plan, stage);
-        let open = edges.into_iter().any(|edge| !self.queues[edge.index()].is_closed());
+        let mut edges = self.plan.stage(stage).ports.iter().flat_map(|port| &port.edges);
+        let open = edges.any(|edge| !self.queues[edge.index()].is_closed());
         let limit = self.plan.stage(stage).workers.max.get().min(self.plan.workers);
         if open { usize::MAX } else { WINDOW_PER_WORKER * limit as usize }
     }

@@ -187,12 +187,10 @@ impl Scheduler {
     /// Notes whether the stage could begin an attempt.
     pub(super) fn set_ready(&mut self, stage: StageId, is_ready: bool) {
         let changed = if is_ready { self.ready.insert(Reverse(stage)) } else { self.ready.remove(&Reverse(stage)) };
-        if changed && self.stages[stage.index()].role == Role::Map(super::MapHost::Native) {
-            if is_ready {
-                self.ready_native += 1;
-            } else {
-                self.ready_native -= 1;
-            }
+        match (changed && self.stages[stage.index()].role.is_native(), is_ready) {
+            (true, true) => self.ready_native += 1,
+            (true, false) => self.ready_native -= 1,
+            (false, _) => {}
         }
     }
 

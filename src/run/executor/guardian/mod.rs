@@ -60,7 +60,6 @@ pub struct ProcessEnd {
 pub enum Report {
     Spawned {
         process: ProcessId,
-        pid: i32,
     },
     /// The program could not be started; the text says why, and so does the number where the system gave one.
     SpawnFailed {
@@ -152,7 +151,7 @@ impl Guardian {
 fn report(frame: &Frame) -> Result<Report, ConnectionError> {
     let process = ProcessId(frame.attempt);
     Ok(match frame.kind {
-        Kind::Spawned => Report::Spawned { process, pid: i32::try_from(frame.port).unwrap_or(0) },
+        Kind::Spawned => Report::Spawned { process },
         Kind::ProcessExited => Report::Exited { process, end: frame.text()? },
         _ => Report::SpawnFailed {
             process,

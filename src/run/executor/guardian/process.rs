@@ -98,7 +98,6 @@ impl Guard {
                 if frame.flags & FLAG_QUIET != 0 {
                     return;
                 }
-                answer.port = pid.unsigned_abs();
             }
             Err(error) => {
                 answer.kind = Kind::SpawnFailed;

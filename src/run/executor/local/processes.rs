@@ -193,20 +193,24 @@ impl LocalExecutor {
         heard
     }
 
-    fn end_if_over(&mut self, process: ProcessId, heard: bool) {
-        let Some(Running { talk: Talk::Loop { capture, .. }, .. }) = self.commands.get(&process) else { return };
-        let Some(end) = capture.is_over(heard) else { return };
+    fn stop_listening(&mut self, process: ProcessId, capture: &Capture) {
         for stream in STREAMS {
             if let Some(pipe) = capture.fd(stream) {
                 self.poller.remove(Token::Command(process, stream), pipe);
             }
         }
+    }
+
+    fn end_if_over(&mut self, process: ProcessId, heard: bool) {
+        let Some(Running { talk: Talk::Loop { capture, .. }, .. }) = self.commands.get(&process) else { return };
+        let Some(end) = capture.is_over(heard) else { return };
         self.lingering.remove(&process);
         let Some(Running { attempt: Some(attempt), talk: Talk::Loop { mut capture, row }, .. }) =
             self.commands.remove(&process)
         else {
             return;
         };
+        self.stop_listening(process, &capture);
         let rows = row.as_ref().map_or(0, Batch::rows) as u64;
         let event = match judge(&mut capture, end, row.as_ref()) {
             Ok(output) => {
@@ -254,15 +258,13 @@ impl LocalExecutor {
         let Some(reports) = reports else { return Err(io::Error::other("the guardian process died")) };
         for report in reports {
             match report {
-                Report::Spawned { process, pid } => match self.commands.get_mut(&process) {
-                    Some(Running { talk: Talk::Thread { start, .. }, .. }) => {
-                        if let Some(start) = start.take() {
-                            std::thread::Builder::new().name("millpond-command".to_owned()).spawn(start)?;
-                        }
+                Report::Spawned { process } => {
+                    if let Some(Running { talk: Talk::Thread { start, .. }, .. }) = self.commands.get_mut(&process)
+                        && let Some(start) = start.take()
+                    {
+                        std::thread::Builder::new().name("millpond-command".to_owned()).spawn(start)?;
                     }
-                    Some(_) => {}
-                    None => self.pool.template_started(process, pid),
-                },
+                }
                 Report::SpawnFailed { process, errno, message } => self.spawn_failed(process, errno, message),
                 Report::Exited { process, end } => self.process_exited(process, end),
             }
@@ -296,11 +298,7 @@ impl LocalExecutor {
             return;
         };
         if let Talk::Loop { capture, .. } = &running.talk {
-            for stream in STREAMS {
-                if let Some(pipe) = capture.fd(stream) {
-                    self.poller.remove(Token::Command(process, stream), pipe);
-                }
-            }
+            self.stop_listening(process, capture);
         }
         let line = match &self.plan.stage(running.stage).kind {
             StageKind::Command(command) => &command.line,
