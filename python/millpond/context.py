@@ -67,18 +67,20 @@ params = Params()
 log = _logger()
 _stage = "none"
 _sequence = 0
+_partition: int | None = None
 
 
 def batch_id() -> str:
-    """`stage/sequence` of the batch at hand: the same for every attempt."""
-    return f"{_stage}/{_sequence}"
+    """`stage/sequence` of the batch at hand, and `/partition` in a stage with keys: the same for every attempt."""
+    return f"{_stage}/{_sequence}" if _partition is None else f"{_stage}/{_sequence}/{_partition}"
 
 
-def enter_attempt(seed: int, stage: str, sequence: int) -> None:
+def enter_attempt(seed: int, stage: str, sequence: int, partition: int | None = None) -> None:
     """Names the batch at hand and seeds the random generators from it, so that a retry draws the same numbers."""
-    global _stage, _sequence
-    _stage, _sequence = stage, sequence
-    digest = hashlib.sha256(f"{seed}\0{stage}\0{sequence}".encode()).digest()
+    global _stage, _sequence, _partition
+    _stage, _sequence, _partition = stage, sequence, partition
+    of_partition = "" if partition is None else f"\0{partition}"
+    digest = hashlib.sha256(f"{seed}\0{stage}\0{sequence}{of_partition}".encode()).digest()
     number = int.from_bytes(digest[:8], "little")
     random.seed(number)
     modules = sys.modules

@@ -36,6 +36,7 @@ class Kind(enum.IntEnum):
     RELEASE_OUTPUT = 6
     FORGET = 7
     STOP = 8
+    FINISH_KEYS = 9
 
     HELLO = 16
     OPENED = 17
@@ -47,6 +48,7 @@ class Kind(enum.IntEnum):
     RELEASE_INPUT = 23
     DROP = 24
     CAUGHT_UP = 25
+    DONE_AGAIN = 26
 
     PREPARE = 32
     FORK = 33
@@ -58,6 +60,7 @@ class Kind(enum.IntEnum):
 class Flag(enum.IntFlag):
     ORIGIN = 1
     END = 2
+    AGAIN = 8
 
 
 class ProtocolError(Exception):

@@ -69,6 +69,7 @@ class Stage:
         # Nobody reads the rows of a stage that works by its side effects: it need not give any.
         self._unread: bool = spec.get("unread", False)
         self.row: int | None = None
+        self.partition: int | None = None  # Of a stage with keys.
         target = _find(spec["module"], spec["function"])
         self.is_class = isinstance(target, type)
         if not self.is_class:
@@ -89,8 +90,7 @@ class Stage:
 
     def run(self, batch: pa.RecordBatch, sequence: int) -> list[Output]:
         """Calls the function on one batch, or on each row of it. When it raises, `row` is the row at fault."""
-        context.enter_attempt(self._seed, self.name, sequence)
-        self.row = None
+        self._enter_attempt(sequence)
         if self.convention == "row":
             return self._run_rows(batch)
         argument, given = self._codec.give(batch)
@@ -100,6 +100,30 @@ class Stage:
                 f"returned `None`, but `as: {self.convention}` gives rows back; is a `return` missing? "
                 "(A result without rows is an empty one of its kind)"
             )
+        return self._taken(result, given)
+
+    def finish(self, sequence: int) -> list[Output]:
+        """What `finish()` of the class gives at the end of a stage with keys, if it has one."""
+        last = getattr(self._instance, "finish", None)
+        if last is None:
+            return []
+        self._enter_attempt(sequence)
+        result, given = last(), Given(None)
+        if self.convention != "row":
+            return self._taken(result, given)
+        outputs = []
+        for port, part in self._by_port(result):
+            output = self._row_output(port, _rows_made(part), array.array("I"), given)
+            if output is not None:
+                outputs.append(Output(port, output.batch))
+        return outputs
+
+    def _enter_attempt(self, sequence: int) -> None:
+        context.enter_attempt(self._seed, self.name, sequence, self.partition)
+        self.row = None
+
+    def _taken(self, result: Any, given: Given) -> list[Output]:
+        """What a function gave that sees whole batches."""
         outputs = []
         for port, part in self._by_port(result):
             taken = None if part is None else self._codec.take(part, given)
@@ -176,7 +200,7 @@ class Stage:
             return None if batch is None else Output(port, self._finish(port, batch), origin)
         except SchemaError as error:
             if error.row is not None:
-                self.row = error.row if origin is None else origin[error.row]
+                self.row = error.row if origin is None else next(iter(origin[error.row : error.row + 1]), None)
             raise
 
     def _finish(self, port: int, batch: pa.RecordBatch) -> pa.RecordBatch:

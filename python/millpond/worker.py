@@ -16,6 +16,7 @@ import pyarrow as pa
 
 from . import context, errors, process
 from .frame import PROTOCOL, Channel, Flag, Frame, Kind, ProtocolError
+from .keyed import KeyedStage
 from .leases import Leases
 from .outputs import Outputs
 from .stage import Output, Stage
@@ -49,7 +50,7 @@ class Worker:
         self._channel = channel
         self._pid = os.getpid()
         self._schemas: dict[int, pa.Schema] = {}
-        self._stages: dict[int, Stage] = {}
+        self._stages: dict[int, Stage | KeyedStage] = {}
         self._leases = Leases()
         self._outputs = Outputs(channel)
 
@@ -63,7 +64,7 @@ class Worker:
                 self._schemas[frame.schema] = pa.ipc.read_schema(pa.py_buffer(frame.data))
             elif frame.kind == Kind.SEGMENT_IN:
                 self._leases.add_segment(frame)
-            elif frame.kind in (Kind.RUN, Kind.PULL):
+            elif frame.kind in (Kind.RUN, Kind.PULL, Kind.FINISH_KEYS):
                 self._attempt(frame)
             elif frame.kind == Kind.RELEASE_OUTPUT:
                 self._outputs.release(frame.segment)
@@ -88,7 +89,7 @@ class Worker:
     def _open(self, frame: Frame) -> None:
         context.params.set(frame.text["params"])
         try:
-            stage = Stage(frame.text)
+            stage = KeyedStage(frame.text) if frame.text["keyed"] else Stage(frame.text)
         except SystemExit:
             raise
         except BaseException as error:
@@ -108,21 +109,31 @@ class Worker:
         except SystemExit:
             raise
         except BaseException as error:
-            answer = [self._failure(Frame(Kind.ERROR, stage=frame.stage, attempt=frame.attempt), error, stage.row)]
+            rows = stage.rows if isinstance(stage, KeyedStage) else None
+            error_frame = Frame(Kind.ERROR, stage=frame.stage, attempt=frame.attempt)
+            answer = [self._failure(error_frame, error, stage.row, rows)]
         self._leases.collect_old()
         process.flush_stdio()
         self._channel.send(*answer, *self._leases.release())
 
-    def _run(self, stage: Stage, frame: Frame) -> list[Frame]:
+    def _run(self, stage: Stage | KeyedStage, frame: Frame) -> list[Frame]:
         """Runs an attempt; the frames that tell its outcome."""
         outputs, end, rows = self._call(stage, frame)
         self._end_copies()
+        if frame.flags & Flag.AGAIN:
+            return [Frame(Kind.DONE_AGAIN, stage=frame.stage, attempt=frame.attempt)]
         answer = self._written(frame, outputs)
         answer.append(Frame(Kind.DONE, Flag.END if end else 0, stage=frame.stage, attempt=frame.attempt, rows=rows))
         return answer
 
-    def _call(self, stage: Stage, frame: Frame) -> tuple[list[Output], bool, int]:
+    def _call(self, stage: Stage | KeyedStage, frame: Frame) -> tuple[list[Output], bool, int]:
         """The outputs of an attempt, whether they are the last ones of a source, and the rows that the function got."""
+        if isinstance(stage, KeyedStage):
+            if frame.kind == Kind.FINISH_KEYS:
+                return stage.finish(frame.sequence), False, 0
+            batch = self._leases.read(frame, self._schemas[frame.schema])
+            outputs, rows = stage.run(batch, frame.text, frame.sequence)
+            return outputs, False, rows
         if frame.kind == Kind.PULL:
             outputs, end = stage.pull(frame.sequence, lambda: self._caught_up(frame))
             return outputs, end, 0
@@ -160,10 +171,12 @@ class Worker:
             frames.append(header)
         return frames
 
-    def _failure(self, answer: Frame, error: BaseException, row: int | None) -> Frame:
+    def _failure(
+        self, answer: Frame, error: BaseException, row: int | None, rows: tuple[int, int] | None = None
+    ) -> Frame:
         """`answer` with what is to be said of `error`, of which nothing is kept."""
         self._end_copies()
-        answer.text = errors.report(error, row)
+        answer.text = errors.report(error, row, rows)
         errors.forget_frames(error)
         return answer
 

@@ -289,6 +289,7 @@ def open_text(function: str, **spec: Any) -> dict[str, Any]:
         "ports": ["out"],
         "returns": [],
         "source": False,
+        "keyed": False,
         "seed": 7,
         "params": {},
         "batch_rows": 8192,

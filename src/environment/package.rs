@@ -32,6 +32,7 @@ const FILES: &[(&str, &str)] = files![
     "context.py",
     "errors.py",
     "frame.py",
+    "keyed.py",
     "leases.py",
     "outputs.py",
     "process.py",

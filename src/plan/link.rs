@@ -201,7 +201,8 @@ fn check_tables(draft: &StageDraft, links: &[Link], problems: &mut Vec<Diagnosti
 /// The ports of a stage, the main one first; `None` when its kind is not clear.
 pub fn ports(draft: &StageDraft) -> Option<Vec<&'static str>> {
     let kind = draft.kind()?;
-    let rejects = kind == "python" && draft.has("from");
+    // Rows that have changed a state cannot be taken out of it again.
+    let rejects = kind == "python" && draft.has("from") && !draft.has("partition_by");
     match kind {
         "write" => Some(Vec::new()),
         "command" => {

@@ -78,6 +78,9 @@ impl MemoryBound {
             sum(plan.edges.iter().map(|edge| rounding(plan, edge))),
             Enforced,
         );
+        let again = plan.stages.iter().filter(|stage| stage.is_keyed());
+        let again = again.map(|stage| u64::from(plan.lanes(stage)).saturating_mul(largest_input(plan, stage)));
+        add("batches that stages with `partition_by` do again after a death".to_owned(), sum(again), Estimated);
         let pools = workers(plan);
         let processes = pools.iter().map(|(count, _)| count).sum::<u64>();
         if processes > 0 {
@@ -129,6 +132,11 @@ fn largest_batch(plan: &Plan, edge: &Edge) -> u64 {
     edge.cut.unwrap_or(given).bytes.get()
 }
 
+fn largest_input(plan: &Plan, stage: &Stage) -> u64 {
+    let edges = stage.inputs.iter().flat_map(|input| &input.members);
+    edges.map(|edge| largest_batch(plan, plan.edge(*edge))).max().unwrap_or(0)
+}
+
 /// Whether batches of the edge lie in shared memory.
 fn is_shared(plan: &Plan, edge: &Edge) -> bool {
     [edge.from, edge.to].into_iter().any(|stage| matches!(plan.stage(stage).kind, StageKind::Python(_)))
@@ -157,6 +165,7 @@ fn workers(plan: &Plan) -> Vec<(u64, Option<NonZeroU64>)> {
         let StageKind::Python(python) = &stage.kind else { continue };
         let count = match python.target {
             _ if python.is_source => 1,
+            _ if stage.is_keyed() => u64::from(plan.lanes(stage)),
             PythonTarget::Class => u64::from(stage.workers.max.get()),
             PythonTarget::Function if shared.insert((&stage.env, &stage.cwd, stage.memory)) => u64::from(plan.workers),
             PythonTarget::Function => continue,

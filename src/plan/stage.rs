@@ -52,6 +52,11 @@ impl Stage {
         }
     }
 
+    /// Whether the stage keeps state per key (`partition_by`).
+    pub fn is_keyed(&self) -> bool {
+        matches!(&self.kind, StageKind::Python(python) if !python.partition_by.is_empty())
+    }
+
     /// Returns whether the stage's work is done by worker processes and not in the coordinator.
     pub fn runs_in_workers(&self) -> bool {
         matches!(self.kind, StageKind::Python(_) | StageKind::Command(_))
@@ -141,6 +146,8 @@ pub struct Python {
     pub returns: Vec<(String, ColumnType)>,
     /// A stage without inputs: the function is a generator.
     pub is_source: bool,
+    /// The columns of its key, if rows are routed by one; else none.
+    pub partition_by: Vec<String>,
     /// `class` keeps its instances in workers of its own.
     pub target: PythonTarget,
 }

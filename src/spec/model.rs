@@ -137,6 +137,10 @@ pub struct StageSpec {
     /// Memory that one worker of this stage may allocate (`python` only). One that has more after a batch is replaced; one that
     /// reaches one and a half times as much is killed, and its batch is tried again.
     pub memory: Option<SizeSpec>,
+    /// Columns whose values are the key of a row (`python` with `from` only). All rows with one key go to one instance of the stage's class, in
+    /// their order, so that it may keep state per key; its `finish()` may give rows at the end.
+    #[schemars(example = &"user", example = &["country", "user"])]
+    pub partition_by: Option<PartitionBySpec>,
     /// How rows are cut into batches for this stage. A batch ends at whichever bound comes first.
     pub batch: Option<BatchSpec>,
     /// Bound of the queue in front of this stage. Both bounds hold.
@@ -173,6 +177,16 @@ pub enum AfterSpec {
     One(String),
     /// Several stages.
     Many(Vec<String>),
+}
+
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(untagged)]
+#[schemars(inline)]
+pub enum PartitionBySpec {
+    /// A column.
+    One(String),
+    /// Several columns, whose values together are the key.
+    Many(#[schemars(length(min = 1))] Vec<String>),
 }
 
 #[derive(Clone, Debug, Deserialize, JsonSchema)]

@@ -25,6 +25,7 @@ pub enum Kind {
     Release = 6,
     Forget = 7,
     Stop = 8,
+    FinishKeys = 9,
     // From a worker.
     Hello = 16,
     Opened = 17,
@@ -36,6 +37,7 @@ pub enum Kind {
     Released = 23,
     Dropped = 24,
     CaughtUp = 25,
+    DoneAgain = 26,
     // To and from a template.
     Prepare = 32,
     Fork = 33,
@@ -50,7 +52,7 @@ pub enum Kind {
 }
 
 impl Kind {
-    const ALL: [Self; 27] = [
+    const ALL: [Self; 29] = [
         Self::Open,
         Self::Schema,
         Self::Segment,
@@ -59,6 +61,7 @@ impl Kind {
         Self::Release,
         Self::Forget,
         Self::Stop,
+        Self::FinishKeys,
         Self::Hello,
         Self::Opened,
         Self::WorkerSchema,
@@ -69,6 +72,7 @@ impl Kind {
         Self::Released,
         Self::Dropped,
         Self::CaughtUp,
+        Self::DoneAgain,
         Self::Prepare,
         Self::Fork,
         Self::Forked,
@@ -89,6 +93,8 @@ impl Kind {
 pub const FLAG_ORIGIN: u16 = 1;
 /// Flag of `Done`: the generator is exhausted.
 pub const FLAG_END: u16 = 2;
+/// Flag of `Run`: only the state that it leaves is wanted.
+pub const FLAG_AGAIN: u16 = 8;
 
 /// Flag of `Spawn`: only a failure and the end are to be reported.
 pub const FLAG_QUIET: u16 = 4;

@@ -8,6 +8,7 @@ use arrow::datatypes::SchemaRef;
 use crossbeam_channel::{Receiver, Sender, unbounded};
 use rustix::event::{EventfdFlags, eventfd};
 
+use super::local::InPartitions;
 use crate::batch::Batch;
 use crate::plan::StageId;
 use crate::run::scheduler::{AttemptId, Failure, WorkerId};
@@ -50,6 +51,12 @@ pub enum Message {
     AttemptFailed {
         attempt: AttemptId,
         failure: Failure,
+    },
+    /// A batch of a stage with keys is in the order of its partitions.
+    Partitioned {
+        stage: StageId,
+        sequence: u64,
+        result: Result<Box<InPartitions>, Failure>,
     },
     /// The last view of a worker's output segment (the worker's number) is gone.
     SegmentFree {

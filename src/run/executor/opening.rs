@@ -38,6 +38,7 @@ pub fn open(plan: &Plan, stage: &Stage) -> Frame {
         "ports": ports,
         "returns": returns,
         "source": is_source,
+        "keyed": stage.is_keyed(),
         "unread": is_unread,
         "seed": plan.seed,
         "params": plan.params,

@@ -4,9 +4,11 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use arrow::array::RecordBatch;
+use arrow::compute::concat_batches;
 use arrow::datatypes::{DataType, SchemaRef};
 
-use crate::batch::{Batch, BatchError, Columns, ConformError, Cutter, SpillSpace};
+use crate::batch::{Batch, BatchError, Columns, ConformError, Cutter, Origin, SpillSpace};
 use crate::format::Format;
 use crate::plan::{EdgeId, Plan, Port, Stage, StageId, StageKind};
 
@@ -88,6 +90,15 @@ impl Publisher {
         edges.into_iter().map(|edge| self.put_on(edge, &batch)).collect()
     }
 
+    /// Puts the rows of several batches on all edges of a port, as one batch.
+    ///
+    /// # Errors
+    /// As for [`Publisher::put`], or if they do not have the same columns.
+    pub fn put_joined(&mut self, stage: StageId, port: usize, parts: &[Batch]) -> Result<Vec<Put>, PublishError> {
+        let joined = join(parts)?;
+        self.put(stage, port, joined)
+    }
+
     fn put_on(&mut self, edge: EdgeId, batch: &Batch) -> Result<Put, PublishError> {
         let records = batch.records()?;
         let pieces = match self.cutters.get_mut(&edge) {
@@ -164,6 +175,38 @@ impl Publisher {
             self.columns(edge.from, edge.port)
         })
     }
+}
+
+/// One batch with the rows of all. Its columns are those of the first of the parts that all others can be brought to; how rows that have the
+/// same columns are divided among parts does not matter.
+fn join(parts: &[Batch]) -> Result<Batch, PublishError> {
+    if let [part] = parts {
+        return Ok(part.clone());
+    }
+    let records = parts.iter().map(Batch::records).collect::<Result<Vec<_>, _>>()?;
+    let mut first_error = None;
+    for base in &records {
+        match conformed(base, &records) {
+            Ok(alike) => {
+                let joined = concat_batches(&alike[0].schema(), &alike).map_err(BatchError::from)?;
+                let mut origin = Origin::default();
+                parts.iter().for_each(|part| origin.extend(part.origin().clone()));
+                return Ok(Batch::new(joined, origin));
+            }
+            Err(error) => first_error = first_error.or(Some(error)),
+        }
+    }
+    Err(first_error.expect("there are parts").into())
+}
+
+fn conformed(base: &RecordBatch, records: &[RecordBatch]) -> Result<Vec<RecordBatch>, ConformError> {
+    let mut columns = Columns::from_first();
+    columns.conform(base.clone())?;
+    // Once for the columns that are open in some of them, and once more when they are settled.
+    for records in records {
+        columns.conform(records.clone())?;
+    }
+    records.iter().map(|records| columns.conform(records.clone())).collect()
 }
 
 fn first_columns(stage: &Stage, port: usize) -> Columns {

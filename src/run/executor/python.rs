@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::io;
 use std::num::NonZeroU32;
+use std::ops::Range;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -18,7 +19,7 @@ use serde::Deserialize;
 use serde_json::json;
 
 use super::connection::Connection;
-use super::frame::{FLAG_END, Frame, Kind, PROTOCOL};
+use super::frame::{FLAG_AGAIN, FLAG_END, Frame, Kind, PROTOCOL};
 use super::guardian::{Guardian, ProcessEnd, ProcessId, Spawn};
 use super::local::Surroundings;
 use super::log::OutputLog;
@@ -48,6 +49,16 @@ pub struct PythonHost {
     pub package: PathBuf,
 }
 
+/// The rows of one lane in a batch that is in the order of its partitions.
+#[derive(Debug)]
+pub struct LaneRows {
+    pub batch: Batch,
+    /// The first of them.
+    pub first: usize,
+    /// The lane's partitions that have rows, and how many.
+    pub partitions: Vec<(usize, usize)>,
+}
+
 /// What happened to workers.
 #[derive(Debug)]
 pub enum Happened {
@@ -66,6 +77,14 @@ pub enum Happened {
     Failed {
         attempt: AttemptId,
         failure: Failure,
+    },
+    /// A new process is to be given this batch of its lane, so that it has the state that the batch left.
+    DoesAgain {
+        worker: WorkerId,
+        attempt: AttemptId,
+        stage: StageId,
+        sequence: u64,
+        lane: u32,
     },
     Done {
         attempt: AttemptId,
@@ -93,6 +112,8 @@ pub struct Pool {
     schemas: Vec<SchemaRef>,
     happened: Vec<Happened>,
     news: Vec<RunEvent>,
+    /// Rows of a batch of a stage with keys for which its lanes have failed.
+    blamed: BTreeMap<(StageId, u64), BTreeMap<u32, Range<usize>>>,
     /// Instances of classes that could not be closed.
     unclosed: Vec<(StageId, Failure)>,
     /// All workers have been asked to stop.
@@ -150,6 +171,7 @@ impl Pool {
             schemas: Vec::new(),
             happened: Vec::new(),
             news: Vec::new(),
+            blamed: BTreeMap::new(),
             unclosed: Vec::new(),
             is_closing: false,
             weighed: Instant::now(),
@@ -278,19 +300,57 @@ impl Pool {
             origin = batch.origin().clone();
         }
         let is_catching_up = placed.is_none() && sequence > 0 && !worker.stages.contains_key(&stage);
-        let mut current = Current { attempt, stage, origin, is_catching_up, waiting: None, outputs: Vec::new() };
-        match worker.stages.get(&stage) {
-            Some(Opening::Open { .. }) => worker.connection.send(frame),
-            Some(Opening::Asked) => current.waiting = Some(frame),
-            None => {
-                worker.stages.insert(stage, Opening::Asked);
-                worker.connection.send(opening::open(&plan, plan.stage(stage)));
-                current.waiting = Some(frame);
-            }
-        }
-        worker.current = Some(current);
+        let current = Current { origin, is_catching_up, ..Current::new(attempt, stage, sequence) };
+        begin(worker, &plan, current, frame);
         poller.watch_output(Token::Worker(id), worker.connection.fd(), worker.connection.wants_to_send());
         Ok(placed)
+    }
+
+    /// Whether a worker has the state of its lane of a stage with keys.
+    pub fn has_state(&self, worker: WorkerId, stage: StageId) -> bool {
+        self.workers.get(&worker).is_some_and(|worker| worker.stages.contains_key(&stage))
+    }
+
+    /// Sends rows of a lane, or `None` at the end of its rows, to the worker that has the lane's state, or that gets it by doing the batches
+    /// of `again` once more. Returns the batch as it lies now.
+    pub fn dispatch_lane(
+        &mut self,
+        id: WorkerId,
+        current: Current,
+        rows: Option<LaneRows>,
+        poller: &mut Poller,
+    ) -> Result<Option<Batch>, Failure> {
+        let plan = Arc::clone(&self.plan);
+        let Some(worker) = self.workers.get_mut(&id) else { return Ok(rows.map(|rows| rows.batch)) };
+        let (frame, placed) = lane_frame(worker, &current, current.sequence, rows, &mut self.schemas, &self.segments)?;
+        begin(worker, &plan, current, frame);
+        poller.watch_output(Token::Worker(id), worker.connection.fd(), worker.connection.wants_to_send());
+        Ok(placed)
+    }
+
+    /// Sends rows of a lane only for the state that they leave.
+    pub fn do_again(
+        &mut self,
+        id: WorkerId,
+        attempt: AttemptId,
+        sequence: u64,
+        rows: LaneRows,
+        poller: &mut Poller,
+    ) -> Result<(), Failure> {
+        let Some(worker) = self.workers.get_mut(&id) else { return Ok(()) };
+        let Some(current) = worker.current.take_if(|current| current.attempt == attempt) else { return Ok(()) };
+        let made = lane_frame(worker, &current, sequence, Some(rows), &mut self.schemas, &self.segments);
+        worker.current = Some(current);
+        let (mut frame, _) = made?;
+        frame.flags |= FLAG_AGAIN;
+        worker.connection.send(frame);
+        poller.watch_output(Token::Worker(id), worker.connection.fd(), worker.connection.wants_to_send());
+        Ok(())
+    }
+
+    /// The first rows of a batch of a stage with keys for which it failed.
+    pub fn blamed(&self, stage: StageId, sequence: u64) -> Option<Range<usize>> {
+        self.blamed.get(&(stage, sequence))?.values().next().cloned()
     }
 
     /// Something can be read from, or written to, one of the pool's descriptors.
@@ -452,9 +512,7 @@ impl Pool {
             }
             Kind::Opened => {
                 worker.opened(&frame)?;
-                if let Some(waiting) = worker.current.as_mut().and_then(|current| current.waiting.take()) {
-                    worker.connection.send(waiting);
-                }
+                self.go_on(id);
             }
             Kind::WorkerSchema => worker.announced_schema(&frame)?,
             Kind::WorkerSegment => {
@@ -467,6 +525,10 @@ impl Pool {
                     if let Some(current) = worker.current.take_if(|current| current.attempt.0 == frame.attempt) {
                         let message = format!("the result is not valid Arrow data: {error}");
                         let failure = failure(Scope::Rows, Verdict::Schema, message);
+                        if current.lane.is_some() {
+                            worker.end_state();
+                            self.happened.push(Happened::Retired { worker: id });
+                        }
                         self.happened.push(Happened::Failed { attempt: current.attempt, failure });
                     }
                 }
@@ -477,6 +539,11 @@ impl Pool {
                 if let Some(current) = worker.current.take_if(|current| done(current)) {
                     if worker.is_outgrown() {
                         self.happened.push(Happened::Retired { worker: id });
+                    }
+                    if let Some(lane) = current.lane
+                        && let Some(blamed) = self.blamed.get_mut(&(current.stage, current.sequence))
+                    {
+                        blamed.remove(&lane);
                     }
                     self.happened.push(Happened::Done {
                         attempt: current.attempt,
@@ -498,12 +565,31 @@ impl Pool {
                 }
                 let mine = |current: &Current| is_opening || current.attempt.0 == frame.attempt;
                 if let Some(current) = worker.current.take_if(|current| mine(current)) {
-                    if worker.is_outgrown() {
+                    let is_ending = worker.is_outgrown();
+                    if current.lane.is_some() {
+                        worker.end_state();
+                    }
+                    if is_ending || current.lane.is_some() {
                         self.happened.push(Happened::Retired { worker: id });
                     }
-                    self.happened
-                        .push(Happened::Failed { attempt: current.attempt, failure: user_failure(text, is_opening) });
+                    let again = current.again.front().map(|sequence| {
+                        format!(" (when batch {sequence}, which had passed, was done again in a new worker)")
+                    });
+                    if let (Some(lane), Some((from, to)), None) = (current.lane, text.rows, &again) {
+                        let blamed = self.blamed.entry((current.stage, current.sequence)).or_default();
+                        blamed.insert(lane, from..to);
+                    }
+                    let mut failure = user_failure(text, is_opening);
+                    failure.message.extend(again);
+                    self.happened.push(Happened::Failed { attempt: current.attempt, failure });
                 }
+            }
+            Kind::DoneAgain => {
+                if let Some(current) = &mut worker.current {
+                    current.again.pop_front();
+                    current.is_catching_up = !current.again.is_empty();
+                }
+                self.go_on(id);
             }
             Kind::CaughtUp => {
                 if let Some(current) = &mut worker.current {
@@ -515,6 +601,18 @@ impl Pool {
             _ => {}
         }
         Ok(())
+    }
+
+    /// The worker's stage is open: it does what it has to do again, and then its attempt.
+    fn go_on(&mut self, id: WorkerId) {
+        let Some(worker) = self.workers.get_mut(&id) else { return };
+        let Some(current) = &mut worker.current else { return };
+        let (attempt, stage) = (current.attempt, current.stage);
+        if let (Some(&sequence), Some(lane)) = (current.again.front(), current.lane) {
+            self.happened.push(Happened::DoesAgain { worker: id, attempt, stage, sequence, lane });
+        } else if let Some(waiting) = current.waiting.take() {
+            worker.connection.send(waiting);
+        }
     }
 
     /// A worker is gone. What it had said before counts; its leases end.
@@ -631,6 +729,42 @@ impl Pool {
         self.workers.clear();
         self.template = None;
     }
+}
+
+/// Gives a worker its next attempt, once the attempt's stage is open.
+fn begin(worker: &mut Worker, plan: &Plan, mut current: Current, frame: Frame) {
+    let stage = current.stage;
+    match worker.stages.get(&stage) {
+        Some(Opening::Open { .. }) => worker.connection.send(frame),
+        Some(Opening::Asked) => current.waiting = Some(frame),
+        None => {
+            worker.stages.insert(stage, Opening::Asked);
+            worker.connection.send(opening::open(plan, plan.stage(stage)));
+            current.waiting = Some(frame);
+        }
+    }
+    worker.current = Some(current);
+}
+
+/// The frame that gives a worker rows of its lane, and the batch as it lies now; or the frame that tells that there are no more.
+fn lane_frame(
+    worker: &mut Worker,
+    current: &Current,
+    sequence: u64,
+    rows: Option<LaneRows>,
+    schemas: &mut Vec<SchemaRef>,
+    segments: &SegmentPool,
+) -> Result<(Frame, Option<Batch>), Failure> {
+    let mut frame = Frame::new(if rows.is_some() { Kind::Run } else { Kind::FinishKeys });
+    frame.stage = current.stage.0;
+    frame.attempt = current.attempt.0;
+    frame.sequence = sequence;
+    let Some(LaneRows { mut batch, first, partitions }) = rows else { return Ok((frame, None)) };
+    worker
+        .put_batch(&mut frame, &mut batch, |schema| schema_id(schemas, schema), segments)
+        .map_err(|error| failure(Scope::Output, Verdict::Exception, error.to_string()))?;
+    let frame = frame.with_text(&json!({"first": first, "partitions": partitions}));
+    Ok((frame, Some(batch)))
 }
 
 fn schema_id(known: &mut Vec<SchemaRef>, schema: &SchemaRef) -> u32 {

@@ -1,6 +1,6 @@
 //! [`Worker`]: a Python process that runs attempts, as the coordinator knows it.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
@@ -60,6 +60,11 @@ pub struct Current {
     pub origin: Origin,
     /// A generator in a new process is making again what was made before: a death is no fault of this attempt.
     pub is_catching_up: bool,
+    /// The lane of a stage with keys whose rows these are.
+    pub lane: Option<u32>,
+    /// Batches that a new process does again before this one, so that it has the state that they left.
+    pub again: VecDeque<u64>,
+    pub sequence: u64,
     /// Sent when the stage is open.
     pub waiting: Option<Frame>,
     pub outputs: Vec<(usize, Batch)>,
@@ -87,12 +92,30 @@ pub struct ErrorText {
     pub message: String,
     pub traceback: String,
     pub verdict: String,
+    /// Of a lane: the rows at fault in its batch, from and to.
+    pub rows: Option<(usize, usize)>,
 }
 
 #[derive(Debug, Deserialize)]
 struct OpenedText {
     #[serde(rename = "as")]
     convention: String,
+}
+
+impl Current {
+    pub fn new(attempt: AttemptId, stage: StageId, sequence: u64) -> Self {
+        Self {
+            attempt,
+            stage,
+            origin: Origin::default(),
+            is_catching_up: false,
+            lane: None,
+            again: VecDeque::new(),
+            sequence,
+            waiting: None,
+            outputs: Vec::new(),
+        }
+    }
 }
 
 impl Worker {
@@ -169,6 +192,14 @@ impl Worker {
             self.connection.send(Frame::new(Kind::Stop));
         }
         is_outgrown
+    }
+
+    /// What is left of an attempt that failed is no state to go on with: the worker is asked to end.
+    pub fn end_state(&mut self) {
+        if self.memory.replaced().is_none() {
+            self.memory.replace("it was replaced, as an attempt that failed has spoilt its state");
+            self.connection.send(Frame::new(Kind::Stop));
+        }
     }
 
     /// Tells the worker that a segment is gone.

@@ -44,6 +44,12 @@ pub enum Action {
         port: usize,
         batch: BatchId,
     },
+    /// Put these batches together, in this order, and publish them as one. Answered by `Queued`.
+    PublishJoined {
+        stage: StageId,
+        port: usize,
+        batches: Vec<BatchId>,
+    },
     /// Make and publish the rejected rows of a batch. Answered by `Queued`.
     PublishRejects {
         stage: StageId,
@@ -81,6 +87,10 @@ pub struct Dispatch {
 pub enum Work {
     /// These rows of this batch, in ascending order.
     Rows { batch: Meta, rows: Vec<Range<u64>> },
+    /// The rows of this batch whose partitions are those of the lane.
+    Lane { batch: Meta, lane: u32 },
+    /// The lane gets no more rows, and may give some for the keys that it has seen.
+    FinishLane { lane: u32 },
     /// The next batch of a generator.
     Pull,
     /// A task without input.

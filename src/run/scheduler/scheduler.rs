@@ -8,6 +8,7 @@ use std::time::Duration;
 use super::action::{Action, Host};
 use super::clock::Activity;
 use super::event::{Event, ExitCause, Failure, Meta, QueuedPieces};
+use super::keyed::Keyed;
 use super::queue::{Queue, Reservation};
 use super::stage_state::{Estimate, InputState, Jobs, Phase, Resident, ResidentInput, Role, StageState, Work};
 use super::worker_state::{ClassId, Classes, Pool, WorkerState};
@@ -71,7 +72,7 @@ enum State {
 impl Scheduler {
     pub fn new(plan: Arc<Plan>) -> Self {
         let classes = Classes::new(&plan);
-        let stages = plan.stages.iter().map(|stage| new_stage(stage, &classes)).collect();
+        let stages = plan.stages.iter().map(|stage| new_stage(&plan, stage, &classes)).collect();
         let queues = plan.edges.iter().map(Queue::new).collect();
         let pool = Pool::new(classes.classes.len());
         let mut followers = vec![Vec::new(); plan.stages.len()];
@@ -180,6 +181,7 @@ impl Scheduler {
         }
         match self.stages[stage.index()].role {
             Role::Resident => self.step_resident(stage),
+            Role::Keyed(_) => self.step_keyed(stage),
             Role::Map(_) | Role::Generator(_) | Role::Task => self.step_jobs(stage),
         }
     }
@@ -219,6 +221,14 @@ impl Scheduler {
                         None
                     }
                 }
+                Role::Keyed(class) => {
+                    if let Some((lane, worker)) = self.lane_to_run(stage, class) {
+                        self.dispatch_lane(stage, lane, worker);
+                        return true;
+                    }
+                    self.start_workers(stage, class, &mut workers_wanted);
+                    None
+                }
                 Role::Resident => unreachable!("resident stages have no attempts"),
             };
             if let Some(place) = host {
@@ -250,7 +260,11 @@ impl Scheduler {
 
     /// Starts as many workers as the stage has batches to work on, within the limits of its class and of the run.
     fn start_workers(&mut self, stage: StageId, class: ClassId, wanted: &mut u32) {
-        let missing = self.runnable(stage).saturating_sub(self.pool.starting(class));
+        let missing = match self.stages[stage.index()].role {
+            Role::Keyed(_) => self.lanes_without_worker(stage),
+            _ => self.runnable(stage),
+        };
+        let missing = missing.saturating_sub(self.pool.starting(class));
         let room = self.classes.get(class).limit.saturating_sub(self.pool.alive(class));
         for _ in 0..missing.min(room).min(*wanted) {
             let worker = self.pool.start(class);
@@ -275,6 +289,12 @@ impl Scheduler {
             Place::Worker(class) => {
                 self.busy_slots += 1;
                 Host::Worker(self.pool.take(class, attempt).expect("`assign` saw an idle worker"))
+            }
+            Place::Pinned(worker) => {
+                self.busy_slots += 1;
+                let class = self.classes.of(stage).expect("only stages with workers have any pinned");
+                self.pool.take_worker(class, worker, attempt);
+                Host::Worker(worker)
             }
         };
         self.running.insert(attempt, Running { stage, sequence, host, since: self.now });
@@ -305,12 +325,16 @@ impl Scheduler {
                 let Some(running) = self.running.remove(&attempt) else { return };
                 self.busy_slots -= 1;
                 self.stages[running.stage.index()].account.busy += self.now.saturating_sub(running.since);
-                self.job_failed(running.stage, running.sequence, failure, cause);
+                match self.stages[running.stage.index()].role {
+                    Role::Keyed(_) => self.lane_failed(&running, failure, cause),
+                    _ => self.job_failed(running.stage, running.sequence, failure, cause),
+                }
             }
             WorkerState::Starting if failed_starts >= FAILED_STARTS => {
                 self.fail(StageFailure::of_stage(self.classes.get(class).stage, failure));
             }
-            WorkerState::Starting | WorkerState::Idle => {}
+            WorkerState::Starting => {}
+            WorkerState::Idle => self.unpin(class, worker),
         }
     }
 
@@ -554,6 +578,8 @@ pub enum Place {
     Native,
     Process,
     Worker(ClassId),
+    /// In this worker, which is idle.
+    Pinned(WorkerId),
 }
 
 /// What a run is doing at one moment.
@@ -600,13 +626,14 @@ impl StageState {
                         && !resident.inputs.is_empty();
                     resident.pull.is_none() && !fed && !(ending || resident.closing && self.phase == Phase::Running)
                 }
-                Work::Jobs(_) => true,
+                Work::Jobs(_) | Work::Keyed(_) => true,
             }
     }
 
     fn running(&self) -> u32 {
         match &self.work {
             Work::Jobs(jobs) => jobs.running,
+            Work::Keyed(keyed) => keyed.running(),
             Work::Resident(resident) => {
                 let fed = resident.inputs.iter().any(|input| matches!(input, ResidentInput::Fed(..)));
                 u32::from(resident.pull.is_some() || fed)
@@ -615,13 +642,14 @@ impl StageState {
     }
 }
 
-fn new_stage(stage: &crate::plan::Stage, classes: &Classes) -> StageState {
+fn new_stage(plan: &Plan, stage: &crate::plan::Stage, classes: &Classes) -> StageState {
     let role = Role::of(stage, classes);
     let work = match role {
         Role::Resident => {
             Work::Resident(Resident { inputs: vec![ResidentInput::Waiting; stage.inputs.len()], ..Resident::default() })
         }
         Role::Map(_) | Role::Generator(_) | Role::Task => Work::Jobs(Jobs::default()),
+        Role::Keyed(_) => Work::Keyed(Keyed::new(plan.lanes(stage))),
     };
     let inputs = stage.inputs.iter().map(|input| InputState { members: input.members.clone(), current: 0 });
     StageState {

@@ -6,6 +6,7 @@ use std::ops::Range;
 use super::action::Reject;
 use super::blame::Blame;
 use super::event::{Failure, Meta, Output};
+use super::keyed::Keyed;
 use super::queue::Reservation;
 use super::worker_state::{ClassId, Classes};
 use crate::plan::{CommandMode, EdgeId, Stage, StageKind};
@@ -18,6 +19,8 @@ pub enum Role {
     Resident,
     /// Batch by batch, in any order, published in order.
     Map(MapHost),
+    /// In workers, batch by batch and lane by lane: each lane of keys in its own order, published in order.
+    Keyed(ClassId),
     /// A generator in a worker: batch by batch, one after the other.
     Generator(ClassId),
     /// One attempt without input and output.
@@ -44,6 +47,7 @@ impl Role {
             StageKind::Sql(sql) if sql.row_wise && !stage.inputs.is_empty() => Self::Map(MapHost::Native),
             StageKind::Sql(_) => Self::Resident,
             StageKind::Python(python) if python.is_source => Self::Generator(class()),
+            StageKind::Python(_) if stage.is_keyed() => Self::Keyed(class()),
             StageKind::Python(_) => Self::Map(MapHost::Worker(class())),
             StageKind::Command(command) => match (command.mode, command.output) {
                 (CommandMode::Batch | CommandMode::Row, _) => Self::Map(MapHost::Process),
@@ -91,6 +95,7 @@ pub struct StageState {
 pub enum Work {
     Resident(Resident),
     Jobs(Jobs),
+    Keyed(Keyed),
 }
 
 /// A resident stage as seen from outside.

@@ -1,6 +1,7 @@
 //! [`LocalExecutor`]: carries out actions on this machine: threads for resident stages, a pool of Python workers, processes for
 //! commands. One event loop owns all of it; nothing in it waits for anything but the loop's descriptors.
 
+mod keyed;
 mod native;
 mod processes;
 mod publishing;
@@ -30,6 +31,8 @@ use crate::batch::{Batch, Columns, FileTable, Origin, SegmentPool, SpillSpace};
 use crate::plan::{EdgeId, Plan, StageId, StageKind, Verdict};
 use crate::run::publish::{RunFolder, Staging};
 use crate::run::scheduler::{Action, BatchId, Dispatch, Event, Failure, Host, Meta, Output, Scope, Work};
+pub use keyed::InPartitions;
+use keyed::KeyedInput;
 use native::Planned;
 use processes::Running;
 pub use processes::end_text;
@@ -71,6 +74,8 @@ pub struct LocalExecutor {
     /// The columns of inputs that several edges lead to.
     unions: BTreeMap<(StageId, usize), Columns>,
     queries: BTreeMap<StageId, Arc<Planned>>,
+    keyed: BTreeMap<StageId, KeyedInput>,
+    spill: SpillSpace,
     commands: BTreeMap<ProcessId, Running>,
     /// Commands that have ended, while something that they left running holds their pipes.
     lingering: BTreeSet<ProcessId>,
@@ -99,9 +104,12 @@ impl LocalExecutor {
         std::fs::create_dir(folder.join(SPILL_FOLDER))?;
         let log = OutputLog::new(folder.join("logs"));
         let segments = SegmentPool::default();
+        let spill = SpillSpace::new(folder.join(SPILL_FOLDER), SPILL_LIMIT);
         Ok(Self {
             pool: Pool::new(Arc::clone(&plan), &surroundings, log.clone(), mailbox.clone(), segments.clone()),
-            publisher: Publisher::new(Arc::clone(&plan), SpillSpace::new(folder.join(SPILL_FOLDER), SPILL_LIMIT)),
+            publisher: Publisher::new(Arc::clone(&plan), spill.clone()),
+            keyed: keyed::inputs(&plan),
+            spill,
             plan,
             surroundings,
             folder,
@@ -210,6 +218,10 @@ impl LocalExecutor {
                 Event::AttemptDone { attempt, rows, outputs: outputs.into_iter().collect(), end: false }
             }
             Message::AttemptFailed { attempt, failure } => Event::AttemptFailed { attempt, failure },
+            Message::Partitioned { stage, sequence, result } => {
+                self.partitioned(stage, sequence, result);
+                return;
+            }
             Message::SegmentFree { worker, segment } => {
                 self.pool.release_output(worker, segment);
                 return;
@@ -249,6 +261,7 @@ impl LocalExecutor {
             }
             Action::Dispatch(dispatch) => self.dispatch(dispatch)?,
             Action::Publish { stage, port, batch } => self.publish(stage, port, batch),
+            Action::PublishJoined { stage, port, batches } => self.publish_joined(stage, port, &batches),
             Action::PublishRejects { stage, port, batch, rejects } => {
                 self.publish_rejects(stage, port, batch, &rejects)
             }
@@ -354,6 +367,10 @@ impl LocalExecutor {
     fn dispatch(&mut self, dispatch: Dispatch) -> io::Result<()> {
         let Dispatch { attempt, stage, sequence, host, work } = dispatch;
         let batch = match &work {
+            Work::Lane { .. } | Work::FinishLane { .. } => {
+                self.dispatch_lane(attempt, stage, sequence, host, &work);
+                return Ok(());
+            }
             Work::Rows { batch, rows } => {
                 match self.take_for(stage, 0, batch.id).and_then(|whole| select(&whole, rows)) {
                     Ok(selected) => Some(selected),
@@ -395,6 +412,10 @@ impl LocalExecutor {
             Happened::Retired { worker } => Event::WorkerRetired { worker },
             Happened::Exited { worker, failure, cause } => Event::WorkerExited { worker, failure, cause },
             Happened::Failed { attempt, failure } => Event::AttemptFailed { attempt, failure },
+            Happened::DoesAgain { worker, attempt, stage, sequence, lane } => {
+                self.do_again(worker, attempt, stage, sequence, lane);
+                return;
+            }
             Happened::Done { attempt, rows, end, outputs } => {
                 let outputs = outputs.into_iter().map(|(port, batch)| Output { port, batch: self.keep(batch) });
                 Event::AttemptDone { attempt, rows, outputs: outputs.collect(), end }
@@ -471,6 +492,7 @@ impl LocalExecutor {
         }
         // Spilled batches remove their files; the folder is empty then.
         drop(self.store);
+        drop(self.keyed);
         let _ = std::fs::remove_dir_all(self.folder.join(SPILL_FOLDER));
         result
     }

@@ -36,6 +36,8 @@ pub struct Fake<'a> {
     pub cutters: BTreeMap<EdgeId, FakeCutter>,
     pub sinks: BTreeMap<StageId, Vec<u64>>,
     pub tasks: BTreeSet<StageId>,
+    /// Workers that have the state of a lane, and the job that is next in it.
+    pub states: BTreeMap<WorkerId, (StageId, u32, u64)>,
     /// Workers that will still be killed.
     pub kills: u32,
     /// How often all workers will still fall together.
@@ -275,6 +277,12 @@ impl Fake<'_> {
                 let weight = self.shapes[stage.index()].weight;
                 self.put(stage, port, &rows, weight);
             }
+            Action::PublishJoined { stage, port, batches } => {
+                let take = |batch| self.batches.remove(batch).expect("a batch that is published exists");
+                let rows: Vec<u64> = batches.iter().flat_map(take).collect();
+                let weight = self.shapes[stage.index()].weight;
+                self.put(stage, port, &rows, weight);
+            }
             Action::PublishRejects { stage, port, batch, rejects } => {
                 let rows = &self.batches[&batch];
                 let rows: Vec<u64> =
@@ -347,7 +355,7 @@ impl Fake<'_> {
         let Dispatch { attempt, stage, sequence, host, work } = dispatch;
         let shape = &self.shapes[stage.index()];
         let right = match shape.kind {
-            Kind::Generator { .. } | Kind::Map(MapKind::Worker) => matches!(host, Host::Worker(_)),
+            Kind::Generator { .. } | Kind::Keyed | Kind::Map(MapKind::Worker) => matches!(host, Host::Worker(_)),
             Kind::Task | Kind::Map(MapKind::Process) => host == Host::Process,
             _ => host == Host::Native,
         };
@@ -357,6 +365,15 @@ impl Fake<'_> {
         }
         self.busy.insert(attempt, host);
         self.attempts.insert(attempt, stage);
+        if let (Host::Worker(worker), Work::Lane { lane, .. } | Work::FinishLane { lane }) = (host, &work) {
+            let state = self.states.entry(worker).or_insert((stage, *lane, sequence));
+            assert_eq!(
+                *state,
+                (stage, *lane, sequence),
+                "{worker:?} has the state of another lane, or of another time"
+            );
+            state.2 += 1;
+        }
         if matches!(host, Host::Worker(worker) if !self.workers.contains(&worker)) {
             return;
         }
@@ -375,6 +392,28 @@ impl Fake<'_> {
                     Event::AttemptDone { attempt, rows: given, outputs, end: false }
                 }
             }
+            Work::Lane { batch, lane } => {
+                let lanes = index(self.plan.lanes(self.plan.stage(stage)).into());
+                let all = &self.batches[&batch.id];
+                let [from, to] = [index(lane.into()), index(lane.into()) + 1].map(|lane| lane * all.len() / lanes);
+                let rows = all[from..to].to_vec();
+                match rows.iter().find(|row| shape.fails && is_poison(**row)) {
+                    Some(row) => {
+                        self.state_is_spoilt(attempt, host, format!("boom at {row}"));
+                        return;
+                    }
+                    None => {
+                        let given = rows.len() as u64;
+                        let outputs = if rows.is_empty() {
+                            Vec::new()
+                        } else {
+                            vec![Output { port: 0, batch: self.make(stage, rows) }]
+                        };
+                        Event::AttemptDone { attempt, rows: given, outputs, end: false }
+                    }
+                }
+            }
+            Work::FinishLane { .. } => Event::AttemptDone { attempt, rows: 0, outputs: Vec::new(), end: false },
             Work::Pull => {
                 let Kind::Generator { rows } = shape.kind else { panic!("not a generator") };
                 let pulls = self.pulls.entry((stage, sequence)).or_default();
@@ -394,6 +433,17 @@ impl Fake<'_> {
             }
         };
         self.push(Lane::Attempt(attempt), event);
+    }
+
+    /// An attempt of a lane fails: its worker is given nothing more.
+    fn state_is_spoilt(&mut self, attempt: AttemptId, host: Host, message: String) {
+        let Host::Worker(worker) = host else { panic!("a lane is in a worker") };
+        self.workers.remove(&worker);
+        let lane = Lane::Attempt(attempt);
+        self.push(lane, Event::WorkerRetired { worker });
+        self.push(lane, Event::AttemptFailed { attempt, failure: Failure { message, ..failure(Verdict::Exception) } });
+        let failure = failure(Verdict::Crash);
+        self.push(lane, Event::WorkerExited { worker, failure, cause: ExitCause::Engine });
     }
 
     /// Lets a source or a query do what it can.

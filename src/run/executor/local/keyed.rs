@@ -1,0 +1,239 @@
+//! The input of stages that keep state per key: put in the order of its partitions on rayon's threads, given out lane by lane, and kept on
+//! disk, so that a new worker can do again what one that has died had done.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::ops::Range;
+
+use super::LocalExecutor;
+use crate::batch::{self, Batch, BatchError, Origin, PartitionError, Partitioned, Partitioner, SpillSpace};
+use crate::plan::{self, Plan, StageId, StageKind, Verdict};
+use crate::run::executor::mailbox::Message;
+use crate::run::executor::python::LaneRows;
+use crate::run::executor::rejects;
+use crate::run::executor::resident::{failure, guarded};
+use crate::run::executor::worker::Current;
+use crate::run::scheduler::{AttemptId, BatchId, Event, Failure, Host, Scope, Work, WorkerId};
+
+const _: () = assert!(batch::PARTITIONS == plan::PARTITIONS as usize, "a lane is a run of partitions");
+
+/// The input of one stage.
+pub(super) struct KeyedInput {
+    partitioner: Partitioner,
+    lanes: u32,
+    /// By sequence number.
+    batches: BTreeMap<u64, KeyedBatch>,
+}
+
+struct KeyedBatch {
+    id: BatchId,
+    state: State,
+}
+
+enum State {
+    /// These attempts wait for their rows.
+    Partitioning(Vec<Waiting>),
+    Kept {
+        partitions: Partitioned,
+        rows: Batch,
+    },
+}
+
+struct Waiting {
+    attempt: AttemptId,
+    worker: WorkerId,
+    lane: u32,
+}
+
+/// A batch in the order of its partitions, where they are, and a copy of its rows on disk.
+#[derive(Debug)]
+pub struct InPartitions {
+    batch: Batch,
+    partitions: Partitioned,
+    kept: Batch,
+}
+
+pub(super) fn inputs(plan: &Plan) -> BTreeMap<StageId, KeyedInput> {
+    let keyed = plan.stages.iter().filter_map(|stage| match &stage.kind {
+        StageKind::Python(python) if stage.is_keyed() => {
+            let partitioner = Partitioner::new(python.partition_by.clone());
+            Some((stage.id, KeyedInput { partitioner, lanes: plan.lanes(stage), batches: BTreeMap::new() }))
+        }
+        _ => None,
+    });
+    keyed.collect()
+}
+
+impl KeyedInput {
+    /// The partitions of a lane. Lanes are as equal as can be, and all together in order.
+    fn partitions(&self, lane: u32) -> Range<usize> {
+        let (lane, lanes) = (lane as usize, self.lanes as usize);
+        (lane * batch::PARTITIONS).div_ceil(lanes)..((lane + 1) * batch::PARTITIONS).div_ceil(lanes)
+    }
+
+    /// The rows of a lane in a batch that is kept.
+    fn rows(&self, sequence: u64, lane: u32) -> Option<Range<usize>> {
+        match &self.batches.get(&sequence)?.state {
+            State::Kept { partitions, .. } => Some(partitions.rows(self.partitions(lane))),
+            State::Partitioning(_) => None,
+        }
+    }
+
+    /// The batches before this one that have left something in the state of a lane.
+    fn before(&self, sequence: u64, lane: u32) -> VecDeque<u64> {
+        let before = self.batches.range(..sequence).map(|(sequence, _)| *sequence);
+        before.filter(|sequence| self.rows(*sequence, lane).is_some_and(|rows| !rows.is_empty())).collect()
+    }
+
+    /// A batch, of which a lane takes its rows.
+    fn lane_rows(&self, sequence: u64, lane: u32, batch: Batch) -> Option<LaneRows> {
+        let State::Kept { partitions, .. } = &self.batches.get(&sequence)?.state else { return None };
+        let lane = self.partitions(lane);
+        let first = partitions.rows(lane.clone()).start;
+        Some(LaneRows { batch, first, partitions: partitions.counts(lane).collect() })
+    }
+}
+
+impl LocalExecutor {
+    pub(super) fn dispatch_lane(&mut self, attempt: AttemptId, stage: StageId, sequence: u64, host: Host, work: &Work) {
+        let Host::Worker(worker) = host else { unreachable!("lanes are in workers") };
+        match *work {
+            Work::Lane { batch, lane } => {
+                let waiting = Waiting { attempt, worker, lane };
+                let input = self.keyed.get_mut(&stage).expect("every stage with keys has an input");
+                match input.batches.get_mut(&sequence).map(|batch| &mut batch.state) {
+                    Some(State::Partitioning(others)) => others.push(waiting),
+                    Some(State::Kept { .. }) => self.send_rows(stage, sequence, &waiting),
+                    None => self.partition(stage, sequence, batch.id, waiting),
+                }
+            }
+            Work::FinishLane { lane } => self.send(stage, sequence, &Waiting { attempt, worker, lane }, None),
+            Work::Rows { .. } | Work::Pull | Work::Task => unreachable!("not the work of a lane"),
+        }
+    }
+
+    /// Brings a batch into the order of its partitions; what comes of it is [`LocalExecutor::partitioned`].
+    fn partition(&mut self, stage: StageId, sequence: u64, id: BatchId, waiting: Waiting) {
+        let batch = match self.take_for(stage, 0, id) {
+            Ok(batch) => batch,
+            Err(failure) => {
+                self.events.push_back(Event::AttemptFailed { attempt: waiting.attempt, failure });
+                return;
+            }
+        };
+        let input = self.keyed.get_mut(&stage).expect("every stage with keys has an input");
+        input.batches.insert(sequence, KeyedBatch { id, state: State::Partitioning(vec![waiting]) });
+        let (partitioner, space, mailbox) = (input.partitioner.clone(), self.spill.clone(), self.mailbox.clone());
+        rayon::spawn(move || {
+            let name = format!("stage-{}-{sequence}", stage.0);
+            let result = guarded(|| in_partitions(&partitioner, &batch, &space, &name)).map(Box::new);
+            mailbox.send(Message::Partitioned { stage, sequence, result });
+        });
+    }
+
+    pub(super) fn partitioned(&mut self, stage: StageId, sequence: u64, result: Result<Box<InPartitions>, Failure>) {
+        let input = self.keyed.get_mut(&stage).expect("every stage with keys has an input");
+        let known = input.batches.get_mut(&sequence).expect("it was being partitioned");
+        let made = result.map(|made| {
+            let InPartitions { batch, partitions, kept } = *made;
+            // The same rows in another order: they are charged as before.
+            if let Some(stored) = self.store.get_mut(&known.id) {
+                stored.batch = batch;
+            }
+            State::Kept { partitions, rows: kept }
+        });
+        match made {
+            Ok(state) => {
+                let State::Partitioning(waiting) = std::mem::replace(&mut known.state, state) else { return };
+                waiting.iter().for_each(|waiting| self.send_rows(stage, sequence, waiting));
+            }
+            Err(failure) => {
+                let Some(KeyedBatch { state: State::Partitioning(waiting), .. }) = input.batches.remove(&sequence)
+                else {
+                    return;
+                };
+                let failed = waiting.iter().map(|waiting| waiting.attempt);
+                self.events.extend(failed.map(|attempt| Event::AttemptFailed { attempt, failure: failure.clone() }));
+            }
+        }
+    }
+
+    fn send_rows(&mut self, stage: StageId, sequence: u64, waiting: &Waiting) {
+        let input = &self.keyed[&stage];
+        let batch = self.store[&input.batches[&sequence].id].batch.clone();
+        let rows = input.lane_rows(sequence, waiting.lane, batch).expect("it is in partitions");
+        if rows.partitions.is_empty() {
+            let attempt = waiting.attempt;
+            self.events.push_back(Event::AttemptDone { attempt, rows: 0, outputs: Vec::new(), end: false });
+            return;
+        }
+        self.send(stage, sequence, waiting, Some(rows));
+    }
+
+    fn send(&mut self, stage: StageId, sequence: u64, waiting: &Waiting, rows: Option<LaneRows>) {
+        let Waiting { attempt, worker, lane } = *waiting;
+        let input = &self.keyed[&stage];
+        let is_new = !self.pool.has_state(worker, stage);
+        let again = if is_new { input.before(sequence, lane) } else { VecDeque::new() };
+        // Rows that are made from several of a batch come from anywhere in it, whatever lane they are in.
+        let origin = rows.as_ref().map_or_else(Origin::default, |rows| rows.batch.origin().clone());
+        let current = Current {
+            origin,
+            is_catching_up: !again.is_empty(),
+            again,
+            lane: Some(lane),
+            ..Current::new(attempt, stage, sequence)
+        };
+        let id = input.batches.get(&sequence).map(|batch| batch.id);
+        match (self.pool.dispatch_lane(worker, current, rows, &mut self.poller), id) {
+            (Ok(Some(batch)), Some(id)) => {
+                // It stays where it was put for the first lane.
+                if let Some(stored) = self.store.get_mut(&id) {
+                    stored.batch = batch;
+                }
+            }
+            (Ok(_), _) => {}
+            (Err(failure), _) => self.events.push_back(Event::AttemptFailed { attempt, failure }),
+        }
+    }
+
+    /// Gives a new worker a batch that one before it had done.
+    pub(super) fn do_again(&mut self, worker: WorkerId, attempt: AttemptId, stage: StageId, sequence: u64, lane: u32) {
+        let input = &self.keyed[&stage];
+        let State::Kept { rows: kept, .. } = &input.batches[&sequence].state else { unreachable!("it was done once") };
+        let wrong = |error: BatchError| failure(Scope::Output, Verdict::Exception, error.to_string());
+        let sent = kept.clone().load().map_err(wrong).and_then(|batch| {
+            let rows = input.lane_rows(sequence, lane, batch).expect("it is in partitions");
+            self.pool.do_again(worker, attempt, sequence, rows, &mut self.poller)
+        });
+        if let Err(failure) = sent {
+            self.events.push_back(Event::AttemptFailed { attempt, failure });
+        }
+    }
+
+    /// The place, for people, of the rows for which a batch of a stage with keys failed; of the whole batch if nothing more is known.
+    pub fn lane_place(&self, stage: StageId, sequence: u64) -> Option<String> {
+        let batch = self.keyed.get(&stage)?.batches.get(&sequence)?;
+        let origin = self.store.get(&batch.id)?.batch.origin();
+        let rows = self.pool.blamed(stage, sequence).unwrap_or(0..origin.len());
+        rejects::place(&origin.slice(rows).blur(1), 0, &self.files)
+    }
+}
+
+fn in_partitions(
+    partitioner: &Partitioner,
+    batch: &Batch,
+    space: &SpillSpace,
+    name: &str,
+) -> Result<InPartitions, Failure> {
+    let wrong = |error: BatchError| failure(Scope::Output, Verdict::Exception, error.to_string());
+    let records = batch.records().map_err(wrong)?;
+    let made = partitioner.apply(&records, batch.origin()).map_err(|error| {
+        let scope = if matches!(error, PartitionError::Arrow(_)) { Scope::Internal } else { Scope::Opening };
+        failure(scope, Verdict::Schema, error.to_string())
+    })?;
+    let partitions = made.without_rows();
+    let Partitioned { records, origin, .. } = made;
+    // What is done again is only for its state: nobody will ask where its rows come from.
+    let kept = Batch::new(records.clone(), Origin::unknown(records.num_rows())).spill(space, name).map_err(wrong)?;
+    Ok(InPartitions { batch: Batch::new(records, origin), partitions, kept })
+}
