@@ -1,7 +1,7 @@
-"""A stage that keeps state per key: the stage's code once for each partition, made when the partition's first row comes.
+"""A stage that keeps state per key: its code once for each partition, made when the first row of the partition comes.
 
-All rows with one key are in one partition, and a partition is in one worker; so whatever the code keeps is about its own
-keys, and has seen all of their rows. Start reading at `KeyedStage`.
+All rows with one key are in one partition, and a partition is in one worker; so whatever the code keeps is about its
+own keys, and has seen all of their rows. Start reading at `KeyedStage`.
 """
 
 from __future__ import annotations

@@ -163,7 +163,15 @@ class Worker:
         os.close(fd)
         return self.inputs[segment]
 
-    def start(self, batch: pa.RecordBatch, stage: int = 1, sequence: int = 0, segment: int = 0, offset: int = 0) -> int:
+    def start(
+        self,
+        batch: pa.RecordBatch,
+        stage: int = 1,
+        sequence: int = 0,
+        segment: int = 0,
+        offset: int = 0,
+        **fields: Any,
+    ) -> int:
         attempt = next(self.attempts)
         schema = batch.schema
         if schema not in self.schema_ids:
@@ -183,6 +191,7 @@ class Worker:
             schema=self.schema_ids[schema],
             length=len(message),
             **place,
+            **fields,
         )
         return attempt
 
