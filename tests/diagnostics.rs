@@ -350,6 +350,23 @@ stages:
 }
 
 #[test]
+fn only_python_stages_with_rows_keep_state() {
+    let yaml = "version: 1
+stages:
+  rows: { read: lines.txt }
+  a: { from: rows, python: m:A, partition_by: line }
+  b: { from: rows, python: m:B, partition_by: [lin, line], on_error: reject }
+  c: { from: rows, python: { call: m:c, as: stream }, on_error: skip }
+  d: { python: { call: m:d, as: stream } }
+  e: { python: m:e, partition_by: line }
+  f: { from: a, sql: SELECT line FROM a, partition_by: line }
+  g: { from: a, python: m:g, partition_by: [line, k, line] }
+  h: { from: c.rejected, python: m:h, partition_by: [] }
+";
+    insta::assert_snapshot!(problems(yaml), @"");
+}
+
+#[test]
 fn waits_and_templates_are_checked() {
     let yaml = "version: 1
 stages:

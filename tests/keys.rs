@@ -208,3 +208,101 @@ fn a_key_that_is_no_column_is_an_error_that_says_what_there_is() {
     let message = "`partition_by` names `person`, which is no column of the rows that come; they have `user`, `n`";
     assert!(ran.stderr.contains(message), "{}", ran.stderr);
 }
+
+/// Numbers all rows of the stream, and tells at its end how many there were.
+const NUMBER: &str = "
+import os
+import pyarrow as pa
+KILL = {int(n) for n in os.environ.get('KILL_AT', '').split()}
+def number(batches):
+    count = 0
+    for batch in batches:
+        for n in sorted(KILL):
+            if count <= n < count + batch.num_rows and not os.path.exists(f'killed-{n}'):
+                open(f'killed-{n}', 'w').close()
+                os.kill(os.getpid(), 9)
+        numbers = pa.array(range(count, count + batch.num_rows), pa.int64())
+        count += batch.num_rows
+        yield batch.append_column('count', numbers)
+    yield pa.table({'user': ['all'], 'n': pa.array([None], pa.int64()), 'count': [count]})
+";
+
+#[test]
+fn a_stream_has_state_from_its_first_row_to_its_last() {
+    let events = events(2000);
+    let stages = STAGES.replace("  partition_by: user\n", "").replace("Count, as: AS", "number, as: stream");
+    let scene = Scene::new(&stages.replace("counted:\n", "counted:\n  env: { KILL_AT: 3 700 701 1999 }\n"), NUMBER);
+    scene.write("events.csv", &csv(&events));
+    scene.run().args(&["--workers", "3"]).ends_with(0);
+    let numbered = events.iter().zip(0..).map(|((user, number), at)| (user.clone(), number.to_string(), at));
+    let expected: Vec<_> = numbered.chain([("all".to_owned(), String::new(), 2000)]).collect();
+    assert_eq!(rows(&scene.read("out/counted.csv")), expected);
+    assert!([3, 700, 701, 1999].iter().all(|at| scene.exists(&format!("killed-{at}"))));
+    // Without rows too.
+    scene.write("events.csv", "user,n\n");
+    scene.run().ends_with(0);
+    assert_eq!(rows(&scene.read("out/counted.csv")), [("all".to_owned(), String::new(), 0)]);
+    scene.assert_clean();
+}
+
+#[test]
+fn a_stream_per_key_is_the_same_for_any_number_of_workers() {
+    let events = events(1000);
+    let scene = Scene::new(&STAGES.replace("Count, as: AS", "number, as: stream"), NUMBER);
+    scene.write("events.csv", &csv(&events));
+    let results: Vec<String> = ["1", "3"]
+        .into_iter()
+        .map(|workers| {
+            scene.run().args(&["--workers", workers]).ends_with(0);
+            scene.read("out/counted.csv")
+        })
+        .collect();
+    assert_eq!(results[0], results[1]);
+    let totals = rows(&results[0]).into_iter().filter(|(user, ..)| user == "all").map(|(_, _, count)| count);
+    assert_eq!(totals.sum::<i64>(), 1000);
+}
+
+#[test]
+fn a_stream_that_fails_says_in_which_rows_it_was() {
+    let module = "def number(batches):\n    for at, batch in enumerate(batches):\n        if at == 3:\n            raise ValueError('four')\n        yield batch\n";
+    let stages = STAGES.replace("  partition_by: user\n", "").replace("Count, as: AS", "number, as: stream");
+    let scene = Scene::new(&stages, module);
+    scene.write("events.csv", &csv(&events(1000)));
+    let ran = scene.run().ends_with(1);
+    assert!(ran.stderr.contains("ValueError: four"), "{}", ran.stderr);
+    assert!(ran.stderr.contains("events.csv, rows 301 to 400 (batch 3, after 1 attempt)"), "{}", ran.stderr);
+    assert!(ran.stderr.contains("in number"), "the user's traceback is shown: {}", ran.stderr);
+}
+
+/// [`COUNT`] with snapshots of its state, of which it keeps a list.
+const WITH_SNAPSHOTS: &str = "
+    def get_state(self):
+        note(f'gave {sum(self.seen.values())}')
+        return self.seen
+    def set_state(self, state):
+        note(f'got {sum(state.values())}')
+        self.seen = state
+def note(text):
+    with open('log', 'a') as log:
+        log.write(text + '\\n')
+";
+
+#[test]
+fn a_new_worker_begins_with_the_last_snapshot() {
+    // One key, so that all rows are in one partition.
+    let events: Vec<(String, u64)> = (0..1000).map(|number| ("user7".to_owned(), number)).collect();
+    let stages = STAGES.replace("AS", "row").replace("counted:\n", "counted:\n  env: { KILL_AT: 870 }\n");
+    let called = "    def __call__(self, rows):\n        note('called')";
+    let module = format!("{}{WITH_SNAPSHOTS}", COUNT.replace("    def __call__(self, rows):", called));
+    let scene = Scene::new(&stages, &module);
+    scene.write("events.csv", &csv(&events));
+    scene.run().args(&["--workers", "2"]).env("MILLPOND_FAIL_POINT", "keyed.snapshot:5").ends_with(0);
+    assert!(scene.exists("killed-870"));
+    check_counts(&scene.read("out/counted.csv"), &events);
+    let log = scene.read("log");
+    let states: Vec<&str> = log.lines().filter(|line| *line != "called").collect();
+    // The first batch is sent before the worker has said that it can give its state.
+    assert_eq!(states, ["gave 600", "got 600"]);
+    // Up to the kill, and once more from the snapshot on.
+    assert_eq!(log.lines().filter(|line| *line == "called").count(), 870 + 400);
+}

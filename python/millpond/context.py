@@ -71,7 +71,7 @@ _partition: int | None = None
 
 
 def batch_id() -> str:
-    """`stage/sequence` of the batch at hand, and `/partition` in a stage with keys: the same for every attempt."""
+    """`stage/sequence` of the batch at hand, and `/partition` in a stage with state: the same for every attempt."""
     return f"{_stage}/{_sequence}" if _partition is None else f"{_stage}/{_sequence}/{_partition}"
 
 

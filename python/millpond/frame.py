@@ -37,6 +37,7 @@ class Kind(enum.IntEnum):
     FORGET = 7
     STOP = 8
     FINISH_KEYS = 9
+    RESTORE = 10
 
     HELLO = 16
     OPENED = 17
@@ -49,6 +50,7 @@ class Kind(enum.IntEnum):
     DROP = 24
     CAUGHT_UP = 25
     DONE_AGAIN = 26
+    SNAPSHOT = 27
 
     PREPARE = 32
     FORK = 33
@@ -61,6 +63,7 @@ class Flag(enum.IntFlag):
     ORIGIN = 1
     END = 2
     AGAIN = 8
+    SNAPSHOT = 16
 
 
 class ProtocolError(Exception):

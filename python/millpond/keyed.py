@@ -1,4 +1,4 @@
-"""A stage that keeps state per key: its code once for each partition, made when the first row of the partition comes.
+"""A stage with state: its code once for each partition, made when the first row of the partition comes.
 
 All rows with one key are in one partition, and a partition is in one worker; so whatever the code keeps is about its
 own keys, and has seen all of their rows. Start reading at `KeyedStage`.
@@ -7,6 +7,7 @@ own keys, and has seen all of their rows. Start reading at `KeyedStage`.
 from __future__ import annotations
 
 import array
+import pickle
 from collections.abc import Mapping
 from typing import Any
 
@@ -26,6 +27,7 @@ class KeyedStage:
         self._partitions: dict[int, Stage] = {}
         self.convention = self._spare.convention
         self.is_class = self._spare.is_class
+        self.has_snapshots = self._spare.has_snapshots()
         # When the code raises: the row at fault, and the rows that it was given, from and to.
         self.row: int | None = None
         self.rows: tuple[int, int] | None = None
@@ -54,10 +56,20 @@ class KeyedStage:
     def finish(self, sequence: int) -> list[Output]:
         """Lets each partition give rows at the end of its keys."""
         self.row = self.rows = None
+        if not self._partitions and not self._spec["by_key"]:
+            self._partition(0)  # A stream without rows has an end too.
         made: list[Output] = []
         for _, stage in sorted(self._partitions.items()):
             made += stage.finish(sequence)
         return _joined(made)
+
+    def snapshot(self) -> bytes:
+        """The states of all partitions, for `restore` in another process."""
+        return pickle.dumps({number: stage.get_state() for number, stage in self._partitions.items()}, protocol=5)
+
+    def restore(self, snapshot: bytes) -> None:
+        for number, state in pickle.loads(snapshot).items():
+            self._partition(number).set_state(state)
 
     def close(self) -> None:
         """Closes every partition; raises the first error after all of them."""

@@ -23,6 +23,7 @@ from .codecs.values import Given, as_rows, rows_of
 from .column_types import declared_schema
 from .errors import SchemaError, StageError
 from .source import Source
+from .stream import Stream
 
 
 @dataclasses.dataclass
@@ -69,12 +70,12 @@ class Stage:
         # Nobody reads the rows of a stage that works by its side effects: it need not give any.
         self._unread: bool = spec.get("unread", False)
         self.row: int | None = None
-        self.partition: int | None = None  # Of a stage with keys.
+        self.partition: int | None = None  # Of a stage with state.
         target = _find(spec["module"], spec["function"])
         self.is_class = isinstance(target, type)
         if not self.is_class:
             _check_arguments(target, spec)
-        self._instance = target(**spec["with"]) if self.is_class else None
+        self._instance: Any = target(**spec["with"]) if self.is_class else None
         function = self._instance if self.is_class else target
         if not callable(function):
             raise StageError(
@@ -87,12 +88,15 @@ class Stage:
         self._finished: dict[int, pa.Schema] = {}  # By port.
         self._rows_codec = DictCodec(self._declared)
         self._source = self._open_source(spec) if spec["source"] else None
+        self._stream = Stream(self._call) if self.convention == "stream" else None
 
     def run(self, batch: pa.RecordBatch, sequence: int) -> list[Output]:
         """Calls the function on one batch, or on each row of it. When it raises, `row` is the row at fault."""
         self._enter_attempt(sequence)
         if self.convention == "row":
             return self._run_rows(batch)
+        if self._stream is not None:
+            return self._yielded(self._stream.give(batch))
         argument, given = self._codec.give(batch)
         result = self._call(argument)
         if result is None and len(self._ports) <= 1 and not self._unread:
@@ -103,11 +107,13 @@ class Stage:
         return self._taken(result, given)
 
     def finish(self, sequence: int) -> list[Output]:
-        """What `finish()` of the class gives at the end of a stage with keys, if it has one."""
+        """What a stage with state gives at its end: a stream until it returns, a class by `finish()` if it has one."""
+        self._enter_attempt(sequence)
+        if self._stream is not None:
+            return self._yielded(self._stream.end())
         last = getattr(self._instance, "finish", None)
         if last is None:
             return []
-        self._enter_attempt(sequence)
         result, given = last(), Given(None)
         if self.convention != "row":
             return self._taken(result, given)
@@ -117,6 +123,19 @@ class Stage:
             if output is not None:
                 outputs.append(Output(port, output.batch))
         return outputs
+
+    def has_snapshots(self) -> bool:
+        """Whether the code can give its state, and can be given it."""
+        return all(hasattr(self._instance, name) for name in ("get_state", "set_state"))
+
+    def get_state(self) -> Any:
+        return self._instance.get_state()
+
+    def set_state(self, state: Any) -> None:
+        self._instance.set_state(state)
+
+    def _yielded(self, batches: list[pa.RecordBatch]) -> list[Output]:
+        return [Output(0, self._finish(0, batch)) for batch in batches]
 
     def _enter_attempt(self, sequence: int) -> None:
         context.enter_attempt(self._seed, self.name, sequence, self.partition)
@@ -143,6 +162,8 @@ class Stage:
         """Calls `close()` of the class, if it has one."""
         if self._source is not None:
             self._source.close()
+        if self._stream is not None:
+            self._stream.close()
         close = getattr(self._instance, "close", None)
         if close is not None:
             close()
@@ -252,6 +273,8 @@ def _convention(spec: Mapping[str, Any], function: Callable[..., Any]) -> tuple[
     if chosen is None and spec["source"]:
         return annotation.DEFAULT, False
     inferred, as_table = annotation.infer(function)
+    if chosen is None and inferred == "stream":  # How a stage is run depends on it, and is known before its code is.
+        raise StageError("its first parameter is an iterator: say `as: stream` in the file to give it all batches")
     return (chosen, as_table) if chosen is not None else (inferred, as_table)
 
 

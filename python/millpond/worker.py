@@ -64,7 +64,7 @@ class Worker:
                 self._schemas[frame.schema] = pa.ipc.read_schema(pa.py_buffer(frame.data))
             elif frame.kind == Kind.SEGMENT_IN:
                 self._leases.add_segment(frame)
-            elif frame.kind in (Kind.RUN, Kind.PULL, Kind.FINISH_KEYS):
+            elif frame.kind in (Kind.RUN, Kind.PULL, Kind.FINISH_KEYS, Kind.RESTORE):
                 self._attempt(frame)
             elif frame.kind == Kind.RELEASE_OUTPUT:
                 self._outputs.release(frame.segment)
@@ -89,7 +89,7 @@ class Worker:
     def _open(self, frame: Frame) -> None:
         context.params.set(frame.text["params"])
         try:
-            stage = KeyedStage(frame.text) if frame.text["keyed"] else Stage(frame.text)
+            stage = KeyedStage(frame.text) if frame.text["has_state"] else Stage(frame.text)
         except SystemExit:
             raise
         except BaseException as error:
@@ -97,7 +97,8 @@ class Worker:
             return
         self._end_copies()
         self._stages[frame.stage] = stage
-        text = {"as": stage.convention, "class": stage.is_class}
+        snapshots = isinstance(stage, KeyedStage) and stage.has_snapshots
+        text = {"as": stage.convention, "class": stage.is_class, "snapshots": snapshots}
         self._channel.send(Frame(Kind.OPENED, stage=frame.stage, text=text))
 
     def _attempt(self, frame: Frame) -> None:
@@ -118,11 +119,18 @@ class Worker:
 
     def _run(self, stage: Stage | KeyedStage, frame: Frame) -> list[Frame]:
         """Runs an attempt; the frames that tell its outcome."""
+        if frame.kind == Kind.RESTORE:
+            if isinstance(stage, KeyedStage):
+                stage.restore(frame.data)
+            return []
         outputs, end, rows = self._call(stage, frame)
         self._end_copies()
         if frame.flags & Flag.AGAIN:
             return [Frame(Kind.DONE_AGAIN, stage=frame.stage, attempt=frame.attempt)]
-        answer = self._written(frame, outputs)
+        answer = []
+        if frame.flags & Flag.SNAPSHOT and isinstance(stage, KeyedStage):
+            answer.append(Frame(Kind.SNAPSHOT, stage=frame.stage, attempt=frame.attempt, data=stage.snapshot()))
+        answer += self._written(frame, outputs)
         answer.append(Frame(Kind.DONE, Flag.END if end else 0, stage=frame.stage, attempt=frame.attempt, rows=rows))
         return answer
 

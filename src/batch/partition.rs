@@ -69,11 +69,17 @@ impl Partitioner {
         Self { columns }
     }
 
+    /// Without columns, all rows are in the first partition.
+    ///
     /// # Errors
     /// If a column of the key is missing, or has a type whose values cannot be keys.
     pub fn apply(&self, records: &RecordBatch, origin: &Origin) -> Result<Partitioned, PartitionError> {
-        let of_row = self.partitions(records)?;
         let mut bounds = [0; PARTITIONS + 1];
+        if self.columns.is_empty() {
+            bounds[1..].fill(records.num_rows());
+            return Ok(Partitioned { records: records.clone(), origin: origin.clone(), bounds });
+        }
+        let of_row = self.partitions(records)?;
         of_row.iter().for_each(|&partition| bounds[usize::from(partition) + 1] += 1);
         (0..PARTITIONS).for_each(|partition| bounds[partition + 1] += bounds[partition]);
         let mut next = bounds;

@@ -39,6 +39,7 @@ const FILES: &[(&str, &str)] = files![
     "py.typed",
     "source.py",
     "stage.py",
+    "stream.py",
     "template.py",
     "terminal.py",
     "worker.py",

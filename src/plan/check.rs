@@ -2,7 +2,7 @@
 
 use std::path::{Component, Path, PathBuf};
 
-use super::link::{After, CommandShape, Link, ports};
+use super::link::{self, After, CommandShape, Link, ports};
 use super::stage::{Command, CommandLine, Port, Read, StageKind, WriteTarget};
 use crate::diagnostic::{Code, Diagnostic, Span, did_you_mean, nearest};
 use crate::format::Format;
@@ -87,8 +87,8 @@ pub fn on_error(draft: &StageDraft) -> Option<Diagnostic> {
     };
     let ports = ports(draft)?;
     let message = format!("the stage `{}` cannot `{word}` rows", draft.name);
-    let help = if draft.has("partition_by") {
-        "what a row has done to the state of its key cannot be undone: let a stage in front of this one sort out bad rows"
+    let help = if link::keeps_state(draft) {
+        "what a row has done to a state cannot be undone: let a stage in front of this one sort out bad rows"
     } else {
         "python stages with `from` and commands in mode `batch` or `row` can"
     };

@@ -78,9 +78,9 @@ impl MemoryBound {
             sum(plan.edges.iter().map(|edge| rounding(plan, edge))),
             Enforced,
         );
-        let again = plan.stages.iter().filter(|stage| stage.is_keyed());
+        let again = plan.stages.iter().filter(|stage| stage.has_state());
         let again = again.map(|stage| u64::from(plan.lanes(stage)).saturating_mul(largest_input(plan, stage)));
-        add("batches that stages with `partition_by` do again after a death".to_owned(), sum(again), Estimated);
+        add("batches that stages with state do again after a death".to_owned(), sum(again), Estimated);
         let pools = workers(plan);
         let processes = pools.iter().map(|(count, _)| count).sum::<u64>();
         if processes > 0 {
@@ -165,7 +165,7 @@ fn workers(plan: &Plan) -> Vec<(u64, Option<NonZeroU64>)> {
         let StageKind::Python(python) = &stage.kind else { continue };
         let count = match python.target {
             _ if python.is_source => 1,
-            _ if stage.is_keyed() => u64::from(plan.lanes(stage)),
+            _ if stage.has_state() => u64::from(plan.lanes(stage)),
             PythonTarget::Class => u64::from(stage.workers.max.get()),
             PythonTarget::Function if shared.insert((&stage.env, &stage.cwd, stage.memory)) => u64::from(plan.workers),
             PythonTarget::Function => continue,

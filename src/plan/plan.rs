@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use super::queue::{Capacity, Cut};
 use super::stage::{Stage, StageKind};
 
-/// Partitions of a stage with `partition_by`: not cores, not workers, so that results do not depend on either.
+/// Partitions of a stage with state: not cores, not workers, so that results do not depend on either.
 pub const PARTITIONS: u32 = 64;
 
 /// Index of a stage in [`Plan::stages`]. Ids follow a topological order: a stage's inputs have smaller ids than the stage.
@@ -95,8 +95,11 @@ impl Plan {
         self.edges.iter().map(|edge| edge.capacity.bytes.get()).fold(0, u64::saturating_add)
     }
 
-    /// Workers among which a stage with `partition_by` divides its partitions.
+    /// Workers among which a stage with state divides its partitions: without a key, there is one for all rows.
     pub fn lanes(&self, stage: &Stage) -> u32 {
+        if !stage.has_keys() {
+            return 1;
+        }
         stage.workers.max.get().min(self.workers).min(PARTITIONS).max(1)
     }
 

@@ -232,6 +232,11 @@ impl Resolver<'_> {
                 Some("write `module:name`, such as `cleaning:normalise`".to_owned());
             return None;
         };
+        if options.convention == Some(ConventionSpec::Stream) && !self.draft.has("from") {
+            let message = "a stage without `from` gets no rows, so `as: stream` has no meaning for it";
+            self.report(Code::PlanBadOption, &["python", "as"], message).help =
+                Some("remove it: a source is a generator, which yields rows or batches as it is".to_owned());
+        }
         let last = call.name.rsplit('.').next().unwrap_or_default().trim_start_matches('_');
         let is_class = last.starts_with(char::is_uppercase);
         Some(Python {
@@ -523,6 +528,7 @@ fn convention(spec: ConventionSpec) -> Convention {
         ConventionSpec::Arrow => Convention::Arrow,
         ConventionSpec::Pandas => Convention::Pandas,
         ConventionSpec::Numpy => Convention::Numpy,
+        ConventionSpec::Stream => Convention::Stream,
     }
 }
 

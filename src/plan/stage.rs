@@ -52,8 +52,13 @@ impl Stage {
         }
     }
 
-    /// Whether the stage keeps state per key (`partition_by`).
-    pub fn is_keyed(&self) -> bool {
+    /// Whether the stage keeps state from batch to batch: per key (`partition_by`), or over the whole stream (`as: stream`).
+    pub fn has_state(&self) -> bool {
+        matches!(&self.kind, StageKind::Python(python) if !python.partition_by.is_empty() || python.is_stream())
+    }
+
+    /// Whether all that the stage keeps is kept per key.
+    pub fn has_keys(&self) -> bool {
         matches!(&self.kind, StageKind::Python(python) if !python.partition_by.is_empty())
     }
 
@@ -152,6 +157,12 @@ pub struct Python {
     pub target: PythonTarget,
 }
 
+impl Python {
+    fn is_stream(&self) -> bool {
+        self.convention == Some(Convention::Stream) && !self.is_source
+    }
+}
+
 /// `module:name`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Call {
@@ -167,6 +178,7 @@ pub enum Convention {
     Arrow,
     Pandas,
     Numpy,
+    Stream,
 }
 
 /// Whether `call` names a function or a class: by its spelling, as nothing is imported before the run (`CamelCase` or a

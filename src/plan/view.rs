@@ -150,9 +150,10 @@ fn running_text(stage: &Stage) -> String {
         StageKind::Sql(sql) if sql.row_wise => "native, row-wise: per batch, in order and in parallel".to_owned(),
         StageKind::Sql(_) => "native, over the whole stream".to_owned(),
         StageKind::Python(python) if python.is_source => "in a worker, as a source".to_owned(),
-        StageKind::Python(python) if stage.is_keyed() => {
-            format!("in workers, per batch and partition of ({})", python.partition_by.join(", "))
+        StageKind::Python(python) if stage.has_keys() => {
+            format!("in workers, with state per partition of ({})", python.partition_by.join(", "))
         }
+        StageKind::Python(_) if stage.has_state() => "in a worker, with state over the whole stream".to_owned(),
         StageKind::Python(_) => "in workers, per batch".to_owned(),
         StageKind::Command(command) => match command.mode {
             CommandMode::Batch => "in workers, one process per batch".to_owned(),

@@ -137,8 +137,8 @@ pub struct StageSpec {
     /// Memory that one worker of this stage may allocate (`python` only). One that has more after a batch is replaced; one that
     /// reaches one and a half times as much is killed, and its batch is tried again.
     pub memory: Option<SizeSpec>,
-    /// Columns whose values are the key of a row (`python` with `from` only). All rows with one key go to one instance of the stage's class, in
-    /// their order, so that it may keep state per key; its `finish()` may give rows at the end.
+    /// Columns whose values are the key of a row (`python` with `from` only). All rows with one key go to one instance of the stage's code, in
+    /// their order, so that it may keep state per key; `finish()` of a class may give rows at the end.
     #[schemars(example = &"user", example = &["country", "user"])]
     pub partition_by: Option<PartitionBySpec>,
     /// How rows are cut into batches for this stage. A batch ends at whichever bound comes first.
@@ -335,6 +335,8 @@ pub enum ConventionSpec {
     Pandas,
     /// A dict of numpy arrays.
     Numpy,
+    /// An iterator of all batches (`pyarrow.RecordBatch`); yields batches. It may keep state from its first row to its last.
+    Stream,
 }
 
 #[derive(Clone, Debug, Deserialize, JsonSchema)]

@@ -26,6 +26,7 @@ pub enum Kind {
     Forget = 7,
     Stop = 8,
     FinishKeys = 9,
+    Restore = 10,
     // From a worker.
     Hello = 16,
     Opened = 17,
@@ -38,6 +39,7 @@ pub enum Kind {
     Dropped = 24,
     CaughtUp = 25,
     DoneAgain = 26,
+    Snapshot = 27,
     // To and from a template.
     Prepare = 32,
     Fork = 33,
@@ -52,7 +54,7 @@ pub enum Kind {
 }
 
 impl Kind {
-    const ALL: [Self; 29] = [
+    const ALL: [Self; 31] = [
         Self::Open,
         Self::Schema,
         Self::Segment,
@@ -62,6 +64,7 @@ impl Kind {
         Self::Forget,
         Self::Stop,
         Self::FinishKeys,
+        Self::Restore,
         Self::Hello,
         Self::Opened,
         Self::WorkerSchema,
@@ -73,6 +76,7 @@ impl Kind {
         Self::Dropped,
         Self::CaughtUp,
         Self::DoneAgain,
+        Self::Snapshot,
         Self::Prepare,
         Self::Fork,
         Self::Forked,
@@ -95,6 +99,8 @@ pub const FLAG_ORIGIN: u16 = 1;
 pub const FLAG_END: u16 = 2;
 /// Flag of `Run`: only the state that it leaves is wanted.
 pub const FLAG_AGAIN: u16 = 8;
+/// Flag of `Run`: the state that it leaves is to be given too.
+pub const FLAG_SNAPSHOT: u16 = 16;
 
 /// Flag of `Spawn`: only a failure and the end are to be reported.
 pub const FLAG_QUIET: u16 = 4;

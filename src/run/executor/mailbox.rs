@@ -52,7 +52,14 @@ pub enum Message {
         attempt: AttemptId,
         failure: Failure,
     },
-    /// A batch of a stage with keys is in the order of its partitions.
+    /// The state of a lane before the batch `next` is on disk.
+    SnapshotKept {
+        stage: StageId,
+        lane: u32,
+        next: u64,
+        result: Result<Batch, Failure>,
+    },
+    /// A batch of a stage with state is in the order of its partitions.
     Partitioned {
         stage: StageId,
         sequence: u64,

@@ -21,7 +21,7 @@ pub fn preload(plan: &Plan) -> Vec<&'static str> {
 /// The frame that prepares a stage in a worker.
 pub fn open(plan: &Plan, stage: &Stage) -> Frame {
     let StageKind::Python(python) = &stage.kind else { unreachable!("only python stages are opened in workers") };
-    let Python { call, convention, with, returns, is_source, .. } = python;
+    let Python { call, convention, with, returns, is_source, partition_by, .. } = python;
     let returns: Vec<_> = returns
         .iter()
         .map(|(column, data_type)| json!([column, column_type::word(data_type).expect("it was parsed from a word")]))
@@ -38,7 +38,8 @@ pub fn open(plan: &Plan, stage: &Stage) -> Frame {
         "ports": ports,
         "returns": returns,
         "source": is_source,
-        "keyed": stage.is_keyed(),
+        "has_state": stage.has_state(),
+        "by_key": !partition_by.is_empty(),
         "unread": is_unread,
         "seed": plan.seed,
         "params": plan.params,
@@ -56,5 +57,6 @@ fn word(convention: Convention) -> &'static str {
         Convention::Arrow => "arrow",
         Convention::Pandas => "pandas",
         Convention::Numpy => "numpy",
+        Convention::Stream => "stream",
     }
 }

@@ -19,7 +19,7 @@ use serde::Deserialize;
 use serde_json::json;
 
 use super::connection::Connection;
-use super::frame::{FLAG_AGAIN, FLAG_END, Frame, Kind, PROTOCOL};
+use super::frame::{FLAG_AGAIN, FLAG_END, FLAG_SNAPSHOT, Frame, Kind, PROTOCOL};
 use super::guardian::{Guardian, ProcessEnd, ProcessId, Spawn};
 use super::local::Surroundings;
 use super::log::OutputLog;
@@ -59,6 +59,14 @@ pub struct LaneRows {
     pub partitions: Vec<(usize, usize)>,
 }
 
+impl LaneRows {
+    /// About what they weigh.
+    pub fn bytes(&self) -> u64 {
+        let rows: usize = self.partitions.iter().map(|(_, rows)| rows).sum();
+        self.batch.bytes() / self.batch.rows().max(1) as u64 * rows as u64
+    }
+}
+
 /// What happened to workers.
 #[derive(Debug)]
 pub enum Happened {
@@ -86,6 +94,20 @@ pub enum Happened {
         sequence: u64,
         lane: u32,
     },
+    /// A new process is to be given the last snapshot of its lane.
+    WantsSnapshot {
+        worker: WorkerId,
+        attempt: AttemptId,
+        stage: StageId,
+        lane: u32,
+    },
+    /// The state of a lane before the batch `next`.
+    Snapshot {
+        stage: StageId,
+        lane: u32,
+        next: u64,
+        state: Vec<u8>,
+    },
     Done {
         attempt: AttemptId,
         rows: u64,
@@ -112,7 +134,7 @@ pub struct Pool {
     schemas: Vec<SchemaRef>,
     happened: Vec<Happened>,
     news: Vec<RunEvent>,
-    /// Rows of a batch of a stage with keys for which its lanes have failed.
+    /// Rows of a batch of a stage with state for which its lanes have failed.
     blamed: BTreeMap<(StageId, u64), BTreeMap<u32, Range<usize>>>,
     /// Instances of classes that could not be closed.
     unclosed: Vec<(StageId, Failure)>,
@@ -306,23 +328,48 @@ impl Pool {
         Ok(placed)
     }
 
-    /// Whether a worker has the state of its lane of a stage with keys.
+    /// Whether a worker has the state of its lane of a stage with state.
     pub fn has_state(&self, worker: WorkerId, stage: StageId) -> bool {
         self.workers.get(&worker).is_some_and(|worker| worker.stages.contains_key(&stage))
     }
 
+    /// Whether a worker's code can give the state of its lane.
+    pub fn has_snapshots(&self, worker: WorkerId, stage: StageId) -> bool {
+        let opening = self.workers.get(&worker).and_then(|worker| worker.stages.get(&stage));
+        matches!(opening, Some(Opening::Open { has_snapshots: true, .. }))
+    }
+
+    /// Gives a new process the state of its lane.
+    pub fn restore(&mut self, id: WorkerId, attempt: AttemptId, state: Vec<u8>) {
+        let Some(worker) = self.workers.get_mut(&id) else { return };
+        let Some(current) = worker.current.as_mut().filter(|current| current.attempt == attempt) else { return };
+        current.is_to_be_restored = false;
+        let mut frame = Frame::new(Kind::Restore);
+        frame.stage = current.stage.0;
+        frame.attempt = attempt.0;
+        frame.data = state;
+        worker.connection.send(frame);
+        self.go_on(id);
+    }
+
     /// Sends rows of a lane, or `None` at the end of its rows, to the worker that has the lane's state, or that gets it by doing the batches
-    /// of `again` once more. Returns the batch as it lies now.
+    /// of `again` once more; with `wants_snapshot`, the state that they leave is given too. Returns the batch as it lies now.
     pub fn dispatch_lane(
         &mut self,
         id: WorkerId,
         current: Current,
         rows: Option<LaneRows>,
+        wants_snapshot: bool,
         poller: &mut Poller,
     ) -> Result<Option<Batch>, Failure> {
         let plan = Arc::clone(&self.plan);
         let Some(worker) = self.workers.get_mut(&id) else { return Ok(rows.map(|rows| rows.batch)) };
-        let (frame, placed) = lane_frame(worker, &current, current.sequence, rows, &mut self.schemas, &self.segments)?;
+        let has_rows = rows.is_some();
+        let (mut frame, placed) =
+            lane_frame(worker, &current, current.sequence, rows, &mut self.schemas, &self.segments)?;
+        if has_rows && wants_snapshot {
+            frame.flags |= FLAG_SNAPSHOT;
+        }
         begin(worker, &plan, current, frame);
         poller.watch_output(Token::Worker(id), worker.connection.fd(), worker.connection.wants_to_send());
         Ok(placed)
@@ -348,7 +395,7 @@ impl Pool {
         Ok(())
     }
 
-    /// The first rows of a batch of a stage with keys for which it failed.
+    /// The first rows of a batch of a stage with state for which it failed.
     pub fn blamed(&self, stage: StageId, sequence: u64) -> Option<Range<usize>> {
         self.blamed.get(&(stage, sequence))?.values().next().cloned()
     }
@@ -545,6 +592,11 @@ impl Pool {
                     {
                         blamed.remove(&lane);
                     }
+                    // Only now: an attempt that is tried again must not begin with the state that it leaves.
+                    if let (Some(lane), Some(state)) = (current.lane, current.snapshot) {
+                        let (stage, next) = (current.stage, current.sequence + 1);
+                        self.happened.push(Happened::Snapshot { stage, lane, next, state });
+                    }
                     self.happened.push(Happened::Done {
                         attempt: current.attempt,
                         rows: u64::from(frame.rows),
@@ -587,9 +639,13 @@ impl Pool {
             Kind::DoneAgain => {
                 if let Some(current) = &mut worker.current {
                     current.again.pop_front();
-                    current.is_catching_up = !current.again.is_empty();
                 }
                 self.go_on(id);
+            }
+            Kind::Snapshot => {
+                if let Some(current) = &mut worker.current {
+                    current.snapshot = Some(frame.data);
+                }
             }
             Kind::CaughtUp => {
                 if let Some(current) = &mut worker.current {
@@ -608,9 +664,12 @@ impl Pool {
         let Some(worker) = self.workers.get_mut(&id) else { return };
         let Some(current) = &mut worker.current else { return };
         let (attempt, stage) = (current.attempt, current.stage);
-        if let (Some(&sequence), Some(lane)) = (current.again.front(), current.lane) {
+        if let (true, Some(lane)) = (current.is_to_be_restored, current.lane) {
+            self.happened.push(Happened::WantsSnapshot { worker: id, attempt, stage, lane });
+        } else if let (Some(&sequence), Some(lane)) = (current.again.front(), current.lane) {
             self.happened.push(Happened::DoesAgain { worker: id, attempt, stage, sequence, lane });
         } else if let Some(waiting) = current.waiting.take() {
+            current.is_catching_up = false;
             worker.connection.send(waiting);
         }
     }

@@ -33,9 +33,9 @@ impl WorkerMemory {
     /// The limits of workers of the class of `stage`.
     pub fn of(stage: &Stage) -> Self {
         let limit = stage.memory.map(std::num::NonZeroU64::get);
-        // A new worker would have to do again all that a generator, or a stage with keys, has done so far.
-        let has_state =
-            matches!(&stage.kind, StageKind::Python(python) if python.is_source || !python.partition_by.is_empty());
+        // A new worker would have to do again all that a generator, or a stage with state, has done so far.
+        let is_source = matches!(&stage.kind, StageKind::Python(python) if python.is_source);
+        let has_state = is_source || stage.has_state();
         Self { replaced_above: limit.filter(|_| !has_state), killed_above: limit.map(killed_at), end: None }
     }
 

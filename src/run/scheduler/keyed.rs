@@ -1,4 +1,4 @@
-//! Stages that keep state per key (`partition_by`).
+//! Stages that keep state: per key (`partition_by`), or over the whole stream (`as: stream`), which is a single partition then.
 //!
 //! The key of a row tells its *partition*, one of 64 on every machine. Neighbouring partitions make a *lane*: there are as many lanes as the
 //! stage has workers, and each lane has a worker of its own, which has the state of the lane's partitions. A batch of the input is a job
@@ -189,8 +189,11 @@ impl Scheduler {
         self.touch(stage);
     }
 
-    /// Lanes that were given no rows have no keys to finish.
+    /// Lanes that were given no rows have no keys to finish. (A state without keys has an end all the same.)
     fn skip_idle_lanes(&mut self, stage: StageId) {
+        if !self.plan.stage(stage).has_keys() {
+            return;
+        }
         let keyed = self.keyed(stage);
         let last = keyed.next_sequence.wrapping_sub(1);
         if keyed.jobs.get(&last).is_none_or(|job| job.input.is_some()) {

@@ -47,7 +47,7 @@ impl Role {
             StageKind::Sql(sql) if sql.row_wise && !stage.inputs.is_empty() => Self::Map(MapHost::Native),
             StageKind::Sql(_) => Self::Resident,
             StageKind::Python(python) if python.is_source => Self::Generator(class()),
-            StageKind::Python(_) if stage.is_keyed() => Self::Keyed(class()),
+            StageKind::Python(_) if stage.has_state() => Self::Keyed(class()),
             StageKind::Python(_) => Self::Map(MapHost::Worker(class())),
             StageKind::Command(command) => match (command.mode, command.output) {
                 (CommandMode::Batch | CommandMode::Row, _) => Self::Map(MapHost::Process),

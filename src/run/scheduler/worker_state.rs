@@ -11,7 +11,7 @@ use crate::plan::{Plan, PythonTarget, Stage, StageId, StageKind};
 pub struct ClassId(pub usize);
 
 /// Workers that can run the same stages: same environment variables, same working directory, same memory. A stage with a class or
-/// with keys, or a generator, has workers of its own, so that its state is where it expects it and no more often than `workers` says.
+/// with state, or a generator, has workers of its own, so that its state is where it expects it and no more often than `workers` says.
 #[derive(Clone, Debug)]
 pub struct Class {
     /// A stage of the class; its `env` and `cwd` are those of all its workers.
@@ -33,7 +33,7 @@ impl Classes {
         let mut shared = BTreeMap::new();
         for stage in &plan.stages {
             let StageKind::Python(python) = &stage.kind else { continue };
-            let own = python.is_source || stage.is_keyed() || python.target == PythonTarget::Class;
+            let own = python.is_source || stage.has_state() || python.target == PythonTarget::Class;
             let limit = if own { own_limit(plan, stage, python.is_source) } else { plan.workers };
             let class = if own {
                 classes.add(stage.id, limit)
@@ -62,7 +62,7 @@ impl Classes {
 fn own_limit(plan: &Plan, stage: &Stage, is_source: bool) -> u32 {
     match is_source {
         true => 1,
-        false if stage.is_keyed() => plan.lanes(stage),
+        false if stage.has_state() => plan.lanes(stage),
         false => stage.workers.max.get(),
     }
 }

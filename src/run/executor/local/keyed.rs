@@ -3,6 +3,9 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::Range;
+use std::sync::Arc;
+
+use arrow::array::{ArrayRef, AsArray, LargeBinaryArray, RecordBatch};
 
 use super::LocalExecutor;
 use crate::batch::{self, Batch, BatchError, Origin, PartitionError, Partitioned, Partitioner, SpillSpace};
@@ -12,16 +15,34 @@ use crate::run::executor::python::LaneRows;
 use crate::run::executor::rejects;
 use crate::run::executor::resident::{failure, guarded};
 use crate::run::executor::worker::Current;
+use crate::run::fail_point;
 use crate::run::scheduler::{AttemptId, BatchId, Event, Failure, Host, Scope, Work, WorkerId};
 
 const _: () = assert!(batch::PARTITIONS == plan::PARTITIONS as usize, "a lane is a run of partitions");
 
+/// Bytes that a lane is given before it is asked for a snapshot of its state.
+const SNAPSHOT_BYTES: u64 = 64 << 20;
+
 /// The input of one stage.
 pub(super) struct KeyedInput {
     partitioner: Partitioner,
-    lanes: u32,
-    /// By sequence number.
+    lanes: Vec<LaneLog>,
+    /// Those that a new worker might have to do again, by sequence number.
     batches: BTreeMap<u64, KeyedBatch>,
+}
+
+/// What is kept for one lane besides its batches.
+#[derive(Default)]
+struct LaneLog {
+    /// Bytes that the lane was given since it was last asked for a snapshot.
+    given: u64,
+    snapshot: Option<Snapshot>,
+}
+
+/// The state that the batches before `next` have left, as one binary value in a batch on disk.
+struct Snapshot {
+    next: u64,
+    state: Batch,
 }
 
 struct KeyedBatch {
@@ -54,9 +75,10 @@ pub struct InPartitions {
 
 pub(super) fn inputs(plan: &Plan) -> BTreeMap<StageId, KeyedInput> {
     let keyed = plan.stages.iter().filter_map(|stage| match &stage.kind {
-        StageKind::Python(python) if stage.is_keyed() => {
+        StageKind::Python(python) if stage.has_state() => {
             let partitioner = Partitioner::new(python.partition_by.clone());
-            Some((stage.id, KeyedInput { partitioner, lanes: plan.lanes(stage), batches: BTreeMap::new() }))
+            let lanes = (0..plan.lanes(stage)).map(|_| LaneLog::default()).collect();
+            Some((stage.id, KeyedInput { partitioner, lanes, batches: BTreeMap::new() }))
         }
         _ => None,
     });
@@ -66,7 +88,7 @@ pub(super) fn inputs(plan: &Plan) -> BTreeMap<StageId, KeyedInput> {
 impl KeyedInput {
     /// The partitions of a lane. Lanes are as equal as can be, and all together in order.
     fn partitions(&self, lane: u32) -> Range<usize> {
-        let (lane, lanes) = (lane as usize, self.lanes as usize);
+        let (lane, lanes) = (lane as usize, self.lanes.len());
         (lane * batch::PARTITIONS).div_ceil(lanes)..((lane + 1) * batch::PARTITIONS).div_ceil(lanes)
     }
 
@@ -80,8 +102,30 @@ impl KeyedInput {
 
     /// The batches before this one that have left something in the state of a lane.
     fn before(&self, sequence: u64, lane: u32) -> VecDeque<u64> {
-        let before = self.batches.range(..sequence).map(|(sequence, _)| *sequence);
+        let known = self.lanes[lane as usize].snapshot.as_ref().map_or(0, |snapshot| snapshot.next);
+        let before = self.batches.range(known.min(sequence)..sequence).map(|(sequence, _)| *sequence);
         before.filter(|sequence| self.rows(*sequence, lane).is_some_and(|rows| !rows.is_empty())).collect()
+    }
+
+    /// Whether it is worth its cost to ask for the state that a batch leaves: doing again what was given since the last time must be more
+    /// than to write and read the state.
+    fn wants_snapshot(&mut self, lane: u32, bytes: u64) -> bool {
+        let log = &mut self.lanes[lane as usize];
+        log.given += bytes;
+        let last = log.snapshot.as_ref().map_or(0, |snapshot| snapshot.state.bytes());
+        let is_due = log.given >= SNAPSHOT_BYTES.max(2 * last) || fail_point::is_reached("keyed.snapshot");
+        if is_due {
+            log.given = 0;
+        }
+        is_due
+    }
+
+    /// Whether no lane could have to do a batch again.
+    fn is_settled(&self, sequence: u64) -> bool {
+        (0..).zip(&self.lanes).all(|(lane, log)| {
+            let is_known = log.snapshot.as_ref().is_some_and(|snapshot| sequence < snapshot.next);
+            is_known || self.rows(sequence, lane).is_some_and(|rows| rows.is_empty())
+        })
     }
 
     /// A batch, of which a lane takes its rows.
@@ -99,7 +143,7 @@ impl LocalExecutor {
         match *work {
             Work::Lane { batch, lane } => {
                 let waiting = Waiting { attempt, worker, lane };
-                let input = self.keyed.get_mut(&stage).expect("every stage with keys has an input");
+                let input = self.keyed.get_mut(&stage).expect("every stage with state has an input");
                 match input.batches.get_mut(&sequence).map(|batch| &mut batch.state) {
                     Some(State::Partitioning(others)) => others.push(waiting),
                     Some(State::Kept { .. }) => self.send_rows(stage, sequence, &waiting),
@@ -120,7 +164,7 @@ impl LocalExecutor {
                 return;
             }
         };
-        let input = self.keyed.get_mut(&stage).expect("every stage with keys has an input");
+        let input = self.keyed.get_mut(&stage).expect("every stage with state has an input");
         input.batches.insert(sequence, KeyedBatch { id, state: State::Partitioning(vec![waiting]) });
         let (partitioner, space, mailbox) = (input.partitioner.clone(), self.spill.clone(), self.mailbox.clone());
         rayon::spawn(move || {
@@ -131,7 +175,7 @@ impl LocalExecutor {
     }
 
     pub(super) fn partitioned(&mut self, stage: StageId, sequence: u64, result: Result<Box<InPartitions>, Failure>) {
-        let input = self.keyed.get_mut(&stage).expect("every stage with keys has an input");
+        let input = self.keyed.get_mut(&stage).expect("every stage with state has an input");
         let known = input.batches.get_mut(&sequence).expect("it was being partitioned");
         let made = result.map(|made| {
             let InPartitions { batch, partitions, kept } = *made;
@@ -171,20 +215,24 @@ impl LocalExecutor {
 
     fn send(&mut self, stage: StageId, sequence: u64, waiting: &Waiting, rows: Option<LaneRows>) {
         let Waiting { attempt, worker, lane } = *waiting;
-        let input = &self.keyed[&stage];
+        let input = self.keyed.get_mut(&stage).expect("every stage with state has an input");
         let is_new = !self.pool.has_state(worker, stage);
         let again = if is_new { input.before(sequence, lane) } else { VecDeque::new() };
+        let is_to_be_restored = is_new && input.lanes[lane as usize].snapshot.is_some();
+        let bytes = rows.as_ref().map_or(0, LaneRows::bytes);
+        let wants_snapshot = self.pool.has_snapshots(worker, stage) && input.wants_snapshot(lane, bytes);
         // Rows that are made from several of a batch come from anywhere in it, whatever lane they are in.
         let origin = rows.as_ref().map_or_else(Origin::default, |rows| rows.batch.origin().clone());
         let current = Current {
             origin,
-            is_catching_up: !again.is_empty(),
+            is_catching_up: is_to_be_restored || !again.is_empty(),
+            is_to_be_restored,
             again,
             lane: Some(lane),
             ..Current::new(attempt, stage, sequence)
         };
         let id = input.batches.get(&sequence).map(|batch| batch.id);
-        match (self.pool.dispatch_lane(worker, current, rows, &mut self.poller), id) {
+        match (self.pool.dispatch_lane(worker, current, rows, wants_snapshot, &mut self.poller), id) {
             (Ok(Some(batch)), Some(id)) => {
                 // It stays where it was put for the first lane.
                 if let Some(stored) = self.store.get_mut(&id) {
@@ -193,6 +241,44 @@ impl LocalExecutor {
             }
             (Ok(_), _) => {}
             (Err(failure), _) => self.events.push_back(Event::AttemptFailed { attempt, failure }),
+        }
+    }
+
+    /// Puts the state of a lane on disk.
+    pub(super) fn keep_snapshot(&mut self, stage: StageId, lane: u32, next: u64, state: Vec<u8>) {
+        let (space, mailbox) = (self.spill.clone(), self.mailbox.clone());
+        rayon::spawn(move || {
+            let result = guarded(|| on_disk(state, &space, &format!("stage-{}-lane-{lane}-{next}", stage.0)));
+            mailbox.send(Message::SnapshotKept { stage, lane, next, result });
+        });
+    }
+
+    /// The state of a lane is on disk: what has led to it will not be done again.
+    pub(super) fn snapshot_kept(&mut self, stage: StageId, lane: u32, next: u64, result: Result<Batch, Failure>) {
+        let state = match result {
+            Ok(state) => state,
+            Err(failure) => {
+                self.events.push_back(Event::StageFailed { stage, failure });
+                return;
+            }
+        };
+        let input = self.keyed.get_mut(&stage).expect("every stage with state has an input");
+        input.lanes[lane as usize].snapshot = Some(Snapshot { next, state });
+        let settled = input.batches.iter().filter(|(sequence, batch)| {
+            // Lanes may still ask for their rows of one that is in the store.
+            !self.store.contains_key(&batch.id) && input.is_settled(**sequence)
+        });
+        let settled: Vec<u64> = settled.map(|(sequence, _)| *sequence).collect();
+        settled.iter().for_each(|sequence| drop(input.batches.remove(sequence)));
+    }
+
+    /// Gives a new worker the last snapshot of its lane.
+    pub(super) fn restore(&mut self, worker: WorkerId, attempt: AttemptId, stage: StageId, lane: u32) {
+        let snapshot = self.keyed[&stage].lanes[lane as usize].snapshot.as_ref();
+        let state = snapshot.map_or_else(|| Ok(Vec::new()), |snapshot| from_disk(&snapshot.state));
+        match state {
+            Ok(state) => self.pool.restore(worker, attempt, state),
+            Err(failure) => self.events.push_back(Event::AttemptFailed { attempt, failure }),
         }
     }
 
@@ -210,13 +296,25 @@ impl LocalExecutor {
         }
     }
 
-    /// The place, for people, of the rows for which a batch of a stage with keys failed; of the whole batch if nothing more is known.
+    /// The place, for people, of the rows for which a batch of a stage with state failed; of the whole batch if nothing more is known.
     pub fn lane_place(&self, stage: StageId, sequence: u64) -> Option<String> {
         let batch = self.keyed.get(&stage)?.batches.get(&sequence)?;
         let origin = self.store.get(&batch.id)?.batch.origin();
         let rows = self.pool.blamed(stage, sequence).unwrap_or(0..origin.len());
         rejects::place(&origin.slice(rows).blur(1), 0, &self.files)
     }
+}
+
+fn on_disk(state: Vec<u8>, space: &SpillSpace, name: &str) -> Result<Batch, Failure> {
+    let column: ArrayRef = Arc::new(LargeBinaryArray::from_vec(vec![&state]));
+    let records = RecordBatch::try_from_iter([("state", column)]).map_err(BatchError::from);
+    let kept = records.and_then(|records| Batch::new(records, Origin::unknown(1)).spill(space, name));
+    kept.map_err(|error| failure(Scope::Output, Verdict::Exception, error.to_string()))
+}
+
+fn from_disk(state: &Batch) -> Result<Vec<u8>, Failure> {
+    let records = state.records().map_err(|error| failure(Scope::Output, Verdict::Exception, error.to_string()))?;
+    Ok(records.column(0).as_binary::<i64>().value(0).to_vec())
 }
 
 fn in_partitions(

@@ -218,6 +218,10 @@ impl LocalExecutor {
                 Event::AttemptDone { attempt, rows, outputs: outputs.into_iter().collect(), end: false }
             }
             Message::AttemptFailed { attempt, failure } => Event::AttemptFailed { attempt, failure },
+            Message::SnapshotKept { stage, lane, next, result } => {
+                self.snapshot_kept(stage, lane, next, result);
+                return;
+            }
             Message::Partitioned { stage, sequence, result } => {
                 self.partitioned(stage, sequence, result);
                 return;
@@ -412,6 +416,14 @@ impl LocalExecutor {
             Happened::Retired { worker } => Event::WorkerRetired { worker },
             Happened::Exited { worker, failure, cause } => Event::WorkerExited { worker, failure, cause },
             Happened::Failed { attempt, failure } => Event::AttemptFailed { attempt, failure },
+            Happened::WantsSnapshot { worker, attempt, stage, lane } => {
+                self.restore(worker, attempt, stage, lane);
+                return;
+            }
+            Happened::Snapshot { stage, lane, next, state } => {
+                self.keep_snapshot(stage, lane, next, state);
+                return;
+            }
             Happened::DoesAgain { worker, attempt, stage, sequence, lane } => {
                 self.do_again(worker, attempt, stage, sequence, lane);
                 return;
