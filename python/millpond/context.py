@@ -65,6 +65,7 @@ def _logger() -> logging.Logger:
 
 params = Params()
 log = _logger()
+_seed = 0
 _stage = "none"
 _sequence = 0
 
@@ -74,11 +75,30 @@ def batch_id() -> str:
     return f"{_stage}/{_sequence}"
 
 
+def enter_batch(seed: int, stage: str, sequence: int) -> None:
+    """Names the batch at hand. Its random numbers come from `seed_batch` or `seed_row`."""
+    global _seed, _stage, _sequence
+    _seed, _stage, _sequence = seed, stage, sequence
+
+
 def enter_attempt(seed: int, stage: str, sequence: int) -> None:
-    """Names the batch at hand and seeds the random generators from it, so that a retry draws the same numbers."""
-    global _stage, _sequence
-    _stage, _sequence = stage, sequence
-    digest = hashlib.sha256(f"{seed}\0{stage}\0{sequence}".encode()).digest()
+    """Names the batch at hand and seeds the random generators from it."""
+    enter_batch(seed, stage, sequence)
+    seed_batch()
+
+
+def seed_batch() -> None:
+    """Seeds the random generators for the batch at hand, so that a retry draws the same numbers."""
+    _seed_all(f"{_seed}\0{_stage}\0{_sequence}")
+
+
+def seed_row(number: int) -> None:
+    """The same for one row of it, so that it draws the same numbers whatever rows it is run with."""
+    _seed_all(f"{_seed}\0{_stage}\0{_sequence}\0{number}")
+
+
+def _seed_all(key: str) -> None:
+    digest = hashlib.sha256(key.encode()).digest()
     number = int.from_bytes(digest[:8], "little")
     random.seed(number)
     modules = sys.modules
@@ -88,3 +108,15 @@ def enter_attempt(seed: int, stage: str, sequence: int) -> None:
         importlib.import_module("numpy.random").seed(number & 0xFFFF_FFFF)
     if "torch" in modules and hasattr(modules["torch"], "manual_seed"):
         modules["torch"].manual_seed(number & 0x7FFF_FFFF_FFFF_FFFF)
+
+
+def drawn() -> object:
+    """Something that differs after random numbers were drawn."""
+    states: list[Any] = [random.getstate()]
+    modules = sys.modules
+    if "numpy.random" in modules:
+        name, key, *position = modules["numpy.random"].get_state()
+        states.append((name, key.tobytes(), *position))
+    if "torch" in modules and hasattr(modules["torch"], "get_rng_state"):
+        states.append(bytes(modules["torch"].get_rng_state().tolist()))
+    return states

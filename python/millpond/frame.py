@@ -58,6 +58,8 @@ class Kind(enum.IntEnum):
 class Flag(enum.IntFlag):
     ORIGIN = 1
     END = 2
+    PART = 4
+    JOIN = 8
 
 
 class ProtocolError(Exception):

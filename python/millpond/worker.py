@@ -18,7 +18,7 @@ from . import context, errors, process
 from .frame import PROTOCOL, Channel, Flag, Frame, Kind, ProtocolError
 from .leases import Leases
 from .outputs import Outputs
-from .stage import Output, Stage
+from .stage import Output, Ran, Share, Stage
 
 # How long an idle worker with leases waits before it looks whether they are held by garbage, at first and at most.
 _IDLE_SECONDS = 0.05
@@ -115,19 +115,23 @@ class Worker:
 
     def _run(self, stage: Stage, frame: Frame) -> list[Frame]:
         """Runs an attempt; the frames that tell its outcome."""
-        outputs, end, rows = self._call(stage, frame)
+        ran, end = self._call(stage, frame)
         self._end_copies()
-        answer = self._written(frame, outputs)
-        answer.append(Frame(Kind.DONE, Flag.END if end else 0, stage=frame.stage, attempt=frame.attempt, rows=rows))
+        answer = self._written(frame, ran.outputs)
+        done = Frame(Kind.DONE, Flag.END if end else 0, stage=frame.stage, attempt=frame.attempt)
+        done.rows, done.length = ran.rows, int(ran.seconds * 1e6)
+        answer.append(done)
         return answer
 
-    def _call(self, stage: Stage, frame: Frame) -> tuple[list[Output], bool, int]:
-        """The outputs of an attempt, whether they are the last ones of a source, and the rows that the function got."""
+    def _call(self, stage: Stage, frame: Frame) -> tuple[Ran, bool]:
+        """What came of an attempt, and whether its outputs are the last ones of a source."""
         if frame.kind == Kind.PULL:
             outputs, end = stage.pull(frame.sequence, lambda: self._caught_up(frame))
-            return outputs, end, 0
+            return Ran(outputs, 0), end
         batch = self._leases.read(frame, self._schemas[frame.schema])
-        return stage.run(batch, frame.sequence), False, batch.num_rows
+        if frame.flags & Flag.JOIN:
+            return stage.join(batch, frame.sequence), False
+        return stage.run(batch, frame.sequence, _share(frame)), False
 
     def _caught_up(self, frame: Frame) -> None:
         self._end_copies()
@@ -181,6 +185,14 @@ class Worker:
                 self._fail(Frame(Kind.ERROR, stage=number), error)
                 status = EXIT_BROKEN
         return status
+
+
+def _share(frame: Frame) -> Share | None:
+    """What an attempt is to do of its batch; `None`: all of it."""
+    if frame.text is None:
+        return None
+    numbers = [number for start, end in frame.text["rows"] for number in range(start, end)]
+    return Share(numbers, bool(frame.flags & Flag.PART), frame.text["seconds"])
 
 
 def hello() -> Frame:

@@ -63,6 +63,11 @@ pub enum Happened {
         failure: Failure,
         cause: ExitCause,
     },
+    /// It has prepared a stage.
+    Opened {
+        stage: StageId,
+        by_row: bool,
+    },
     Failed {
         attempt: AttemptId,
         failure: Failure,
@@ -71,6 +76,7 @@ pub enum Happened {
         attempt: AttemptId,
         rows: u64,
         end: bool,
+        spent: Duration,
         outputs: Vec<(usize, Batch)>,
     },
 }
@@ -255,7 +261,7 @@ impl Pool {
         id: WorkerId,
         attempt: AttemptId,
         stage: StageId,
-        sequence: u64,
+        mut frame: Frame,
         batch: Option<Batch>,
         poller: &mut Poller,
     ) -> Result<Option<Batch>, Failure> {
@@ -264,10 +270,6 @@ impl Pool {
             // Its death is on its way to the scheduler.
             return Ok(batch);
         };
-        let mut frame = Frame::new(if batch.is_some() { Kind::Run } else { Kind::Pull });
-        frame.stage = stage.0;
-        frame.attempt = attempt.0;
-        frame.sequence = sequence;
         let mut placed = batch;
         let mut origin = Origin::default();
         if let Some(batch) = &mut placed {
@@ -277,7 +279,7 @@ impl Pool {
                 .map_err(|error| failure(Scope::Output, Verdict::Exception, error.to_string()))?;
             origin = batch.origin().clone();
         }
-        let is_catching_up = placed.is_none() && sequence > 0 && !worker.stages.contains_key(&stage);
+        let is_catching_up = placed.is_none() && frame.sequence > 0 && !worker.stages.contains_key(&stage);
         let mut current = Current { attempt, stage, origin, is_catching_up, waiting: None, outputs: Vec::new() };
         match worker.stages.get(&stage) {
             Some(Opening::Open { .. }) => worker.connection.send(frame),
@@ -451,7 +453,8 @@ impl Pool {
                 self.happened.push(Happened::Ready { worker: id });
             }
             Kind::Opened => {
-                worker.opened(&frame)?;
+                let by_row = worker.opened(&frame)?;
+                self.happened.push(Happened::Opened { stage: StageId(frame.stage), by_row });
                 if let Some(waiting) = worker.current.as_mut().and_then(|current| current.waiting.take()) {
                     worker.connection.send(waiting);
                 }
@@ -482,6 +485,7 @@ impl Pool {
                         attempt: current.attempt,
                         rows: u64::from(frame.rows),
                         end: frame.flags & FLAG_END != 0,
+                        spent: Duration::from_micros(frame.length),
                         outputs: current.outputs,
                     });
                 }

@@ -187,10 +187,12 @@ impl Worker {
         }
     }
 
-    pub fn opened(&mut self, frame: &Frame) -> Result<(), WorkerError> {
+    /// A stage is prepared. Returns whether its function is called row by row.
+    pub fn opened(&mut self, frame: &Frame) -> Result<bool, WorkerError> {
         let text: OpenedText = frame.text()?;
-        self.stages.insert(StageId(frame.stage), Opening::Open { row_by_row: text.convention == "row" });
-        Ok(())
+        let row_by_row = text.convention == "row";
+        self.stages.insert(StageId(frame.stage), Opening::Open { row_by_row });
+        Ok(row_by_row)
     }
 
     /// The worker announces a schema.

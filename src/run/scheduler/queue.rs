@@ -93,6 +93,12 @@ impl Queue {
         reservation.bytes = bytes;
     }
 
+    /// A reserved batch has at least this size.
+    pub fn correct_to_at_least(&mut self, reservation: &mut Reservation, bytes: u64) {
+        let bytes = bytes.max(reservation.bytes);
+        self.correct(reservation, bytes);
+    }
+
     /// A reserved batch was published, or there will be none.
     pub fn release(&mut self, reservation: Reservation) {
         self.reserved_batches -= 1;
