@@ -75,3 +75,63 @@ fn killed_workers_cost_time_and_nothing_else() {
     assert_same(&scene.path("undisturbed"), &scene.path("disturbed"), &format!("after {killed} kills"));
     scene.assert_clean();
 }
+
+/// Rows that take long: some give nothing, some several, some fail; they draw random numbers, and a column's type shows late.
+const SLOW_ROWS: &str = "
+import glob, os, random, signal, time
+
+def rows():
+    for number in range(40):
+        yield {'n': number, 'small': number % 3}
+
+def wait_for_others(count):
+    open(f'here-{os.getpid()}', 'w').close()
+    deadline = time.monotonic() + 60
+    while len(glob.glob('here-*')) < count:
+        if time.monotonic() > deadline:
+            os._exit(3)
+        time.sleep(0.01)
+
+def die_once(number):
+    try:
+        open(f'died-{number}', 'x').close()
+    except FileExistsError:
+        return
+    os.kill(os.getpid(), signal.SIGKILL)
+
+def work(row, how):
+    number = row['n']
+    time.sleep(0.06)
+    if how == 'meet' and number > 0:
+        wait_for_others(3)
+    if how == 'die' and number % 10 == 9:
+        die_once(number)
+    if number % 13 == 5:
+        raise ValueError(f'no {number}')
+    if number % 7 == 0:
+        return None
+    made = {**row, 'draw': random.random(), 'half': number if number < 30 else number / 2}
+    return [made, {**made, 'late': 'x'}] if number % 5 == 4 else made
+";
+
+#[test]
+fn slow_rows_of_one_batch_are_run_at_once_and_give_the_same_bytes() {
+    let stages = "rows:\n  python: work:rows\nslow:\n  from: rows\n  python: { call: work:work, with: { how: '${{ params.how }}' } }\n  \
+                  on_error: reject\nsink:\n  from: slow\n  write: '${{ params.out }}/made.parquet'\nrejects:\n  from: \
+                  slow.rejected\n  write: '${{ params.out }}/rejected.jsonl'\n";
+    let params = "params: { how: { type: string }, out: { type: path } }\n";
+    let scene = Scene::with_python(&format!("{params}{}", support::python(&[])), stages, SLOW_ROWS);
+    let run = |how: &str, workers: &str| {
+        let out = scene.path(&format!("{how}-{workers}"));
+        let (how, out) = (format!("how={how}"), format!("out={}", out.display()));
+        scene.run().args(&["--workers", workers, "--set", &how, "--set", &out])
+    };
+    run("alone", "1").ends_with(0);
+    for (how, workers) in [("alone", "2"), ("alone", "4"), ("meet", "4"), ("die", "3")] {
+        run(how, workers).ends_with(0);
+        let name = format!("{how}-{workers}");
+        assert_same(&scene.path("alone-1"), &scene.path(&name), &name);
+    }
+    assert!(scene.exists("died-39"), "the workers died");
+    scene.assert_clean();
+}

@@ -363,7 +363,17 @@ stages:
   g: { from: a, python: m:g, partition_by: [line, k, line] }
   h: { from: c.rejected, python: m:h, partition_by: [] }
 ";
-    insta::assert_snapshot!(problems(yaml), @"");
+    insta::assert_snapshot!(problems(yaml), @"
+    plan::bad_input 5:48 `lin` is no column of the rows that `b` gets (did you mean `line`?)
+    plan::on_error_unsupported 5:70 the stage `b` cannot `reject` rows (what a row has done to a state cannot be undone: let a stage in front of this one sort out bad rows)
+    plan::on_error_unsupported 6:65 the stage `c` cannot `skip` rows (what a row has done to a state cannot be undone: let a stage in front of this one sort out bad rows)
+    plan::bad_option 7:33 a stage without `from` gets no rows, so `as: stream` has no meaning for it (remove it: a source is a generator, which yields rows or batches as it is)
+    plan::bad_option 8:21 `partition_by` has no meaning for the stage `e`: it makes rows and gets none (remove it; it is for `python` stages with `from`)
+    plan::bad_option 9:42 `partition_by` has no meaning for the stage `f`: a `sql` stage keeps no state per key (remove it; it is for `python` stages with `from`)
+    plan::bad_option 10:54 `partition_by` names the column `line` twice
+    plan::unknown_port 11:14 stage `c` has no port `rejected` (the only choice is `out`)
+    spec::bad_value 11:53 `partition_by` must not be empty
+    ");
 }
 
 #[test]

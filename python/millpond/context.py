@@ -65,6 +65,7 @@ def _logger() -> logging.Logger:
 
 params = Params()
 log = _logger()
+_seed = 0
 _stage = "none"
 _sequence = 0
 _partition: int | None = None
@@ -75,12 +76,31 @@ def batch_id() -> str:
     return f"{_stage}/{_sequence}" if _partition is None else f"{_stage}/{_sequence}/{_partition}"
 
 
+def enter_batch(seed: int, stage: str, sequence: int, partition: int | None = None) -> None:
+    """Names the batch at hand. Its random numbers come from `seed_batch` or `seed_row`."""
+    global _seed, _stage, _sequence, _partition
+    _seed, _stage, _sequence, _partition = seed, stage, sequence, partition
+
+
 def enter_attempt(seed: int, stage: str, sequence: int, partition: int | None = None) -> None:
-    """Names the batch at hand and seeds the random generators from it, so that a retry draws the same numbers."""
-    global _stage, _sequence, _partition
-    _stage, _sequence, _partition = stage, sequence, partition
-    of_partition = "" if partition is None else f"\0{partition}"
-    digest = hashlib.sha256(f"{seed}\0{stage}\0{sequence}{of_partition}".encode()).digest()
+    """Names the batch at hand and seeds the random generators from it."""
+    enter_batch(seed, stage, sequence, partition)
+    seed_batch()
+
+
+def seed_batch() -> None:
+    """Seeds the random generators for the batch at hand, so that a retry draws the same numbers."""
+    _seed_all("")
+
+
+def seed_row(number: int) -> None:
+    """The same for one row of it, so that it draws the same numbers whatever rows it is run with."""
+    _seed_all(f"\0{number}")
+
+
+def _seed_all(row: str) -> None:
+    of_partition = "" if _partition is None else f"\0partition {_partition}"
+    digest = hashlib.sha256(f"{_seed}\0{_stage}\0{_sequence}{of_partition}{row}".encode()).digest()
     number = int.from_bytes(digest[:8], "little")
     random.seed(number)
     modules = sys.modules
@@ -90,3 +110,15 @@ def enter_attempt(seed: int, stage: str, sequence: int, partition: int | None = 
         importlib.import_module("numpy.random").seed(number & 0xFFFF_FFFF)
     if "torch" in modules and hasattr(modules["torch"], "manual_seed"):
         modules["torch"].manual_seed(number & 0x7FFF_FFFF_FFFF_FFFF)
+
+
+def drawn() -> object:
+    """Something that differs after random numbers were drawn."""
+    states: list[Any] = [random.getstate()]
+    modules = sys.modules
+    if "numpy.random" in modules:
+        name, key, *position = modules["numpy.random"].get_state()
+        states.append((name, key.tobytes(), *position))
+    if "torch" in modules and hasattr(modules["torch"], "get_rng_state"):
+        states.append(bytes(modules["torch"].get_rng_state().tolist()))
+    return states

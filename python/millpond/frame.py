@@ -62,8 +62,10 @@ class Kind(enum.IntEnum):
 class Flag(enum.IntFlag):
     ORIGIN = 1
     END = 2
-    AGAIN = 8
-    SNAPSHOT = 16
+    PART = 4
+    JOIN = 8
+    AGAIN = 16
+    SNAPSHOT = 32
 
 
 class ProtocolError(Exception):

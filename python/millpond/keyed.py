@@ -14,7 +14,7 @@ from typing import Any
 import pyarrow as pa
 
 from .codecs.table import one_batch
-from .stage import Output, Stage
+from .stage import Output, Ran, Stage
 
 
 class KeyedStage:
@@ -32,7 +32,7 @@ class KeyedStage:
         self.row: int | None = None
         self.rows: tuple[int, int] | None = None
 
-    def run(self, batch: pa.RecordBatch, which: Mapping[str, Any], sequence: int) -> tuple[list[Output], int]:
+    def run(self, batch: pa.RecordBatch, which: Mapping[str, Any], sequence: int) -> Ran:
         """Calls the code of each partition on its rows; what it gave, and how many rows it was given.
 
         `which` is the text of a `RUN` frame: where in `batch` the rows of this worker begin, and how many there are of
@@ -44,14 +44,14 @@ class KeyedStage:
         for partition, count in which["partitions"]:
             stage = self._partition(partition)
             try:
-                outputs = stage.run(batch.slice(start, count), sequence)
+                outputs = stage.run(batch.slice(start, count), sequence).outputs
             except BaseException:
                 self.row = None if stage.row is None else start + stage.row
                 self.rows = (start, start + count) if self.row is None else (self.row, self.row + 1)
                 raise
             made += [self._placed(output, start) for output in outputs]
             start += count
-        return _joined(made), start - which["first"]
+        return Ran(_joined(made), start - which["first"])
 
     def finish(self, sequence: int) -> list[Output]:
         """Lets each partition give rows at the end of its keys."""

@@ -10,17 +10,20 @@ import dataclasses
 import functools
 import importlib
 import inspect
-from collections.abc import Callable, Iterable, Iterator, Mapping
+import math
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
 
-from . import annotation, context
+from . import annotation, context, parts
 from .codecs import codec
 from .codecs.dicts import DictCodec
 from .codecs.table import finish
 from .codecs.values import Given, as_rows, rows_of
 from .column_types import declared_schema
+from .draws import Draws
 from .errors import SchemaError, StageError
 from .source import Source
 from .stream import Stream
@@ -35,6 +38,27 @@ class Output:
     origin: array.array[int] | None = None
 
 
+@dataclasses.dataclass
+class Share:
+    """What an attempt is to do of a batch that a row function may be given in parts."""
+
+    # The numbers in their batch of the rows that it is given.
+    numbers: Sequence[int]
+    # The others are run elsewhere.
+    is_part: bool = False
+    # After which it leaves the rows that it has not begun.
+    seconds: float | None = None
+
+
+@dataclasses.dataclass
+class Ran:
+    """What came of an attempt: `rows` are those that the function was given, `seconds` what it took for them."""
+
+    outputs: list[Output]
+    rows: int
+    seconds: float = 0.0
+
+
 class _Made:
     """The rows that one port was given, call by call."""
 
@@ -45,7 +69,9 @@ class _Made:
 
     def add(self, index: int, part: Any) -> None:
         """What the call on input row `index` gave."""
-        several = _rows_made(part)
+        self.add_rows(index, _rows_made(part))
+
+    def add_rows(self, index: int, several: list[Mapping[Any, Any]]) -> None:
         if self._origin is None and (len(several) != 1 or index != len(self.rows)):
             self._origin = array.array("I", range(len(self.rows)))
         self.rows.extend(several)
@@ -85,18 +111,21 @@ class Stage:
         self._call: Callable[..., Any] = function if bound else functools.partial(target, **spec["with"])
         self.convention, as_table = _convention(spec, function)
         self._codec = codec(self.convention, self._declared, as_table=as_table)
+        self._draws = Draws()
         self._finished: dict[int, pa.Schema] = {}  # By port.
         self._rows_codec = DictCodec(self._declared)
         self._source = self._open_source(spec) if spec["source"] else None
         self._stream = Stream(self._call) if self.convention == "stream" else None
 
-    def run(self, batch: pa.RecordBatch, sequence: int) -> list[Output]:
+    def run(self, batch: pa.RecordBatch, sequence: int, share: Share | None = None) -> Ran:
         """Calls the function on one batch, or on each row of it. When it raises, `row` is the row at fault."""
-        self._enter_attempt(sequence)
+        context.enter_batch(self._seed, self.name, sequence, self.partition)
+        self.row = None
         if self.convention == "row":
-            return self._run_rows(batch)
+            return self._run_rows(batch, share or Share(range(batch.num_rows)))
+        context.seed_batch()
         if self._stream is not None:
-            return self._yielded(self._stream.give(batch))
+            return Ran(self._yielded(self._stream.give(batch)), batch.num_rows)
         argument, given = self._codec.give(batch)
         result = self._call(argument)
         if result is None and len(self._ports) <= 1 and not self._unread:
@@ -104,11 +133,12 @@ class Stage:
                 f"returned `None`, but `as: {self.convention}` gives rows back; is a `return` missing? "
                 "(A result without rows is an empty one of its kind)"
             )
-        return self._taken(result, given)
+        return Ran(self._taken(result, given), batch.num_rows)
 
     def finish(self, sequence: int) -> list[Output]:
         """What a stage with state gives at its end: a stream until it returns, a class by `finish()` if it has one."""
-        self._enter_attempt(sequence)
+        context.enter_attempt(self._seed, self.name, sequence, self.partition)
+        self.row = None
         if self._stream is not None:
             return self._yielded(self._stream.end())
         last = getattr(self._instance, "finish", None)
@@ -137,10 +167,6 @@ class Stage:
     def _yielded(self, batches: list[pa.RecordBatch]) -> list[Output]:
         return [Output(0, self._finish(0, batch)) for batch in batches]
 
-    def _enter_attempt(self, sequence: int) -> None:
-        context.enter_attempt(self._seed, self.name, sequence, self.partition)
-        self.row = None
-
     def _taken(self, result: Any, given: Given) -> list[Output]:
         """What a function gave that sees whole batches."""
         outputs = []
@@ -149,6 +175,16 @@ class Stage:
             if taken is not None:
                 outputs.append(Output(port, self._finish(port, taken)))
         return outputs
+
+    def join(self, batch: pa.RecordBatch, sequence: int) -> Ran:
+        """Makes one batch of what the function gave for rows that were run apart."""
+        context.enter_batch(self._seed, self.name, sequence)
+        self.row = None
+        rows, packed = parts.unpack(batch)
+        given = Given(rows)
+        for name in rows.schema.names:
+            given.objects(name)
+        return Ran(self._outputs_of(parts.calls(packed, given), rows.num_rows, given), rows.num_rows)
 
     def pull(self, sequence: int, caught_up: Callable[[], None]) -> tuple[list[Output], bool]:
         """Batch number `sequence` of a source, and whether the source is exhausted. `caught_up`: see `Source.pull`."""
@@ -178,9 +214,33 @@ class Stage:
             functools.partial(context.enter_attempt, self._seed, self.name),
         )
 
-    def _run_rows(self, batch: pa.RecordBatch) -> list[Output]:
+    def _run_rows(self, batch: pa.RecordBatch, share: Share) -> Ran:
+        began = time.perf_counter()
         given = Given(batch)
-        rows = rows_of(batch, given)
+        if not share.is_part and share.seconds is None:
+            outputs = self._run_all(batch, share.numbers, given)
+            return Ran(outputs, batch.num_rows, time.perf_counter() - began)
+        calls = self._run_some(batch, share, given)
+        # A part must be such that its rows make a batch, like any other attempt.
+        outputs = self._outputs_of(calls, len(calls), given)
+        seconds = time.perf_counter() - began
+        if share.is_part or len(calls) < batch.num_rows:
+            outputs = [Output(0, parts.pack(calls, given))]
+        return Ran(outputs, len(calls), seconds)
+
+    def _run_all(self, batch: pa.RecordBatch, numbers: Sequence[int], given: Given) -> list[Output]:
+        try:
+            made = self._made_of_all(batch, numbers, given)
+        except Exception:
+            if not self._draws.were_missed():
+                raise
+        else:
+            if not self._draws.were_missed():
+                return self._outputs(made, batch.num_rows, given)
+        return self._outputs(self._made_of_all(batch, numbers, given), batch.num_rows, given)
+
+    def _made_of_all(self, batch: pa.RecordBatch, numbers: Sequence[int], given: Given) -> list[_Made]:
+        rows = self._draws.each(rows_of(batch, given), numbers)
         made = [_Made() for _ in self._ports]
         called = self._run_while_one_to_one(rows, made[0]) if len(made) == 1 else 0
         for index, row in enumerate(rows, called):
@@ -188,7 +248,30 @@ class Stage:
             for port, part in self._by_port(self._call(row)):
                 made[port].add(index, part)
         self.row = None
-        outputs = [self._row_output(port, *made[port].end(batch.num_rows), given) for port in range(len(made))]
+        return made
+
+    def _run_some(self, batch: pa.RecordBatch, share: Share, given: Given) -> list[parts.Call]:
+        """Calls the function row by row until the time is over, but on one row at least."""
+        calls: list[parts.Call] = []
+        until = math.inf if share.seconds is None else time.perf_counter() + share.seconds
+        for number, row in zip(share.numbers, rows_of(batch, given), strict=True):
+            context.seed_row(number)
+            self.row = len(calls)
+            calls.append([(port, _rows_made(part)) for port, part in self._by_port(self._call(row))])
+            if time.perf_counter() >= until:
+                break
+        self.row = None
+        return calls
+
+    def _outputs_of(self, calls: Iterable[parts.Call], rows_in: int, given: Given) -> list[Output]:
+        made = [_Made() for _ in self._ports]
+        for index, call in enumerate(calls):
+            for port, several in call:
+                made[port].add_rows(index, several)
+        return self._outputs(made, rows_in, given)
+
+    def _outputs(self, made: list[_Made], rows_in: int, given: Given) -> list[Output]:
+        outputs = [self._row_output(port, *made[port].end(rows_in), given) for port in range(len(made))]
         return [output for output in outputs if output is not None]
 
     def _run_while_one_to_one(self, rows: Iterator[dict[str, Any]], made: _Made) -> int:

@@ -19,7 +19,7 @@ from .frame import PROTOCOL, Channel, Flag, Frame, Kind, ProtocolError
 from .keyed import KeyedStage
 from .leases import Leases
 from .outputs import Outputs
-from .stage import Output, Stage
+from .stage import Output, Ran, Share, Stage
 
 # How long an idle worker with leases waits before it looks whether they are held by garbage, at first and at most.
 _IDLE_SECONDS = 0.05
@@ -97,8 +97,9 @@ class Worker:
             return
         self._end_copies()
         self._stages[frame.stage] = stage
-        snapshots = isinstance(stage, KeyedStage) and stage.has_snapshots
-        text = {"as": stage.convention, "class": stage.is_class, "snapshots": snapshots}
+        text = {"as": stage.convention, "class": stage.is_class}
+        if isinstance(stage, KeyedStage):
+            text["snapshots"] = stage.has_snapshots
         self._channel.send(Frame(Kind.OPENED, stage=frame.stage, text=text))
 
     def _attempt(self, frame: Frame) -> None:
@@ -123,30 +124,33 @@ class Worker:
             if isinstance(stage, KeyedStage):
                 stage.restore(frame.data)
             return []
-        outputs, end, rows = self._call(stage, frame)
+        ran, end = self._call(stage, frame)
         self._end_copies()
         if frame.flags & Flag.AGAIN:
             return [Frame(Kind.DONE_AGAIN, stage=frame.stage, attempt=frame.attempt)]
         answer = []
         if frame.flags & Flag.SNAPSHOT and isinstance(stage, KeyedStage):
             answer.append(Frame(Kind.SNAPSHOT, stage=frame.stage, attempt=frame.attempt, data=stage.snapshot()))
-        answer += self._written(frame, outputs)
-        answer.append(Frame(Kind.DONE, Flag.END if end else 0, stage=frame.stage, attempt=frame.attempt, rows=rows))
+        answer += self._written(frame, ran.outputs)
+        done = Frame(Kind.DONE, Flag.END if end else 0, stage=frame.stage, attempt=frame.attempt)
+        done.rows, done.length = ran.rows, int(ran.seconds * 1e6)
+        answer.append(done)
         return answer
 
-    def _call(self, stage: Stage | KeyedStage, frame: Frame) -> tuple[list[Output], bool, int]:
-        """The outputs of an attempt, whether they are the last ones of a source, and the rows that the function got."""
+    def _call(self, stage: Stage | KeyedStage, frame: Frame) -> tuple[Ran, bool]:
+        """What came of an attempt, and whether its outputs are the last ones of a source."""
         if isinstance(stage, KeyedStage):
             if frame.kind == Kind.FINISH_KEYS:
-                return stage.finish(frame.sequence), False, 0
+                return Ran(stage.finish(frame.sequence), 0), False
             batch = self._leases.read(frame, self._schemas[frame.schema])
-            outputs, rows = stage.run(batch, frame.text, frame.sequence)
-            return outputs, False, rows
+            return stage.run(batch, frame.text, frame.sequence), False
         if frame.kind == Kind.PULL:
             outputs, end = stage.pull(frame.sequence, lambda: self._caught_up(frame))
-            return outputs, end, 0
+            return Ran(outputs, 0), end
         batch = self._leases.read(frame, self._schemas[frame.schema])
-        return stage.run(batch, frame.sequence), False, batch.num_rows
+        if frame.flags & Flag.JOIN:
+            return stage.join(batch, frame.sequence), False
+        return stage.run(batch, frame.sequence, _share(frame)), False
 
     def _caught_up(self, frame: Frame) -> None:
         self._end_copies()
@@ -202,6 +206,14 @@ class Worker:
                 self._fail(Frame(Kind.ERROR, stage=number), error)
                 status = EXIT_BROKEN
         return status
+
+
+def _share(frame: Frame) -> Share | None:
+    """What an attempt is to do of its batch; `None`: all of it."""
+    if frame.text is None:
+        return None
+    numbers = [number for start, end in frame.text["rows"] for number in range(start, end)]
+    return Share(numbers, bool(frame.flags & Flag.PART), frame.text["seconds"])
 
 
 def hello() -> Frame:

@@ -26,7 +26,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
 
         def __call__(self, code: str, batch: pa.RecordBatch, **spec: Any) -> list[Output]:
             self.stage = Stage(open_text(f"{write_module(tmp_path, code)}:f", **spec))
-            return self.stage.run(batch, 0)
+            return self.stage.run(batch, 0).outputs
 
     return Run()
 
@@ -157,7 +157,7 @@ def test_schemas_that_change_from_batch_to_batch_are_finished_each(run: Any) -> 
     noted = pa.record_batch({"n": pa.array([1])}).replace_schema_metadata({"k": "v"})
     strict = pa.record_batch([pa.array([1])], schema=pa.schema([pa.field("n", pa.int64(), nullable=False)]))
     for batch, kind in ((noted, pa.int64()), (words, pa.string()), (strict, pa.int64()), (COUNTED, pa.int64())):
-        (output,) = stage.run(batch, 1)
+        (output,) = stage.run(batch, 1).outputs
         assert output.batch.schema.equals(pa.schema({"n": kind}), check_metadata=True)
 
 

@@ -235,6 +235,17 @@ pub struct Retry {
     pub oom: NonZeroU32,
 }
 
+impl Retry {
+    /// Attempts of rows that fail with this verdict, before they are given up.
+    pub fn attempts(&self, verdict: Verdict) -> u32 {
+        match verdict {
+            Verdict::Crash => self.crash.get(),
+            Verdict::Oom => self.oom.get(),
+            Verdict::Exception | Verdict::Schema => self.exception.get(),
+        }
+    }
+}
+
 /// Why a row or a batch could not be processed. The same words are used in `retry.on`, in events and in rejects.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Verdict {

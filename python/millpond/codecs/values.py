@@ -65,6 +65,10 @@ class Given:
         self._values[name] = values
         return values
 
+    def remembered(self) -> dict[str, list[Any]]:
+        """What `objects` has given, by column."""
+        return self._values
+
     def column(self, name: str) -> pa.Array:
         return self._batch.column(name)  # type: ignore[union-attr]
 

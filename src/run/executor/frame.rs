@@ -97,10 +97,15 @@ impl Kind {
 pub const FLAG_ORIGIN: u16 = 1;
 /// Flag of `Done`: the generator is exhausted.
 pub const FLAG_END: u16 = 2;
+
+/// Flag of `Run`: the other rows of the batch are run elsewhere; the answer is a part.
+pub const FLAG_PART: u16 = 4;
+/// Flag of `Run`: the last column has what the function gave for each row.
+pub const FLAG_JOIN: u16 = 8;
 /// Flag of `Run`: only the state that it leaves is wanted.
-pub const FLAG_AGAIN: u16 = 8;
+pub const FLAG_AGAIN: u16 = 16;
 /// Flag of `Run`: the state that it leaves is to be given too.
-pub const FLAG_SNAPSHOT: u16 = 16;
+pub const FLAG_SNAPSHOT: u16 = 32;
 
 /// Flag of `Spawn`: only a failure and the end are to be reported.
 pub const FLAG_QUIET: u16 = 4;

@@ -14,6 +14,7 @@ mod local;
 mod log;
 mod mailbox;
 mod opening;
+mod parts;
 mod poller;
 mod publisher;
 mod python;

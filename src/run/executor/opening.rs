@@ -2,9 +2,10 @@
 
 use serde_json::json;
 
-use super::frame::{Frame, Kind};
+use super::frame::{FLAG_JOIN, FLAG_PART, Frame, Kind};
 use crate::format::column_type;
-use crate::plan::{Convention, Plan, Port, Python, Stage, StageKind};
+use crate::plan::{Convention, Plan, Port, Python, Stage, StageId, StageKind};
+use crate::run::scheduler::{AttemptId, Work};
 
 /// What the template imports for all workers, if it is installed: what these stages will need anyway, and numpy, whose random
 /// numbers are seeded for an attempt only if it is imported before.
@@ -47,6 +48,30 @@ pub fn open(plan: &Plan, stage: &Stage) -> Frame {
         "batch_bytes": stage.cut.bytes,
     }));
     frame.stage = stage.id.0;
+    frame
+}
+
+/// The frame that asks for an attempt, without its batch.
+pub fn attempt(attempt: AttemptId, stage: StageId, sequence: u64, work: &Work) -> Frame {
+    let mut frame = Frame::new(if matches!(work, Work::Pull) { Kind::Pull } else { Kind::Run });
+    match work {
+        Work::Rows { batch, rows, is_part, budget } => {
+            if *is_part {
+                frame.flags = FLAG_PART;
+            }
+            let all = *rows == [0..batch.rows];
+            // Seldom anything: a fast function works on whole batches, and takes what time it takes.
+            if !all || budget.is_some() {
+                let rows: Vec<_> = rows.iter().map(|rows| [rows.start, rows.end]).collect();
+                frame = frame.with_text(&json!({"rows": rows, "seconds": budget.map(|budget| budget.as_secs_f64())}));
+            }
+        }
+        Work::Join { .. } => frame.flags = FLAG_JOIN,
+        Work::Pull | Work::Task => {}
+    }
+    frame.stage = stage.0;
+    frame.attempt = attempt.0;
+    frame.sequence = sequence;
     frame
 }
 

@@ -82,6 +82,11 @@ pub enum Happened {
         failure: Failure,
         cause: ExitCause,
     },
+    /// It has prepared a stage.
+    Opened {
+        stage: StageId,
+        by_row: bool,
+    },
     Failed {
         attempt: AttemptId,
         failure: Failure,
@@ -112,6 +117,7 @@ pub enum Happened {
         attempt: AttemptId,
         rows: u64,
         end: bool,
+        spent: Duration,
         outputs: Vec<(usize, Batch)>,
     },
 }
@@ -299,7 +305,7 @@ impl Pool {
         id: WorkerId,
         attempt: AttemptId,
         stage: StageId,
-        sequence: u64,
+        mut frame: Frame,
         batch: Option<Batch>,
         poller: &mut Poller,
     ) -> Result<Option<Batch>, Failure> {
@@ -308,10 +314,6 @@ impl Pool {
             // Its death is on its way to the scheduler.
             return Ok(batch);
         };
-        let mut frame = Frame::new(if batch.is_some() { Kind::Run } else { Kind::Pull });
-        frame.stage = stage.0;
-        frame.attempt = attempt.0;
-        frame.sequence = sequence;
         let mut placed = batch;
         let mut origin = Origin::default();
         if let Some(batch) = &mut placed {
@@ -321,6 +323,7 @@ impl Pool {
                 .map_err(|error| failure(Scope::Output, Verdict::Exception, error.to_string()))?;
             origin = batch.origin().clone();
         }
+        let sequence = frame.sequence;
         let is_catching_up = placed.is_none() && sequence > 0 && !worker.stages.contains_key(&stage);
         let current = Current { origin, is_catching_up, ..Current::new(attempt, stage, sequence) };
         begin(worker, &plan, current, frame);
@@ -558,7 +561,8 @@ impl Pool {
                 self.happened.push(Happened::Ready { worker: id });
             }
             Kind::Opened => {
-                worker.opened(&frame)?;
+                let by_row = worker.opened(&frame)?;
+                self.happened.push(Happened::Opened { stage: StageId(frame.stage), by_row });
                 self.go_on(id);
             }
             Kind::WorkerSchema => worker.announced_schema(&frame)?,
@@ -601,6 +605,7 @@ impl Pool {
                         attempt: current.attempt,
                         rows: u64::from(frame.rows),
                         end: frame.flags & FLAG_END != 0,
+                        spent: Duration::from_micros(frame.length),
                         outputs: current.outputs,
                     });
                 }

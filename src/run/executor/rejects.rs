@@ -8,6 +8,7 @@ use arrow::compute::concat_batches;
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 
 use crate::batch::{Batch, BatchError, FileTable, Origin};
+use crate::plan::Stage;
 use crate::run::scheduler::Reject;
 
 /// What a rejected row gains.
@@ -40,7 +41,7 @@ fn is_gained(name: &str) -> bool {
 /// # Errors
 /// If the batch cannot be read back.
 pub fn batch(
-    stage: &str,
+    stage: &Stage,
     batch: &Batch,
     rejects: &[Reject],
     files: &FileTable,
@@ -67,12 +68,14 @@ pub fn batch(
     let text = |of: &dyn Fn(&Reject) -> String| -> ArrayRef {
         Arc::new(StringArray::from_iter_values(facts.iter().map(|reject| of(reject))))
     };
-    arrays.push(text(&|_| stage.to_owned()));
+    arrays.push(text(&|_| stage.name.clone()));
     arrays.push(text(&|reject| reject.failure.verdict.word().to_owned()));
     arrays.push(text(&|reject| reject.failure.message.clone()));
     let traceback = |reject: &Reject| (!reject.failure.traceback.is_empty()).then(|| reject.failure.traceback.clone());
     arrays.push(Arc::new(facts.iter().copied().map(traceback).collect::<StringArray>()));
-    arrays.push(Arc::new(UInt32Array::from_iter_values(facts.iter().map(|reject| reject.attempts))));
+    // Not those that there really were: how many it took to find the row depends on how its batch was sliced, and on who died.
+    let attempts = |reject: &&Reject| stage.retry.attempts(reject.failure.verdict);
+    arrays.push(Arc::new(UInt32Array::from_iter_values(facts.iter().map(attempts))));
     let places: Vec<_> = (0..origin.len()).map(|row| origin.place(row)).collect();
     let file = |place: &Option<crate::batch::Place>| {
         let path = files.path(place.as_ref()?.file)?;

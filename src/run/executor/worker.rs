@@ -106,6 +106,8 @@ pub struct ErrorText {
 struct OpenedText {
     #[serde(rename = "as")]
     convention: String,
+    /// Of a stage with state.
+    #[serde(default)]
     snapshots: bool,
 }
 
@@ -227,11 +229,13 @@ impl Worker {
         }
     }
 
-    pub fn opened(&mut self, frame: &Frame) -> Result<(), WorkerError> {
+    /// A stage is prepared. Returns whether its function is called row by row.
+    pub fn opened(&mut self, frame: &Frame) -> Result<bool, WorkerError> {
         let text: OpenedText = frame.text()?;
-        let opening = Opening::Open { row_by_row: text.convention == "row", has_snapshots: text.snapshots };
+        let row_by_row = text.convention == "row";
+        let opening = Opening::Open { row_by_row, has_snapshots: text.snapshots };
         self.stages.insert(StageId(frame.stage), opening);
-        Ok(())
+        Ok(row_by_row)
     }
 
     /// The worker announces a schema.

@@ -1,6 +1,7 @@
 //! [`Action`]: what is to be done. The executor carries actions out in the order in which they are given.
 
 use std::ops::Range;
+use std::time::Duration;
 
 use super::event::{Failure, Meta};
 use super::worker_state::ClassId;
@@ -86,7 +87,16 @@ pub struct Dispatch {
 #[derive(Clone, Debug)]
 pub enum Work {
     /// These rows of this batch, in ascending order.
-    Rows { batch: Meta, rows: Vec<Range<u64>> },
+    Rows {
+        batch: Meta,
+        rows: Vec<Range<u64>>,
+        /// Whether others are given the other rows of the batch: the output is a part, which can only be joined.
+        is_part: bool,
+        /// Time after which a function that is called row by row may leave the rows that it has not begun. What it gives is a part then.
+        budget: Option<Duration>,
+    },
+    /// What the function gave for these rows of this batch is in the parts, in the same order: to make one output of it.
+    Join { batch: Meta, rows: Vec<Range<u64>>, parts: Vec<Meta> },
     /// The rows of this batch whose partitions are those of the lane.
     Lane { batch: Meta, lane: u32 },
     /// The lane gets no more rows, and may give some for the keys that it has seen.
@@ -112,6 +122,4 @@ pub enum Host {
 pub struct Reject {
     pub rows: Range<u64>,
     pub failure: Failure,
-    /// Attempts that these rows took part in.
-    pub attempts: u32,
 }

@@ -18,7 +18,6 @@ pub struct Blame {
     found: Vec<Reject>,
     /// Attempts for a crash of rows that cannot be divided further, before they are blamed.
     crash_attempts: u32,
-    tried: u32,
 }
 
 #[derive(Clone, Debug)]
@@ -34,7 +33,7 @@ enum Open {
 impl Blame {
     /// Starts with the failure of the whole batch of `rows` rows, after `attempts` attempts.
     pub fn new(rows: u64, failure: Failure, attempts: u32, crash_attempts: u32) -> Self {
-        let mut blame = Self { open: Vec::new(), found: Vec::new(), crash_attempts, tried: attempts };
+        let mut blame = Self { open: Vec::new(), found: Vec::new(), crash_attempts };
         blame.failed(0..rows, failure, attempts);
         blame.settle();
         blame
@@ -50,14 +49,12 @@ impl Blame {
 
     /// The rows of [`Blame::next`] passed.
     pub fn passed(&mut self) {
-        self.tried += 1;
         self.open.pop();
         self.settle();
     }
 
     /// The rows of [`Blame::next`] failed.
     pub fn next_failed(&mut self, failure: Failure) {
-        self.tried += 1;
         match self.open.pop() {
             Some(Open::Untried { rows, failures }) => self.failed(rows, failure, failures + 1),
             Some(Open::Again { rows, failures }) => self.failed_together(rows, failure, failures + 1),
@@ -84,7 +81,7 @@ impl Blame {
         } else if self.deserves_another(&failure, failures) {
             self.open.push(Open::Untried { rows, failures });
         } else {
-            self.found.push(Reject { rows, failure, attempts: self.tried.max(failures) });
+            self.found.push(Reject { rows, failure });
         }
     }
 
@@ -92,7 +89,7 @@ impl Blame {
         if self.deserves_another(&failure, failures) {
             self.open.push(Open::Again { rows, failures });
         } else {
-            self.found.push(Reject { rows, failure, attempts: self.tried });
+            self.found.push(Reject { rows, failure });
         }
     }
 

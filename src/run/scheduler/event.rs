@@ -1,5 +1,7 @@
 //! [`Event`]: what happened. A closed set of plain data, so that all triggers of the scheduler are visible in one place.
 
+use std::time::Duration;
+
 use super::{AttemptId, BatchId, WorkerId};
 use crate::plan::{EdgeId, StageId, Verdict};
 
@@ -90,10 +92,17 @@ pub enum Event {
         rows: u64,
         outputs: Vec<Output>,
         end: bool,
+        /// What the calls of a function took that is called row by row.
+        spent: Duration,
     },
     AttemptFailed {
         attempt: AttemptId,
         failure: Failure,
+    },
+    /// A worker has prepared a stage. `by_row`: its function is called for each row.
+    Opened {
+        stage: StageId,
+        by_row: bool,
     },
     WorkerReady {
         worker: WorkerId,

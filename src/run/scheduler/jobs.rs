@@ -1,12 +1,15 @@
 //! Stages that work batch by batch: each batch is a job, tried until it is done, and published in the order of the input.
 
+use std::collections::BTreeMap;
+use std::time::Duration;
+
 use super::AttemptId;
 use super::action::{Action, Dispatch, Reject, Work as Attempted};
 use super::blame::Blame;
 use super::clock::Activity;
-use super::event::{ExitCause, Failure, Output, Scope};
+use super::event::{ExitCause, Failure, Meta, Output, Scope};
 use super::scheduler::{Place, Scheduler};
-use super::stage_state::{Job, Jobs, MapHost, Phase, Role, Step, Tries, Work, rest};
+use super::stage_state::{Job, Jobs, MapHost, Phase, Role, Slice, SliceId, Step, Tries, Work, rest};
 use crate::plan::{OnError, Port, StageId, Verdict};
 use crate::run::{RunEvent, StageFailure};
 
@@ -103,7 +106,6 @@ impl Scheduler {
         let limit = self.plan.stage(stage).workers.max.get();
         let role = self.stages[stage.index()].role;
         let jobs = self.jobs(stage);
-        let again = jobs.ready.len() as u32;
         let free = limit.saturating_sub(jobs.running);
         let closed = jobs.failed || jobs.exhausted;
         let open = jobs.jobs.len();
@@ -113,7 +115,7 @@ impl Scheduler {
             Role::Map(_) => self.current_edge(stage, 0).map_or(0, |edge| self.queues[edge.index()].len() as u32),
             Role::Generator(_) | Role::Task | Role::Resident | Role::Keyed(_) => 1,
         };
-        (again + queued).min(free)
+        (self.ready_slices(stage, free) + queued).min(free)
     }
 
     /// Batches without rows need no attempt. (A native query is run for them, as it tells the columns of its output.)
@@ -143,29 +145,47 @@ impl Scheduler {
 
     /// Begins the next attempt of a stage for which `assign` found a place.
     pub(super) fn dispatch_next(&mut self, stage: StageId, place: Place) {
-        let sequence = match self.jobs(stage).ready.pop_first() {
-            Some(sequence) => sequence,
+        let id = match self.jobs(stage).ready.pop_first() {
+            Some(id) => id,
             None => self.new_job(stage),
         };
-        let (attempt, host) = self.new_attempt(stage, sequence, place);
+        self.cut(stage, id);
+        let (attempt, host) = self.new_attempt(stage, id, place);
+        let work = self.attempted(stage, id);
         let jobs = self.jobs(stage);
         jobs.running += 1;
         let running = jobs.running;
-        let job = jobs.jobs.get_mut(&sequence).expect("a job that is dispatched exists");
-        job.tries.total += 1;
-        let work = job.attempted();
-        let work = work.unwrap_or(match self.stages[stage.index()].role {
-            Role::Task => Attempted::Task,
-            _ => Attempted::Pull,
-        });
+        self.slice(stage, id).tries.total += 1;
         let account = &mut self.stages[stage.index()].account;
         account.peak_attempts = account.peak_attempts.max(running);
         self.had_a_turn(stage);
-        self.actions.push(Action::Dispatch(Dispatch { attempt, stage, sequence, host, work }));
+        self.actions.push(Action::Dispatch(Dispatch { attempt, stage, sequence: id.sequence, host, work }));
         self.touch(stage);
     }
 
-    fn new_job(&mut self, stage: StageId) -> u64 {
+    /// What the next attempt of a slice is given.
+    fn attempted(&mut self, stage: StageId, id: SliceId) -> Attempted {
+        let role = self.stages[stage.index()].role;
+        let Some((_, batch)) = self.job(stage, id.sequence).input else {
+            return if role == Role::Task { Attempted::Task } else { Attempted::Pull };
+        };
+        let budget = self.budget(stage, id);
+        let slice = self.slice(stage, id);
+        slice.has_budget = budget.is_some();
+        match &slice.step {
+            Step::Join { parts, .. } => {
+                Attempted::Join { batch, rows: rest(batch.rows, &slice.rejects), parts: parts.clone() }
+            }
+            Step::Blaming(blame) => Attempted::rows(batch, blame.next().into_iter().collect()),
+            Step::Rest(rest) => Attempted::rows(batch, rest.clone()),
+            _ => {
+                let is_part = slice.len() < batch.rows;
+                Attempted::Rows { batch, rows: vec![slice.rows.clone()], is_part, budget }
+            }
+        }
+    }
+
+    fn new_job(&mut self, stage: StageId) -> SliceId {
         let input = match self.stages[stage.index()].role {
             Role::Map(_) => {
                 let meta = self.current_edge(stage, 0).and_then(|edge| self.queues[edge.index()].front().copied());
@@ -185,37 +205,55 @@ impl Scheduler {
         let jobs = self.jobs(stage);
         let sequence = jobs.next_sequence;
         jobs.next_sequence += 1;
-        let job = Job { input, reservations, step: Step::Whole, tries: Tries::default(), rejects: Vec::new() };
-        jobs.jobs.insert(sequence, job);
-        sequence
+        let whole = Slice::new(0..input.map_or(0, |(_, meta)| meta.rows));
+        jobs.jobs.insert(sequence, Job { input, reservations, slices: BTreeMap::from([(0, whole)]) });
+        SliceId { sequence, first: 0 }
     }
 
-    pub(super) fn attempt_done(&mut self, attempt: AttemptId, rows: u64, outputs: Vec<Output>, end: bool) {
+    pub(super) fn attempt_done(
+        &mut self,
+        attempt: AttemptId,
+        rows: u64,
+        outputs: Vec<Output>,
+        end: bool,
+        spent: Duration,
+    ) {
         let Some(running) = self.end_attempt(attempt) else { return };
-        let (stage, sequence) = (running.stage, running.sequence);
-        if let Role::Keyed(_) = self.stages[stage.index()].role {
+        if let Role::Keyed(_) = self.stages[running.stage.index()].role {
             self.lane_done(&running, rows, outputs);
             return;
         }
+        let (stage, id) = (running.stage, running.slice);
         let jobs = self.jobs(stage);
         jobs.running -= 1;
         jobs.exhausted |= end;
-        let job = jobs.jobs.get_mut(&sequence).expect("a running job exists");
-        match &mut job.step {
+        match &mut self.slice(stage, id).step {
             Step::Blaming(blame) => {
                 blame.passed();
                 self.actions.extend(outputs.iter().map(|output| super::scheduler::release(output.batch.id)));
-                self.go_on_blaming(stage, sequence);
+                self.go_on_blaming(stage, id);
             }
-            _ => self.job_done(stage, sequence, rows, outputs),
+            Step::Join { rows, parts } => {
+                let (rows, parts) = (*rows, std::mem::take(parts));
+                self.actions.extend(parts.iter().map(|part| super::scheduler::release(part.id)));
+                self.slice_done(stage, id, rows, outputs);
+            }
+            Step::Whole => {
+                self.stages[stage.index()].pace.learn(rows, spent);
+                self.slice_passed(stage, id, rows, outputs);
+            }
+            _ => self.slice_done(stage, id, rows, outputs),
         }
     }
 
-    fn job_done(&mut self, stage: StageId, sequence: u64, rows: u64, outputs: Vec<Output>) {
+    /// The only slice of a batch is done.
+    pub(super) fn job_done(&mut self, stage: StageId, sequence: u64) {
         let job = self.job(stage, sequence);
         let input = job.input.map(|(_, meta)| meta);
         let mut reservations = std::mem::take(&mut job.reservations);
         let rejected_bytes = job.rejected_bytes();
+        let Step::Done { outputs, .. } = &job.whole().step else { unreachable!("it was done just now") };
+        let outputs = outputs.clone();
         let rejected = self.plan.stage(stage).ports.iter().position(|port| port.name == Port::REJECTED);
         let bytes = |port| {
             let given = outputs.iter().filter(|output| output.port == port);
@@ -225,126 +263,144 @@ impl Scheduler {
         self.correct(stage, &mut reservations, bytes);
         let total = outputs.iter().map(|output| output.batch.bytes).sum();
         self.stages[stage.index()].estimate.learn(input.as_ref(), total);
-        let job = self.job(stage, sequence);
-        job.reservations = reservations;
-        job.step = Step::Done { rows, outputs };
+        self.job(stage, sequence).reservations = reservations;
     }
 
     pub(super) fn attempt_failed(&mut self, attempt: AttemptId, failure: Failure) {
         let Some(running) = self.end_attempt(attempt) else { return };
         match self.stages[running.stage.index()].role {
             Role::Keyed(_) => self.lane_failed(&running, failure, ExitCause::Own),
-            _ => self.job_failed(running.stage, running.sequence, failure, ExitCause::Own),
+            _ => self.slice_failed(running.stage, running.slice, failure, ExitCause::Own),
         }
     }
 
-    /// An attempt of a job failed; its slot is free already.
-    pub(super) fn job_failed(&mut self, stage: StageId, sequence: u64, failure: Failure, cause: ExitCause) {
-        let (retry, on_error) = (self.plan.stage(stage).retry.clone(), self.plan.stage(stage).on_error);
+    /// An attempt of a slice failed; its place is free already.
+    pub(super) fn slice_failed(&mut self, stage: StageId, id: SliceId, failure: Failure, cause: ExitCause) {
+        let retry = self.plan.stage(stage).retry.clone();
         self.jobs(stage).running -= 1;
         self.touch(stage);
         if cause == ExitCause::Engine {
-            if self.job(stage, sequence).tries.lose_to_engine() {
-                self.again(stage, sequence);
+            if self.slice(stage, id).tries.lose_to_engine() {
+                self.again(stage, id);
                 return;
             }
         }
-        let limit = match failure.verdict {
-            Verdict::Crash => retry.crash.get(),
-            Verdict::Oom => retry.oom.get(),
-            Verdict::Exception | Verdict::Schema => retry.exception.get(),
-        };
-        let job = self.job(stage, sequence);
-        let tried = job.tries.count(failure.verdict);
-        let attempts = job.tries.total;
+        let limit = retry.attempts(failure.verdict);
+        let has_input = self.job(stage, id.sequence).input.is_some();
+        let is_sliced = self.is_sliced(stage);
+        let slice = self.slice(stage, id);
+        let tried = slice.tries.count(failure.verdict);
+        let attempts = slice.tries.total;
         // An import that raises will raise again.
         let permanent = failure.scope != Scope::Rows && !matches!(failure.verdict, Verdict::Crash | Verdict::Oom);
-        let divisible = failure.scope == Scope::Rows && job.input.is_some();
-        let will_retry = !permanent && (tried < limit || divisible && job.rows() > 1);
-        let searching = matches!(job.step, Step::Blaming(_));
+        let divisible = failure.scope == Scope::Rows && has_input;
+        let is_retried = !permanent && tried < limit && slice.deserves_another(failure.verdict);
+        let will_retry = is_retried || !permanent && divisible && slice.len() > 1;
+        let searching = slice.suspected || matches!(slice.step, Step::Blaming(_));
         self.actions.push(Action::Emit(RunEvent::AttemptFailed {
             searching,
             stage,
-            sequence,
+            sequence: id.sequence,
             attempt: attempts,
             verdict: failure.verdict,
             message: failure.message.clone(),
             will_retry,
         }));
         self.stages[stage.index()].account.retries += u64::from(will_retry);
-        let job = self.job(stage, sequence);
-        match &mut job.step {
+        let slice = self.slice(stage, id);
+        match &mut slice.step {
             Step::Blaming(blame) => {
                 blame.next_failed(failure);
-                self.go_on_blaming(stage, sequence);
+                self.go_on_blaming(stage, id);
             }
-            _ if !permanent && tried < limit => self.again(stage, sequence),
-            Step::Whole if divisible => {
-                let rows = job.rows();
-                job.step = Step::Blaming(Blame::new(rows, failure, attempts, retry.crash.get()));
-                self.go_on_blaming(stage, sequence);
-            }
-            Step::Rest(rest) if on_error != OnError::Fail => {
-                // The others fail even without the rows that were to blame.
-                let rejects = rest.iter().map(|rows| Reject { rows: rows.clone(), failure: failure.clone(), attempts });
-                job.rejects.extend(rejects);
-                job.rejects.sort_by_key(|reject| reject.rows.start);
-                self.job_done(stage, sequence, 0, Vec::new());
-            }
-            _ => self.give_up(stage, sequence, failure, None),
+            _ if is_retried => self.again(stage, id),
+            Step::Whole if divisible && is_sliced && slice.tries.acquittals == 0 => self.divide(stage, id, failure),
+            Step::Whole if divisible => self.blame(stage, id, failure),
+            Step::Join { .. } if divisible => self.could_not_join(stage, id, failure),
+            Step::Rest(_) => self.blame_the_rest(stage, id, failure),
+            _ => self.give_up(stage, id, failure, None),
         }
     }
 
-    fn again(&mut self, stage: StageId, sequence: u64) {
-        self.jobs(stage).ready.insert(sequence);
+    /// Begins to look for the rows for which the slice keeps failing.
+    pub(super) fn blame(&mut self, stage: StageId, id: SliceId, failure: Failure) {
+        let attempts = self.plan.stage(stage).retry.crash.get();
+        let slice = self.slice(stage, id);
+        let tried = slice.tries.total;
+        slice.step = Step::Blaming(Blame::new(slice.len(), failure, tried, attempts));
+        self.go_on_blaming(stage, id);
+    }
+
+    /// The others fail even without the rows that were to blame.
+    fn blame_the_rest(&mut self, stage: StageId, id: SliceId, failure: Failure) {
+        if self.plan.stage(stage).on_error == OnError::Fail {
+            self.give_up(stage, id, failure, None);
+            return;
+        }
+        let slice = self.slice(stage, id);
+        let rest = rest(slice.len(), &slice.rejects).into_iter();
+        let rejects = rest.map(|rows| Reject { rows, failure: failure.clone() });
+        slice.rejects.extend(rejects.collect::<Vec<_>>());
+        slice.rejects.sort_by_key(|reject| reject.rows.start);
+        self.slice_done(stage, id, 0, Vec::new());
+    }
+
+    fn again(&mut self, stage: StageId, id: SliceId) {
+        self.jobs(stage).ready.insert(id);
         self.touch(stage);
     }
 
-    fn give_up(&mut self, stage: StageId, sequence: u64, failure: Failure, rows: Option<std::ops::Range<u64>>) {
+    pub(super) fn give_up(
+        &mut self,
+        stage: StageId,
+        id: SliceId,
+        failure: Failure,
+        rows: Option<std::ops::Range<u64>>,
+    ) {
         let jobs = self.jobs(stage);
-        // Jobs before this one may still fail too, and then theirs is the failure to report.
+        // Rows before these may still fail too, and then theirs is the failure to report.
         jobs.failed = true;
-        jobs.ready = jobs.ready.range(..sequence).copied().collect();
-        self.job(stage, sequence).step = Step::Failed { failure, rows };
+        jobs.ready = jobs.ready.range(..id).copied().collect();
+        self.slice(stage, id).step = Step::Failed { failure, rows };
     }
 
     /// Tries the next range of a search, or draws its conclusion.
-    fn go_on_blaming(&mut self, stage: StageId, sequence: u64) {
+    fn go_on_blaming(&mut self, stage: StageId, id: SliceId) {
         let on_error = self.plan.stage(stage).on_error;
-        let job = self.job(stage, sequence);
-        let rows = job.rows();
-        let Step::Blaming(blame) = &job.step else { return };
+        let slice = self.slice(stage, id);
+        let rows = slice.len();
+        let Step::Blaming(blame) = &slice.step else { return };
         let found = blame.found().first().cloned();
         match found {
             Some(reject) if on_error == OnError::Fail => {
-                self.give_up(stage, sequence, reject.failure, Some(reject.rows));
+                self.give_up(stage, id, reject.failure, Some(reject.rows));
             }
-            _ if blame.next().is_some() => self.again(stage, sequence),
+            _ if blame.next().is_some() => self.again(stage, id),
             Some(_) => {
-                let Step::Blaming(blame) = std::mem::replace(&mut job.step, Step::Whole) else { unreachable!() };
-                job.rejects = blame.into_found();
-                let rest = rest(rows, &job.rejects);
+                let Step::Blaming(blame) = std::mem::replace(&mut slice.step, Step::Whole) else { unreachable!() };
+                slice.rejects = blame.into_found();
+                let rest = rest(rows, &slice.rejects);
                 if rest.is_empty() {
-                    self.job_done(stage, sequence, 0, Vec::new());
+                    self.slice_done(stage, id, 0, Vec::new());
                 } else {
-                    job.step = Step::Rest(rest);
-                    job.tries.forgive();
-                    self.again(stage, sequence);
+                    slice.step = Step::Rest(rest);
+                    slice.tries.forgive();
+                    self.again(stage, id);
                 }
             }
-            None => self.acquit(stage, sequence),
+            None => self.acquit(stage, id),
         }
     }
 
     /// The rows passed after all: what made the batch fail came from outside, and the batch is tried again as a whole.
-    fn acquit(&mut self, stage: StageId, sequence: u64) {
-        let job = self.job(stage, sequence);
-        job.step = Step::Whole;
-        job.tries.acquittals += 1;
-        if job.tries.acquittals < ACQUITTALS {
-            job.tries.forgive();
+    fn acquit(&mut self, stage: StageId, id: SliceId) {
+        let slice = self.slice(stage, id);
+        slice.step = Step::Whole;
+        slice.tries.acquittals += 1;
+        if slice.tries.acquittals < ACQUITTALS {
+            slice.tries.forgive();
         }
-        self.again(stage, sequence);
+        self.again(stage, id);
     }
 
     /// Publishes what is done, in the order of the input.
@@ -353,40 +409,42 @@ impl Scheduler {
             let jobs = self.jobs(stage);
             let next = jobs.next_publish;
             let Some(job) = jobs.jobs.get(&next) else { return };
-            match &job.step {
-                Step::Done { .. } => {
+            let undone = job.slices.values().find(|slice| !matches!(slice.step, Step::Done { .. }));
+            match undone.map(|slice| (slice, &slice.step)) {
+                None => {
                     let job = jobs.jobs.remove(&next).expect("just seen");
                     jobs.next_publish += 1;
                     self.publish_job(stage, next, job);
                 }
-                Step::Failed { failure, rows } => {
+                Some((slice, Step::Failed { failure, rows })) => {
                     let failure = StageFailure {
                         stage,
                         sequence: job.input.map(|_| next),
                         rows: job.input.zip(rows.clone()).map(|((_, meta), rows)| (meta.id, rows)),
-                        attempts: job.tries.total,
+                        attempts: slice.tries.total,
                         failure: failure.clone(),
                     };
                     self.fail(failure);
                     return;
                 }
-                Step::Whole | Step::Blaming(_) | Step::Rest(_) => return,
+                Some(_) => return,
             }
         }
     }
 
-    fn publish_job(&mut self, stage: StageId, sequence: u64, job: Job) {
-        let Step::Done { rows, outputs } = job.step else { return };
+    fn publish_job(&mut self, stage: StageId, sequence: u64, mut job: Job) {
+        let whole = job.slices.remove(&0).expect("slices are joined when they are done");
+        let Step::Done { rows, outputs } = whole.step else { return };
         let mut reservations = job.reservations;
         for output in &outputs {
             self.stages[stage.index()].account.rows_out += output.batch.rows;
             let action = Action::Publish { stage, port: output.port, batch: output.batch.id };
             self.publish(stage, output.port, output.batch.rows, &mut reservations, action);
         }
-        let bad: u64 = job.rejects.iter().map(|reject| reject.rows.end - reject.rows.start).sum();
+        let bad: u64 = whole.rejects.iter().map(|reject| reject.rows.end - reject.rows.start).sum();
         if let Some((edge, meta)) = job.input {
             if bad > 0 {
-                self.settle_rejects(stage, sequence, meta.id, bad, job.rejects, &mut reservations);
+                self.settle_rejects(stage, sequence, meta.id, bad, whole.rejects, &mut reservations);
             }
             self.queues[edge.index()].done_with(rows + bad, meta.bytes);
             self.touch(self.plan.edge(edge).from);
@@ -428,7 +486,7 @@ impl Scheduler {
         }
     }
 
-    fn jobs(&mut self, stage: StageId) -> &mut Jobs {
+    pub(super) fn jobs(&mut self, stage: StageId) -> &mut Jobs {
         match &mut self.stages[stage.index()].work {
             Work::Jobs(jobs) => jobs,
             Work::Resident(_) => unreachable!("`{}` is resident", self.plan.stage(stage).name),
@@ -436,32 +494,37 @@ impl Scheduler {
         }
     }
 
-    fn job(&mut self, stage: StageId, sequence: u64) -> &mut Job {
+    pub(super) fn job(&mut self, stage: StageId, sequence: u64) -> &mut Job {
         self.jobs(stage).jobs.get_mut(&sequence).expect("a job that is worked on exists")
+    }
+
+    pub(super) fn slice(&mut self, stage: StageId, id: SliceId) -> &mut Slice {
+        self.job(stage, id.sequence).slices.get_mut(&id.first).expect("a slice that is worked on exists")
     }
 }
 
 impl Job {
-    fn rows(&self) -> u64 {
+    pub fn rows(&self) -> u64 {
         self.input.map_or(0, |(_, meta)| meta.rows)
+    }
+
+    /// All rows of the batch, when they are in one slice.
+    fn whole(&self) -> &Slice {
+        &self.slices[&0]
     }
 
     /// What the rows that are taken out of the batch weigh, about.
     fn rejected_bytes(&self) -> u64 {
-        let bad: u64 = self.rejects.iter().map(|reject| reject.rows.end - reject.rows.start).sum();
+        let bad: u64 = self.whole().rejects.iter().map(|reject| reject.rows.end - reject.rows.start).sum();
         self.input
             .map_or(0, |(_, meta)| (u128::from(meta.bytes) * u128::from(bad) / u128::from(meta.rows.max(1))) as u64)
     }
+}
 
-    /// The rows that the next attempt is given.
-    fn attempted(&self) -> Option<Attempted> {
-        let (_, batch) = self.input?;
-        let rows = match &self.step {
-            Step::Blaming(blame) => blame.next().map_or_else(Vec::new, |rows| vec![rows]),
-            Step::Rest(rest) => rest.clone(),
-            _ => vec![0..batch.rows],
-        };
-        Some(Attempted::Rows { batch, rows })
+impl Attempted {
+    /// Rows that make a whole output, whatever becomes of the others.
+    fn rows(batch: Meta, rows: Vec<std::ops::Range<u64>>) -> Self {
+        Self::Rows { batch, rows, is_part: false, budget: None }
     }
 }
 

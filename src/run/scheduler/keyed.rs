@@ -22,7 +22,7 @@ use super::clock::Activity;
 use super::event::{ExitCause, Failure, Meta, Output, Scope};
 use super::queue::Reservation;
 use super::scheduler::{Place, Running, Scheduler, release};
-use super::stage_state::{Phase, Role, Tries, Work};
+use super::stage_state::{Phase, Role, SliceId, Tries, Work};
 use super::worker_state::ClassId;
 use super::{BatchId, WorkerId};
 use crate::plan::{EdgeId, StageId, Verdict};
@@ -242,7 +242,8 @@ impl Scheduler {
             self.make_job(stage);
         }
         let sequence = self.keyed(stage).lanes[lane].next;
-        let (attempt, host) = self.new_attempt(stage, sequence, Place::Pinned(worker));
+        let slice = SliceId { sequence, first: lane as u64 };
+        let (attempt, host) = self.new_attempt(stage, slice, Place::Pinned(worker));
         let keyed = self.keyed(stage);
         keyed.lanes[lane].worker = Some(worker);
         keyed.lanes[lane].running = true;
@@ -306,7 +307,7 @@ impl Scheduler {
     /// An attempt of a lane failed. Its worker is gone, or goes.
     pub(super) fn lane_failed(&mut self, running: &Running, failure: Failure, cause: ExitCause) {
         let Some(lane) = self.lane_of(running) else { return };
-        let (stage, sequence) = (running.stage, running.sequence);
+        let (stage, sequence) = (running.stage, running.slice.sequence);
         let retry = self.plan.stage(stage).retry.clone();
         self.touch(stage);
         let state = &mut self.keyed(stage).lanes[lane];
@@ -315,11 +316,7 @@ impl Scheduler {
         if cause == ExitCause::Engine && state.tries.lose_to_engine() {
             return;
         }
-        let limit = match failure.verdict {
-            Verdict::Crash => retry.crash.get(),
-            Verdict::Oom => retry.oom.get(),
-            Verdict::Exception | Verdict::Schema => retry.exception.get(),
-        };
+        let limit = retry.attempts(failure.verdict);
         let tried = state.tries.count(failure.verdict);
         let attempts = state.tries.total;
         // An import that raises will raise again.

@@ -17,6 +17,7 @@ mod resident;
 mod scheduler;
 #[cfg(test)]
 mod simulation;
+mod slices;
 mod stage_state;
 mod worker_state;
 

@@ -10,7 +10,8 @@ use super::clock::Activity;
 use super::event::{Event, ExitCause, Failure, Meta, QueuedPieces};
 use super::keyed::Keyed;
 use super::queue::{Queue, Reservation};
-use super::stage_state::{Estimate, InputState, Jobs, Phase, Resident, ResidentInput, Role, StageState, Work};
+use super::slices::{Pace, Sight};
+use super::stage_state::{Estimate, InputState, Jobs, Phase, Resident, ResidentInput, Role, SliceId, StageState, Work};
 use super::worker_state::{ClassId, Classes, Pool, WorkerState};
 use super::{AttemptId, BatchId, WorkerId};
 use crate::plan::{EdgeId, Plan, StageId};
@@ -56,7 +57,7 @@ pub struct Scheduler {
 #[derive(Clone, Copy, Debug)]
 pub struct Running {
     pub stage: StageId,
-    pub sequence: u64,
+    pub slice: SliceId,
     pub host: Host,
     pub since: Duration,
 }
@@ -148,8 +149,11 @@ impl Scheduler {
             Event::StageFailed { stage, failure } => self.fail(StageFailure::of_stage(stage, failure)),
             Event::Queued { stage, queued } => self.queued(stage, &queued),
             Event::PortsFinished { stage, queued } => self.ports_finished(stage, &queued),
-            Event::AttemptDone { attempt, rows, outputs, end } => self.attempt_done(attempt, rows, outputs, end),
+            Event::AttemptDone { attempt, rows, outputs, end, spent } => {
+                self.attempt_done(attempt, rows, outputs, end, spent);
+            }
             Event::AttemptFailed { attempt, failure } => self.attempt_failed(attempt, failure),
+            Event::Opened { stage, by_row } => self.opened(stage, by_row),
             Event::WorkerReady { worker } => {
                 self.pool.make_idle(worker);
             }
@@ -274,7 +278,7 @@ impl Scheduler {
         }
     }
 
-    pub(super) fn new_attempt(&mut self, stage: StageId, sequence: u64, place: Place) -> (AttemptId, Host) {
+    pub(super) fn new_attempt(&mut self, stage: StageId, slice: SliceId, place: Place) -> (AttemptId, Host) {
         let attempt = AttemptId(self.next_attempt);
         self.next_attempt += 1;
         let host = match place {
@@ -297,7 +301,7 @@ impl Scheduler {
                 Host::Worker(worker)
             }
         };
-        self.running.insert(attempt, Running { stage, sequence, host, since: self.now });
+        self.running.insert(attempt, Running { stage, slice, host, since: self.now });
         (attempt, host)
     }
 
@@ -327,7 +331,7 @@ impl Scheduler {
                 self.stages[running.stage.index()].account.busy += self.now.saturating_sub(running.since);
                 match self.stages[running.stage.index()].role {
                     Role::Keyed(_) => self.lane_failed(&running, failure, cause),
-                    _ => self.job_failed(running.stage, running.sequence, failure, cause),
+                    _ => self.slice_failed(running.stage, running.slice, failure, cause),
                 }
             }
             WorkerState::Starting if failed_starts >= FAILED_STARTS => {
@@ -661,6 +665,8 @@ fn new_stage(plan: &Plan, stage: &crate::plan::Stage, classes: &Classes) -> Stag
         publishing: std::collections::VecDeque::new(),
         passed_over: 0,
         estimate: Estimate::default(),
+        sight: Sight::of(stage, role),
+        pace: Pace::default(),
         account: StageAccount::default(),
         clock: super::clock::StageClock::default(),
     }

@@ -8,6 +8,7 @@ use super::blame::Blame;
 use super::event::{Failure, Meta, Output};
 use super::keyed::Keyed;
 use super::queue::Reservation;
+use super::slices::{Pace, Sight};
 use super::worker_state::{ClassId, Classes};
 use crate::plan::{CommandMode, EdgeId, Stage, StageKind};
 use crate::run::StageAccount;
@@ -87,6 +88,8 @@ pub struct StageState {
     /// Attempts given to other stages since the last one of this stage that this one, being ready, could have had.
     pub passed_over: u32,
     pub estimate: Estimate,
+    pub sight: Sight,
+    pub pace: Pace,
     pub account: StageAccount,
     pub clock: super::clock::StageClock,
 }
@@ -123,8 +126,8 @@ pub enum ResidentInput {
 pub struct Jobs {
     /// Jobs that are not published yet, by sequence number.
     pub jobs: BTreeMap<u64, Job>,
-    /// Jobs that are to be dispatched (again); they go before new input.
-    pub ready: BTreeSet<u64>,
+    /// What is to be dispatched (again); it goes before new input.
+    pub ready: BTreeSet<SliceId>,
     pub running: u32,
     pub next_sequence: u64,
     pub next_publish: u64,
@@ -140,9 +143,29 @@ pub struct Job {
     /// `None` for generators and tasks.
     pub input: Option<(EdgeId, Meta)>,
     pub reservations: Vec<(EdgeId, Reservation)>,
+    /// By their first rows. All rows of the batch are in one of them; there is one only where batches are not sliced.
+    pub slices: BTreeMap<u64, Slice>,
+}
+
+/// Rows of a batch that are attempted together.
+#[derive(Debug)]
+pub struct Slice {
+    pub rows: Range<u64>,
     pub step: Step,
     pub tries: Tries,
     pub rejects: Vec<Reject>,
+    /// Rows that failed are among these, or were.
+    pub suspected: bool,
+    /// The attempt that runs may end before its last row.
+    pub has_budget: bool,
+}
+
+/// Names a slice of a stage, in the order of the input.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct SliceId {
+    pub sequence: u64,
+    /// Its first row.
+    pub first: u64,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -165,6 +188,11 @@ pub enum Step {
     Blaming(Blame),
     /// The rows that are not to blame, in one attempt.
     Rest(Vec<Range<u64>>),
+    /// Making one batch of what the slices gave, which were given so many rows.
+    Join {
+        rows: u64,
+        parts: Vec<Meta>,
+    },
     /// `rows` is what the final attempt was given, as counted by the worker.
     Done {
         rows: u64,

@@ -131,6 +131,10 @@ impl Pool {
         !self.classes[class.0].idle.is_empty()
     }
 
+    pub fn idle(&self, class: ClassId) -> u32 {
+        self.classes[class.0].idle.len() as u32
+    }
+
     /// Workers that live or are being started.
     pub fn alive(&self, class: ClassId) -> u32 {
         self.classes[class.0].alive

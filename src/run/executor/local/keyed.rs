@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::Range;
 use std::sync::Arc;
+use std::time::Duration;
 
 use arrow::array::{ArrayRef, AsArray, LargeBinaryArray, RecordBatch};
 
@@ -207,7 +208,8 @@ impl LocalExecutor {
         let rows = input.lane_rows(sequence, waiting.lane, batch).expect("it is in partitions");
         if rows.partitions.is_empty() {
             let attempt = waiting.attempt;
-            self.events.push_back(Event::AttemptDone { attempt, rows: 0, outputs: Vec::new(), end: false });
+            let (outputs, spent) = (Vec::new(), Duration::ZERO);
+            self.events.push_back(Event::AttemptDone { attempt, rows: 0, outputs, end: false, spent });
             return;
         }
         self.send(stage, sequence, waiting, Some(rows));

@@ -20,6 +20,8 @@ use arrow::compute::concat_batches;
 use super::guardian::{Guardian, ProcessId};
 use super::log::OutputLog;
 use super::mailbox::{Inbox, Mailbox, Message, mailbox};
+use super::opening;
+use super::parts;
 use super::poller::{Poller, Token};
 use super::publisher::Publisher;
 use super::python::{Happened, Pool, PythonHost};
@@ -215,7 +217,13 @@ impl LocalExecutor {
             Message::StageFailed { stage, failure } => Event::StageFailed { stage, failure },
             Message::AttemptDone { attempt, rows, batch } => {
                 let outputs = batch.map(|batch| Output { port: 0, batch: self.keep(batch) });
-                Event::AttemptDone { attempt, rows, outputs: outputs.into_iter().collect(), end: false }
+                Event::AttemptDone {
+                    attempt,
+                    rows,
+                    outputs: outputs.into_iter().collect(),
+                    end: false,
+                    spent: Duration::ZERO,
+                }
             }
             Message::AttemptFailed { attempt, failure } => Event::AttemptFailed { attempt, failure },
             Message::SnapshotKept { stage, lane, next, result } => {
@@ -370,30 +378,26 @@ impl LocalExecutor {
 
     fn dispatch(&mut self, dispatch: Dispatch) -> io::Result<()> {
         let Dispatch { attempt, stage, sequence, host, work } = dispatch;
-        let batch = match &work {
-            Work::Lane { .. } | Work::FinishLane { .. } => {
-                self.dispatch_lane(attempt, stage, sequence, host, &work);
+        if let Work::Lane { .. } | Work::FinishLane { .. } = &work {
+            self.dispatch_lane(attempt, stage, sequence, host, &work);
+            return Ok(());
+        }
+        let batch = match self.batch_of(stage, &work) {
+            Ok(batch) => batch,
+            Err(failure) => {
+                self.events.push_back(Event::AttemptFailed { attempt, failure });
                 return Ok(());
             }
-            Work::Rows { batch, rows } => {
-                match self.take_for(stage, 0, batch.id).and_then(|whole| select(&whole, rows)) {
-                    Ok(selected) => Some(selected),
-                    Err(failure) => {
-                        self.events.push_back(Event::AttemptFailed { attempt, failure });
-                        return Ok(());
-                    }
-                }
-            }
-            Work::Pull | Work::Task => None,
         };
         match host {
             Host::Worker(worker) => {
                 // A whole batch stays where it was put for the worker: a retry, or another consumer, needs no copy.
                 let whole = match &work {
-                    Work::Rows { batch: meta, rows } if *rows == [0..meta.rows] => Some(meta.id),
+                    Work::Rows { batch: meta, rows, .. } if *rows == [0..meta.rows] => Some(meta.id),
                     _ => None,
                 };
-                let placed = self.pool.dispatch(worker, attempt, stage, sequence, batch, &mut self.poller);
+                let frame = opening::attempt(attempt, stage, sequence, &work);
+                let placed = self.pool.dispatch(worker, attempt, stage, frame, batch, &mut self.poller);
                 match (placed, whole) {
                     (Ok(Some(batch)), Some(id)) => {
                         if let Some(stored) = self.store.get_mut(&id) {
@@ -408,6 +412,21 @@ impl LocalExecutor {
             Host::Native => self.run_native(attempt, stage, sequence, batch)?,
         }
         Ok(())
+    }
+
+    /// The rows that an attempt is given.
+    fn batch_of(&mut self, stage: StageId, work: &Work) -> Result<Option<Batch>, Failure> {
+        match work {
+            Work::Rows { batch, rows, .. } => {
+                self.take_for(stage, 0, batch.id).and_then(|whole| select(&whole, rows)).map(Some)
+            }
+            Work::Join { batch, rows, parts } => {
+                let rows = self.take_for(stage, 0, batch.id).and_then(|whole| select(&whole, rows))?;
+                let parts: Vec<&Batch> = parts.iter().map(|part| &self.store[&part.id].batch).collect();
+                parts::beside(&rows, &parts).map(Some)
+            }
+            Work::Pull | Work::Task => Ok(None),
+        }
     }
 
     fn pool_happened(&mut self, happened: Happened) {
@@ -428,9 +447,10 @@ impl LocalExecutor {
                 self.do_again(worker, attempt, stage, sequence, lane);
                 return;
             }
-            Happened::Done { attempt, rows, end, outputs } => {
+            Happened::Opened { stage, by_row } => Event::Opened { stage, by_row },
+            Happened::Done { attempt, rows, end, spent, outputs } => {
                 let outputs = outputs.into_iter().map(|(port, batch)| Output { port, batch: self.keep(batch) });
-                Event::AttemptDone { attempt, rows, outputs: outputs.collect(), end }
+                Event::AttemptDone { attempt, rows, outputs: outputs.collect(), end, spent }
             }
         };
         self.events.push_back(event);

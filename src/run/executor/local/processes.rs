@@ -215,7 +215,13 @@ impl LocalExecutor {
         let event = match judge(&mut capture, end, row.as_ref()) {
             Ok(output) => {
                 let outputs = output.map(|batch| Output { port: 0, batch: self.keep(batch) });
-                Event::AttemptDone { attempt, rows, outputs: outputs.into_iter().collect(), end: false }
+                Event::AttemptDone {
+                    attempt,
+                    rows,
+                    outputs: outputs.into_iter().collect(),
+                    end: false,
+                    spent: std::time::Duration::ZERO,
+                }
             }
             Err(failure) => Event::AttemptFailed { attempt, failure },
         };

@@ -58,7 +58,7 @@ impl LocalExecutor {
 
     pub(super) fn publish_rejects(&mut self, stage: StageId, port: usize, batch: BatchId, rejects: &[Reject]) {
         let batch = &self.store[&batch].batch;
-        let made = rejects::batch(&self.plan.stage(stage).name, batch, rejects, &self.files, &self.plan.folder);
+        let made = rejects::batch(self.plan.stage(stage), batch, rejects, &self.files, &self.plan.folder);
         match made {
             Ok(made) => {
                 let meta = self.keep(made);

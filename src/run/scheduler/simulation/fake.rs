@@ -1,6 +1,7 @@
 //! [`Fake`]: an executor that does nothing but keep rows, and answers in random order.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use proptest::prelude::*;
 use proptest::test_runner::TestRng;
@@ -29,6 +30,10 @@ pub struct Fake<'a> {
     pub busy: BTreeMap<AttemptId, Host>,
     /// Workers that live.
     pub workers: BTreeSet<WorkerId>,
+    /// Stages that workers have prepared.
+    pub opened: BTreeSet<(WorkerId, StageId)>,
+    /// What slices have given.
+    pub parts: BTreeSet<BatchId>,
     /// Attempts that are not killed: those of one row, and the last ones of generators' batches.
     pub single: BTreeSet<AttemptId>,
     pub pulls: BTreeMap<(StageId, u64), u32>,
@@ -273,6 +278,7 @@ impl Fake<'_> {
             }
             Action::Dispatch(dispatch) => self.dispatch(dispatch),
             Action::Publish { stage, port, batch } => {
+                assert!(!self.parts.contains(&batch), "a part is published");
                 let rows = self.batches.remove(&batch).expect("a batch that is published exists");
                 let weight = self.shapes[stage.index()].weight;
                 self.put(stage, port, &rows, weight);
@@ -363,6 +369,9 @@ impl Fake<'_> {
         if let Host::Worker(worker) = host {
             assert!(!self.busy.values().any(|other| *other == host), "{worker:?} runs two attempts");
         }
+        if let Work::Rows { batch, .. } = &work {
+            self.may_be_as_large_as(stage, *batch);
+        }
         self.busy.insert(attempt, host);
         self.attempts.insert(attempt, stage);
         if let (Host::Worker(worker), Work::Lane { lane, .. } | Work::FinishLane { lane }) = (host, &work) {
@@ -377,20 +386,25 @@ impl Fake<'_> {
         if matches!(host, Host::Worker(worker) if !self.workers.contains(&worker)) {
             return;
         }
+        if let Host::Worker(worker) = host
+            && self.opened.insert((worker, stage))
+        {
+            let by_row = shape.row_micros.is_some();
+            self.push(Lane::Attempt(attempt), Event::Opened { stage, by_row });
+        }
         let event = match work {
-            Work::Rows { batch, rows } => {
-                let all = &self.batches[&batch.id];
-                let rows: Vec<u64> = rows.into_iter().flatten().map(|row| all[index(row)]).collect();
-                if rows.len() == 1 {
-                    self.single.insert(attempt);
-                }
-                if (shape.has_rejects() || shape.fails) && rows.iter().copied().any(is_poison) {
-                    Event::AttemptFailed { attempt, failure: failure(Verdict::Exception) }
-                } else {
-                    let given = rows.len() as u64;
-                    let outputs = vec![Output { port: 0, batch: self.make(stage, rows) }];
-                    Event::AttemptDone { attempt, rows: given, outputs, end: false }
-                }
+            Work::Rows { batch, rows, is_part, budget } => {
+                assert!(!is_part || shape.row_micros.is_some(), "{stage:?} sees whole batches");
+                self.run_rows(attempt, stage, self.rows_of(batch.id, rows), is_part, budget)
+            }
+            Work::Join { batch, rows, parts } => {
+                let rows = self.rows_of(batch.id, rows);
+                assert!(parts.iter().all(|part| self.parts.contains(&part.id)), "a batch of its own is joined");
+                let joined: Vec<u64> = parts.iter().flat_map(|part| self.batches[&part.id].clone()).collect();
+                assert_eq!(joined, rows, "the parts are not what the rows gave");
+                let given = rows.len() as u64;
+                let outputs = vec![Output { port: 0, batch: self.make(stage, rows) }];
+                Event::AttemptDone { attempt, rows: given, outputs, end: false, spent: Duration::ZERO }
             }
             Work::Lane { batch, lane } => {
                 let lanes = index(self.plan.lanes(self.plan.stage(stage)).into());
@@ -409,11 +423,13 @@ impl Fake<'_> {
                         } else {
                             vec![Output { port: 0, batch: self.make(stage, rows) }]
                         };
-                        Event::AttemptDone { attempt, rows: given, outputs, end: false }
+                        Event::AttemptDone { attempt, rows: given, outputs, end: false, spent: Duration::ZERO }
                     }
                 }
             }
-            Work::FinishLane { .. } => Event::AttemptDone { attempt, rows: 0, outputs: Vec::new(), end: false },
+            Work::FinishLane { .. } => {
+                Event::AttemptDone { attempt, rows: 0, outputs: Vec::new(), end: false, spent: Duration::ZERO }
+            }
             Work::Pull => {
                 let Kind::Generator { rows } = shape.kind else { panic!("not a generator") };
                 let pulls = self.pulls.entry((stage, sequence)).or_default();
@@ -425,11 +441,11 @@ impl Fake<'_> {
                 let given = (from..to).map(|row| row + stage.index() as u64 * 1000).collect::<Vec<_>>();
                 let outputs =
                     if given.is_empty() { vec![] } else { vec![Output { port: 0, batch: self.make(stage, given) }] };
-                Event::AttemptDone { attempt, rows: 0, outputs, end: to == rows }
+                Event::AttemptDone { attempt, rows: 0, outputs, end: to == rows, spent: Duration::ZERO }
             }
             Work::Task => {
                 assert!(self.tasks.insert(stage), "a task runs once");
-                Event::AttemptDone { attempt, rows: 0, outputs: Vec::new(), end: true }
+                Event::AttemptDone { attempt, rows: 0, outputs: Vec::new(), end: true, spent: Duration::ZERO }
             }
         };
         self.push(Lane::Attempt(attempt), event);
@@ -444,6 +460,50 @@ impl Fake<'_> {
         self.push(lane, Event::AttemptFailed { attempt, failure: Failure { message, ..failure(Verdict::Exception) } });
         let failure = failure(Verdict::Crash);
         self.push(lane, Event::WorkerExited { worker, failure, cause: ExitCause::Engine });
+    }
+
+    /// What the slices of a batch give lies there together, before it is one batch.
+    fn may_be_as_large_as(&mut self, stage: StageId, batch: Meta) {
+        let bytes = batch.rows * self.shapes[stage.index()].weight;
+        for edge in self.plan.stage(stage).ports.iter().flat_map(|port| &port.edges) {
+            let cutter = self.cutters.entry(*edge).or_default();
+            cutter.largest_bytes = cutter.largest_bytes.max(bytes);
+        }
+    }
+
+    fn rows_of(&self, batch: BatchId, rows: Vec<std::ops::Range<u64>>) -> Vec<u64> {
+        let all = &self.batches[&batch];
+        rows.into_iter().flatten().map(|row| all[index(row)]).collect()
+    }
+
+    /// An attempt of these rows, which may end early if it has a budget.
+    fn run_rows(
+        &mut self,
+        attempt: AttemptId,
+        stage: StageId,
+        mut rows: Vec<u64>,
+        is_part: bool,
+        budget: Option<Duration>,
+    ) -> Event {
+        let shape = &self.shapes[stage.index()];
+        let asked = rows.len();
+        if shape.row_micros.is_some() && budget.is_some() && self.rng.random_bool(0.5) {
+            rows.truncate(self.rng.random_range(1..=asked));
+        }
+        if rows.len() == 1 {
+            self.single.insert(attempt);
+        }
+        if (shape.has_rejects() || shape.fails) && rows.iter().copied().any(is_poison) {
+            return Event::AttemptFailed { attempt, failure: failure(Verdict::Exception) };
+        }
+        let given = rows.len() as u64;
+        let spent = Duration::from_micros(shape.row_micros.unwrap_or(0) * given);
+        let is_part = is_part || rows.len() < asked;
+        let output = Output { port: 0, batch: self.make(stage, rows) };
+        if is_part {
+            self.parts.insert(output.batch.id);
+        }
+        Event::AttemptDone { attempt, rows: given, outputs: vec![output], end: false, spent }
     }
 
     /// Lets a source or a query do what it can.

@@ -76,6 +76,8 @@ fn run(shapes: &[Shape], workers: u32, weather: Weather, rng: TestRng) {
         lanes: BTreeMap::new(),
         busy: BTreeMap::new(),
         workers: BTreeSet::new(),
+        opened: BTreeSet::new(),
+        parts: BTreeSet::new(),
         single: BTreeSet::new(),
         pulls: BTreeMap::new(),
         residents: BTreeMap::new(),
@@ -101,7 +103,7 @@ fn run(shapes: &[Shape], workers: u32, weather: Weather, rng: TestRng) {
         }
         check_bounds(&scheduler, &plan, &fake);
         if let Some(ending) = &fake.ending {
-            check_ending(ending, &fake);
+            check_ending(ending, &scheduler, &fake);
             return;
         }
         if let Some((event, ending)) = weather.blow.at(steps, &plan) {
@@ -118,9 +120,12 @@ fn run(shapes: &[Shape], workers: u32, weather: Weather, rng: TestRng) {
     }
 }
 
-fn check_ending(ending: &Ending, fake: &Fake) {
+fn check_ending(ending: &Ending, scheduler: &Scheduler, fake: &Fake) {
     match ending {
-        Ending::Succeeded => check_success(fake),
+        Ending::Succeeded => {
+            check_success(fake);
+            check_accounts(scheduler, fake);
+        }
         Ending::Failed(failure) => check_failure(failure, fake),
         other => panic!("{other:?}"),
     }
@@ -145,6 +150,21 @@ fn check_success(fake: &Fake) {
             }
             _ => {}
         }
+    }
+}
+
+/// However batches were sliced and tried, each row has one verdict.
+fn check_accounts(scheduler: &Scheduler, fake: &Fake) {
+    let expected = expected(fake.shapes);
+    if fake.shapes.iter().any(|shape| matches!(shape.kind, Kind::Limit { .. })) {
+        return;
+    }
+    for ((shape, given), account) in fake.shapes.iter().zip(&expected).zip(scheduler.accounts().0) {
+        let Kind::Map(_) = shape.kind else { continue };
+        let rows = |rows: &[u64]| rows.len() as u64;
+        let read = shape.from.iter().map(|&(from, rejected)| rows(&expected[from][usize::from(rejected)]));
+        let counted = (account.rows_in, account.rows_out, account.rejected);
+        assert_eq!(counted, (read.sum(), rows(&given[0]), rows(&given[1])), "{shape:?}");
     }
 }
 

@@ -6,8 +6,8 @@ use std::num::{NonZeroU32, NonZeroU64};
 use proptest::prelude::*;
 
 use crate::plan::{
-    Call, Capacity, Command, CommandLine, CommandMode, Cut, Edge, EdgeId, Input, OnError, Plan, Port, Python,
-    PythonPlan, PythonTarget, Read, Retry, Sql, Stage, StageId, StageKind, WorkerLimits, Write, WriteTarget,
+    Call, Capacity, Command, CommandLine, CommandMode, Convention, Cut, Edge, EdgeId, Input, OnError, Plan, Port,
+    Python, PythonPlan, PythonTarget, Read, Retry, Sql, Stage, StageId, StageKind, WorkerLimits, Write, WriteTarget,
 };
 
 /// Rows are numbers; every seventeenth row cannot be processed by a stage that rejects.
@@ -31,6 +31,10 @@ pub struct Shape {
     pub is_slow: bool,
     /// Rows per batch that the stage asks for.
     pub cut: Option<u64>,
+    /// Microseconds that a row takes, if the stage is given its rows one by one.
+    pub row_micros: Option<u64>,
+    /// Whether the pipeline says so; otherwise it is the workers who tell.
+    tells: bool,
     /// Cannot process poison rows, and does not reject them: the run fails.
     pub fails: bool,
     /// Indices of earlier stages, no sinks, that must end first.
@@ -91,6 +95,8 @@ struct Numbers {
     rows: u64,
     inputs: usize,
     cut: Option<u64>,
+    row_micros: Option<u64>,
+    tells: bool,
     fails: u8,
 }
 
@@ -98,10 +104,12 @@ fn numbers() -> impl Strategy<Value = Numbers> {
     let cut = prop::option::weighted(0.4, 1u64..40);
     let queue_bytes = prop_oneof![1u64..120, Just(100)];
     let weight = prop_oneof![3 => Just(1u64), 1 => 2u64..6];
+    let paces = prop_oneof![Just(None), Just(Some(10)), Just(Some(5_000)), Just(Some(30_000)), Just(Some(1_000_000))];
     let sizes = (1u32..4, 1u32..4, queue_bytes, weight, prop::bool::weighted(0.2));
-    (sizes, 0u64..200, 1usize..4, cut, 0u8..20).prop_map(|(sizes, rows, inputs, cut, fails)| {
+    (sizes, 0u64..200, 1usize..4, cut, 0u8..20, paces, any::<bool>()).prop_map(|numbers| {
+        let (sizes, rows, inputs, cut, fails, row_micros, tells) = numbers;
         let (limit, queue, queue_bytes, weight, is_slow) = sizes;
-        Numbers { limit, queue, queue_bytes, weight, is_slow, rows, inputs, cut, fails }
+        Numbers { limit, queue, queue_bytes, weight, is_slow, rows, inputs, cut, row_micros, tells, fails }
     })
 }
 
@@ -119,7 +127,8 @@ pub fn shapes() -> impl Strategy<Value = (Vec<Shape>, u32)> {
     (prop::collection::vec(stage, 2..12), 1u32..5).prop_map(|(stages, workers)| {
         let mut shapes: Vec<Shape> = Vec::new();
         for (kind, (from, ports, wiring), flag, numbers, (awaited, after)) in stages {
-            let Numbers { limit, queue, queue_bytes, weight, is_slow, rows, inputs, cut, fails } = numbers;
+            let Numbers { limit, queue, queue_bytes, weight, is_slow, rows, inputs, cut, row_micros, tells, fails } =
+                numbers;
             let producers: Vec<usize> =
                 (0..shapes.len()).filter(|&at| !matches!(shapes[at].kind, Kind::Sink | Kind::Task)).collect();
             let awaitable: Vec<usize> = (0..shapes.len()).filter(|&at| shapes[at].kind != Kind::Sink).collect();
@@ -167,6 +176,8 @@ pub fn shapes() -> impl Strategy<Value = (Vec<Shape>, u32)> {
                 weight,
                 is_slow,
                 cut,
+                row_micros: row_micros.filter(|_| kind == Kind::Map(MapKind::Worker)),
+                tells,
                 fails,
                 after: after.into_iter().collect(),
             });
@@ -261,7 +272,11 @@ fn stage(at: usize, shape: &Shape, inputs: Vec<Input>) -> Stage {
     let python = |is_source, is_keyed: bool| {
         StageKind::Python(Python {
             call: Call { module: "m".into(), name: "f".into() },
-            convention: None,
+            convention: match shape.row_micros {
+                _ if !shape.tells => None,
+                Some(_) => Some(Convention::Row),
+                None => Some(Convention::Arrow),
+            },
             with: serde_json::Map::new(),
             returns: Vec::new(),
             is_source,
