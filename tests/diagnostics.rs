@@ -160,7 +160,7 @@ stages:
     spec::unknown_key 9:5 the stage `a` has no key `stages` (`stages` belongs at the top level of the file)
     spec::bad_value 10:15 `on_error` cannot be `rejct` (did you mean `reject`?)
     spec::wrong_type 11:6 the stage `b` must be a mapping, not a list
-    spec::bad_value 14:30 `as` cannot be `dataframe` (choose from `arrow`, `numpy`, `pandas`, `row`, `rows`)
+    spec::bad_value 14:30 `as` cannot be `dataframe` (choose from `arrow`, `numpy`, `pandas`, `row`, `rows`, `stream`)
     spec::unknown_key 15:16 `workers` has no key `mim` (did you mean `min`?)
     spec::bad_value 16:30 an item of `on` cannot be `timeout` (choose from `crash`, `exception`, `oom`)
     ");

@@ -121,9 +121,11 @@ class Stage:
         """Calls the function on one batch, or on each row of it. When it raises, `row` is the row at fault."""
         context.enter_batch(self._seed, self.name, sequence, self.partition)
         self.row = None
-        if self.convention == "row":
+        if self.convention == "row" and self.partition is None:
             return self._run_rows(batch, share or Share(range(batch.num_rows)))
         context.seed_batch()
+        if self.convention == "row":
+            return self._run_in_turn(batch)
         if self._stream is not None:
             return Ran(self._yielded(self._stream.give(batch)), batch.num_rows)
         argument, given = self._codec.give(batch)
@@ -239,8 +241,16 @@ class Stage:
                 return self._outputs(made, batch.num_rows, given)
         return self._outputs(self._made_of_all(batch, numbers, given), batch.num_rows, given)
 
+    def _run_in_turn(self, batch: pa.RecordBatch) -> Ran:
+        """Calls a function with state on each row, once: to run a row again would change the state again."""
+        given = Given(batch)
+        made = self._made_of(rows_of(batch, given))
+        return Ran(self._outputs(made, batch.num_rows, given), batch.num_rows)
+
     def _made_of_all(self, batch: pa.RecordBatch, numbers: Sequence[int], given: Given) -> list[_Made]:
-        rows = self._draws.each(rows_of(batch, given), numbers)
+        return self._made_of(self._draws.each(rows_of(batch, given), numbers))
+
+    def _made_of(self, rows: Iterator[dict[str, Any]]) -> list[_Made]:
         made = [_Made() for _ in self._ports]
         called = self._run_while_one_to_one(rows, made[0]) if len(made) == 1 else 0
         for index, row in enumerate(rows, called):

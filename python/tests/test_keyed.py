@@ -147,3 +147,20 @@ def test_a_state_that_cannot_be_given_fails_the_attempt(stage: Any) -> None:
     worker = stage(SUM.replace("return self.sum\n", "return lambda: None\n"), "F", as_="rows", has_state=True)
     error = worker.result(run(worker, [3], 0, [[2, 1]], flags=Flag.SNAPSHOT)).error
     assert error is not None and "pickle" in error["message"]
+
+
+def test_rows_that_draw_random_numbers_are_not_run_again(stage: Any) -> None:
+    code = """
+import random
+class F:
+    def __init__(self):
+        self.count = 0
+    def __call__(self, row):
+        self.count += 1
+        if row["n"] == 30:
+            random.random()
+        return {"count": self.count}
+"""
+    worker = stage(code, "F", as_="row", has_state=True)
+    result = worker.result(run(worker, list(range(40)), 0, [[1, 40]]))
+    assert [row["count"] for row in result.pylist()] == list(range(1, 41))

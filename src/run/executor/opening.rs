@@ -67,7 +67,8 @@ pub fn attempt(attempt: AttemptId, stage: StageId, sequence: u64, work: &Work) -
             }
         }
         Work::Join { .. } => frame.flags = FLAG_JOIN,
-        Work::Pull | Work::Task => {}
+        // The rows of a lane are told where they are known.
+        Work::Pull | Work::Task | Work::Lane { .. } | Work::FinishLane { .. } => {}
     }
     frame.stage = stage.0;
     frame.attempt = attempt.0;

@@ -165,7 +165,9 @@ impl Scheduler {
 
     /// After the last batch of the input, as soon as there is room for what the lanes may give.
     fn make_last_job(&mut self, stage: StageId) {
-        if self.keyed(stage).failed.is_some() {
+        let window = self.window(stage);
+        let keyed = self.keyed(stage);
+        if keyed.failed.is_some() || keyed.jobs.len() >= window {
             return;
         }
         let Some(reservations) = self.reserve(stage, None) else { return };

@@ -152,7 +152,7 @@ impl LocalExecutor {
                 }
             }
             Work::FinishLane { lane } => self.send(stage, sequence, &Waiting { attempt, worker, lane }, None),
-            Work::Rows { .. } | Work::Pull | Work::Task => unreachable!("not the work of a lane"),
+            Work::Rows { .. } | Work::Join { .. } | Work::Pull | Work::Task => unreachable!("not the work of a lane"),
         }
     }
 
@@ -311,7 +311,20 @@ fn on_disk(state: Vec<u8>, space: &SpillSpace, name: &str) -> Result<Batch, Fail
     let column: ArrayRef = Arc::new(LargeBinaryArray::from_vec(vec![&state]));
     let records = RecordBatch::try_from_iter([("state", column)]).map_err(BatchError::from);
     let kept = records.and_then(|records| Batch::new(records, Origin::unknown(1)).spill(space, name));
-    kept.map_err(|error| failure(Scope::Output, Verdict::Exception, error.to_string()))
+    kept.map_err(|error| not_kept(&error))
+}
+
+/// Why rows or a state cannot be kept for a worker that may die.
+fn not_kept(error: &BatchError) -> Failure {
+    let message = match error {
+        BatchError::SpillLimit { limit } => format!(
+            "what its rows are kept in on disk, to make its state again if a worker dies, reached the limit of {}; a class with \
+             `get_state` and `set_state` needs less",
+            bytesize::ByteSize::b(*limit)
+        ),
+        error => error.to_string(),
+    };
+    failure(Scope::Output, Verdict::Exception, message)
 }
 
 fn from_disk(state: &Batch) -> Result<Vec<u8>, Failure> {
@@ -334,6 +347,8 @@ fn in_partitions(
     let partitions = made.without_rows();
     let Partitioned { records, origin, .. } = made;
     // What is done again is only for its state: nobody will ask where its rows come from.
-    let kept = Batch::new(records.clone(), Origin::unknown(records.num_rows())).spill(space, name).map_err(wrong)?;
+    let kept = Batch::new(records.clone(), Origin::unknown(records.num_rows()))
+        .spill(space, name)
+        .map_err(|error| not_kept(&error))?;
     Ok(InPartitions { batch: Batch::new(records, origin), partitions, kept })
 }

@@ -426,6 +426,7 @@ impl LocalExecutor {
                 parts::beside(&rows, &parts).map(Some)
             }
             Work::Pull | Work::Task => Ok(None),
+            Work::Lane { .. } | Work::FinishLane { .. } => unreachable!("lanes are dispatched by themselves"),
         }
     }
 

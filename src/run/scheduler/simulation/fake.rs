@@ -407,6 +407,7 @@ impl Fake<'_> {
                 Event::AttemptDone { attempt, rows: given, outputs, end: false, spent: Duration::ZERO }
             }
             Work::Lane { batch, lane } => {
+                self.may_be_as_large_as(stage, batch);
                 let lanes = index(self.plan.lanes(self.plan.stage(stage)).into());
                 let all = &self.batches[&batch.id];
                 let [from, to] = [index(lane.into()), index(lane.into()) + 1].map(|lane| lane * all.len() / lanes);
@@ -462,7 +463,7 @@ impl Fake<'_> {
         self.push(lane, Event::WorkerExited { worker, failure, cause: ExitCause::Engine });
     }
 
-    /// What the slices of a batch give lies there together, before it is one batch.
+    /// What the slices or lanes of a batch give lies there together, before it is one batch.
     fn may_be_as_large_as(&mut self, stage: StageId, batch: Meta) {
         let bytes = batch.rows * self.shapes[stage.index()].weight;
         for edge in self.plan.stage(stage).ports.iter().flat_map(|port| &port.edges) {
