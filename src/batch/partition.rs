@@ -119,11 +119,6 @@ impl Partitioned {
         partitions.map(|partition| (partition, self.rows(partition..partition + 1).len())).filter(|(_, rows)| *rows > 0)
     }
 
-    /// The partition of a row.
-    pub fn partition_of(&self, row: usize) -> usize {
-        self.bounds.partition_point(|&bound| bound <= row) - 1
-    }
-
     /// The bounds without the rows, for whoever keeps these elsewhere.
     pub fn without_rows(&self) -> Self {
         Self { records: RecordBatch::new_empty(self.records.schema()), origin: Origin::default(), bounds: self.bounds }
@@ -364,7 +359,10 @@ mod tests {
         for (partition, _) in made.counts(0..PARTITIONS) {
             let range = made.rows(partition..partition + 1);
             assert!(rows[range.clone()].is_sorted());
-            range.for_each(|row| assert_eq!(made.partition_of(row), partition));
+            let keys = made.records.slice(range.start, range.len());
+            let partitioner = Partitioner::new(vec!["key".to_owned()]);
+            let alone = partitioner.partitions(&keys).expect("keys");
+            assert!(alone.iter().all(|&of_row| usize::from(of_row) == partition));
         }
         let places = (0..500).map(|row| made.origin.place(row).expect("from a file").first);
         assert!(places.eq(rows.iter().map(|&row| row as u64 + 1)));

@@ -1,5 +1,7 @@
 //! [`Pool`]: the template and the Python workers that it forks.
 
+mod lanes;
+
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io;
@@ -19,7 +21,7 @@ use serde::Deserialize;
 use serde_json::json;
 
 use super::connection::Connection;
-use super::frame::{FLAG_AGAIN, FLAG_END, FLAG_SNAPSHOT, Frame, Kind, PROTOCOL};
+use super::frame::{FLAG_END, Frame, Kind, PROTOCOL};
 use super::guardian::{Guardian, ProcessEnd, ProcessId, Spawn};
 use super::local::Surroundings;
 use super::log::OutputLog;
@@ -35,6 +37,8 @@ use crate::plan::{Plan, PythonTarget, StageId, StageKind, Verdict};
 use crate::run::scheduler::{AttemptId, ClassId, Classes, ExitCause, Failure, Scope, WorkerId};
 use crate::run::{RunEvent, Speaker, Stream};
 
+pub use lanes::LaneRows;
+
 /// Time between two looks at the memory of workers that run an attempt.
 const WEIGHED_EVERY: Duration = Duration::from_millis(100);
 /// How long a worker that is being replaced may take to close what it has open.
@@ -47,24 +51,6 @@ pub struct PythonHost {
     pub python: PathBuf,
     /// The folder that holds the worker package.
     pub package: PathBuf,
-}
-
-/// The rows of one lane in a batch that is in the order of its partitions.
-#[derive(Debug)]
-pub struct LaneRows {
-    pub batch: Batch,
-    /// The first of them.
-    pub first: usize,
-    /// The lane's partitions that have rows, and how many.
-    pub partitions: Vec<(usize, usize)>,
-}
-
-impl LaneRows {
-    /// About what they weigh.
-    pub fn bytes(&self) -> u64 {
-        let rows: usize = self.partitions.iter().map(|(_, rows)| rows).sum();
-        self.batch.bytes() / self.batch.rows().max(1) as u64 * rows as u64
-    }
 }
 
 /// What happened to workers.
@@ -331,78 +317,6 @@ impl Pool {
         Ok(placed)
     }
 
-    /// Whether a worker has the state of its lane of a stage with state.
-    pub fn has_state(&self, worker: WorkerId, stage: StageId) -> bool {
-        self.workers.get(&worker).is_some_and(|worker| worker.stages.contains_key(&stage))
-    }
-
-    /// Whether a worker's code can give the state of its lane.
-    pub fn has_snapshots(&self, worker: WorkerId, stage: StageId) -> bool {
-        let opening = self.workers.get(&worker).and_then(|worker| worker.stages.get(&stage));
-        matches!(opening, Some(Opening::Open { has_snapshots: true, .. }))
-    }
-
-    /// Gives a new process the state of its lane.
-    pub fn restore(&mut self, id: WorkerId, attempt: AttemptId, state: Vec<u8>) {
-        let Some(worker) = self.workers.get_mut(&id) else { return };
-        let Some(current) = worker.current.as_mut().filter(|current| current.attempt == attempt) else { return };
-        current.is_to_be_restored = false;
-        let mut frame = Frame::new(Kind::Restore);
-        frame.stage = current.stage.0;
-        frame.attempt = attempt.0;
-        frame.data = state;
-        worker.connection.send(frame);
-        self.go_on(id);
-    }
-
-    /// Sends rows of a lane, or `None` at the end of its rows, to the worker that has the lane's state, or that gets it by doing the batches
-    /// of `again` once more; with `wants_snapshot`, the state that they leave is given too. Returns the batch as it lies now.
-    pub fn dispatch_lane(
-        &mut self,
-        id: WorkerId,
-        current: Current,
-        rows: Option<LaneRows>,
-        wants_snapshot: bool,
-        poller: &mut Poller,
-    ) -> Result<Option<Batch>, Failure> {
-        let plan = Arc::clone(&self.plan);
-        let Some(worker) = self.workers.get_mut(&id) else { return Ok(rows.map(|rows| rows.batch)) };
-        let has_rows = rows.is_some();
-        let (mut frame, placed) =
-            lane_frame(worker, &current, current.sequence, rows, &mut self.schemas, &self.segments)?;
-        if has_rows && wants_snapshot {
-            frame.flags |= FLAG_SNAPSHOT;
-        }
-        begin(worker, &plan, current, frame);
-        poller.watch_output(Token::Worker(id), worker.connection.fd(), worker.connection.wants_to_send());
-        Ok(placed)
-    }
-
-    /// Sends rows of a lane only for the state that they leave.
-    pub fn do_again(
-        &mut self,
-        id: WorkerId,
-        attempt: AttemptId,
-        sequence: u64,
-        rows: LaneRows,
-        poller: &mut Poller,
-    ) -> Result<(), Failure> {
-        let Some(worker) = self.workers.get_mut(&id) else { return Ok(()) };
-        let Some(current) = worker.current.take_if(|current| current.attempt == attempt) else { return Ok(()) };
-        let made = lane_frame(worker, &current, sequence, Some(rows), &mut self.schemas, &self.segments);
-        worker.current = Some(current);
-        let (mut frame, _) = made?;
-        frame.flags |= FLAG_AGAIN;
-        worker.connection.send(frame);
-        poller.watch_output(Token::Worker(id), worker.connection.fd(), worker.connection.wants_to_send());
-        Ok(())
-    }
-
-    /// The first rows of a batch of a stage with state for which it failed.
-    pub fn blamed(&self, stage: StageId, sequence: u64) -> Option<Range<usize>> {
-        self.blamed.get(&(stage, sequence))?.values().next().cloned()
-    }
-
     /// Something can be read from, or written to, one of the pool's descriptors.
     pub fn ready(&mut self, token: Token, poller: &mut Poller) {
         match token {
@@ -666,21 +580,6 @@ impl Pool {
         Ok(())
     }
 
-    /// The worker's stage is open: it does what it has to do again, and then its attempt.
-    fn go_on(&mut self, id: WorkerId) {
-        let Some(worker) = self.workers.get_mut(&id) else { return };
-        let Some(current) = &mut worker.current else { return };
-        let (attempt, stage) = (current.attempt, current.stage);
-        if let (true, Some(lane)) = (current.is_to_be_restored, current.lane) {
-            self.happened.push(Happened::WantsSnapshot { worker: id, attempt, stage, lane });
-        } else if let (Some(&sequence), Some(lane)) = (current.again.front(), current.lane) {
-            self.happened.push(Happened::DoesAgain { worker: id, attempt, stage, sequence, lane });
-        } else if let Some(waiting) = current.waiting.take() {
-            current.is_catching_up = false;
-            worker.connection.send(waiting);
-        }
-    }
-
     /// A worker is gone. What it had said before counts; its leases end.
     fn worker_gone(&mut self, id: WorkerId, reason: String, cause: ExitCause, poller: &mut Poller) {
         self.worker_ready(id, poller);
@@ -810,27 +709,6 @@ fn begin(worker: &mut Worker, plan: &Plan, mut current: Current, frame: Frame) {
         }
     }
     worker.current = Some(current);
-}
-
-/// The frame that gives a worker rows of its lane, and the batch as it lies now; or the frame that tells that there are no more.
-fn lane_frame(
-    worker: &mut Worker,
-    current: &Current,
-    sequence: u64,
-    rows: Option<LaneRows>,
-    schemas: &mut Vec<SchemaRef>,
-    segments: &SegmentPool,
-) -> Result<(Frame, Option<Batch>), Failure> {
-    let mut frame = Frame::new(if rows.is_some() { Kind::Run } else { Kind::FinishKeys });
-    frame.stage = current.stage.0;
-    frame.attempt = current.attempt.0;
-    frame.sequence = sequence;
-    let Some(LaneRows { mut batch, first, partitions }) = rows else { return Ok((frame, None)) };
-    worker
-        .put_batch(&mut frame, &mut batch, |schema| schema_id(schemas, schema), segments)
-        .map_err(|error| failure(Scope::Output, Verdict::Exception, error.to_string()))?;
-    let frame = frame.with_text(&json!({"first": first, "partitions": partitions}));
-    Ok((frame, Some(batch)))
 }
 
 fn schema_id(known: &mut Vec<SchemaRef>, schema: &SchemaRef) -> u32 {

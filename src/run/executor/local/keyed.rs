@@ -352,3 +352,62 @@ fn in_partitions(
         .map_err(|error| not_kept(&error))?;
     Ok(InPartitions { batch: Batch::new(records, origin), partitions, kept })
 }
+
+#[cfg(test)]
+mod tests {
+    use arrow::array::Int64Array;
+
+    use super::*;
+
+    fn input(lanes: usize) -> KeyedInput {
+        let lanes = (0..lanes).map(|_| LaneLog::default()).collect();
+        KeyedInput { partitioner: Partitioner::new(vec!["key".to_owned()]), lanes, batches: BTreeMap::new() }
+    }
+
+    fn records(keys: &[i64]) -> RecordBatch {
+        let keys: ArrayRef = Arc::new(Int64Array::from_iter_values(keys.iter().copied()));
+        RecordBatch::try_from_iter([("key", keys)]).expect("one column")
+    }
+
+    fn keep(input: &mut KeyedInput, sequence: u64, keys: &[i64]) {
+        let origin = Origin::unknown(keys.len());
+        let partitions = input.partitioner.apply(&records(keys), &origin).expect("integers are keys");
+        let state = State::Kept { partitions: partitions.without_rows(), rows: Batch::new(records(keys), origin) };
+        input.batches.insert(sequence, KeyedBatch { id: BatchId(sequence), state });
+    }
+
+    #[test]
+    fn lanes_share_all_partitions_in_order() {
+        for lanes in 1..=batch::PARTITIONS {
+            let input = input(lanes);
+            let all: Vec<usize> = (0..lanes as u32).flat_map(|lane| input.partitions(lane)).collect();
+            assert!(all.iter().copied().eq(0..batch::PARTITIONS));
+            let sizes: Vec<usize> = (0..lanes as u32).map(|lane| input.partitions(lane).len()).collect();
+            assert!(sizes.iter().max().expect("a lane") - sizes.iter().min().expect("a lane") <= 1, "{sizes:?}");
+        }
+    }
+
+    #[test]
+    fn what_led_to_a_snapshot_is_not_done_again() {
+        let mut input = input(2);
+        // By their hashes, 3 is in the first lane and 1 in the second.
+        keep(&mut input, 0, &[1, 3]);
+        keep(&mut input, 1, &[1]);
+        keep(&mut input, 2, &[1, 3]);
+        assert_eq!(input.before(3, 0), [0, 2]);
+        assert_eq!(input.before(2, 1), [0, 1]);
+        let state = Batch::new(records(&[7]), Origin::unknown(1));
+        input.lanes[1].snapshot = Some(Snapshot { next: 2, state });
+        assert_eq!(input.before(3, 1), [2]);
+        assert_eq!(input.before(1, 1), [0; 0]);
+        // The other lane has no snapshot, and no rows in the batch in the middle.
+        assert_eq!([0, 1, 2].map(|sequence| input.is_settled(sequence)), [false, true, false]);
+    }
+
+    #[test]
+    fn a_snapshot_is_asked_for_when_it_saves_more_than_it_costs() {
+        let mut input = input(1);
+        let mut asked = |bytes: u64| (0..8).map(|_| u8::from(input.wants_snapshot(0, bytes))).sum::<u8>();
+        assert_eq!([asked(SNAPSHOT_BYTES), asked(SNAPSHOT_BYTES / 4), asked(1)], [8, 2, 0]);
+    }
+}
