@@ -306,3 +306,28 @@ fn a_new_worker_begins_with_the_last_snapshot() {
     // Up to the kill, and once more from the snapshot on.
     assert_eq!(log.lines().filter(|line| *line == "called").count(), 870 + 400);
 }
+
+#[test]
+fn types_do_not_depend_on_which_partitions_are_together() {
+    let events = events(600);
+    // Integers for some users, floats for others, and nothing at all where neither is known.
+    let module = "
+def work(rows):
+    kind = {0: lambda n: n, 1: lambda n: n / 4, 2: lambda n: None}
+    return [{'user': row['user'], 'value': kind[len(row['user']) % 3](row['n'])} for row in rows]
+";
+    let stages = STAGES.replace("work:Count, as: AS", "work:work, as: rows").replace("counted.csv", "counted.jsonl");
+    let scene = Scene::new(&stages, module);
+    let text: Vec<_> =
+        events.iter().map(|(user, number)| (format!("{user}{}", "x".repeat(user.len() % 2)), *number)).collect();
+    scene.write("events.csv", &csv(&text));
+    let results: Vec<String> = ["1", "2", "4"]
+        .into_iter()
+        .map(|workers| {
+            scene.run().args(&["--workers", workers]).ends_with(0);
+            scene.read("out/counted.jsonl")
+        })
+        .collect();
+    assert!(results.iter().all(|result| *result == results[0]));
+    assert!(results[0].contains(".25") && results[0].contains("null"), "{}", &results[0][..300]);
+}

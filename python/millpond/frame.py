@@ -49,8 +49,8 @@ class Kind(enum.IntEnum):
     RELEASE_INPUT = 23
     DROP = 24
     CAUGHT_UP = 25
-    DONE_AGAIN = 26
-    SNAPSHOT = 27
+    DONE_AGAIN = 27
+    SNAPSHOT = 28
 
     PREPARE = 32
     FORK = 33
@@ -64,8 +64,8 @@ class Flag(enum.IntFlag):
     END = 2
     PART = 4
     JOIN = 8
-    AGAIN = 16
-    SNAPSHOT = 32
+    AGAIN = 32
+    SNAPSHOT = 64
 
 
 class ProtocolError(Exception):

@@ -38,8 +38,8 @@ pub enum Kind {
     Released = 23,
     Dropped = 24,
     CaughtUp = 25,
-    DoneAgain = 26,
-    Snapshot = 27,
+    DoneAgain = 27,
+    Snapshot = 28,
     // To and from a template.
     Prepare = 32,
     Fork = 33,
@@ -103,9 +103,9 @@ pub const FLAG_PART: u16 = 4;
 /// Flag of `Run`: the last column has what the function gave for each row.
 pub const FLAG_JOIN: u16 = 8;
 /// Flag of `Run`: only the state that it leaves is wanted.
-pub const FLAG_AGAIN: u16 = 16;
+pub const FLAG_AGAIN: u16 = 32;
 /// Flag of `Run`: the state that it leaves is to be given too.
-pub const FLAG_SNAPSHOT: u16 = 32;
+pub const FLAG_SNAPSHOT: u16 = 64;
 
 /// Flag of `Spawn`: only a failure and the end are to be reported.
 pub const FLAG_QUIET: u16 = 4;
