@@ -1,11 +1,12 @@
 //! Attempts that are processes of their own: input is written, output and errors are drained, all at once, until the process has
 //! ended and its pipes are silent.
 
+use std::collections::VecDeque;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
-use arrow::array::RecordBatch;
+use bytes::{Buf as _, Bytes};
 use rustix::buffer::spare_capacity;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{OFlags, fcntl_setfl};
@@ -15,7 +16,8 @@ use rustix::pipe::{PipeFlags, fcntl_setpipe_size, pipe_with};
 use super::guardian::ProcessEnd;
 use super::log::OutputLog;
 use super::resident::failure;
-use crate::format::{self, Format};
+use crate::batch::{Batch, BatchError, Rows, Text};
+use crate::format::{self, DecodeError, Format, LineReader, RecordError};
 use crate::plan::{ColumnType, StageId, Verdict};
 use crate::run::scheduler::{Failure, Scope};
 use crate::run::{Speaker, Stream};
@@ -94,30 +96,22 @@ pub fn end_pipe() -> io::Result<(OwnedFd, EndSender)> {
 pub struct Exchange {
     pub stage: StageId,
     pub name: String,
-    pub input: Option<(Format, RecordBatch)>,
+    pub input: Option<(Format, Batch)>,
     pub output: Option<Format>,
+    /// Whether lines of output are wanted as columns.
+    pub as_columns: bool,
     /// Declared columns of the output.
     pub returns: Vec<(String, ColumnType)>,
     pub log: OutputLog,
 }
 
 impl Exchange {
-    /// Talks to the process until it has ended. Returns its output as a batch, if it has any that is wanted.
+    /// Talks to the process until it has ended. Returns the rows of its output, if it has any that is wanted.
     ///
     /// # Errors
     /// If the process failed, or its output is not what it should be.
-    pub fn run(self, ends: OurEnds) -> Result<Option<RecordBatch>, Failure> {
-        let mut input = Vec::new();
-        if let Some((format, records)) = &self.input {
-            format::encode(*format, records, &mut input).map_err(|error| {
-                failure(
-                    Scope::Opening,
-                    Verdict::Schema,
-                    format!("the batch cannot be written as {}: {error}", format.word()),
-                )
-            })?;
-        }
-        let mut talk = Talk::new(ends, input, &self);
+    pub fn run(self, ends: OurEnds) -> Result<Option<Rows>, Failure> {
+        let mut talk = Talk::new(ends, self.text()?, &self);
         let end = talk.until_the_end().map_err(|errno| {
             failure(
                 Scope::Internal,
@@ -125,27 +119,39 @@ impl Exchange {
                 format!("the process's pipes failed: {}", io::Error::from(errno)),
             )
         })?;
-        let output = std::mem::take(&mut talk.output);
-        self.judge(&talk, output, end)
-    }
-
-    fn judge(&self, talk: &Talk<'_>, output: Vec<u8>, end: ProcessEnd) -> Result<Option<RecordBatch>, Failure> {
         let errors = String::from_utf8_lossy(&talk.errors).trim_end().to_owned();
         check_end(end, &errors)?;
-        let failed =
-            |verdict, message: String| Failure { verdict, scope: Scope::Rows, message, traceback: errors.clone() };
-        if talk.is_too_long {
-            return Err(failed(
-                Verdict::Exception,
-                format!("the command wrote more than {OUTPUT_BYTES} bytes for one batch"),
-            ));
+        self.judge(talk.output).map_err(|failed| Failure { traceback: errors, ..failed })
+    }
+
+    /// What is written to the process.
+    fn text(&self) -> Result<VecDeque<Bytes>, Failure> {
+        let Some((format, batch)) = &self.input else { return Ok(VecDeque::new()) };
+        let unreadable = |error: BatchError| failure(Scope::Output, Verdict::Exception, error.to_string());
+        if let (Format::Lines, Rows::Lines(text)) = (format, batch.contents().map_err(unreadable)?) {
+            return Ok(text.parts().cloned().collect());
         }
+        let mut input = Vec::new();
+        format::encode(*format, &batch.records().map_err(unreadable)?, &mut input).map_err(|error| {
+            let message = format!("the batch cannot be written as {}: {error}", format.word());
+            failure(Scope::Opening, Verdict::Schema, message)
+        })?;
+        Ok(VecDeque::from([Bytes::from(input)]))
+    }
+
+    fn judge(&self, output: Output) -> Result<Option<Rows>, Failure> {
         let Some(format) = self.output else { return Ok(None) };
-        format::decode(format, output, &self.returns).map(Some).map_err(|error| {
-            failed(
-                Verdict::Schema,
-                format!("the command's output is not what `output: {}` says: {error}", format.word()),
-            )
+        let rows = match output.body {
+            _ if output.bytes > OUTPUT_BYTES => {
+                let message = format!("the command wrote more than {OUTPUT_BYTES} bytes for one batch");
+                return Err(failure(Scope::Rows, Verdict::Exception, message));
+            }
+            Body::Lines(lines) => lines.finish(self.as_columns),
+            Body::Bytes(bytes) => format::decode(format, &bytes, &self.returns).map(Rows::Columns),
+        };
+        rows.map(Some).map_err(|error| {
+            let message = format!("the command's output is not what `output: {}` says: {error}", format.word());
+            failure(Scope::Rows, Verdict::Schema, message)
         })
     }
 }
@@ -179,28 +185,33 @@ struct Talk<'a> {
     stdout: Option<OwnedFd>,
     stderr: Option<OwnedFd>,
     end: OwnedFd,
-    input: Vec<u8>,
-    written: usize,
-    output: Vec<u8>,
-    is_too_long: bool,
+    /// What is left to be written.
+    input: VecDeque<Bytes>,
+    output: Output,
     errors: Vec<u8>,
     ended: Option<(ProcessEnd, Instant)>,
 }
 
 impl<'a> Talk<'a> {
-    fn new(ends: OurEnds, input: Vec<u8>, exchange: &'a Exchange) -> Self {
+    fn new(ends: OurEnds, input: VecDeque<Bytes>, exchange: &'a Exchange) -> Self {
+        // What comes out is often as long as what goes in. Room that is not used takes no memory.
+        let room = READ_BYTES + input.iter().map(Bytes::len).sum::<usize>();
         Self {
             exchange,
             // Closed at once if there is nothing to say.
-            stdin: (!input.is_empty()).then_some(ends.stdin),
+            stdin: input.iter().any(|part| !part.is_empty()).then_some(ends.stdin),
             stdout: Some(ends.stdout),
             stderr: Some(ends.stderr),
             end: ends.end,
-            // What comes out is often as long as what goes in. Room that is not used takes no memory.
-            output: Vec::with_capacity(if exchange.output.is_some() { input.len() + READ_BYTES } else { 0 }),
             input,
-            written: 0,
-            is_too_long: false,
+            output: Output {
+                bytes: 0,
+                body: match exchange.output {
+                    Some(Format::Lines) => Body::Lines(Box::default()),
+                    Some(_) => Body::Bytes(Vec::with_capacity(room)),
+                    None => Body::Bytes(Vec::new()),
+                },
+            },
             errors: Vec::new(),
             ended: None,
         }
@@ -254,16 +265,17 @@ impl<'a> Talk<'a> {
     /// Writes what the pipe takes. A process need not read all of its input.
     fn say(&mut self) {
         let Some(stdin) = &self.stdin else { return };
-        match rustix::io::write(stdin, &self.input[self.written..]) {
-            Ok(count) => self.written += count,
-            Err(Errno::AGAIN | Errno::INTR) => return,
-            Err(_) => self.written = self.input.len(),
+        while let Some(part) = self.input.front_mut() {
+            match rustix::io::write(stdin, part) {
+                Ok(count) => part.advance(count),
+                Err(Errno::AGAIN | Errno::INTR) => return,
+                Err(_) => self.input.clear(),
+            }
+            if self.input.front().is_some_and(Bytes::is_empty) {
+                self.input.pop_front();
+            }
         }
-        if self.written == self.input.len() {
-            self.stdin = None;
-            self.input = Vec::new();
-            self.written = 0;
-        }
+        self.stdin = None;
     }
 
     /// Returns whether there was anything to hear.
@@ -290,19 +302,9 @@ impl<'a> Talk<'a> {
     /// for input meanwhile.
     fn take_output(&mut self) -> bool {
         let Some(stdout) = &self.stdout else { return false };
-        if self.output.capacity() - self.output.len() < READ_BYTES {
-            self.output.reserve(READ_BYTES);
-        }
-        match rustix::io::read(stdout, spare_capacity(&mut self.output)) {
+        match self.output.read(stdout) {
             Ok(0) => self.stdout = None,
-            Ok(_) => {
-                if self.output.len() > OUTPUT_BYTES {
-                    // The rest is read and forgotten, so that the process can end.
-                    self.is_too_long = true;
-                    self.output.clear();
-                }
-                return true;
-            }
+            Ok(_) => return true,
             Err(Errno::AGAIN | Errno::INTR) => {}
             Err(_) => self.stdout = None,
         }
@@ -315,6 +317,70 @@ impl<'a> Talk<'a> {
             Ok(0) => Some((ProcessEnd::default(), Instant::now())),
             Ok(length) => Some((serde_json::from_slice(&text[..length]).unwrap_or_default(), Instant::now())),
             Err(_) => None,
+        }
+    }
+}
+
+/// What a process has written.
+struct Output {
+    body: Body,
+    /// How much it was, what is forgotten included.
+    bytes: usize,
+}
+
+enum Body {
+    Lines(Box<Lines>),
+    Bytes(Vec<u8>),
+}
+
+#[derive(Default)]
+struct Lines {
+    reader: LineReader,
+    text: Text,
+    failed: Option<RecordError>,
+}
+
+impl Output {
+    /// Reads once. What is too long, or wrong, is read and forgotten, so that the process can end.
+    fn read(&mut self, stdout: &OwnedFd) -> Result<usize, Errno> {
+        let count = match &mut self.body {
+            Body::Lines(lines) => lines.read(stdout)?,
+            Body::Bytes(bytes) => {
+                if bytes.capacity() - bytes.len() < READ_BYTES {
+                    bytes.reserve(READ_BYTES);
+                }
+                rustix::io::read(stdout, spare_capacity(bytes))?
+            }
+        };
+        self.bytes = self.bytes.saturating_add(count);
+        if self.bytes > OUTPUT_BYTES {
+            match &mut self.body {
+                Body::Lines(lines) => lines.text = Text::default(),
+                Body::Bytes(bytes) => bytes.clear(),
+            }
+        }
+        Ok(count)
+    }
+}
+
+impl Lines {
+    fn read(&mut self, stdout: &OwnedFd) -> Result<usize, Errno> {
+        let count = rustix::io::read(stdout, self.reader.room())?;
+        if self.failed.is_none() {
+            self.reader.advance(count);
+            if self.reader.is_full() {
+                self.failed = self.reader.take_lines(&mut self.text).err();
+            }
+        }
+        Ok(count)
+    }
+
+    fn finish(mut self, as_columns: bool) -> Result<Rows, DecodeError> {
+        let failed = self.failed.take().or_else(|| self.reader.finish(&mut self.text).err());
+        match failed {
+            Some(error) => Err(error.into()),
+            None if as_columns => Ok(Rows::Columns(self.text.records().map_err(DecodeError::Arrow)?)),
+            None => Ok(Rows::Lines(self.text)),
         }
     }
 }

@@ -13,9 +13,6 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use arrow::array::{RecordBatch, RecordBatchOptions};
-use arrow::compute::concat_batches;
-
 use super::guardian::{Guardian, ProcessId};
 use super::log::OutputLog;
 use super::mailbox::{Inbox, Mailbox, Message, mailbox};
@@ -26,7 +23,7 @@ use super::rejects;
 use super::resident::{Resident, failure};
 use super::stage::read::Source;
 use super::stage::write::Sink;
-use crate::batch::{Batch, Columns, FileTable, Origin, SegmentPool, SpillSpace};
+use crate::batch::{Batch, Columns, FileTable, SegmentPool, SpillSpace};
 use crate::plan::{EdgeId, Plan, StageId, StageKind, Verdict};
 use crate::run::publish::{RunFolder, Staging};
 use crate::run::scheduler::{Action, BatchId, Dispatch, Event, Failure, Host, Meta, Output, Scope, Work};
@@ -270,7 +267,7 @@ impl LocalExecutor {
         let plan = Arc::clone(&self.plan);
         let stage = plan.stage(id);
         let resident = match &stage.kind {
-            StageKind::Read(read) => match Source::open(read, stage.cut, &self.files) {
+            StageKind::Read(read) => match Source::open(read, stage.cut, !plan.is_read_as_lines(id), &self.files) {
                 Ok(source) => Resident::source(id, source, self.mailbox.clone()),
                 Err(error) => {
                     self.stage_failed(id, Scope::Input, &error);
@@ -318,9 +315,8 @@ impl LocalExecutor {
             stored.batch = loaded.clone();
             return Ok(loaded);
         }
-        let records = loaded.records().map_err(|error| internal(&error))?;
         let columns = self.unions.entry((stage, input)).or_insert_with(Columns::from_first);
-        let conformed = columns.conform(records.clone()).map_err(|error| {
+        let united = loaded.conform(columns).map_err(|error| {
             let from = edge.map_or("one of them", |edge| self.plan.stage(self.plan.edge(edge).from).name.as_str());
             let message = format!(
                 "the inputs of the stage do not have the same columns: `{from}` differs from those before it: {error}; make \
@@ -328,25 +324,15 @@ impl LocalExecutor {
             );
             failure(Scope::Opening, Verdict::Schema, message)
         })?;
-        let united = if conformed.schema_ref() == records.schema_ref() {
-            loaded
-        } else {
-            Batch::new(conformed, loaded.origin().clone())
-        };
         stored.batch = united.clone();
         Ok(united)
     }
 
     fn feed(&mut self, stage: StageId, input: usize, batch: BatchId) {
-        // A query may keep what it is given for as long as it runs; a sink writes it and lets it go.
-        let is_query = matches!(self.plan.stage(stage).kind, StageKind::Sql(_));
-        let taken = self.take_for(stage, input, batch).and_then(|batch| {
-            let records = if is_query { batch.private_records() } else { batch.records() };
-            records.map_err(|error| failure(Scope::Output, Verdict::Exception, error.to_string()))
-        });
+        let taken = self.take_for(stage, input, batch);
         self.store.remove(&batch);
         match taken {
-            Ok(records) => self.with_resident(stage, |resident| resident.feed(input, records)),
+            Ok(batch) => self.with_resident(stage, |resident| resident.feed(input, &batch)),
             Err(failure) => self.events.push_back(Event::StageFailed { stage, failure }),
         }
     }
@@ -486,23 +472,6 @@ impl LocalExecutor {
 
 /// The rows of a batch in these ranges, as a batch.
 fn select(batch: &Batch, rows: &[Range<u64>]) -> Result<Batch, Failure> {
-    if *rows == [0..batch.rows() as u64] {
-        return Ok(batch.clone());
-    }
-    let internal = |error: &dyn std::error::Error| failure(Scope::Internal, Verdict::Exception, error.to_string());
-    let records = batch.records().map_err(|error| internal(&error))?;
-    let mut origin = Origin::default();
-    let mut slices: Vec<RecordBatch> = Vec::with_capacity(rows.len());
-    for range in rows {
-        let (start, end) = (range.start as usize, range.end as usize);
-        slices.push(records.slice(start, end - start));
-        origin.extend(batch.origin().slice(start..end));
-    }
-    let selected = if records.num_columns() == 0 {
-        let options = RecordBatchOptions::new().with_row_count(Some(origin.len()));
-        RecordBatch::try_new_with_options(records.schema(), Vec::new(), &options)
-    } else {
-        concat_batches(&records.schema(), &slices)
-    };
-    Ok(Batch::new(selected.map_err(|error| internal(&error))?, origin))
+    let ranges: Vec<_> = rows.iter().map(|range| range.start as usize..range.end as usize).collect();
+    batch.select(&ranges).map_err(|error| failure(Scope::Internal, Verdict::Exception, error.to_string()))
 }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use rustix::io::Errno;
 
 use super::LocalExecutor;
-use crate::batch::{Batch, BatchError};
+use crate::batch::Batch;
 use crate::plan::{Command, CommandLine, CommandMode, Stage, StageId, StageKind, Verdict};
 use crate::run::executor::capture::{Capture, Heard, STDOUT_BYTES};
 use crate::run::executor::command::{EndSender, Exchange, Pipes, check_end, signal_name};
@@ -65,20 +65,12 @@ impl LocalExecutor {
     fn run_for_batch(&mut self, attempt: AttemptId, stage: &Stage, command: &Command, batch: &Batch) -> io::Result<()> {
         let origin = batch.origin().clone();
         let rows = batch.rows() as u64;
-        let input = match command.input.map(|format| Ok((format, batch.records()?))).transpose() {
-            Ok(input) => input,
-            Err(error) => {
-                let error: BatchError = error;
-                let failure = failure(Scope::Output, Verdict::Exception, error.to_string());
-                self.events.push_back(Event::AttemptFailed { attempt, failure });
-                return Ok(());
-            }
-        };
         let exchange = Exchange {
             stage: stage.id,
             name: stage.name.clone(),
-            input,
+            input: command.input.map(|format| (format, batch.clone())),
             output: command.output,
+            as_columns: !self.plan.is_read_as_lines(stage.id),
             returns: command.returns.clone(),
             log: self.log.clone(),
         };
@@ -87,9 +79,9 @@ impl LocalExecutor {
         let start = move || {
             mailbox.send(match guarded(|| exchange.run(pipes.ours)) {
                 Ok(output) => {
-                    let batch = output.map(|records| {
-                        let origin = origin.blur(records.num_rows());
-                        Batch::new(records, origin)
+                    let batch = output.map(|rows| {
+                        let origin = origin.blur(rows.len());
+                        Batch::new(rows, origin)
                     });
                     Message::AttemptDone { attempt, rows, batch }
                 }
@@ -239,8 +231,17 @@ impl LocalExecutor {
         let spawn = Spawn { argv: &argv, env: &env, cwd: &stage.cwd, fds: pipes.theirs, announced: false };
         let process = self.guardian.spawn(spawn);
         let (log, name) = (self.log.clone(), stage.name.clone());
-        let resident =
-            source_command::resident(stage, format, pipes.ours, log, name, &self.files, self.mailbox.clone());
+        let as_columns = !self.plan.is_read_as_lines(stage.id);
+        let resident = source_command::resident(
+            stage,
+            format,
+            as_columns,
+            pipes.ours,
+            log,
+            name,
+            &self.files,
+            self.mailbox.clone(),
+        );
         match resident {
             Ok(resident) => {
                 self.residents.insert(stage.id, resident);
