@@ -323,4 +323,19 @@ mod tests {
         drop((first, refused));
         batch.spill(&space, "third").expect("there is room again");
     }
+    #[test]
+    fn lines_come_back_from_disk_as_lines_and_are_selected_as_lines() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let mut text = Text::default();
+        text.push("a\n\n\u{e9}\n".into()).expect("it is text");
+        let batch = Batch::new(text, Origin::unknown(3));
+        let bytes = batch.bytes();
+        let spilled = batch.clone().spill(&SpillSpace::new(folder.path().to_owned(), 1 << 20), "b").expect("room");
+        let loaded = spilled.load().expect("the file is there");
+        assert_eq!((loaded.rows(), loaded.bytes()), (3, bytes));
+        assert_eq!(loaded.records().expect("lines"), batch.records().expect("lines"));
+        let selected = loaded.select(&[0..1, 2..3]).expect("lines");
+        let Rows::Lines(text) = selected.contents().expect("in memory") else { panic!("they were lines") };
+        assert_eq!(text.parts().flat_map(|part| part.to_vec()).collect::<Vec<_>>(), "a\n\u{e9}\n".as_bytes());
+    }
 }

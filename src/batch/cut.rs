@@ -100,6 +100,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::super::origin::FileId;
+    use super::super::text::Text;
     use super::super::value_bytes;
     use super::*;
 
@@ -157,6 +158,50 @@ mod tests {
                 next += batch.num_rows() as u64;
             }
             prop_assert_eq!(next, 120);
+        }
+
+        /// A line is a row whichever way it lies.
+        #[test]
+        fn lines_are_cut_as_columns_are(
+            lines in prop::collection::vec("[a\u{e9}]{0,9}", 1..60), at in prop::collection::vec(0_usize..20, 1..8),
+            rows in 1_u32..30, bytes in 1_u64..200, front in (1_usize..30, 1_usize..100), range in (0_usize..60, 0_usize..60),
+        ) {
+            let mut text = Text::default();
+            let mut rest = &lines[..];
+            for at in at.into_iter().chain([usize::MAX]) {
+                let (piece, after) = rest.split_at(at.min(rest.len()));
+                text.push(piece.iter().fold(String::new(), |text, line| text + line + "\n").into()).unwrap();
+                rest = after;
+            }
+            let records = text.records().unwrap();
+            prop_assert_eq!(records.column(0).as_string::<i32>().iter().flatten().collect::<Vec<_>>(), &lines[..]);
+            let whole = Rows::from(records.clone());
+            let range = range.0.min(lines.len())..(range.0 + range.1).min(lines.len());
+            let as_text = Rows::from(text.clone());
+            prop_assert_eq!(as_text.value_bytes(range.clone()), whole.value_bytes(range.clone()));
+            prop_assert_eq!(as_text.fitting(range.clone(), bytes as usize), whole.fitting(range, bytes as usize));
+
+            let mut cutter_of_text = cutter(rows, bytes);
+            let origin = Origin::consecutive(FileId(0), 1, lines.len());
+            let mut found = cutter_of_text.push(text.slice(0..lines.len() / 2), origin.slice(0..lines.len() / 2));
+            found.extend(cutter_of_text.push(
+                text.slice(lines.len() / 2..lines.len()), origin.slice(lines.len() / 2..lines.len()),
+            ));
+            found.extend(cutter_of_text.finish());
+            prop_assert!(found.iter().all(|(rows, _)| matches!(rows, Rows::Lines(_))));
+            let found: Vec<_> = found.into_iter().map(|(rows, origin)| (rows.records().unwrap(), origin)).collect();
+            prop_assert_eq!(found, cut(&mut cutter(rows, bytes), &records, &[]));
+
+            // A chunk is complete with the line that reaches a bound.
+            let (mut count, mut length) = (0, 0);
+            while count < lines.len() && count < front.0 && length < front.1 {
+                length += lines[count].len();
+                count += 1;
+            }
+            let is_complete = count == front.0 || length >= front.1;
+            let taken = text.take_front(front.0, front.1);
+            prop_assert_eq!(taken.map(|taken| taken.lines()), is_complete.then_some(count));
+            prop_assert_eq!(text.lines(), if is_complete { lines.len() - count } else { lines.len() });
         }
 
         #[test]

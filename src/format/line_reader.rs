@@ -11,8 +11,6 @@ use crate::batch::Text;
 
 /// Bytes that are read at once where there are as many, and that lie together.
 const BLOCK: usize = 1 << 20;
-/// Below this much room a block counts as full.
-const LEAST_ROOM: usize = 64 << 10;
 /// Blocks that are kept to be used again: memory that was never used before costs more than the copy that goes there.
 const KEPT: usize = 16;
 
@@ -20,6 +18,7 @@ const KEPT: usize = 16;
 /// without carriage returns at their ends.
 #[derive(Debug)]
 pub struct LineReader {
+    block_size: usize,
     block: Block,
     filled: usize,
     /// Whether the next line is the first of its file.
@@ -28,11 +27,15 @@ pub struct LineReader {
 
 impl Default for LineReader {
     fn default() -> Self {
-        Self { block: Block::take(BLOCK), filled: 0, at_start: true }
+        Self::with_blocks(BLOCK)
     }
 }
 
 impl LineReader {
+    fn with_blocks(block_size: usize) -> Self {
+        Self { block_size, block: Block::take(block_size), filled: 0, at_start: true }
+    }
+
     /// Where the bytes that follow are to be written.
     pub fn room(&mut self) -> &mut [u8] {
         if self.filled == self.block.bytes.len() {
@@ -48,9 +51,9 @@ impl LineReader {
         self.filled += count;
     }
 
-    /// Whether the lines should be taken before more is read.
+    /// Whether so little room is left that the lines should be taken before more is read.
     pub fn is_full(&self) -> bool {
-        self.block.bytes.len() - self.filled < LEAST_ROOM
+        self.block.bytes.len() - self.filled < self.block_size / 16
     }
 
     /// Appends the lines that are complete to `text`.
@@ -90,12 +93,12 @@ impl LineReader {
         let end = start + close_gaps(&mut self.block.bytes[start..length]);
         let rest = self.filled - length;
         self.filled = rest;
-        if length < BLOCK / 2 {
+        if length < self.block_size / 2 {
             let lines = Bytes::copy_from_slice(&self.block.bytes[start..end]);
             self.block.bytes.copy_within(length..length + rest, 0);
             return lines;
         }
-        let mut next = Block::take(BLOCK.max(2 * rest));
+        let mut next = Block::take(self.block_size.max(2 * rest));
         next.bytes[..rest].copy_from_slice(&self.block.bytes[length..length + rest]);
         let full = std::mem::replace(&mut self.block, next);
         Bytes::from_owner(full).slice(start..end)
@@ -152,4 +155,102 @@ fn kept_blocks() -> MutexGuard<'static, Vec<Vec<u8>>> {
     static BLOCKS: Mutex<Vec<Vec<u8>>> = Mutex::new(Vec::new());
     // A push either happened or it did not.
     BLOCKS.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// What a file's lines are, said as simply as can be: those before the first that is not text.
+    fn model(file: &[u8]) -> (Vec<String>, bool) {
+        let mut lines = Vec::new();
+        let mut split: Vec<_> = file.split(|byte| *byte == b'\n').collect();
+        split.pop_if(|last| last.is_empty());
+        for (index, line) in split.into_iter().enumerate() {
+            let line = if index == 0 { line.strip_prefix(BOM).unwrap_or(line) } else { line };
+            match String::from_utf8(line.strip_suffix(b"\r").unwrap_or(line).to_vec()) {
+                Ok(line) => lines.push(line),
+                Err(_) => return (lines, true),
+            }
+        }
+        (lines, false)
+    }
+
+    fn lines(text: &Text) -> Vec<String> {
+        let all: Vec<u8> = text.parts().flat_map(|part| part.to_vec()).collect();
+        let all = String::from_utf8(all).unwrap();
+        assert_eq!(all.matches('\n').count(), text.lines());
+        assert_eq!(all.len(), text.len());
+        all.split_terminator('\n').map(str::to_owned).collect()
+    }
+
+    proptest! {
+        #[test]
+        fn lines_do_not_depend_on_how_bytes_arrive(
+            files in prop::collection::vec(
+                prop::collection::vec(
+                    prop::sample::select(vec![
+                        "a".as_bytes(), b"bc", b"\n", b"\n", b"\r\n", b"\r", b"\0", "\u{e9}".as_bytes(), BOM, b"\xc3",
+                        b"a longer piece of a line",
+                    ]),
+                    0..25,
+                ),
+                1..3,
+            ),
+            sizes in prop::collection::vec(1_usize..30, 1..6), block in 16_usize..64, is_eager: bool,
+        ) {
+            let (mut reader, mut text) = (LineReader::with_blocks(block), Text::default());
+            let mut sizes = sizes.iter().copied().cycle();
+            let mut expected = Vec::new();
+            for file in files {
+                let file = file.concat();
+                let (lines_of_file, is_broken) = model(&file);
+                expected.extend(lines_of_file);
+                let mut rest = &file[..];
+                let mut failed = None;
+                while !rest.is_empty() && failed.is_none() {
+                    let room = reader.room();
+                    let count = sizes.next().unwrap().min(rest.len()).min(room.len());
+                    room[..count].copy_from_slice(&rest[..count]);
+                    reader.advance(count);
+                    rest = &rest[count..];
+                    if is_eager || reader.is_full() {
+                        failed = reader.take_lines(&mut text).err();
+                    }
+                }
+                let failed = failed.or_else(|| reader.finish(&mut text).err());
+                prop_assert_eq!(lines(&text), &expected[..]);
+                let expected = is_broken.then(|| RecordError { record: expected.len(), problem: Problem::NotUtf8 });
+                prop_assert_eq!(&failed, &expected);
+                if failed.is_some() {
+                    break;
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn blocks_are_used_again_once_nobody_holds_them() {
+        let mut reader = LineReader::default();
+        let mut give = |text: &mut Text| {
+            let room = reader.room();
+            room.fill(b'x');
+            let length = room.len();
+            room[length - 1] = b'\n';
+            reader.advance(length);
+            assert!(reader.is_full());
+            reader.take_lines(text).unwrap();
+        };
+        let mut held = Text::default();
+        give(&mut held);
+        let start = held.slice(0..1);
+        drop(held);
+        let mut later = Text::default();
+        give(&mut later);
+        let bytes = |text: &Text| text.parts().next().unwrap().as_ptr();
+        assert_ne!(bytes(&start), bytes(&later));
+        assert_eq!(start.records().unwrap().num_rows(), 1);
+    }
 }

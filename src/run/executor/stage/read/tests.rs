@@ -351,3 +351,70 @@ fn csv_without_a_header_takes_declared_names() {
     let error = names(&read).unwrap_err();
     assert_eq!(folder.bare(&error), "a.csv: the record has 2 fields, but there are 1 columns");
 }
+
+proptest::proptest! {
+    #![proptest_config(proptest::prelude::ProptestConfig::with_cases(64))]
+
+    /// What is read of lines does not depend on whether somebody wants them as columns.
+    #[test]
+    fn lines_are_the_same_as_text_and_as_columns(
+        files in proptest::collection::vec(
+            proptest::collection::vec(
+                proptest::sample::select(vec![&b"a"[..], b"bcd", b"\n", b"\n", b"\r\n", b"\r", b"\0", b"\xc3\xa9", b"\xc3\n"]),
+                0..40,
+            ),
+            1..4,
+        ),
+        rows in 1_u32..12, bytes in 1_u64..60,
+    ) {
+        let folder = Folder::new(&[]);
+        for (index, pieces) in files.iter().enumerate() {
+            fs::write(folder.path(&format!("{index}.txt")), pieces.concat()).unwrap();
+        }
+        let cut = Cut { rows: rows.try_into().unwrap(), bytes: bytes.try_into().unwrap() };
+        let found = |as_columns| {
+            let mut source =
+                Source::open(&read(Format::Lines, &[folder.path("*.txt")]), cut, as_columns, &FileTable::default()).unwrap();
+            let mut batches = Vec::new();
+            loop {
+                match source.next_batch() {
+                    Ok(Some(batch)) => batches.push((parts(&batch), batch.bytes())),
+                    Ok(None) => return (batches, None),
+                    Err(error) => return (batches, Some(error.to_string())),
+                }
+            }
+        };
+        let (text, columns) = (found(false), found(true));
+        proptest::prop_assert_eq!(&text, &columns);
+
+        // The rows are numbered through each file, whatever the batches.
+        let mut expected = Vec::new();
+        for (index, pieces) in files.iter().enumerate() {
+            let (bytes, mut row) = (pieces.concat(), 0);
+            let mut lines: Vec<_> = bytes.split(|byte| *byte == b'\n').collect();
+            lines.pop_if(|last| last.is_empty());
+            for line in lines {
+                row += 1;
+                expected.push((index as u32, row, line.strip_suffix(b"\r").unwrap_or(line).to_vec()));
+            }
+        }
+        let broken = expected.iter().position(|(.., line)| std::str::from_utf8(line).is_err());
+        let mut given = Vec::new();
+        for ((records, origin), _) in &text.0 {
+            for (row, line) in records.column(0).as_string::<i32>().iter().enumerate() {
+                let place = origin.place(row).unwrap();
+                given.push((place.file.0, place.first, line.unwrap().as_bytes().to_vec()));
+            }
+        }
+        match broken {
+            None => proptest::prop_assert_eq!(given, expected),
+            Some(at) => {
+                // The batch with the broken line is not given.
+                proptest::prop_assert!(given.len() <= at && expected.starts_with(&given));
+                let message = text.1.as_ref().unwrap();
+                let place = format!("{}.txt, row {}", expected[at].0, expected[at].1);
+                proptest::prop_assert!(message.contains(&place), "{message}: {place}");
+            }
+        }
+    }
+}
