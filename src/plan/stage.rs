@@ -205,6 +205,8 @@ pub enum CommandLine {
 pub enum CommandMode {
     /// One process per batch.
     Batch,
+    /// Processes that are fed batch after batch; one line out for each line in.
+    Stream,
     /// One process per row, without input.
     Row,
     /// One process per run, without input.

@@ -37,6 +37,9 @@ impl Scheduler {
             }
             return;
         }
+        if self.jobs(stage).waiting > 0 && self.nothing_follows(stage) {
+            self.actions.push(Action::EndInput { stage, input: 0 });
+        }
         let activity = self.look_for_work(stage);
         let is_ready = activity == Activity::Busy && self.runnable(stage) > 0;
         self.set_ready(stage, is_ready);
@@ -64,12 +67,21 @@ impl Scheduler {
         }
     }
 
+    /// Whether what waits for more waits in vain.
+    fn nothing_follows(&mut self, stage: StageId) -> bool {
+        let jobs = self.jobs(stage);
+        if !jobs.ready.is_empty() || jobs.running > jobs.waiting {
+            return false;
+        }
+        jobs.failed || jobs.exhausted || self.current_edge(stage, 0).is_none()
+    }
+
     /// What the stage could do now: `Busy` if it could begin an attempt.
     fn look_for_work(&mut self, stage: StageId) -> Activity {
         let limit = self.plan.stage(stage).workers.max.get();
         let serial = !matches!(self.stages[stage.index()].role, Role::Map(_));
         let jobs = self.jobs(stage);
-        if jobs.running >= limit || (serial && jobs.running > 0) {
+        if jobs.running - jobs.waiting >= limit || (serial && jobs.running > 0) {
             return Activity::WaitsForWorker;
         }
         if !jobs.ready.is_empty() {
@@ -104,7 +116,7 @@ impl Scheduler {
         let role = self.stages[stage.index()].role;
         let jobs = self.jobs(stage);
         let again = jobs.ready.len() as u32;
-        let free = limit.saturating_sub(jobs.running);
+        let free = limit.saturating_sub(jobs.running - jobs.waiting);
         let closed = jobs.failed || jobs.exhausted;
         let open = jobs.jobs.len();
         let queued = match role {
@@ -149,7 +161,7 @@ impl Scheduler {
         let (attempt, host) = self.new_attempt(stage, sequence, place);
         let jobs = self.jobs(stage);
         jobs.running += 1;
-        let running = jobs.running;
+        let running = jobs.running - jobs.waiting;
         let job = jobs.jobs.get_mut(&sequence).expect("a job that is dispatched exists");
         job.tries.total += 1;
         let work = job.attempted();
@@ -421,7 +433,7 @@ impl Scheduler {
         }
     }
 
-    fn jobs(&mut self, stage: StageId) -> &mut Jobs {
+    pub(super) fn jobs(&mut self, stage: StageId) -> &mut Jobs {
         match &mut self.stages[stage.index()].work {
             Work::Jobs(jobs) => jobs,
             Work::Resident(_) => unreachable!("`{}` is resident", self.plan.stage(stage).name),

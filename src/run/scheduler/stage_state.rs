@@ -46,7 +46,7 @@ impl Role {
             StageKind::Python(python) if python.is_source => Self::Generator(class()),
             StageKind::Python(_) => Self::Map(MapHost::Worker(class())),
             StageKind::Command(command) => match (command.mode, command.output) {
-                (CommandMode::Batch | CommandMode::Row, _) => Self::Map(MapHost::Process),
+                (CommandMode::Batch | CommandMode::Stream | CommandMode::Row, _) => Self::Map(MapHost::Process),
                 (CommandMode::Once, None) => Self::Task,
                 (CommandMode::Once, Some(_)) => Self::Resident,
             },
@@ -120,7 +120,10 @@ pub struct Jobs {
     pub jobs: BTreeMap<u64, Job>,
     /// Jobs that are to be dispatched (again); they go before new input.
     pub ready: BTreeSet<u64>,
+    /// Attempts that have begun and not ended, those that wait included.
     pub running: u32,
+    /// Attempts that keep no place, as their processes wait for more.
+    pub waiting: u32,
     pub next_sequence: u64,
     pub next_publish: u64,
     /// A job failed for good: no job after it is begun.

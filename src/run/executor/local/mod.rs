@@ -1,6 +1,7 @@
 //! [`LocalExecutor`]: carries out actions on this machine: threads for resident stages, a pool of Python workers, processes for
 //! commands. One event loop owns all of it; nothing in it waits for anything but the loop's descriptors.
 
+mod filters;
 mod native;
 mod processes;
 mod publishing;
@@ -27,6 +28,7 @@ use crate::batch::{Batch, Columns, FileTable, SegmentPool, SpillSpace};
 use crate::plan::{EdgeId, Plan, StageId, StageKind, Verdict};
 use crate::run::publish::{RunFolder, Staging};
 use crate::run::scheduler::{Action, BatchId, Dispatch, Event, Failure, Host, Meta, Output, Scope, Work};
+use filters::Filters;
 use native::Planned;
 use processes::Running;
 pub use processes::end_text;
@@ -69,6 +71,7 @@ pub struct LocalExecutor {
     unions: BTreeMap<(StageId, usize), Columns>,
     queries: BTreeMap<StageId, Arc<Planned>>,
     commands: BTreeMap<ProcessId, Running>,
+    filters: Filters,
     /// Commands that have ended, while something that they left running holds their pipes.
     lingering: BTreeSet<ProcessId>,
     /// The input of commands that get none.
@@ -116,6 +119,7 @@ impl LocalExecutor {
             unions: BTreeMap::new(),
             queries: BTreeMap::new(),
             commands: BTreeMap::new(),
+            filters: Filters::default(),
             lingering: BTreeSet::new(),
             null: std::fs::File::open("/dev/null")?.into(),
             runtime: None,
@@ -156,7 +160,7 @@ impl LocalExecutor {
         let mut others = Vec::new();
         for token in self.poller.wait(timeout)? {
             match token {
-                Token::Mailbox => self.inbox.take().into_iter().for_each(|message| self.deliver(message)),
+                Token::Mailbox => self.inbox.take().into_iter().try_for_each(|message| self.deliver(message))?,
                 Token::Guardian => self.guardian_reports()?,
                 Token::Signals => others.push(token),
                 Token::Command(process, stream) => self.command_speaks(process, stream),
@@ -179,7 +183,7 @@ impl LocalExecutor {
         self.pool.watch_output(&mut self.poller);
     }
 
-    fn deliver(&mut self, message: Message) {
+    fn deliver(&mut self, message: Message) -> io::Result<()> {
         let event = match message {
             Message::Produced { stage, batch } => {
                 let batch = self.keep(batch);
@@ -191,7 +195,7 @@ impl LocalExecutor {
                 if let Some(resident) = self.residents.get_mut(&stage) {
                     resident.input_changed(input);
                 }
-                return;
+                return Ok(());
             }
             Message::Ended { stage, schema } => {
                 if let Some(schema) = schema
@@ -203,16 +207,26 @@ impl LocalExecutor {
             }
             Message::StageFailed { stage, failure } => Event::StageFailed { stage, failure },
             Message::AttemptDone { attempt, rows, batch } => {
+                self.filters.rest(attempt);
                 let outputs = batch.map(|batch| Output { port: 0, batch: self.keep(batch) });
                 Event::AttemptDone { attempt, rows, outputs: outputs.into_iter().collect(), end: false }
             }
-            Message::AttemptFailed { attempt, failure } => Event::AttemptFailed { attempt, failure },
+            Message::AttemptFailed { attempt, failure } => {
+                self.filters.rest(attempt);
+                Event::AttemptFailed { attempt, failure }
+            }
+            Message::AttemptWaits { attempt } => {
+                self.filters.rest(attempt);
+                Event::AttemptWaits { attempt }
+            }
+            Message::FilterEnded(remains) => return self.filter_ended(remains),
             Message::SegmentFree { worker, segment } => {
                 self.pool.release_output(worker, segment);
-                return;
+                return Ok(());
             }
         };
         self.events.push_back(event);
+        Ok(())
     }
 
     fn keep(&mut self, batch: Batch) -> Meta {
@@ -237,6 +251,7 @@ impl LocalExecutor {
             Action::Pull { stage } => self.with_resident(stage, |resident| resident.pull()),
             Action::Feed { stage, input, batch } => self.feed(stage, input, batch),
             Action::EndInput { stage, input } => {
+                self.filters.finish(Some(stage));
                 let schema = self.publisher.input_columns(stage, input);
                 self.with_resident(stage, |resident| resident.end(input, schema));
             }
@@ -369,7 +384,13 @@ impl LocalExecutor {
                     (Err(failure), _) => self.events.push_back(Event::AttemptFailed { attempt, failure }),
                 }
             }
-            Host::Process => self.run_command(attempt, stage, batch)?,
+            Host::Process => {
+                let alone = match &work {
+                    Work::Rows { batch: meta, rows } => *rows != [0..meta.rows] || self.filters.is_tried(meta.id),
+                    _ => false,
+                };
+                self.run_command(attempt, stage, batch, alone)?;
+            }
             Host::Native => self.run_native(attempt, stage, sequence, batch)?,
         }
         Ok(())
@@ -408,8 +429,9 @@ impl LocalExecutor {
     /// If the loop itself fails.
     pub fn stop_workers(&mut self, grace: Duration) -> io::Result<bool> {
         self.pool.stop_all();
+        self.filters.finish(None);
         let deadline = std::time::Instant::now() + grace;
-        while self.pool.has_workers() {
+        while self.pool.has_workers() || !self.filters.is_empty() {
             let left = deadline.saturating_duration_since(std::time::Instant::now());
             if left.is_zero() {
                 break;
