@@ -33,6 +33,8 @@ pub enum ConformError {
     Extra { extra: Vec<String>, known: Vec<String> },
     #[error("two columns have the name `{column}`")]
     Duplicate { column: String },
+    #[error("the lines of one batch are longer together than 2 GiB")]
+    TooLong,
 }
 
 impl Columns {

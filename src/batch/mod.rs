@@ -8,7 +8,9 @@ mod file_table;
 pub mod ipc;
 mod origin;
 mod pool;
+mod rows;
 mod segment;
+mod text;
 mod value_bytes;
 
 pub use batch::{Batch, BatchError, INLINE_BYTES, Parcel, Shared, SpillSpace};
@@ -18,5 +20,7 @@ pub use cut::Cutter;
 pub use file_table::FileTable;
 pub use origin::{FileId, Origin, Place};
 pub use pool::{KEPT_BYTES, Lease, SegmentPool};
+pub use rows::Rows;
 pub use segment::{SMALLEST_SEGMENT, Segment, SegmentError, SegmentId};
+pub use text::{LINE, Text, line_schema};
 pub use value_bytes::value_bytes;

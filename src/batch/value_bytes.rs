@@ -6,7 +6,7 @@ use arrow::array::{Array, AsArray, GenericByteArray, GenericListArray, OffsetSiz
 use arrow::datatypes::{ArrowNativeType, ByteArrayType, DataType};
 
 /// Bytes of an offset, which every value of variable length counts for.
-const OFFSET: usize = 4;
+pub(super) const OFFSET: usize = 4;
 
 /// Bytes of a value of a type that has no rule of its own (unions, run-end encoding).
 const OTHER: usize = 16;

@@ -48,7 +48,7 @@ pub fn inputs(draft: &StageDraft, kind: Option<&StageKind>) -> Option<Diagnostic
         "sql" => (true, matches!(kind, Some(StageKind::Sql(sql)) if !sql.query.tables().is_empty())),
         "python" => (true, false),
         _ => match CommandShape::of(draft)?.mode {
-            CommandModeSpec::Batch | CommandModeSpec::Row => (true, true),
+            CommandModeSpec::Batch | CommandModeSpec::Stream | CommandModeSpec::Row => (true, true),
             CommandModeSpec::Once => (false, false),
         },
     };

@@ -235,7 +235,10 @@ impl CommandShape {
             CommandSpec::Options(options) => (options.mode, options.input, options.output),
         };
         let mode = mode.unwrap_or(if draft.has("from") { CommandModeSpec::Batch } else { CommandModeSpec::Once });
-        let default = if mode == CommandModeSpec::Batch { PipeFormatSpec::Jsonl } else { PipeFormatSpec::None };
+        let default = match mode {
+            CommandModeSpec::Batch | CommandModeSpec::Stream => PipeFormatSpec::Jsonl,
+            CommandModeSpec::Row | CommandModeSpec::Once => PipeFormatSpec::None,
+        };
         Some(Self { mode, input: input.unwrap_or(default), output: output.unwrap_or(default) })
     }
 }

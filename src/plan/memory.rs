@@ -188,7 +188,7 @@ fn commands(plan: &Plan) -> u64 {
         let StageKind::Command(command) = &stage.kind else { return 0 };
         let text = stage.cut.bytes.get().saturating_mul(2).saturating_add(COMMAND);
         match command.mode {
-            CommandMode::Batch | CommandMode::Row => {
+            CommandMode::Batch | CommandMode::Stream | CommandMode::Row => {
                 text.saturating_mul(u64::from(plan.workers.min(stage.workers.max.get())))
             }
             CommandMode::Once => text,

@@ -266,13 +266,16 @@ impl Resolver<'_> {
         if shape.mode == CommandModeSpec::Once && shape.input != PipeFormatSpec::None {
             self.report(Code::PlanBadOption, &["command", "input"], "a command that runs once gets no rows");
         }
-        if shape.mode == CommandModeSpec::Row {
-            self.row_command();
+        match shape.mode {
+            CommandModeSpec::Row => self.row_command(),
+            CommandModeSpec::Stream => self.stream_command(shape),
+            CommandModeSpec::Batch | CommandModeSpec::Once => {}
         }
         Some(Command {
             line,
             mode: match shape.mode {
                 CommandModeSpec::Batch => CommandMode::Batch,
+                CommandModeSpec::Stream => CommandMode::Stream,
                 CommandModeSpec::Row => CommandMode::Row,
                 CommandModeSpec::Once => CommandMode::Once,
             },
@@ -313,6 +316,18 @@ impl Resolver<'_> {
         if self.draft.has("batch") {
             let span = self.draft.key_span("batch");
             self.report_at(Code::PlanBadOption, span, None, "a command in mode `row` gets one row at a time");
+        }
+    }
+
+    /// Lines are what the output of a command that lives on is told apart by.
+    fn stream_command(&mut self, shape: CommandShape) {
+        for (key, format) in [("input", shape.input), ("output", shape.output)] {
+            if !matches!(format, PipeFormatSpec::Lines | PipeFormatSpec::Jsonl) {
+                let message = format!("a command in mode `stream` has an `{key}` of a line for each row");
+                let help =
+                    "write `lines` or `jsonl`; `mode: batch` takes every format, and as many rows as the program gives";
+                self.report(Code::PlanBadOption, &["command", key], message).help = Some(help.to_owned());
+            }
         }
     }
 

@@ -52,6 +52,15 @@ impl Stage {
         }
     }
 
+    /// Returns whether rows that are lines of text may come to the stage as the text that they are.
+    pub fn takes_lines(&self) -> bool {
+        match &self.kind {
+            StageKind::Write(write) => write.format == Format::Lines,
+            StageKind::Command(command) => command.mode != CommandMode::Row && command.input == Some(Format::Lines),
+            _ => false,
+        }
+    }
+
     /// Returns whether the stage's work is done by worker processes and not in the coordinator.
     pub fn runs_in_workers(&self) -> bool {
         matches!(self.kind, StageKind::Python(_) | StageKind::Command(_))
@@ -196,6 +205,8 @@ pub enum CommandLine {
 pub enum CommandMode {
     /// One process per batch.
     Batch,
+    /// Processes that are fed batch after batch; one line out for each line in.
+    Stream,
     /// One process per row, without input.
     Row,
     /// One process per run, without input.

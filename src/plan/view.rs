@@ -153,6 +153,7 @@ fn running_text(stage: &Stage) -> String {
         StageKind::Python(_) => "in workers, per batch".to_owned(),
         StageKind::Command(command) => match command.mode {
             CommandMode::Batch => "in workers, one process per batch".to_owned(),
+            CommandMode::Stream => "in workers, processes that are fed batch after batch".to_owned(),
             CommandMode::Row => "in workers, one process per row".to_owned(),
             CommandMode::Once => "in a worker, one process per run".to_owned(),
         },

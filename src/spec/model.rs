@@ -342,9 +342,9 @@ pub struct CommandOptions {
     pub shell: Option<String>,
     /// When the program is run. Without it, `batch` if the stage has `from`, else `once`.
     pub mode: Option<CommandModeSpec>,
-    /// How rows are written to the program's standard input. Without it, `jsonl` in mode `batch`.
+    /// How rows are written to the program's standard input. Without it, `jsonl` in modes `batch` and `stream`.
     pub input: Option<PipeFormatSpec>,
-    /// How the program's standard output is read. Without it, `jsonl` in mode `batch`, else `none`.
+    /// How the program's standard output is read. Without it, `jsonl` in modes `batch` and `stream`, else `none`.
     pub output: Option<PipeFormatSpec>,
     /// Columns of the output and their types. Without it, those of the first output that has rows.
     #[serde(default)]
@@ -357,6 +357,9 @@ pub struct CommandOptions {
 pub enum CommandModeSpec {
     /// One process per batch.
     Batch,
+    /// Long-lived processes that are fed batch after batch, as `lines` or `jsonl`. The program must write one line for each line that
+    /// it reads, in the same order.
+    Stream,
     /// One process per row; `{column}` in an argument is that row's value. Gives the row and `stdout`, `stderr`, `exit_code`, `seconds`.
     Row,
     /// One process per run, without input.

@@ -8,6 +8,7 @@ use arrow::datatypes::SchemaRef;
 use crossbeam_channel::{Receiver, Sender, unbounded};
 use rustix::event::{EventfdFlags, eventfd};
 
+use super::filter::Remains;
 use crate::batch::Batch;
 use crate::plan::StageId;
 use crate::run::scheduler::{AttemptId, Failure, WorkerId};
@@ -51,6 +52,11 @@ pub enum Message {
         attempt: AttemptId,
         failure: Failure,
     },
+    /// A filter has written all of the attempt's input.
+    AttemptWaits {
+        attempt: AttemptId,
+    },
+    FilterEnded(Remains),
     /// The last view of a worker's output segment (the worker's number) is gone.
     SegmentFree {
         worker: WorkerId,

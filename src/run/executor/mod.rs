@@ -8,6 +8,7 @@
 mod capture;
 mod command;
 mod connection;
+mod filter;
 mod frame;
 mod guardian;
 mod local;
@@ -24,6 +25,7 @@ mod resident;
 mod row_command;
 mod source_command;
 pub mod stage;
+mod talk;
 mod worker;
 mod worker_memory;
 

@@ -6,17 +6,9 @@ use std::sync::Arc;
 
 use arrow::datatypes::{DataType, SchemaRef};
 
-use crate::batch::{Batch, BatchError, Columns, ConformError, Cutter, SpillSpace};
+use crate::batch::{Batch, BatchError, Columns, Cutter, LINE, SpillSpace};
 use crate::format::Format;
 use crate::plan::{EdgeId, Plan, Port, Stage, StageId, StageKind};
-
-#[derive(Debug, thiserror::Error)]
-pub enum PublishError {
-    #[error("{0}")]
-    Conform(#[from] ConformError),
-    #[error("{0}")]
-    Batch(#[from] BatchError),
-}
 
 /// What one batch became on one edge.
 #[derive(Debug)]
@@ -72,31 +64,22 @@ impl Publisher {
     ///
     /// # Errors
     /// If its columns do not fit those of the batches before, or it cannot be spilled.
-    pub fn put(&mut self, stage: StageId, port: usize, batch: Batch) -> Result<Vec<Put>, PublishError> {
-        let batch = batch.load()?;
-        let records = batch.records()?;
+    pub fn put(&mut self, stage: StageId, port: usize, batch: Batch) -> Result<Vec<Put>, BatchError> {
         let columns = self.columns.get_mut(&(stage, port)).expect("every port has columns");
-        let settled = columns.conform(records.clone())?;
-        // An unchanged batch stays where it lies, so that it can be handed on without a copy.
-        let batch = if settled.schema_ref() == records.schema_ref() {
-            batch
-        } else {
-            let origin = batch.origin().clone();
-            Batch::new(settled, origin)
-        };
+        let batch = batch.conform(columns)?;
         let edges = self.plan.stage(stage).ports[port].edges.clone();
         edges.into_iter().map(|edge| self.put_on(edge, &batch)).collect()
     }
 
-    fn put_on(&mut self, edge: EdgeId, batch: &Batch) -> Result<Put, PublishError> {
-        let records = batch.records()?;
+    fn put_on(&mut self, edge: EdgeId, batch: &Batch) -> Result<Put, BatchError> {
+        let rows = batch.contents()?;
         let pieces = match self.cutters.get_mut(&edge) {
             None if batch.rows() == 0 => Vec::new(),
             None => vec![batch.clone()],
-            Some(cutter) if cutter.passes(&records) => vec![batch.clone()],
+            Some(cutter) if cutter.passes(&rows) => vec![batch.clone()],
             Some(cutter) => {
-                let cut = cutter.push(records, batch.origin().clone());
-                let pieces: Vec<Batch> = cut.into_iter().map(|(records, origin)| Batch::new(records, origin)).collect();
+                let cut = cutter.push(rows, batch.origin().clone());
+                let pieces: Vec<Batch> = cut.into_iter().map(|(rows, origin)| Batch::new(rows, origin)).collect();
                 let held = self.held.entry(edge).or_default();
                 let given: u64 = pieces.iter().map(Batch::bytes).sum();
                 *held = (*held + batch.bytes()).saturating_sub(given);
@@ -110,19 +93,19 @@ impl Publisher {
     ///
     /// # Errors
     /// If a piece cannot be spilled.
-    pub fn finish(&mut self, stage: StageId) -> Result<Vec<Put>, PublishError> {
+    pub fn finish(&mut self, stage: StageId) -> Result<Vec<Put>, BatchError> {
         let ports = self.plan.stage(stage).ports.clone();
         let mut puts = Vec::new();
         for edge in ports.iter().flat_map(|port| &port.edges) {
             let last = self.cutters.get_mut(edge).and_then(Cutter::finish);
             self.held.remove(edge);
-            let pieces = last.into_iter().map(|(records, origin)| Batch::new(records, origin)).collect();
+            let pieces = last.into_iter().map(|(rows, origin)| Batch::new(rows, origin)).collect();
             puts.push(self.place(*edge, pieces)?);
         }
         Ok(puts)
     }
 
-    fn place(&mut self, edge: EdgeId, pieces: Vec<Batch>) -> Result<Put, PublishError> {
+    fn place(&mut self, edge: EdgeId, pieces: Vec<Batch>) -> Result<Put, BatchError> {
         let held_bytes = self.held.get(&edge).copied().unwrap_or(0);
         let plan = self.plan.edge(edge);
         let bytes: u64 = pieces.iter().map(Batch::bytes).sum();
@@ -173,7 +156,7 @@ fn first_columns(stage: &Stage, port: usize) -> Columns {
         StageKind::Command(command) if is_main && !command.returns.is_empty() => Columns::declared(&command.returns),
         // Lines have one column whether there are any or not.
         StageKind::Command(command) if is_main && command.output == Some(Format::Lines) => {
-            Columns::declared(&[("line".to_owned(), DataType::Utf8)])
+            Columns::declared(&[(LINE.to_owned(), DataType::Utf8)])
         }
         _ => Columns::from_first(),
     }

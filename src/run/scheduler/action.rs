@@ -24,7 +24,7 @@ pub enum Action {
         input: usize,
         batch: BatchId,
     },
-    /// An input of a resident stage has no more batches.
+    /// An input of a resident stage has no more batches, or none follows those for which attempts of the stage wait.
     EndInput {
         stage: StageId,
         input: usize,

@@ -40,6 +40,9 @@ impl Scheduler {
             }
             return;
         }
+        if self.jobs(stage).waiting > 0 && self.nothing_follows(stage) {
+            self.actions.push(Action::EndInput { stage, input: 0 });
+        }
         let activity = self.look_for_work(stage);
         let is_ready = activity == Activity::Busy && self.runnable(stage) > 0;
         self.set_ready(stage, is_ready);
@@ -67,12 +70,21 @@ impl Scheduler {
         }
     }
 
+    /// Whether what waits for more waits in vain.
+    fn nothing_follows(&mut self, stage: StageId) -> bool {
+        let jobs = self.jobs(stage);
+        if !jobs.ready.is_empty() || jobs.running > jobs.waiting {
+            return false;
+        }
+        jobs.failed || jobs.exhausted || self.current_edge(stage, 0).is_none()
+    }
+
     /// What the stage could do now: `Busy` if it could begin an attempt.
     fn look_for_work(&mut self, stage: StageId) -> Activity {
         let limit = self.plan.stage(stage).workers.max.get();
         let serial = !matches!(self.stages[stage.index()].role, Role::Map(_));
         let jobs = self.jobs(stage);
-        if jobs.running >= limit || (serial && jobs.running > 0) {
+        if jobs.running - jobs.waiting >= limit || (serial && jobs.running > 0) {
             return Activity::WaitsForWorker;
         }
         if !jobs.ready.is_empty() {
@@ -106,7 +118,7 @@ impl Scheduler {
         let limit = self.plan.stage(stage).workers.max.get();
         let role = self.stages[stage.index()].role;
         let jobs = self.jobs(stage);
-        let free = limit.saturating_sub(jobs.running);
+        let free = limit.saturating_sub(jobs.running - jobs.waiting);
         let closed = jobs.failed || jobs.exhausted;
         let open = jobs.jobs.len();
         let queued = match role {
@@ -153,7 +165,7 @@ impl Scheduler {
         let work = self.attempted(stage, id);
         let jobs = self.jobs(stage);
         jobs.running += 1;
-        let running = jobs.running;
+        let running = jobs.running - jobs.waiting;
         self.slice(stage, id).tries.total += 1;
         let account = &mut self.stages[stage.index()].account;
         account.peak_attempts = account.peak_attempts.max(running);

@@ -59,6 +59,8 @@ pub struct Running {
     pub slice: SliceId,
     pub host: Host,
     pub since: Duration,
+    /// Whether it waits for the next one and has no place ([`Event::AttemptWaits`]).
+    pub waits: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -151,6 +153,7 @@ impl Scheduler {
             Event::AttemptDone { attempt, rows, outputs, end, spent } => {
                 self.attempt_done(attempt, rows, outputs, end, spent);
             }
+            Event::AttemptWaits { attempt } => self.attempt_waits(attempt),
             Event::AttemptFailed { attempt, failure } => self.attempt_failed(attempt, failure),
             Event::Opened { stage, by_row } => self.opened(stage, by_row),
             Event::WorkerReady { worker } => {
@@ -281,7 +284,7 @@ impl Scheduler {
                 Host::Worker(self.pool.take(class, attempt).expect("`assign` saw an idle worker"))
             }
         };
-        self.running.insert(attempt, Running { stage, slice, host, since: self.now });
+        self.running.insert(attempt, Running { stage, slice, host, since: self.now, waits: false });
         (attempt, host)
     }
 
@@ -290,16 +293,32 @@ impl Scheduler {
         let running = self.running.remove(&attempt)?;
         match running.host {
             Host::Native => self.busy_native -= 1,
+            Host::Process if running.waits => {}
             Host::Process => self.busy_slots -= 1,
             Host::Worker(worker) => {
                 self.busy_slots -= 1;
                 self.pool.make_idle(worker);
             }
         }
-        let state = &mut self.stages[running.stage.index()];
-        state.account.busy += self.now.saturating_sub(running.since);
+        if running.waits {
+            self.jobs(running.stage).waiting -= 1;
+        } else {
+            self.stages[running.stage.index()].account.busy += self.now.saturating_sub(running.since);
+        }
         self.touch(running.stage);
         Some(running)
+    }
+
+    /// The attempt's process waits for more before it gives the rest. Its place is free for what it waits for.
+    fn attempt_waits(&mut self, attempt: AttemptId) {
+        let Some(running) = self.running.get_mut(&attempt).filter(|running| !running.waits) else { return };
+        debug_assert_eq!(running.host, Host::Process, "only processes are fed one batch after the other");
+        running.waits = true;
+        let Running { stage, since, .. } = *running;
+        self.busy_slots -= 1;
+        self.jobs(stage).waiting += 1;
+        self.stages[stage.index()].account.busy += self.now.saturating_sub(since);
+        self.touch(stage);
     }
 
     fn worker_exited(&mut self, worker: WorkerId, failure: Failure, cause: ExitCause) {

@@ -47,7 +47,7 @@ impl Role {
             StageKind::Python(python) if python.is_source => Self::Generator(class()),
             StageKind::Python(_) => Self::Map(MapHost::Worker(class())),
             StageKind::Command(command) => match (command.mode, command.output) {
-                (CommandMode::Batch | CommandMode::Row, _) => Self::Map(MapHost::Process),
+                (CommandMode::Batch | CommandMode::Stream | CommandMode::Row, _) => Self::Map(MapHost::Process),
                 (CommandMode::Once, None) => Self::Task,
                 (CommandMode::Once, Some(_)) => Self::Resident,
             },
@@ -123,7 +123,10 @@ pub struct Jobs {
     pub jobs: BTreeMap<u64, Job>,
     /// What is to be dispatched (again); it goes before new input.
     pub ready: BTreeSet<SliceId>,
+    /// Attempts that have begun and not ended, those that wait included.
     pub running: u32,
+    /// Attempts that keep no place, as their processes wait for more.
+    pub waiting: u32,
     pub next_sequence: u64,
     pub next_publish: u64,
     /// A job failed for good: no job after it is begun.

@@ -7,16 +7,18 @@ use std::sync::Arc;
 use rustix::io::Errno;
 
 use super::LocalExecutor;
-use crate::batch::{Batch, BatchError};
+use crate::batch::Batch;
 use crate::plan::{Command, CommandLine, CommandMode, Stage, StageId, StageKind, Verdict};
 use crate::run::executor::capture::{Capture, Heard, STDOUT_BYTES};
-use crate::run::executor::command::{EndSender, Exchange, Pipes, check_end, signal_name};
+use crate::run::executor::command::{EndSender, Exchange, OutputForm, Pipes, check_end, signal_name};
+use crate::run::executor::filter::Portion;
 use crate::run::executor::guardian::{ProcessEnd, ProcessId, Report, Spawn};
 use crate::run::executor::mailbox::Message;
 use crate::run::executor::poller::Token;
 use crate::run::executor::resident::{failure, guarded};
 use crate::run::executor::row_command::{self, Ran};
 use crate::run::executor::source_command::{self, SourcePipes};
+use crate::run::executor::talk::Voice;
 use crate::run::scheduler::{AttemptId, Event, Failure, Output, Scope};
 use crate::run::{Speaker, Stream};
 
@@ -28,13 +30,13 @@ const READS: u32 = 16;
 
 /// A command that runs.
 pub(super) struct Running {
-    attempt: Option<AttemptId>,
-    stage: StageId,
-    talk: Talk,
+    pub(super) attempt: Option<AttemptId>,
+    pub(super) stage: StageId,
+    pub(super) talk: Talk,
 }
 
 /// Who listens to a command.
-enum Talk {
+pub(super) enum Talk {
     /// A thread of its own, begun when the process runs.
     Thread { end: EndSender, start: Option<Box<dyn FnOnce() + Send>> },
     /// The event loop. `row` is the row that the command is run for.
@@ -42,7 +44,7 @@ enum Talk {
 }
 
 impl LocalExecutor {
-    fn command_env(&self, stage: &Stage, line: &CommandLine) -> BTreeMap<String, String> {
+    pub(super) fn command_env(&self, stage: &Stage, line: &CommandLine) -> BTreeMap<String, String> {
         let mut env = BTreeMap::new();
         if let CommandLine::Shell(_) = line {
             env.extend(self.plan.params.iter().map(|(name, value)| (name.clone(), param_text(value))));
@@ -51,45 +53,58 @@ impl LocalExecutor {
         env
     }
 
-    pub(super) fn run_command(&mut self, attempt: AttemptId, id: StageId, batch: Option<Batch>) -> io::Result<()> {
+    /// `alone`: whether the batch failed before, or is a part of one.
+    pub(super) fn run_command(
+        &mut self,
+        attempt: AttemptId,
+        id: StageId,
+        batch: Option<Batch>,
+        alone: bool,
+    ) -> io::Result<()> {
         let plan = Arc::clone(&self.plan);
         let stage = plan.stage(id);
         let StageKind::Command(command) = &stage.kind else { unreachable!("only commands are processes") };
         match (command.mode, &batch) {
-            (CommandMode::Batch, Some(batch)) => self.run_for_batch(attempt, stage, command, batch),
+            (CommandMode::Stream, Some(batch)) if !alone => {
+                let batch = batch.clone();
+                self.run_for_stream(stage, command, Portion { attempt, batch })
+            }
+            (CommandMode::Batch | CommandMode::Stream, Some(batch)) => {
+                self.run_for_batch(attempt, stage, command, batch)
+            }
             _ => self.run_alone(attempt, stage, command, batch),
         }
     }
 
     /// One process with a batch as its input, and a thread that talks to it.
-    fn run_for_batch(&mut self, attempt: AttemptId, stage: &Stage, command: &Command, batch: &Batch) -> io::Result<()> {
+    pub(super) fn run_for_batch(
+        &mut self,
+        attempt: AttemptId,
+        stage: &Stage,
+        command: &Command,
+        batch: &Batch,
+    ) -> io::Result<()> {
         let origin = batch.origin().clone();
         let rows = batch.rows() as u64;
-        let input = match command.input.map(|format| Ok((format, batch.records()?))).transpose() {
-            Ok(input) => input,
-            Err(error) => {
-                let error: BatchError = error;
-                let failure = failure(Scope::Output, Verdict::Exception, error.to_string());
-                self.events.push_back(Event::AttemptFailed { attempt, failure });
-                return Ok(());
-            }
-        };
+        let row_for_row = command.mode == CommandMode::Stream;
         let exchange = Exchange {
-            stage: stage.id,
-            name: stage.name.clone(),
-            input,
-            output: command.output,
-            returns: command.returns.clone(),
-            log: self.log.clone(),
+            voice: Voice { stage: stage.id, name: stage.name.clone(), log: self.log.clone() },
+            input: command.input.map(|format| (format, batch.clone())),
+            output: command.output.map(|format| OutputForm {
+                format,
+                as_columns: !self.plan.is_read_as_lines(stage.id),
+                returns: command.returns.clone(),
+            }),
+            row_for_row,
         };
         let pipes = Pipes::new()?;
         let mailbox = self.mailbox.clone();
         let start = move || {
             mailbox.send(match guarded(|| exchange.run(pipes.ours)) {
                 Ok(output) => {
-                    let batch = output.map(|records| {
-                        let origin = origin.blur(records.num_rows());
-                        Batch::new(records, origin)
+                    let batch = output.map(|rows| {
+                        let origin = if row_for_row { origin } else { origin.blur(rows.len()) };
+                        Batch::new(rows, origin)
                     });
                     Message::AttemptDone { attempt, rows, batch }
                 }
@@ -245,8 +260,17 @@ impl LocalExecutor {
         let spawn = Spawn { argv: &argv, env: &env, cwd: &stage.cwd, fds: pipes.theirs, announced: false };
         let process = self.guardian.spawn(spawn);
         let (log, name) = (self.log.clone(), stage.name.clone());
-        let resident =
-            source_command::resident(stage, format, pipes.ours, log, name, &self.files, self.mailbox.clone());
+        let as_columns = !self.plan.is_read_as_lines(stage.id);
+        let resident = source_command::resident(
+            stage,
+            format,
+            as_columns,
+            pipes.ours,
+            log,
+            name,
+            &self.files,
+            self.mailbox.clone(),
+        );
         match resident {
             Ok(resident) => {
                 self.residents.insert(stage.id, resident);
@@ -306,6 +330,7 @@ impl LocalExecutor {
         if let Talk::Loop { capture, .. } = &running.talk {
             self.stop_listening(process, capture);
         }
+        self.filters.remove(process);
         let line = match &self.plan.stage(running.stage).kind {
             StageKind::Command(command) => &command.line,
             kind => unreachable!("{kind:?} is no command"),
@@ -347,7 +372,7 @@ fn judge(capture: &mut Capture, end: ProcessEnd, row: Option<&Batch>) -> Result<
     Ok(Some(Batch::new(row_command::output(&records, ran)?, row.origin().clone())))
 }
 
-fn argv(line: &CommandLine) -> Vec<String> {
+pub(super) fn argv(line: &CommandLine) -> Vec<String> {
     match line {
         CommandLine::Argv(argv) => argv.clone(),
         CommandLine::Row(templates) => templates.iter().map(|template| template.source.clone()).collect(),

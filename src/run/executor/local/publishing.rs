@@ -58,6 +58,7 @@ impl LocalExecutor {
 
     pub(super) fn finish_ports(&mut self, stage: StageId) {
         self.know_columns_without_rows(stage);
+        self.filters.finish(Some(stage));
         match self.publisher.finish(stage) {
             Ok(puts) => {
                 let queued = self.keep_pieces(puts);
@@ -107,6 +108,7 @@ impl LocalExecutor {
     }
 
     pub(super) fn release(&mut self, batch: BatchId) {
+        self.filters.forget(batch);
         if let Some(stored) = self.store.remove(&batch)
             && let Some(edge) = stored.edge
         {

@@ -128,7 +128,9 @@ impl Fake<'_> {
             self.lanes.remove(&lane);
         }
         match &event {
-            Event::AttemptDone { attempt, .. } | Event::AttemptFailed { attempt, .. } => {
+            Event::AttemptDone { attempt, .. }
+            | Event::AttemptFailed { attempt, .. }
+            | Event::AttemptWaits { attempt } => {
                 self.busy.remove(attempt);
             }
             Event::PortsFinished { stage, .. } => {
@@ -264,7 +266,7 @@ impl Fake<'_> {
             Action::EndInput { stage, input } => {
                 if self.shapes[stage.index()].kind == Kind::Sink {
                     self.end(stage);
-                } else {
+                } else if !matches!(self.shapes[stage.index()].kind, Kind::Map(_)) {
                     self.residents.entry(stage).or_default().fed.entry(input).or_default().1 = true;
                     self.go_on(stage);
                 }
@@ -407,6 +409,9 @@ impl Fake<'_> {
                 Event::AttemptDone { attempt, rows: 0, outputs: Vec::new(), end: true, spent: Duration::ZERO }
             }
         };
+        if host == Host::Process && self.shapes[stage.index()].kind != Kind::Task && self.rng.random_bool(0.3) {
+            self.push(Lane::Attempt(attempt), Event::AttemptWaits { attempt });
+        }
         self.push(Lane::Attempt(attempt), event);
     }
 

@@ -17,7 +17,7 @@ use super::error::ReadError;
 use super::input::{Canceller, Input, failure, open_file};
 use super::parquet_file::{self, SharedFile};
 use super::{FileToRead, Target};
-use crate::batch::{Columns, Cutter, FileId, FileTable, Origin};
+use crate::batch::{Batch, Columns, Cutter, FileId, FileTable, Origin, Rows};
 use crate::format::{Compression, Format, declare};
 use crate::plan::{Cut, Read};
 
@@ -35,7 +35,7 @@ pub(super) struct ColumnarSource {
     columns: Option<Columns>,
     current: Option<Current>,
     cutter: Cutter,
-    ready: VecDeque<(RecordBatch, Origin)>,
+    ready: VecDeque<(Rows, Origin)>,
 }
 
 type Batches = Box<dyn Iterator<Item = Result<RecordBatch, ArrowError>> + Send>;
@@ -89,10 +89,10 @@ impl ColumnarSource {
         self.columns.as_ref().and_then(Columns::settled)
     }
 
-    pub(super) fn next_batch(&mut self) -> Result<Option<(RecordBatch, Origin)>, ReadError> {
+    pub(super) fn next_batch(&mut self) -> Result<Option<Batch>, ReadError> {
         loop {
-            if let Some(batch) = self.ready.pop_front() {
-                return Ok(Some(batch));
+            if let Some((rows, origin)) = self.ready.pop_front() {
+                return Ok(Some(Batch::new(rows, origin)));
             }
             if self.canceller.is_cancelled() {
                 return Err(ReadError::Cancelled);
@@ -102,7 +102,7 @@ impl ColumnarSource {
             } else if let Some(file) = self.files.pop_front() {
                 self.start(&file)?;
             } else {
-                return Ok(self.cutter.finish());
+                return Ok(self.cutter.finish().map(|(rows, origin)| Batch::new(rows, origin)));
             }
         }
     }

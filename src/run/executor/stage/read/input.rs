@@ -117,11 +117,10 @@ impl Input {
             canceller: canceller.clone(),
             bytes_read: Arc::clone(bytes_read),
         };
-        let size = if is_regular { FILE_BUFFER } else { PIPE_BUFFER };
         Ok(Self {
             path: path.to_owned(),
             reader: decompress(raw, compression).map_err(unreadable)?,
-            buffer: vec![0; size],
+            buffer: Vec::new(),
             start: 0,
             end: 0,
             is_regular,
@@ -152,19 +151,29 @@ impl Input {
     /// is silent.
     pub(super) fn fill(&mut self, waits_for_ever: bool) -> Result<Fill, ReadError> {
         debug_assert!(self.bytes().is_empty(), "nothing is overwritten");
+        let mut buffer = std::mem::take(&mut self.buffer);
+        buffer.resize(if self.is_regular { FILE_BUFFER } else { PIPE_BUFFER }, 0);
+        let read = self.read_into(&mut buffer, waits_for_ever);
+        self.buffer = buffer;
+        let (fill, count) = read?;
+        (self.start, self.end) = (0, count);
+        Ok(fill)
+    }
+
+    /// Reads what is there to `room`, which is not empty, and returns how much it was. As [`Input::fill`], for a reader that has a
+    /// place for the bytes.
+    pub(super) fn read_into(&mut self, room: &mut [u8], waits_for_ever: bool) -> Result<(Fill, usize), ReadError> {
         self.waits_for_ever.store(waits_for_ever, Ordering::Relaxed);
-        (self.start, self.end) = (0, 0);
         if self.canceller.is_cancelled() {
             return Err(ReadError::Cancelled);
         }
-        match self.reader.read(&mut self.buffer) {
-            Ok(0) => Ok(Fill::End),
-            Ok(count) => {
-                self.end = count;
-                Ok(Fill::Bytes)
-            }
+        // Of a pipe no more is taken at once than a buffer: the rest is left to whoever reads it next.
+        let room = if self.is_regular { room } else { first(room, PIPE_BUFFER) };
+        match self.reader.read(room) {
+            Ok(0) => Ok((Fill::End, 0)),
+            Ok(count) => Ok((Fill::Bytes, count)),
             Err(_) if self.canceller.is_cancelled() => Err(ReadError::Cancelled),
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(Fill::Silence),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok((Fill::Silence, 0)),
             Err(error) => Err(failure(&self.path, error)),
         }
     }
@@ -174,6 +183,11 @@ impl Input {
         self.waits_for_ever.store(true, Ordering::Relaxed);
         self.reader
     }
+}
+
+fn first(room: &mut [u8], count: usize) -> &mut [u8] {
+    let count = room.len().min(count);
+    &mut room[..count]
 }
 
 /// Opens a file that was there when the source was opened.

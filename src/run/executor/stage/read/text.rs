@@ -1,4 +1,4 @@
-//! [`TextSource`]: files of CSV, JSONL or lines.
+//! [`TextSource`]: files of CSV or JSONL.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -10,7 +10,7 @@ use arrow::datatypes::{DataType, SchemaRef};
 use super::error::ReadError;
 use super::input::{Canceller, Fill, Input};
 use super::{FileToRead, Target};
-use crate::batch::{Cutter, FileId, FileTable, Origin};
+use crate::batch::{Batch, Cutter, FileId, FileTable, Origin};
 use crate::format::{
     Deferred, Format, Limit, Problem, RecordError, Records, SAMPLE_BYTES, SAMPLE_ROWS, SampleError, Splitter,
     TextDecoder, headerless, in_the_making,
@@ -36,11 +36,11 @@ pub(super) struct TextSource {
     reads_ahead: bool,
     /// Chunks that are being decoded, in order.
     ahead: VecDeque<Ahead>,
-    ready: VecDeque<(RecordBatch, Origin)>,
+    ready: VecDeque<Batch>,
 }
 
 /// What became of a chunk.
-type Decoded = Result<Vec<(RecordBatch, Origin)>, ReadError>;
+type Decoded = Result<Vec<Batch>, ReadError>;
 
 /// What has been read ahead.
 enum Ahead {
@@ -75,7 +75,6 @@ impl TextSource {
     ) -> Self {
         let splitter = match read.format {
             Format::Jsonl => Splitter::jsonl(),
-            Format::Lines => Splitter::lines(),
             _ => Splitter::csv(read.delimiter, read.header),
         };
         Self {
@@ -100,7 +99,7 @@ impl TextSource {
         self.decoder.as_deref().map(TextDecoder::schema)
     }
 
-    pub(super) fn next_batch(&mut self) -> Result<Option<(RecordBatch, Origin)>, ReadError> {
+    pub(super) fn next_batch(&mut self) -> Result<Option<Batch>, ReadError> {
         if self.decoder.is_none() {
             self.take_sample()?;
         }
@@ -254,7 +253,7 @@ impl Chunk {
         let mut cutter = Cutter::new(cut.rows, cut.bytes);
         let mut batches = cutter.push(batch, self.origin);
         batches.extend(cutter.finish());
-        Ok(batches)
+        Ok(batches.into_iter().map(|(rows, origin)| Batch::new(rows, origin)).collect())
     }
 }
 

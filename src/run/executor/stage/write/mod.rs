@@ -10,11 +10,10 @@ use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use arrow::array::RecordBatch;
 use arrow::datatypes::{Schema, SchemaRef};
 
 use self::spool::Spool;
-use crate::batch::{Columns, ConformError};
+use crate::batch::{Columns, ConformError, Rows};
 use crate::format::{EncodeError, EncodeMode, FileEncoder, Format};
 use crate::plan::{Write, WriteTarget};
 use crate::run::fail_point::reach;
@@ -84,12 +83,12 @@ impl Sink {
     }
 
     /// Writes a batch. Batches come in sequence order; to standard output they are passed on at once.
-    pub fn write(&mut self, batch: &RecordBatch) -> Result<(), WriteError> {
+    pub fn write(&mut self, rows: impl Into<Rows>) -> Result<(), WriteError> {
         let path = shown(&self.write.target);
-        let conformed = self.columns.conform(batch.clone());
-        let batch = conformed.map_err(|source| WriteError::Conform { path: path.clone(), source })?;
-        self.rows += batch.num_rows() as u64;
-        self.put(&batch).map_err(|source| self.failure(source))
+        let conformed = rows.into().conform(&mut self.columns);
+        let rows = conformed.map_err(|source| WriteError::Conform { path: path.clone(), source })?;
+        self.rows += rows.len() as u64;
+        self.put(&rows).map_err(|source| self.failure(source))
     }
 
     /// Writes the end of the output and syncs it. `schema_if_no_rows` are the columns of an output to which no batch came.
@@ -100,16 +99,19 @@ impl Sink {
         Ok(Written { rows: self.rows, bytes })
     }
 
-    fn put(&mut self, batch: &RecordBatch) -> Result<(), EncodeError> {
+    fn put(&mut self, rows: &Rows) -> Result<(), EncodeError> {
         if let State::Waiting { spool, .. } = &mut self.state
             && self.write.format.needs_settled_types()
             && !self.columns.is_settled()
         {
-            return spool.push(batch);
+            return spool.push(&rows.records()?);
         }
         let schema = self.columns.settled().expect("a batch has come");
         let mut encoder = self.start(&schema)?;
-        encoder.write(batch)?;
+        match rows {
+            Rows::Columns(records) => encoder.write(records)?,
+            Rows::Lines(text) => encoder.write_lines(text)?,
+        }
         self.state = State::Writing(encoder);
         Ok(())
     }
