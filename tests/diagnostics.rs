@@ -361,10 +361,12 @@ stages:
   f: { from: a, after: d, command: { mode: row, run: [x, '{line}'], output: lines }, batch: { rows: 3 } }
   g: { from: a, command: { mode: row, run: [x, '{{x}} {lime}'] } }
   h: { after: h, command: [x] }
+  i: { from: a, command: { mode: stream, run: [x], output: csv } }
+  j: { command: { mode: stream, run: [x] } }
 ";
     insta::assert_snapshot!(problems(yaml), @r"
     plan::after_sink 5:16 stage `c` cannot wait for the sink `b` (all sinks are published together, when every stage has ended: wait for the stage in front of it)
-    plan::unknown_stage 5:19 stage `c` waits for `nope`, which is no stage (choose from `a`, `d`, `e`, `f`, `g`, `h`)
+    plan::unknown_stage 5:19 stage `c` waits for `nope`, which is no stage (choose from `a`, `d`, `e`, `f`, `g`, `h`, `i`, `j`)
     plan::cycle 6:15 these stages wait for each other: d -> f -> e -> d (a pipeline must not have a cycle)
     plan::bad_option 7:80 the argument `{` has a `{` without its partner (`{column}` stands for a row's value; write `{{` for the brace itself)
     plan::bad_option 7:85 the argument `}` has a `}` without its partner (`{column}` stands for a row's value; write `}}` for the brace itself)
@@ -372,6 +374,8 @@ stages:
     plan::bad_option 8:86 a command in mode `row` gets one row at a time
     plan::bad_input 9:48 `lime` is no column of the rows that `g` gets (did you mean `line`?)
     plan::cycle 10:15 the stage `h` waits for itself (a pipeline must not have a cycle)
+    plan::bad_option 11:60 a command in mode `stream` has an `output` of a line for each row (write `lines` or `jsonl`; `mode: batch` takes every format, and as many rows as the program gives)
+    plan::missing_input 12:3 the stage `j` needs `from`: the stage whose rows it takes
     ");
 }
 

@@ -108,14 +108,9 @@ fn lines_that_are_left_out_are_never_made_up_for_by_those_of_the_next_batch() {
         scene.run().within(BOUND).ends_with(1).says(&["stage `worked` failed", "`mode: batch`"]);
         assert!(!scene.exists("sink.txt"), "{filter}");
     }
-    // Where a process was given one batch only, the batch is to blame, and its rows are found.
-    let rest = "  on_error: reject\nrejected:\n  from: worked.rejected\n  write: rejected.csv";
-    let scene = scene("sed /55/d", &numbered(90), rest);
-    scene.run().within(BOUND).ends_with(0);
-    assert!(scene.read("sink.txt") == numbered(90).replace("line 55 of them\n", ""));
-    assert!(
-        scene.read("rejected.csv").contains("line 55 of them,worked,schema,\"the command gave 0 rows for 1 row; in")
-    );
+    // How many batches a process is given is a matter of timing, and so no row is to blame even where it is one.
+    let scene = scene("sed /55/d", &numbered(90), "  on_error: skip");
+    scene.run().within(BOUND).ends_with(1).says(&["the command gave 89 rows for 90 rows"]);
 }
 
 #[test]

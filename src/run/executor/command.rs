@@ -91,8 +91,6 @@ pub struct Exchange {
     pub voice: Voice,
     pub input: Option<(Format, Batch)>,
     pub output: Option<OutputForm>,
-    /// Whether there must be a row of output for each row of input.
-    pub row_for_row: bool,
 }
 
 /// What standard output is taken for.
@@ -111,7 +109,7 @@ impl Exchange {
     /// # Errors
     /// If the process failed, or its output is not what it should be.
     pub fn run(self, ends: OurEnds) -> Result<Option<Rows>, Failure> {
-        let Self { voice, input, output, row_for_row } = self;
+        let Self { voice, input, output } = self;
         let text = input.as_ref().map_or_else(|| Ok(VecDeque::new()), |(format, batch)| text(*format, batch))?;
         let mut talk = Talk::new(ends, voice, output.as_ref().map(|form| form.format));
         talk.say_last(text);
@@ -123,11 +121,7 @@ impl Exchange {
         let errors = talk.errors();
         check_end(end, &errors)?;
         let Some(form) = output else { return Ok(None) };
-        let rows = form.rows(talk.output).map_err(|failed| Failure { traceback: errors, ..failed })?;
-        match input {
-            Some((_, batch)) if row_for_row && batch.rows() != rows.len() => Err(miscount(batch.rows(), rows.len())),
-            _ => Ok(Some(rows)),
-        }
+        form.rows(talk.output).map(Some).map_err(|failed| Failure { traceback: errors, ..failed })
     }
 }
 
@@ -168,18 +162,6 @@ impl OutputForm {
 fn too_long() -> Failure {
     let message = format!("the command wrote more than {OUTPUT_BYTES} bytes for one batch");
     failure(Scope::Rows, Verdict::Exception, message)
-}
-
-/// A command in mode `stream` has not kept to its contract.
-pub(super) fn miscount(given: usize, found: usize) -> Failure {
-    let rows = |count: usize| if count == 1 { "1 row".to_owned() } else { format!("{count} rows") };
-    let message = format!(
-        "the command gave {} for {}; in `mode: stream` it must write a line for each line that it reads, in the same order: \
-         `mode: batch` takes whatever it gives",
-        rows(found),
-        rows(given)
-    );
-    failure(Scope::Rows, Verdict::Schema, message)
 }
 
 /// What is written to a process: the rows of a batch.

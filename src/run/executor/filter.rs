@@ -6,8 +6,9 @@
 //! no next one comes, standard input is closed, and the rest of the output follows.
 //!
 //! A process that fails says nothing about which of its batches made it fail. Those whose output it has not given are handed back, to
-//! be tried again in a process of their own each. A process that ends well with fewer lines than it was given, or more, has broken
-//! its contract, and as nobody can tell where, that is a failure of the stage.
+//! be tried again *alone*, in a process of their own each, and what comes of that counts. A process that ends well with fewer lines than
+//! it was given, or more, has broken its contract. Nobody can tell where, and what has been given may be wrong, so that is a failure of
+//! the stage, however many batches it was given: how many those are is a matter of timing.
 
 use std::collections::VecDeque;
 use std::io;
@@ -18,12 +19,14 @@ use std::time::Duration;
 use crossbeam_channel::{Receiver, Sender, unbounded};
 use rustix::event::{EventfdFlags, eventfd};
 
-use super::command::{OurEnds, OutputForm, broken_pipes, check_end, miscount, text};
+use super::command::{OurEnds, OutputForm, broken_pipes, check_end, text};
 use super::guardian::{ProcessEnd, ProcessId};
 use super::mailbox::{Mailbox, Message};
+use super::resident::failure;
 use super::talk::{Body, Lines, Talk, Voice};
 use crate::batch::{Batch, Text};
 use crate::format::Format;
+use crate::plan::Verdict;
 use crate::run::scheduler::{AttemptId, Failure, Scope};
 
 /// How long a process may be silent that has read all it was given and owes output, before it counts as holding back.
@@ -53,11 +56,23 @@ pub struct Orders {
 #[derive(Debug)]
 pub struct Remains {
     pub process: ProcessId,
-    /// What it was never given.
-    pub unfed: Vec<Portion>,
+    unfed: Vec<Portion>,
+    /// What it was ordered when it had ended already.
+    late: Receiver<Order>,
     /// What it was given and did not give the output of.
     pub undone: Vec<Portion>,
     pub failure: Option<Failure>,
+}
+
+impl Remains {
+    /// What it was never given. For whoever gives the orders, after the last one.
+    pub fn unfed(&mut self) -> Vec<Portion> {
+        let late = self.late.try_iter().filter_map(|order| match order {
+            Order::Feed(portion) => Some(portion),
+            Order::Finish => None,
+        });
+        std::mem::take(&mut self.unfed).into_iter().chain(late).collect()
+    }
 }
 
 /// The thread's side.
@@ -65,6 +80,8 @@ pub struct Filter {
     pub process: ProcessId,
     pub input: Format,
     pub form: OutputForm,
+    /// Whether what fails is a failure of its one batch.
+    is_alone: bool,
     orders: Receiver<Order>,
     wake: Arc<OwnedFd>,
     mailbox: Mailbox,
@@ -74,7 +91,6 @@ pub struct Filter {
     is_waiting: bool,
     unfed: Vec<Portion>,
     rows_fed: usize,
-    portions_fed: usize,
     rows_given: usize,
 }
 
@@ -99,13 +115,20 @@ impl Orders {
 impl Filter {
     /// # Errors
     /// If there are no descriptors left.
-    pub fn new(process: ProcessId, input: Format, form: OutputForm, mailbox: Mailbox) -> io::Result<(Self, Orders)> {
+    pub fn new(
+        process: ProcessId,
+        input: Format,
+        form: OutputForm,
+        is_alone: bool,
+        mailbox: Mailbox,
+    ) -> io::Result<(Self, Orders)> {
         let (sender, orders) = unbounded();
         let wake = Arc::new(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?);
         let filter = Self {
             process,
             input,
             form,
+            is_alone,
             orders,
             wake: Arc::clone(&wake),
             mailbox,
@@ -113,7 +136,6 @@ impl Filter {
             is_waiting: false,
             unfed: Vec::new(),
             rows_fed: 0,
-            portions_fed: 0,
             rows_given: 0,
         };
         Ok((filter, Orders { sender, wake }))
@@ -126,14 +148,8 @@ impl Filter {
             Ok(end) => self.judge(talk, end).err(),
             Err(failure) => Some(failure),
         };
-        // What is ordered from now on finds nobody.
-        let late = std::iter::from_fn(|| self.orders.try_recv().ok());
-        self.unfed.extend(late.filter_map(|order| match order {
-            Order::Feed(portion) => Some(portion),
-            Order::Finish => None,
-        }));
-        let Self { process, unfed, open, mailbox, .. } = self;
-        mailbox.send(Message::FilterEnded(Remains { process, unfed, undone: open.into(), failure }));
+        let Self { process, unfed, orders, open, mailbox, .. } = self;
+        mailbox.send(Message::FilterEnded(Remains { process, unfed, late: orders, undone: open.into(), failure }));
     }
 
     fn until_the_end(&mut self, talk: &mut Talk) -> Result<ProcessEnd, Failure> {
@@ -172,7 +188,6 @@ impl Filter {
         match text(self.input, &portion.batch) {
             Ok(text) => {
                 self.rows_fed += portion.batch.rows();
-                self.portions_fed += 1;
                 talk.say(text);
                 self.open.push_back(portion);
                 self.is_waiting = false;
@@ -224,31 +239,37 @@ impl Filter {
 
     /// Takes the rest of the output. What it leaves open is to be tried again.
     fn judge(&mut self, talk: Talk, end: ProcessEnd) -> Result<(), Failure> {
-        if let Err(failure) = check_end(end, &talk.errors()) {
-            // Its batches may be to blame, if it has any.
-            return if self.open.is_empty() { Err(Failure { scope: Scope::Opening, ..failure }) } else { Ok(()) };
+        let errors = talk.errors();
+        if let Err(failure) = check_end(end, &errors) {
+            return self.fail(failure);
         }
         let Body::Lines(lines) = talk.output.body else { unreachable!("filters give lines") };
         let mut rest = match lines.finish() {
             Ok(rest) => rest,
-            Err(error) if self.open.is_empty() => {
-                return Err(Failure { scope: Scope::Opening, ..self.form.misread(&error.into()) });
-            }
-            // It is found again when they are tried again.
-            Err(_) => return Ok(()),
+            Err(error) => return self.fail(Failure { traceback: errors, ..self.form.misread(&error.into()) }),
         };
         let found = self.rows_given + rest.lines();
-        if found == self.rows_fed {
-            while let Some(portion) = self.open.pop_front() {
-                let text = rest.take_front(portion.batch.rows(), usize::MAX).expect("there are as many as were fed");
-                self.give_one(portion, text);
+        if found != self.rows_fed {
+            return Err(Failure { scope: Scope::Opening, traceback: errors, ..miscount(self.rows_fed, found) });
+        }
+        while let Some(portion) = self.open.pop_front() {
+            let text = rest.take_front(portion.batch.rows(), usize::MAX).expect("there are as many as were fed");
+            self.give_one(portion, text);
+        }
+        Ok(())
+    }
+
+    /// The process has failed, and its batches may be to blame, if it has any.
+    fn fail(&mut self, failure: Failure) -> Result<(), Failure> {
+        if self.open.is_empty() {
+            return Err(Failure { scope: Scope::Opening, ..failure });
+        }
+        if self.is_alone {
+            for Portion { attempt, .. } in self.open.drain(..) {
+                self.mailbox.send(Message::AttemptFailed { attempt, failure: failure.clone() });
             }
-            return Ok(());
         }
-        if self.portions_fed == 1 && !self.open.is_empty() {
-            return Ok(());
-        }
-        Err(Failure { scope: Scope::Opening, ..miscount(self.rows_fed, found) })
+        Ok(())
     }
 }
 
@@ -257,4 +278,16 @@ fn lines(talk: &mut Talk) -> &mut Lines {
         Body::Lines(lines) => lines,
         Body::Bytes(_) => unreachable!("filters give lines"),
     }
+}
+
+/// A command in mode `stream` has not kept to its contract.
+fn miscount(given: usize, found: usize) -> Failure {
+    let rows = |count: usize| if count == 1 { "1 row".to_owned() } else { format!("{count} rows") };
+    let message = format!(
+        "the command gave {} for {}; in `mode: stream` it must write a line for each line that it reads, in the same order: \
+         `mode: batch` takes whatever it gives",
+        rows(found),
+        rows(given)
+    );
+    failure(Scope::Rows, Verdict::Schema, message)
 }

@@ -53,77 +53,116 @@ impl Filters {
         }
     }
 
+    fn add(&mut self, process: ProcessId, stage: StageId, orders: Orders) {
+        let living = Living { stage, orders, busy: None, is_finishing: false, last_fed: 0 };
+        self.filters.insert(process, living);
+    }
+
     /// Gives a batch to the process that has waited longest; gives it back if there is none.
     fn feed(&mut self, stage: StageId, portion: Portion) -> Option<Portion> {
-        let free = self.filters.values_mut();
-        let free = free.filter(|living| living.stage == stage && living.busy.is_none() && !living.is_finishing);
-        let Some(living) = free.min_by_key(|living| living.last_fed) else { return Some(portion) };
+        let is_free = |living: &Living| living.stage == stage && living.busy.is_none() && !living.is_finishing;
+        let free = self.filters.iter().filter(|(_, living)| is_free(living));
+        let Some((&process, _)) = free.min_by_key(|(_, living)| living.last_fed) else { return Some(portion) };
+        self.feed_to(process, portion);
+        None
+    }
+
+    fn feed_to(&mut self, process: ProcessId, portion: Portion) {
+        let living = self.filters.get_mut(&process).expect("what is fed lives");
         self.count += 1;
         living.last_fed = self.count;
         living.busy = Some(portion.attempt);
         living.orders.feed(portion);
-        None
     }
 
     /// Nothing follows for the filters of a stage, or for any.
     pub(super) fn finish(&mut self, stage: Option<StageId>) {
-        for living in self.filters.values_mut().filter(|living| stage.is_none_or(|stage| living.stage == stage)) {
-            if !living.is_finishing {
-                living.is_finishing = true;
-                living.orders.finish();
-            }
-        }
+        let filters = self.filters.values_mut();
+        filters.filter(|living| stage.is_none_or(|stage| living.stage == stage)).for_each(Living::finish);
     }
 
-    pub(super) fn remove(&mut self, process: ProcessId) {
-        self.filters.remove(&process);
+    fn finish_one(&mut self, process: ProcessId) {
+        self.filters.get_mut(&process).into_iter().for_each(Living::finish);
+    }
+
+    /// Returns whose it was.
+    pub(super) fn remove(&mut self, process: ProcessId) -> Option<StageId> {
+        self.filters.remove(&process).map(|living| living.stage)
+    }
+}
+
+impl Living {
+    fn finish(&mut self) {
+        if !self.is_finishing {
+            self.is_finishing = true;
+            self.orders.finish();
+        }
     }
 }
 
 impl LocalExecutor {
-    /// Feeds a batch to a process that waits, or to a new one.
-    pub(super) fn run_for_stream(&mut self, stage: &Stage, command: &Command, portion: Portion) -> io::Result<()> {
-        let Some(portion) = self.filters.feed(stage.id, portion) else { return Ok(()) };
-        let (Some(input), Some(output)) = (command.input, command.output) else {
+    /// Feeds a batch to a process that waits, or to a new one. `alone`: to one that it has for itself.
+    pub(super) fn run_for_stream(
+        &mut self,
+        stage: &Stage,
+        command: &Command,
+        portion: Portion,
+        alone: bool,
+    ) -> io::Result<()> {
+        if alone {
+            let process = self.start_filter(stage, command, portion.attempt, true)?;
+            self.filters.feed_to(process, portion);
+            self.filters.finish_one(process);
+        } else if let Some(portion) = self.filters.feed(stage.id, portion) {
+            let process = self.start_filter(stage, command, portion.attempt, false)?;
+            self.filters.feed_to(process, portion);
+        }
+        Ok(())
+    }
+
+    fn start_filter(
+        &mut self,
+        stage: &Stage,
+        command: &Command,
+        attempt: AttemptId,
+        alone: bool,
+    ) -> io::Result<ProcessId> {
+        let (Some(input), Some(format)) = (command.input, command.output) else {
             unreachable!("commands in mode `stream` have an input and an output")
         };
-        let form = OutputForm {
-            format: output,
-            as_columns: !self.plan.is_read_as_lines(stage.id),
-            returns: command.returns.clone(),
-        };
+        let as_columns = !self.plan.is_read_as_lines(stage.id);
+        let form = OutputForm { format, as_columns, returns: command.returns.clone() };
         let pipes = Pipes::new()?;
         let argv = argv(&command.line);
         let env = self.command_env(stage, &command.line);
         let spawn = Spawn { argv: &argv, env: &env, cwd: &stage.cwd, fds: pipes.theirs, announced: true };
         let process = self.guardian.spawn(spawn);
-        let (filter, orders) = Filter::new(process, input, form, self.mailbox.clone())?;
+        let (filter, orders) = Filter::new(process, input, form, alone, self.mailbox.clone())?;
         let voice = Voice { stage: stage.id, name: stage.name.clone(), log: self.log.clone() };
         let start = Box::new(move || filter.run(pipes.ours, voice));
-        let attempt = Some(portion.attempt);
         let talk = Talk::Thread { end: pipes.end, start: Some(start) };
-        self.commands.insert(process, Running { attempt, stage: stage.id, talk });
-        let living = Living { stage: stage.id, orders, busy: None, is_finishing: false, last_fed: 0 };
-        self.filters.filters.insert(process, living);
-        self.filters.feed(stage.id, portion);
-        Ok(())
+        self.commands.insert(process, Running { attempt: Some(attempt), stage: stage.id, talk });
+        self.filters.add(process, stage.id, orders);
+        Ok(process)
     }
 
     /// A filter has ended. What it leaves is tried again: what it was given by itself, so that what fails is known.
-    pub(super) fn filter_ended(&mut self, remains: Remains) -> io::Result<()> {
-        let Remains { process, unfed, undone, failure } = remains;
-        let Some(living) = self.filters.filters.remove(&process) else { return Ok(()) };
+    pub(super) fn filter_ended(&mut self, mut remains: Remains) -> io::Result<()> {
+        let Some(id) = self.filters.remove(remains.process) else { return Ok(()) };
+        let unfed = remains.unfed();
+        let Remains { undone, failure, .. } = remains;
         let plan = Arc::clone(&self.plan);
-        let stage = plan.stage(living.stage);
+        let stage = plan.stage(id);
         let StageKind::Command(command) = &stage.kind else { unreachable!("only commands are filters") };
         if let Some(failure) = failure {
-            self.events.push_back(Event::StageFailed { stage: stage.id, failure });
+            self.events.push_back(Event::StageFailed { stage: id, failure });
+            return Ok(());
         }
         for portion in undone {
-            self.run_for_batch(portion.attempt, stage, command, &portion.batch)?;
+            self.run_for_stream(stage, command, portion, true)?;
         }
         for portion in unfed {
-            self.run_for_stream(stage, command, portion)?;
+            self.run_for_stream(stage, command, portion, false)?;
         }
         Ok(())
     }

@@ -65,28 +65,19 @@ impl LocalExecutor {
         let stage = plan.stage(id);
         let StageKind::Command(command) = &stage.kind else { unreachable!("only commands are processes") };
         match (command.mode, &batch) {
-            (CommandMode::Stream, Some(batch)) if !alone => {
+            (CommandMode::Batch, Some(batch)) => self.run_for_batch(attempt, stage, command, batch),
+            (CommandMode::Stream, Some(batch)) => {
                 let batch = batch.clone();
-                self.run_for_stream(stage, command, Portion { attempt, batch })
-            }
-            (CommandMode::Batch | CommandMode::Stream, Some(batch)) => {
-                self.run_for_batch(attempt, stage, command, batch)
+                self.run_for_stream(stage, command, Portion { attempt, batch }, alone)
             }
             _ => self.run_alone(attempt, stage, command, batch),
         }
     }
 
     /// One process with a batch as its input, and a thread that talks to it.
-    pub(super) fn run_for_batch(
-        &mut self,
-        attempt: AttemptId,
-        stage: &Stage,
-        command: &Command,
-        batch: &Batch,
-    ) -> io::Result<()> {
+    fn run_for_batch(&mut self, attempt: AttemptId, stage: &Stage, command: &Command, batch: &Batch) -> io::Result<()> {
         let origin = batch.origin().clone();
         let rows = batch.rows() as u64;
-        let row_for_row = command.mode == CommandMode::Stream;
         let exchange = Exchange {
             voice: Voice { stage: stage.id, name: stage.name.clone(), log: self.log.clone() },
             input: command.input.map(|format| (format, batch.clone())),
@@ -95,7 +86,6 @@ impl LocalExecutor {
                 as_columns: !self.plan.is_read_as_lines(stage.id),
                 returns: command.returns.clone(),
             }),
-            row_for_row,
         };
         let pipes = Pipes::new()?;
         let mailbox = self.mailbox.clone();
@@ -103,7 +93,7 @@ impl LocalExecutor {
             mailbox.send(match guarded(|| exchange.run(pipes.ours)) {
                 Ok(output) => {
                     let batch = output.map(|rows| {
-                        let origin = if row_for_row { origin } else { origin.blur(rows.len()) };
+                        let origin = origin.blur(rows.len());
                         Batch::new(rows, origin)
                     });
                     Message::AttemptDone { attempt, rows, batch }
