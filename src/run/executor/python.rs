@@ -352,6 +352,8 @@ impl Pool {
             }
             Kind::Exited => {
                 let end: ProcessEnd = frame.text().unwrap_or_default();
+                // What it had said before its end counts, whichever of the two is read first.
+                self.worker_ready(worker, poller);
                 if end.status != Some(0) {
                     self.did_not_close(worker, &super::local::end_text(end));
                 }
