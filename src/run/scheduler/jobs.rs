@@ -1,10 +1,11 @@
 //! Stages that work batch by batch: each batch is a job, tried until it is done, and published in the order of the input.
 
 use super::AttemptId;
-use super::action::{Action, Dispatch, Reject, Work as Attempted};
+use super::action::{Action, Dispatch, Host, Reject, Work as Attempted};
 use super::blame::Blame;
 use super::clock::Activity;
 use super::event::{ExitCause, Failure, Output, Scope};
+use super::ready::Need;
 use super::scheduler::{Place, Scheduler};
 use super::stage_state::{Job, Jobs, MapHost, Phase, Role, Step, Tries, Work, rest};
 use crate::plan::{OnError, Port, StageId, Verdict};
@@ -64,9 +65,22 @@ impl Scheduler {
         }
     }
 
+    fn set_ready(&mut self, stage: StageId, is_ready: bool) {
+        self.ready.set(stage, self.stages[stage.index()].need, is_ready);
+    }
+
+    /// Attempts that the stage may have at once, those that are sent ahead included.
+    fn attempts_max(&self, stage: StageId) -> u32 {
+        let max = self.plan.stage(stage).workers.max.get();
+        match self.stages[stage.index()].need {
+            Need::SlotSoon => max.saturating_add(self.plan.workers),
+            Need::Slot | Need::Thread => max,
+        }
+    }
+
     /// What the stage could do now: `Busy` if it could begin an attempt.
     fn look_for_work(&mut self, stage: StageId) -> Activity {
-        let limit = self.plan.stage(stage).workers.max.get();
+        let limit = self.attempts_max(stage);
         let serial = !matches!(self.stages[stage.index()].role, Role::Map(_));
         let jobs = self.jobs(stage);
         if jobs.running >= limit || (serial && jobs.running > 0) {
@@ -100,7 +114,7 @@ impl Scheduler {
 
     /// Attempts that the stage could begin now, by its own limits and its input.
     pub(super) fn runnable(&mut self, stage: StageId) -> u32 {
-        let limit = self.plan.stage(stage).workers.max.get();
+        let limit = self.attempts_max(stage);
         let role = self.stages[stage.index()].role;
         let jobs = self.jobs(stage);
         let again = jobs.ready.len() as u32;
@@ -149,7 +163,6 @@ impl Scheduler {
         let (attempt, host) = self.new_attempt(stage, sequence, place);
         let jobs = self.jobs(stage);
         jobs.running += 1;
-        let running = jobs.running;
         let job = jobs.jobs.get_mut(&sequence).expect("a job that is dispatched exists");
         job.tries.total += 1;
         let work = job.attempted();
@@ -157,11 +170,28 @@ impl Scheduler {
             Role::Task => Attempted::Task,
             _ => Attempted::Pull,
         });
-        let account = &mut self.stages[stage.index()].account;
-        account.peak_attempts = account.peak_attempts.max(running);
-        self.had_a_turn(stage);
+        self.has_begun(stage, host);
+        self.ready.had_a_turn(stage, self.stages[stage.index()].need);
         self.actions.push(Action::Dispatch(Dispatch { attempt, stage, sequence, host, work }));
         self.touch(stage);
+    }
+
+    /// An attempt of the stage has begun, unless it only waits for its slot.
+    pub(super) fn has_begun(&mut self, stage: StageId, host: Host) {
+        if host != Host::NextProcess {
+            let jobs = self.jobs(stage);
+            jobs.begun += 1;
+            let begun = jobs.begun;
+            let account = &mut self.stages[stage.index()].account;
+            account.peak_attempts = account.peak_attempts.max(begun);
+        }
+    }
+
+    /// An attempt of the stage is over.
+    pub(super) fn has_left(&mut self, stage: StageId, host: Host) {
+        if host != Host::NextProcess {
+            self.jobs(stage).begun -= 1;
+        }
     }
 
     fn new_job(&mut self, stage: StageId) -> u64 {

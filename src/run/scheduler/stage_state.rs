@@ -7,6 +7,7 @@ use super::action::Reject;
 use super::blame::Blame;
 use super::event::{Failure, Meta, Output};
 use super::queue::Reservation;
+use super::ready::Need;
 use super::worker_state::{ClassId, Classes};
 use crate::plan::{CommandMode, EdgeId, Stage, StageKind};
 use crate::run::StageAccount;
@@ -35,6 +36,14 @@ impl Role {
     /// Whether attempts of the stage run on threads of this process.
     pub fn is_native(self) -> bool {
         self == Self::Map(MapHost::Native)
+    }
+
+    /// The workers that attempts of the stage run in.
+    pub fn class(self) -> Option<ClassId> {
+        match self {
+            Self::Map(MapHost::Worker(class)) | Self::Generator(class) => Some(class),
+            Self::Map(MapHost::Process | MapHost::Native) | Self::Task | Self::Resident => None,
+        }
     }
 
     pub fn of(stage: &Stage, classes: &Classes) -> Self {
@@ -80,8 +89,8 @@ pub struct StageState {
     pub work: Work,
     /// `Publish` actions that are not answered yet, each with its edges' reservations, in order.
     pub publishing: std::collections::VecDeque<Vec<(EdgeId, Reservation)>>,
-    /// Attempts given to other stages since the last one of this stage that this one, being ready, could have had.
-    pub passed_over: u32,
+    /// What an attempt takes.
+    pub need: Need,
     pub estimate: Estimate,
     pub account: StageAccount,
     pub clock: super::clock::StageClock,
@@ -121,6 +130,8 @@ pub struct Jobs {
     /// Jobs that are to be dispatched (again); they go before new input.
     pub ready: BTreeSet<u64>,
     pub running: u32,
+    /// How many of these have begun: the others are sent ahead.
+    pub begun: u32,
     pub next_sequence: u64,
     pub next_publish: u64,
     /// A job failed for good: no job after it is begun.

@@ -16,7 +16,7 @@ use std::time::{Duration, SystemTime};
 use arrow::array::{RecordBatch, RecordBatchOptions};
 use arrow::compute::concat_batches;
 
-use super::guardian::{Guardian, ProcessId};
+use super::guardian::{Guardian, ProcessId, Turn};
 use super::log::OutputLog;
 use super::mailbox::{Inbox, Mailbox, Message, mailbox};
 use super::poller::{Poller, Token};
@@ -155,6 +155,7 @@ impl LocalExecutor {
     /// # Errors
     /// If the loop itself fails, or the guardian dies.
     pub fn wait(&mut self, timeout: Option<Duration>) -> io::Result<Vec<Token>> {
+        self.guardian.go_on();
         self.watch_output();
         let mut others = Vec::new();
         for token in self.poller.wait(timeout)? {
@@ -383,7 +384,11 @@ impl LocalExecutor {
                     (Err(failure), _) => self.events.push_back(Event::AttemptFailed { attempt, failure }),
                 }
             }
-            Host::Process => self.run_command(attempt, stage, batch)?,
+            Host::Process => self.run_command(attempt, stage, batch, Turn::Now)?,
+            Host::NextProcess => {
+                let turn = Turn::Next { slots: self.plan.workers };
+                self.run_command(attempt, stage, batch, turn)?;
+            }
             Host::Native => self.run_native(attempt, stage, sequence, batch)?,
         }
         Ok(())

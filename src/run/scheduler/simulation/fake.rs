@@ -1,6 +1,6 @@
 //! [`Fake`]: an executor that does nothing but keep rows, and answers in random order.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use proptest::prelude::*;
 use proptest::test_runner::TestRng;
@@ -27,6 +27,8 @@ pub struct Fake<'a> {
     /// What will happen, in any order but within one lane, which is first in, first out.
     pub lanes: BTreeMap<Lane, Vec<Event>>,
     pub busy: BTreeMap<AttemptId, Host>,
+    /// Attempts that were sent ahead, and how each will end when it has had a slot.
+    pub waiting: VecDeque<(AttemptId, Event)>,
     /// Workers that live.
     pub workers: BTreeSet<WorkerId>,
     /// Attempts that are not killed: those of one row, and the last ones of generators' batches.
@@ -125,6 +127,7 @@ impl Fake<'_> {
         match &event {
             Event::AttemptDone { attempt, .. } | Event::AttemptFailed { attempt, .. } => {
                 self.busy.remove(attempt);
+                self.start_waiting();
             }
             Event::PortsFinished { stage, .. } => {
                 self.over.insert(*stage);
@@ -171,6 +174,16 @@ impl Fake<'_> {
             }
         }
         edges
+    }
+
+    /// A process that was sent ahead has a slot as soon as there is one, whatever the scheduler knows by then.
+    fn start_waiting(&mut self) {
+        while self.busy.values().filter(|host| **host != Host::Native).count() < index(self.plan.workers.into())
+            && let Some((attempt, event)) = self.waiting.pop_front()
+        {
+            self.busy.insert(attempt, Host::Process);
+            self.push(Lane::Attempt(attempt), event);
+        }
     }
 
     /// Perhaps a worker is killed, or all fall with the engine's template.
@@ -348,14 +361,19 @@ impl Fake<'_> {
         let shape = &self.shapes[stage.index()];
         let right = match shape.kind {
             Kind::Generator { .. } | Kind::Map(MapKind::Worker) => matches!(host, Host::Worker(_)),
-            Kind::Task | Kind::Map(MapKind::Process) => host == Host::Process,
+            Kind::Task | Kind::Map(MapKind::Process) => matches!(host, Host::Process | Host::NextProcess),
             _ => host == Host::Native,
         };
         assert!(right, "{:?} on {host:?}", shape.kind);
         if let Host::Worker(worker) = host {
             assert!(!self.busy.values().any(|other| *other == host), "{worker:?} runs two attempts");
         }
-        self.busy.insert(attempt, host);
+        if host == Host::NextProcess {
+            let on_workers = self.busy.values().any(|host| matches!(host, Host::Worker(_)));
+            assert!(!on_workers, "sent ahead, while a worker may want the slot");
+        } else {
+            self.busy.insert(attempt, host);
+        }
         self.attempts.insert(attempt, stage);
         if matches!(host, Host::Worker(worker) if !self.workers.contains(&worker)) {
             return;
@@ -393,7 +411,12 @@ impl Fake<'_> {
                 Event::AttemptDone { attempt, rows: 0, outputs: Vec::new(), end: true }
             }
         };
-        self.push(Lane::Attempt(attempt), event);
+        if host == Host::NextProcess {
+            self.waiting.push_back((attempt, event));
+            self.start_waiting();
+        } else {
+            self.push(Lane::Attempt(attempt), event);
+        }
     }
 
     /// Lets a source or a query do what it can.
