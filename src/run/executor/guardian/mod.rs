@@ -149,7 +149,7 @@ impl Guardian {
         self.connection.fd()
     }
 
-    /// Starts a process in a process group of its own.
+    /// Starts a process in a session and process group of its own.
     pub fn spawn(&mut self, spawn: Spawn<'_>) -> ProcessId {
         self.go_on();
         self.next += 1;

@@ -13,7 +13,7 @@ use std::ptr::{null, null_mut};
 
 use rustix::io::Errno;
 use rustix::process::{
-    Pid, Signal, WaitOptions, chdir, getpid, getppid, set_parent_process_death_signal, setpgid, waitpid,
+    Pid, Signal, WaitOptions, chdir, getpid, getppid, set_parent_process_death_signal, setsid, waitpid,
 };
 use signal_hook::consts::{SIGCHLD, SIGHUP, SIGINT, SIGPIPE, SIGTERM};
 
@@ -52,7 +52,7 @@ pub struct Starter {
 }
 
 impl Starter {
-    /// Starts a program in a process group of its own, in its folder, with `fds` as its standard input, output, error, and
+    /// Starts a program in a session of its own, in its folder, with `fds` as its standard input, output, error, and
     /// descriptor 3. It is killed when the guardian dies. Returns its pid.
     ///
     /// # Errors
@@ -201,8 +201,8 @@ impl Child<'_> {
             // SAFETY: what becomes of signals is this process's own (`CLONE_SIGHAND` is not asked for).
             unsafe { signal(taken, SIG_DFL) };
         }
-        // A group is what can be ended as a whole. The session is the guardian's, which has no terminal.
-        setpgid(None, None)?;
+        // A group is what can be ended as a whole; and as the kernel shares cores between sessions, a busy one delays no other.
+        setsid()?;
         set_parent_process_death_signal(Some(Signal::KILL))?;
         if getppid() != self.guardian {
             return Err(Errno::SRCH);
