@@ -546,3 +546,36 @@ stages:
     plan::bad_option 4:52 `snappy` compresses the pages of parquet files that are written, and nothing else
     ");
 }
+
+#[test]
+fn a_foreach_can_be_wrong() {
+    let yaml = "version: 1
+stages:
+  a: { foreach: { x: [], y: 3, Z: [1] }, command: [echo, '${{ each.x }}'] }
+  b: { foreach: { lang: [de, en] }, command: [echo, '${{ each.lan }}'] }
+  b__de: { command: [ls] }
+  c: { command: [echo, '${{ each.lang }}'] }
+  d: { foreach: [de, en], command: [echo, '${{ each.lang }}'] }
+  e: { foreach: { n: '${{ range(1, 4) }}' }, from: buy, write: e.csv }
+  f: { foreach: { n: '${{ range(1, 60000) }}', m: [1, 2] }, command: [echo, '${{ each.n }}'] }
+  g: { after: bb, command: [ls] }
+  h: { foreach: {}, command: [ls] }
+  i: { foreach: { n: [1, 2] }, from: a, command: { shell: 'echo ${{ each.n }}' } }
+";
+    insta::assert_snapshot!(problems(yaml), @"");
+}
+
+#[test]
+fn a_foreach_over_what_is_not_known_yet_is_no_mistake() {
+    let yaml = "version: 1
+params: { days: { type: string }, other: { type: string } }
+stages:
+  a: { foreach: { day: \"${{ params.days | split(',') }}\" }, command: [echo, '${{ each.day }}', '${{ params.other }}'] }
+  b: { after: a, command: [ls] }
+";
+    assert_eq!(problems(yaml), "");
+    let set = [("days", "mo,tu"), ("other", "x")];
+    let names: Vec<String> =
+        compile(yaml, &set).expect("it is sound").plan.stages.iter().map(|stage| stage.name.clone()).collect();
+    assert_eq!(names, ["a__mo", "a__tu", "b"]);
+}

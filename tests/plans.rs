@@ -109,6 +109,35 @@ fn a_plan_of_many_stages_is_made_at_once() {
 }
 
 #[test]
+fn thousands_of_stages_of_one_foreach_are_made_at_once() {
+    let yaml = "version: 1
+stages:
+  part: { foreach: { n: '${{ range(10000) }}' }, read: 'in/${{ each.n }}.csv' }
+  copy: { foreach: { n: '${{ range(10000) }}' }, from: 'part__${{ each.n }}', write: 'out/${{ each.n }}.csv' }
+";
+    let plan = compile(yaml, &[]);
+    assert_eq!((plan.stages.len(), plan.edges.len()), (20_000, 10_000));
+}
+
+#[test]
+fn the_name_of_a_foreach_stands_for_all_that_it_makes() {
+    let yaml = r#"
+version: 1
+stages:
+  fetch:
+    foreach: { lang: [de, en-GB], year: [2023, 2024] }
+    command: { run: [get, "${{ each.lang }}", "${{ each.year }}"], output: jsonl }
+  total: { from: [fetch, extra], sql: SELECT count(*) AS n FROM fetch CROSS JOIN extra }
+  extra: { read: extra.csv }
+  one: { foreach: { lang: [de] }, from: "fetch__${{ each.lang }}__2024", write: "${{ each.lang }}.csv" }
+  all: { from: fetch, write: all.csv }
+  after: { after: fetch, command: [ls] }
+"#;
+    let plan = compile(yaml, &[]);
+    insta::assert_snapshot!(view::text(&plan), @"");
+}
+
+#[test]
 fn a_plan_is_shown_with_its_bounds() {
     insta::assert_snapshot!(view::text(&compile(REVIEWS, &[])), @r#"
     pipeline reviews: 7 stages, 9 edges, 2 workers, seed 7

@@ -206,6 +206,9 @@ impl Scalar<'_> {
         let help = match expression.trim().strip_prefix("params.") {
             Some(name) if code == Code::ExprInSql => format!("write `${name}`: it is bound as a value"),
             Some(name) => format!("write `\"${name}\"`: params are environment variables of the script"),
+            None if code == Code::ExprInShell && expression.trim().starts_with("each.") => {
+                "give it to the script as a variable, with `env`".to_owned()
+            }
             None => "make it a param and use it as `$name`".to_owned(),
         };
         self.problem(code, raw, message).help(help)
