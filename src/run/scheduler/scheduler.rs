@@ -44,6 +44,8 @@ pub struct Scheduler {
     busy_processes: u32,
     next_attempt: u64,
     workers_started: u32,
+    /// Stages in [`Phase::Finishing`].
+    finishing: usize,
     ended: usize,
     state: State,
 }
@@ -94,6 +96,7 @@ impl Scheduler {
             busy_processes: 0,
             next_attempt: 1,
             workers_started: 0,
+            finishing: 0,
             ended: 0,
             state: State::New,
         }
@@ -422,6 +425,7 @@ impl Scheduler {
     /// The stage publishes nothing more: asks for the last pieces of its edges.
     pub(super) fn finish_ports(&mut self, stage: StageId) {
         self.stages[stage.index()].phase = Phase::Finishing;
+        self.finishing += 1;
         self.actions.push(Action::FinishPorts { stage });
     }
 
@@ -432,6 +436,7 @@ impl Scheduler {
             self.touch(self.plan.edge(edge).to);
         }
         self.stages[stage.index()].phase = Phase::Ended;
+        self.finishing -= 1;
         self.ended += 1;
         for follower in std::mem::take(&mut self.followers[stage.index()]) {
             let awaited = &mut self.stages[follower.index()].awaited;
@@ -507,7 +512,7 @@ impl Scheduler {
 
     /// Nothing runs, and so nothing will ever happen: not a matter of time.
     fn is_stuck(&self) -> bool {
-        let at_work = self.pool.total_starting() > 0 || self.pool.has_retired();
+        let at_work = self.finishing > 0 || self.pool.total_starting() > 0 || self.pool.has_retired();
         self.running.is_empty() && !at_work && self.stages.iter().all(StageState::is_quiet)
     }
 
@@ -595,8 +600,7 @@ impl StageFailure {
 
 impl StageState {
     fn is_quiet(&self) -> bool {
-        let phase = self.phase != Phase::Finishing && self.publishing.is_empty();
-        phase
+        self.publishing.is_empty()
             && match &self.work {
                 Work::Resident(resident) => {
                     let fed = resident.inputs.iter().any(|input| matches!(input, ResidentInput::Fed(..)));
