@@ -11,7 +11,7 @@ use std::ops::Range;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, SystemTime};
 
 use arrow::array::{RecordBatch, RecordBatchOptions};
 use arrow::compute::concat_batches;
@@ -72,10 +72,6 @@ pub struct LocalExecutor {
     unions: BTreeMap<(StageId, usize), Columns>,
     queries: BTreeMap<StageId, Arc<Planned>>,
     commands: BTreeMap<ProcessId, Running>,
-    /// Commands whose pipes are not watched yet, and when they will be.
-    young: VecDeque<(Instant, ProcessId)>,
-    /// Stages whose commands write much.
-    talkative: BTreeSet<StageId>,
     /// Commands that have ended, while something that they left running holds their pipes.
     lingering: BTreeSet<ProcessId>,
     /// What was read from a pipe.
@@ -125,8 +121,6 @@ impl LocalExecutor {
             unions: BTreeMap::new(),
             queries: BTreeMap::new(),
             commands: BTreeMap::new(),
-            young: VecDeque::new(),
-            talkative: BTreeSet::new(),
             lingering: BTreeSet::new(),
             buffer: vec![0; processes::READ_BYTES].into(),
             null: std::fs::File::open("/dev/null")?.into(),
@@ -167,7 +161,6 @@ impl LocalExecutor {
         self.guardian.go_on();
         self.watch_output();
         let mut others = Vec::new();
-        let timeout = self.until_one_is_older(timeout);
         for token in self.poller.wait(timeout)? {
             match token {
                 Token::Mailbox => self.inbox.take().into_iter().for_each(|message| self.deliver(message)),
@@ -177,7 +170,6 @@ impl LocalExecutor {
                 token => self.pool.ready(token, &mut self.poller),
             }
         }
-        self.watch_older()?;
         self.mind_lingering();
         self.pool.weigh();
         let happened = self.pool.take_happened();
@@ -438,9 +430,9 @@ impl LocalExecutor {
     /// If the loop itself fails.
     pub fn stop_workers(&mut self, grace: Duration) -> io::Result<bool> {
         self.pool.stop_all();
-        let deadline = Instant::now() + grace;
+        let deadline = std::time::Instant::now() + grace;
         while self.pool.has_workers() {
-            let left = deadline.saturating_duration_since(Instant::now());
+            let left = deadline.saturating_duration_since(std::time::Instant::now());
             if left.is_zero() {
                 break;
             }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use rustix::io::Errno;
 
@@ -24,12 +24,6 @@ use crate::run::{Speaker, Stream};
 const STREAMS: [Stream; 2] = [Stream::Stdout, Stream::Stderr];
 /// Bytes that are read from a pipe at once.
 pub(super) const READ_BYTES: usize = 64 << 10;
-/// Age at which a command's pipes are watched. One that ends sooner wakes the loop once, and not for the end of each pipe too; what it writes
-/// waits in the pipe meanwhile.
-const YOUTH: Duration = Duration::from_millis(5);
-/// Bytes that a young command may leave in a pipe before its stage is one whose commands are watched from the start: they must not wait
-/// for room in the pipe.
-const QUIET_BYTES: usize = 32 << 10;
 /// How often a pipe is read before others have their turn.
 const READS: u32 = 16;
 
@@ -145,37 +139,12 @@ impl LocalExecutor {
         let fds = vec![self.null.try_clone()?, stdout, stderr];
         let spawn = Spawn { argv: &argv, env: &env, cwd: &stage.cwd, fds, announced: false, turn };
         let process = self.guardian.spawn(spawn);
+        for stream in STREAMS {
+            let pipe = capture.fd(stream).expect("just made");
+            self.poller.add(Token::Command(process, stream), pipe)?;
+        }
         let talk = Talk::Loop { capture: Box::new(capture), row };
         self.commands.insert(process, Running { attempt: Some(attempt), stage: stage.id, talk });
-        if self.talkative.contains(&stage.id) {
-            return self.watch(process);
-        }
-        self.young.push_back((Instant::now() + YOUTH, process));
-        Ok(())
-    }
-
-    fn watch(&mut self, process: ProcessId) -> io::Result<()> {
-        let Some(Running { talk: Talk::Loop { capture, .. }, .. }) = self.commands.get(&process) else { return Ok(()) };
-        for stream in STREAMS {
-            if let Some(pipe) = capture.fd(stream) {
-                self.poller.add(Token::Command(process, stream), pipe)?;
-            }
-        }
-        Ok(())
-    }
-
-    /// `timeout`, or less if a command is to be watched sooner.
-    pub(super) fn until_one_is_older(&mut self, timeout: Option<Duration>) -> Option<Duration> {
-        while self.young.pop_front_if(|(_, process)| !self.commands.contains_key(process)).is_some() {}
-        let next = self.young.front().map(|(at, _)| at.saturating_duration_since(Instant::now()));
-        timeout.into_iter().chain(next).min()
-    }
-
-    /// Watches the pipes of commands that are no longer young.
-    pub(super) fn watch_older(&mut self) -> io::Result<()> {
-        while let Some((_, process)) = self.young.pop_front_if(|(at, _)| *at <= Instant::now()) {
-            self.watch(process)?;
-        }
         Ok(())
     }
 
@@ -212,11 +181,11 @@ impl LocalExecutor {
         let Some(Running { stage, talk: Talk::Loop { capture, row }, .. }) = self.commands.get_mut(&process) else {
             return false;
         };
-        let mut heard = 0;
+        let mut heard = false;
         for _ in 0..READS {
             match capture.hear(stream, &mut self.buffer) {
                 Heard::Bytes(bytes) => {
-                    heard += bytes.len();
+                    heard = true;
                     // A row keeps its output to itself.
                     if row.is_none() || stream == Stream::Stderr {
                         let name = &self.plan.stage(*stage).name;
@@ -236,10 +205,7 @@ impl LocalExecutor {
                 }
             }
         }
-        if heard > QUIET_BYTES {
-            self.talkative.insert(*stage);
-        }
-        heard > 0
+        heard
     }
 
     fn stop_listening(&mut self, process: ProcessId, capture: &Capture) {
