@@ -109,6 +109,98 @@ fn a_plan_of_many_stages_is_made_at_once() {
 }
 
 #[test]
+fn thousands_of_stages_of_one_foreach_are_made_at_once() {
+    let yaml = "version: 1
+stages:
+  part: { foreach: { n: '${{ range(10000) }}' }, read: 'in/${{ each.n }}.csv' }
+  copy: { foreach: { n: '${{ range(10000) }}' }, from: 'part__${{ each.n }}', write: 'out/${{ each.n }}.csv' }
+";
+    let plan = compile(yaml, &[]);
+    assert_eq!((plan.stages.len(), plan.edges.len()), (20_000, 10_000));
+}
+
+#[test]
+fn the_name_of_a_foreach_stands_for_all_that_it_makes() {
+    let yaml = r#"
+version: 1
+stages:
+  fetch:
+    foreach: { lang: [de, en-GB], year: [2023, 2024] }
+    command: { run: [get, "${{ each.lang }}", "${{ each.year }}"], output: jsonl }
+  total: { from: [fetch, extra], sql: SELECT count(*) AS n FROM fetch CROSS JOIN extra }
+  extra: { read: extra.csv }
+  one: { foreach: { lang: [de] }, from: "fetch__${{ each.lang }}__2024", write: "${{ each.lang }}.csv" }
+  all: { from: fetch, write: all.csv }
+  after: { after: fetch, command: [ls] }
+"#;
+    let plan = compile(yaml, &[]);
+    insta::assert_snapshot!(view::text(&plan), @r"
+    pipeline pipeline: 9 stages, 10 edges, 2 workers, seed 7
+
+    stages, in order:
+      fetch__de__2023 command get de 2023
+          runs: in a worker, one process per run
+          cut: 8192 rows or 8.0 MiB
+          gives: rows to total, all
+          workers: 0 to 2; attempts: 1 (exception), 3 (crash); on_error: fail
+      fetch__de__2024 command get de 2024
+          runs: in a worker, one process per run
+          cut: 8192 rows or 8.0 MiB
+          gives: rows to total, one__de, all
+          workers: 0 to 2; attempts: 1 (exception), 3 (crash); on_error: fail
+      fetch__en_gb__2023 command get en-GB 2023
+          runs: in a worker, one process per run
+          cut: 8192 rows or 8.0 MiB
+          gives: rows to total, all
+          workers: 0 to 2; attempts: 1 (exception), 3 (crash); on_error: fail
+      fetch__en_gb__2024 command get en-GB 2024
+          runs: in a worker, one process per run
+          cut: 8192 rows or 8.0 MiB
+          gives: rows to total, all
+          workers: 0 to 2; attempts: 1 (exception), 3 (crash); on_error: fail
+      extra read csv extra.csv
+          runs: native, streaming
+          cut: 8192 rows or 8.0 MiB
+          gives: rows to total
+      total sql
+          from: fetch__de__2023, then fetch__de__2024, then fetch__en_gb__2023, then fetch__en_gb__2024 as fetch, extra
+          runs: native, over the whole stream
+          gives: rows to nobody
+      one__de write csv de.csv
+          from: fetch__de__2024
+          runs: native, streaming; published when the run has succeeded
+      all write csv all.csv
+          from: fetch__de__2023, then fetch__de__2024, then fetch__en_gb__2023, then fetch__en_gb__2024
+          runs: native, streaming; published when the run has succeeded
+      after command ls
+          after: fetch__de__2023, fetch__de__2024, fetch__en_gb__2023, fetch__en_gb__2024
+          runs: in a worker, one process per run
+          workers: 0 to 2; attempts: 1 (exception), 3 (crash); on_error: fail
+
+    edges (both bounds hold):
+      fetch__de__2023 -> total: 8 batches, 64.0 MiB; spills to disk
+      fetch__de__2024 -> total: 8 batches, 64.0 MiB; spills to disk
+      fetch__en_gb__2023 -> total: 8 batches, 64.0 MiB; spills to disk
+      fetch__en_gb__2024 -> total: 8 batches, 64.0 MiB; spills to disk
+      extra -> total: 8 batches, 64.0 MiB
+      fetch__de__2024 -> one__de: 8 batches, 64.0 MiB
+      fetch__de__2023 -> all: 8 batches, 64.0 MiB
+      fetch__de__2024 -> all: 8 batches, 64.0 MiB; spills to disk
+      fetch__en_gb__2023 -> all: 8 batches, 64.0 MiB; spills to disk
+      fetch__en_gb__2024 -> all: 8 batches, 64.0 MiB; spills to disk
+
+    memory: at most 1.3 GiB
+        32.0 MiB  coordinator (estimated)
+       640.0 MiB  10 edges (enforced)
+        80.0 MiB  a batch that is let in alone, per edge (estimated)
+       112.0 MiB  batches made for edges that spill (estimated)
+       256.0 MiB  1 query (enforced)
+        96.0 MiB  reading, writing and row-wise queries (estimated)
+       160.0 MiB  commands (estimated)
+    ");
+}
+
+#[test]
 fn a_plan_is_shown_with_its_bounds() {
     insta::assert_snapshot!(view::text(&compile(REVIEWS, &[])), @r#"
     pipeline reviews: 7 stages, 9 edges, 2 workers, seed 7

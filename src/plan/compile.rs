@@ -58,6 +58,7 @@ pub fn validate(document: &Document) -> Vec<Diagnostic> {
     let one = Settings { workers: NonZeroU32::MIN, cores: NonZeroU32::MIN };
     let mut problems = document.problems.clone();
     analyse(document, &one, &mut problems);
+    document.fold(&mut problems);
     sort_and_merge(problems)
 }
 
@@ -68,6 +69,7 @@ pub fn validate(document: &Document) -> Vec<Diagnostic> {
 pub fn compile(document: &Document, settings: &Settings) -> Result<Compiled, Vec<Diagnostic>> {
     let mut problems = document.problems.clone();
     let analysis = analyse(document, settings, &mut problems);
+    document.fold(&mut problems);
     let problems = sort_and_merge(problems);
     if problems.iter().any(Diagnostic::is_error) {
         return Err(problems);
@@ -221,7 +223,8 @@ fn inputs(
     for &at in &analysis.into[stage] {
         let link = &analysis.links[at];
         let id = EdgeId(u32::try_from(edges.len()).ok()?);
-        if is_sql || inputs.is_empty() {
+        // What one name of a `foreach` stands for is one table.
+        if inputs.last().is_none_or(|input| is_sql && input.table != link.table) {
             inputs.push(Input { table: link.table.clone(), members: Vec::new() });
         }
         let port = link::ports(&document.stages[link.from])?.iter().position(|port| *port == link.port)?;

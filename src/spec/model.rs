@@ -110,6 +110,11 @@ pub enum RequirementsSpec {
 pub struct StageSpec {
     /// What the stage does.
     pub description: Option<String>,
+    /// Makes one stage for each value of a list, or for each combination of the values of several. In the stage, `${{ each.name }}` is the
+    /// value of `name`.
+    #[serde(default)]
+    #[schemars(schema_with = "super::schema::lists", example = &serde_json::json!({ "year": [2023, 2024] }))]
+    pub foreach: Option<Map<String, Value>>,
     /// Where the stage's rows come from: a stage, `stage.port`, or a list. A list is a concatenation in its order, except for
     /// `sql`, where every entry is a table. For `sql` also a mapping from table name to stage.
     #[schemars(example = &"clean", example = &["first", "second"], example = &"score.rejected")]

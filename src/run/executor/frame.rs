@@ -47,10 +47,11 @@ pub enum Kind {
     Spawned = 49,
     SpawnFailed = 50,
     ProcessExited = 51,
+    GoOn = 52,
 }
 
 impl Kind {
-    const ALL: [Self; 27] = [
+    const ALL: [Self; 28] = [
         Self::Open,
         Self::Schema,
         Self::Segment,
@@ -78,6 +79,7 @@ impl Kind {
         Self::Spawned,
         Self::SpawnFailed,
         Self::ProcessExited,
+        Self::GoOn,
     ];
 
     fn from_byte(byte: u8) -> Option<Self> {
@@ -97,6 +99,10 @@ pub const FLAG_JOIN: u16 = 8;
 
 /// Flag of `Spawn`: only a failure and the end are to be reported.
 pub const FLAG_QUIET: u16 = 4;
+/// Flag of `Spawn`: the process has one of the run's slots.
+pub const FLAG_SLOT: u16 = 8;
+/// Flag of `Spawn`: the process is to be started when a slot is free.
+pub const FLAG_NEXT: u16 = 16;
 
 /// One message. Fields that a kind does not use are 0.
 #[derive(Debug)]

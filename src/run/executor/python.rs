@@ -19,7 +19,7 @@ use serde_json::json;
 
 use super::connection::Connection;
 use super::frame::{FLAG_END, Frame, Kind, PROTOCOL};
-use super::guardian::{Guardian, ProcessEnd, ProcessId, Spawn};
+use super::guardian::{Guardian, ProcessEnd, ProcessId, Spawn, Turn};
 use super::local::Surroundings;
 use super::log::OutputLog;
 use super::mailbox::Mailbox;
@@ -227,6 +227,7 @@ impl Pool {
             cwd,
             fds: vec![stdin, stdout, stderr, socket],
             announced: false,
+            turn: Turn::Beside,
         });
         let path: Vec<_> = self.plan.python.path.iter().map(|path| path.to_string_lossy()).collect();
         connection.send(Frame::new(Kind::Prepare).with_text(&json!({

@@ -103,6 +103,8 @@ pub enum Host {
     Worker(WorkerId),
     /// A process of its own.
     Process,
+    /// A process of its own that is started as soon as another one has ended: attempts in slots are never more than the slots.
+    NextProcess,
     /// A thread of this process.
     Native,
 }

@@ -4,11 +4,12 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::AttemptId;
-use super::action::{Action, Dispatch, Reject, Work as Attempted};
+use super::action::{Action, Dispatch, Host, Reject, Work as Attempted};
 use super::blame::Blame;
 use super::clock::Activity;
 use super::event::{ExitCause, Failure, Meta, Output, Scope};
-use super::scheduler::{Place, Scheduler};
+use super::ready::Need;
+use super::scheduler::{Place, Running, Scheduler};
 use super::stage_state::{Job, Jobs, MapHost, Phase, Role, Slice, SliceId, Step, Tries, Work, rest};
 use crate::plan::{OnError, Port, StageId, Verdict};
 use crate::run::{RunEvent, StageFailure};
@@ -79,9 +80,22 @@ impl Scheduler {
         jobs.failed || jobs.exhausted || self.current_edge(stage, 0).is_none()
     }
 
+    fn set_ready(&mut self, stage: StageId, is_ready: bool) {
+        self.ready.set(stage, self.stages[stage.index()].need, is_ready);
+    }
+
+    /// Attempts that the stage may have at once, those that are sent ahead included.
+    fn attempts_max(&self, stage: StageId) -> u32 {
+        let max = self.plan.stage(stage).workers.max.get();
+        match self.stages[stage.index()].need {
+            Need::SlotSoon => max.saturating_add(self.plan.workers),
+            Need::Slot | Need::Thread => max,
+        }
+    }
+
     /// What the stage could do now: `Busy` if it could begin an attempt.
     fn look_for_work(&mut self, stage: StageId) -> Activity {
-        let limit = self.plan.stage(stage).workers.max.get();
+        let limit = self.attempts_max(stage);
         let serial = !matches!(self.stages[stage.index()].role, Role::Map(_));
         let jobs = self.jobs(stage);
         if jobs.running - jobs.waiting >= limit || (serial && jobs.running > 0) {
@@ -115,7 +129,7 @@ impl Scheduler {
 
     /// Attempts that the stage could begin now, by its own limits and its input.
     pub(super) fn runnable(&mut self, stage: StageId) -> u32 {
-        let limit = self.plan.stage(stage).workers.max.get();
+        let limit = self.attempts_max(stage);
         let role = self.stages[stage.index()].role;
         let jobs = self.jobs(stage);
         let free = limit.saturating_sub(jobs.running - jobs.waiting);
@@ -165,13 +179,29 @@ impl Scheduler {
         let work = self.attempted(stage, id);
         let jobs = self.jobs(stage);
         jobs.running += 1;
-        let running = jobs.running - jobs.waiting;
         self.slice(stage, id).tries.total += 1;
-        let account = &mut self.stages[stage.index()].account;
-        account.peak_attempts = account.peak_attempts.max(running);
-        self.had_a_turn(stage);
+        self.has_begun(stage, host);
+        self.ready.had_a_turn(stage, self.stages[stage.index()].need);
         self.actions.push(Action::Dispatch(Dispatch { attempt, stage, sequence: id.sequence, host, work }));
         self.touch(stage);
+    }
+
+    /// An attempt of the stage has begun, unless it only waits for its slot.
+    pub(super) fn has_begun(&mut self, stage: StageId, host: Host) {
+        if host != Host::NextProcess {
+            let jobs = self.jobs(stage);
+            jobs.begun += 1;
+            let begun = jobs.begun;
+            let account = &mut self.stages[stage.index()].account;
+            account.peak_attempts = account.peak_attempts.max(begun);
+        }
+    }
+
+    /// An attempt is over.
+    pub(super) fn has_left(&mut self, running: &Running) {
+        if running.host != Host::NextProcess && !running.waits {
+            self.jobs(running.stage).begun -= 1;
+        }
     }
 
     /// What the next attempt of a slice is given.

@@ -11,6 +11,7 @@ mod clock;
 mod event;
 mod jobs;
 mod queue;
+mod ready;
 mod resident;
 #[allow(clippy::module_inception)]
 mod scheduler;

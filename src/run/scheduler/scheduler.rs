@@ -1,7 +1,6 @@
 //! [`Scheduler`]: the state of a run, and the one function that changes it.
 
-use std::cmp::Reverse;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,19 +8,16 @@ use super::action::{Action, Host};
 use super::clock::Activity;
 use super::event::{Event, ExitCause, Failure, Meta, QueuedPieces};
 use super::queue::{Queue, Reservation};
+use super::ready::{Need, Ready};
 use super::slices::{Pace, Sight};
 use super::stage_state::{Estimate, InputState, Jobs, Phase, Resident, ResidentInput, Role, SliceId, StageState, Work};
 use super::worker_state::{ClassId, Classes, Pool, WorkerState};
 use super::{AttemptId, BatchId, WorkerId};
-use crate::plan::{EdgeId, Plan, StageId};
+use crate::plan::{CommandMode, EdgeId, Plan, StageId, StageKind};
 use crate::run::{AccountDifference, EdgeAccount, Ending, RunEvent, StageAccount, StageFailure};
 
 /// Starts of workers of one class that may fail in a row before the run fails.
 const FAILED_STARTS: u32 = 3;
-
-/// Attempts that may be given to other stages while a stage is ready, before it goes first. Deepest first alone would let a branch wait until
-/// another one is through.
-pub(super) const PATIENCE: u32 = 16;
 
 /// The pure scheduler of one run.
 #[derive(Debug)]
@@ -42,12 +38,15 @@ pub struct Scheduler {
     followers: Vec<Vec<StageId>>,
     /// Stages whose situation changed.
     dirty: BTreeSet<StageId>,
-    /// Stages that could begin an attempt, the deepest first.
-    pub(super) ready: BTreeSet<Reverse<StageId>>,
-    /// How many of them work on threads of this process.
-    ready_native: usize,
+    pub(super) ready: Ready,
+    /// Attempts that were sent ahead and have no slot yet, in their order.
+    waiting: VecDeque<AttemptId>,
+    /// How many of the slots are taken by processes.
+    busy_processes: u32,
     next_attempt: u64,
     workers_started: u32,
+    /// Stages in [`Phase::Finishing`].
+    finishing: usize,
     ended: usize,
     state: State,
 }
@@ -74,7 +73,8 @@ enum State {
 impl Scheduler {
     pub fn new(plan: Arc<Plan>) -> Self {
         let classes = Classes::new(&plan);
-        let stages = plan.stages.iter().map(|stage| new_stage(stage, &classes)).collect();
+        let stages: Vec<StageState> = plan.stages.iter().map(|stage| new_stage(stage, &plan, &classes)).collect();
+        let stage_count = stages.len();
         let queues = plan.edges.iter().map(Queue::new).collect();
         let pool = Pool::new(classes.classes.len());
         let mut followers = vec![Vec::new(); plan.stages.len()];
@@ -94,10 +94,12 @@ impl Scheduler {
             now: Duration::ZERO,
             followers,
             dirty: BTreeSet::new(),
-            ready: BTreeSet::new(),
-            ready_native: 0,
+            ready: Ready::new(stage_count),
+            waiting: VecDeque::new(),
+            busy_processes: 0,
             next_attempt: 1,
             workers_started: 0,
+            finishing: 0,
             ended: 0,
             state: State::New,
         }
@@ -191,68 +193,52 @@ impl Scheduler {
         }
     }
 
-    /// Notes whether the stage could begin an attempt.
-    pub(super) fn set_ready(&mut self, stage: StageId, is_ready: bool) {
-        let changed = if is_ready { self.ready.insert(Reverse(stage)) } else { self.ready.remove(&Reverse(stage)) };
-        match (changed && self.stages[stage.index()].role.is_native(), is_ready) {
-            (true, true) => self.ready_native += 1,
-            (true, false) => self.ready_native -= 1,
-            (false, _) => {}
-        }
-    }
-
     pub(super) fn touch(&mut self, stage: StageId) {
         self.dirty.insert(stage);
     }
 
-    /// Begins one attempt of the deepest ready stage for which there is a worker; starts workers where they are missing.
+    /// Begins one attempt of the deepest ready stage for which there is a place; starts workers where they are missing.
     /// Returns whether anything changed.
     fn assign(&mut self) -> bool {
-        let slots_taken = self.busy_slots >= self.plan.workers;
-        if slots_taken && (self.ready_native == 0 || self.busy_native >= self.plan.workers) {
-            return false;
+        let next = self.next_for_slot().or_else(|| self.next_for_thread());
+        if let Some((stage, place)) = next {
+            self.dispatch_next(stage, place);
         }
-        let mut workers_wanted = self.plan.workers.saturating_sub(self.busy_slots + self.pool.total_starting());
-        for stage in self.by_turn() {
-            let host = match self.stages[stage.index()].role {
-                Role::Map(super::MapHost::Native) => (self.busy_native < self.plan.workers).then_some(Place::Native),
-                _ if self.busy_slots >= self.plan.workers => None,
-                Role::Map(super::MapHost::Process) | Role::Task => Some(Place::Process),
-                Role::Map(super::MapHost::Worker(class)) | Role::Generator(class) => {
-                    if self.pool.has_idle(class) {
-                        Some(Place::Worker(class))
-                    } else {
-                        self.start_workers(stage, class, &mut workers_wanted);
-                        None
-                    }
-                }
-                Role::Resident => unreachable!("resident stages have no attempts"),
-            };
-            if let Some(place) = host {
-                self.dispatch_next(stage, place);
-                return true;
+        next.is_some()
+    }
+
+    fn next_for_thread(&self) -> Option<(StageId, Place)> {
+        let is_free = self.busy_native < self.plan.workers;
+        is_free.then(|| self.ready.for_threads().next().map(|stage| (stage, Place::Native)))?
+    }
+
+    fn next_for_slot(&mut self) -> Option<(StageId, Place)> {
+        if self.busy_slots >= self.plan.workers {
+            let stage = self.ready.for_slots().next().filter(|_| self.may_send_ahead())?;
+            return Some((stage, Place::NextProcess));
+        }
+        let mut without_worker = Vec::new();
+        let mut place = |stage: StageId| match self.stages[stage.index()].role.class() {
+            Some(class) if self.pool.has_idle(class) => Some(Place::Worker(class)),
+            Some(class) => {
+                without_worker.push((stage, class));
+                None
             }
+            None => Some(Place::Process),
+        };
+        let found = self.ready.for_slots().find_map(|stage| Some((stage, place(stage)?)));
+        let mut wanted = self.plan.workers.saturating_sub(self.busy_slots + self.pool.total_starting());
+        for (stage, class) in without_worker {
+            self.start_workers(stage, class, &mut wanted);
         }
-        false
+        found
     }
 
-    /// The ready stages: those that have waited long enough, and then the deepest first.
-    fn by_turn(&self) -> Vec<StageId> {
-        let mut ready: Vec<StageId> = self.ready.iter().map(|stage| stage.0).collect();
-        let waited = |stage: &StageId| Some(self.stages[stage.index()].passed_over).filter(|turns| *turns >= PATIENCE);
-        // Stable: among the others, the deepest stays first.
-        ready.sort_by_key(|stage| Reverse(waited(stage)));
-        ready
-    }
-
-    /// A stage was given an attempt, before all others that are ready and could have had its place.
-    pub(super) fn had_a_turn(&mut self, stage: StageId) {
-        let is_native = self.stages[stage.index()].role.is_native();
-        for Reverse(other) in &self.ready {
-            let other = &mut self.stages[other.index()];
-            other.passed_over += u32::from(other.role.is_native() == is_native);
-        }
-        self.stages[stage.index()].passed_over = 0;
+    /// Whether a process may be asked for that takes the place of the next one to end. Only where it takes that from nobody else: not
+    /// while there are workers, or stages that want one.
+    fn may_send_ahead(&self) -> bool {
+        let is_room = self.waiting.len() < self.plan.workers as usize;
+        is_room && self.busy_processes == self.busy_slots && self.ready.all_can_wait()
     }
 
     /// Starts as many workers as the stage has batches to work on, within the limits of its class and of the run.
@@ -277,7 +263,12 @@ impl Scheduler {
             }
             Place::Process => {
                 self.busy_slots += 1;
+                self.busy_processes += u32::from(!self.is_filter(stage));
                 Host::Process
+            }
+            Place::NextProcess => {
+                self.waiting.push_back(attempt);
+                Host::NextProcess
             }
             Place::Worker(class) => {
                 self.busy_slots += 1;
@@ -291,10 +282,12 @@ impl Scheduler {
     /// An attempt is over: its slot is free, and so is its worker if it lives.
     pub(super) fn end_attempt(&mut self, attempt: AttemptId) -> Option<Running> {
         let running = self.running.remove(&attempt)?;
+        self.has_left(&running);
         match running.host {
             Host::Native => self.busy_native -= 1,
             Host::Process if running.waits => {}
-            Host::Process => self.busy_slots -= 1,
+            Host::Process => self.give_back_slot(running.stage),
+            Host::NextProcess => self.waiting.retain(|waiting| *waiting != attempt),
             Host::Worker(worker) => {
                 self.busy_slots -= 1;
                 self.pool.make_idle(worker);
@@ -315,10 +308,35 @@ impl Scheduler {
         debug_assert_eq!(running.host, Host::Process, "only processes are fed one batch after the other");
         running.waits = true;
         let Running { stage, since, .. } = *running;
-        self.busy_slots -= 1;
-        self.jobs(stage).waiting += 1;
+        self.give_back_slot(stage);
+        let jobs = self.jobs(stage);
+        jobs.waiting += 1;
+        jobs.begun -= 1;
         self.stages[stage.index()].account.busy += self.now.saturating_sub(since);
         self.touch(stage);
+    }
+
+    /// Whether processes of the stage stay for more than one attempt.
+    fn is_filter(&self, stage: StageId) -> bool {
+        matches!(&self.plan.stage(stage).kind, StageKind::Command(command) if command.mode == CommandMode::Stream)
+    }
+
+    /// An attempt of the stage needs its slot no more. That of a process which is there for one attempt is taken by the first one that
+    /// waits for it, which needs not be told.
+    fn give_back_slot(&mut self, stage: StageId) {
+        if self.is_filter(stage) {
+            self.busy_slots -= 1;
+            return;
+        }
+        let Some(next) = self.waiting.pop_front() else {
+            self.busy_slots -= 1;
+            self.busy_processes -= 1;
+            return;
+        };
+        let running = self.running.get_mut(&next).expect("an attempt that waits for a slot has not ended");
+        *running = Running { host: Host::Process, since: self.now, ..*running };
+        let stage = running.stage;
+        self.has_begun(stage, Host::Process);
     }
 
     fn worker_exited(&mut self, worker: WorkerId, failure: Failure, cause: ExitCause) {
@@ -326,6 +344,7 @@ impl Scheduler {
         match state {
             WorkerState::Running(attempt) => {
                 let Some(running) = self.running.remove(&attempt) else { return };
+                self.has_left(&running);
                 self.busy_slots -= 1;
                 self.stages[running.stage.index()].account.busy += self.now.saturating_sub(running.since);
                 self.slice_failed(running.stage, running.slice, failure, cause);
@@ -441,6 +460,7 @@ impl Scheduler {
     /// The stage publishes nothing more: asks for the last pieces of its edges.
     pub(super) fn finish_ports(&mut self, stage: StageId) {
         self.stages[stage.index()].phase = Phase::Finishing;
+        self.finishing += 1;
         self.actions.push(Action::FinishPorts { stage });
     }
 
@@ -451,6 +471,7 @@ impl Scheduler {
             self.touch(self.plan.edge(edge).to);
         }
         self.stages[stage.index()].phase = Phase::Ended;
+        self.finishing -= 1;
         self.ended += 1;
         for follower in std::mem::take(&mut self.followers[stage.index()]) {
             let awaited = &mut self.stages[follower.index()].awaited;
@@ -526,7 +547,7 @@ impl Scheduler {
 
     /// Nothing runs, and so nothing will ever happen: not a matter of time.
     fn is_stuck(&self) -> bool {
-        let at_work = self.pool.total_starting() > 0 || self.pool.has_retired();
+        let at_work = self.finishing > 0 || self.pool.total_starting() > 0 || self.pool.has_retired();
         self.running.is_empty() && !at_work && self.stages.iter().all(StageState::is_quiet)
     }
 
@@ -576,6 +597,8 @@ impl Scheduler {
 pub enum Place {
     Native,
     Process,
+    /// When a process that runs has ended.
+    NextProcess,
     Worker(ClassId),
 }
 
@@ -612,8 +635,7 @@ impl StageFailure {
 
 impl StageState {
     fn is_quiet(&self) -> bool {
-        let phase = self.phase != Phase::Finishing && self.publishing.is_empty();
-        phase
+        self.publishing.is_empty()
             && match &self.work {
                 Work::Resident(resident) => {
                     let fed = resident.inputs.iter().any(|input| matches!(input, ResidentInput::Fed(..)));
@@ -638,7 +660,7 @@ impl StageState {
     }
 }
 
-fn new_stage(stage: &crate::plan::Stage, classes: &Classes) -> StageState {
+fn new_stage(stage: &crate::plan::Stage, plan: &Plan, classes: &Classes) -> StageState {
     let role = Role::of(stage, classes);
     let work = match role {
         Role::Resident => {
@@ -654,12 +676,27 @@ fn new_stage(stage: &crate::plan::Stage, classes: &Classes) -> StageState {
         awaited: stage.after.len(),
         work,
         publishing: std::collections::VecDeque::new(),
-        passed_over: 0,
+        need: need(stage, plan, role),
         estimate: Estimate::default(),
         sight: Sight::of(stage, role),
         pace: Pace::default(),
         account: StageAccount::default(),
         clock: super::clock::StageClock::default(),
+    }
+}
+
+/// What an attempt of the stage takes. A process that is given little may be asked for before there is a slot for it; not if its stage
+/// may have fewer attempts at once than there are slots.
+fn need(stage: &crate::plan::Stage, plan: &Plan, role: Role) -> Need {
+    match &stage.kind {
+        _ if role.is_native() => Need::Thread,
+        StageKind::Command(command)
+            if matches!(command.mode, CommandMode::Row | CommandMode::Once)
+                && stage.workers.max.get() >= plan.workers =>
+        {
+            Need::SlotSoon
+        }
+        _ => Need::Slot,
     }
 }
 

@@ -7,6 +7,7 @@ use super::action::Reject;
 use super::blame::Blame;
 use super::event::{Failure, Meta, Output};
 use super::queue::Reservation;
+use super::ready::Need;
 use super::slices::{Pace, Sight};
 use super::worker_state::{ClassId, Classes};
 use crate::plan::{CommandMode, EdgeId, Stage, StageKind};
@@ -36,6 +37,14 @@ impl Role {
     /// Whether attempts of the stage run on threads of this process.
     pub fn is_native(self) -> bool {
         self == Self::Map(MapHost::Native)
+    }
+
+    /// The workers that attempts of the stage run in.
+    pub fn class(self) -> Option<ClassId> {
+        match self {
+            Self::Map(MapHost::Worker(class)) | Self::Generator(class) => Some(class),
+            Self::Map(MapHost::Process | MapHost::Native) | Self::Task | Self::Resident => None,
+        }
     }
 
     pub fn of(stage: &Stage, classes: &Classes) -> Self {
@@ -81,8 +90,8 @@ pub struct StageState {
     pub work: Work,
     /// `Publish` actions that are not answered yet, each with its edges' reservations, in order.
     pub publishing: std::collections::VecDeque<Vec<(EdgeId, Reservation)>>,
-    /// Attempts given to other stages since the last one of this stage that this one, being ready, could have had.
-    pub passed_over: u32,
+    /// What an attempt takes.
+    pub need: Need,
     pub estimate: Estimate,
     pub sight: Sight,
     pub pace: Pace,
@@ -127,6 +136,8 @@ pub struct Jobs {
     pub running: u32,
     /// Attempts that keep no place, as their processes wait for more.
     pub waiting: u32,
+    /// How many of those that run have begun and do not wait: the others are sent ahead.
+    pub begun: u32,
     pub next_sequence: u64,
     pub next_publish: u64,
     /// A job failed for good: no job after it is begun.

@@ -9,7 +9,7 @@ use super::processes::{Running, Talk, argv};
 use crate::plan::{Command, Stage, StageId, StageKind};
 use crate::run::executor::command::{OutputForm, Pipes};
 use crate::run::executor::filter::{Filter, Orders, Portion, Remains};
-use crate::run::executor::guardian::{ProcessId, Spawn};
+use crate::run::executor::guardian::{ProcessId, Spawn, Turn};
 use crate::run::executor::talk::Voice;
 use crate::run::scheduler::{AttemptId, BatchId, Event};
 
@@ -135,7 +135,9 @@ impl LocalExecutor {
         let pipes = Pipes::new()?;
         let argv = argv(&command.line);
         let env = self.command_env(stage, &command.line);
-        let spawn = Spawn { argv: &argv, env: &env, cwd: &stage.cwd, fds: pipes.theirs, announced: true };
+        // Its slot is free while it waits, so the guardian must not count it.
+        let turn = Turn::Beside;
+        let spawn = Spawn { argv: &argv, env: &env, cwd: &stage.cwd, fds: pipes.theirs, announced: true, turn };
         let process = self.guardian.spawn(spawn);
         let (filter, orders) = Filter::new(process, input, form, alone, self.mailbox.clone())?;
         let voice = Voice { stage: stage.id, name: stage.name.clone(), log: self.log.clone() };

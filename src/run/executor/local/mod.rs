@@ -14,7 +14,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use super::guardian::{Guardian, ProcessId};
+use super::guardian::{Guardian, ProcessId, Turn};
 use super::log::OutputLog;
 use super::mailbox::{Inbox, Mailbox, Message, mailbox};
 use super::opening;
@@ -76,6 +76,8 @@ pub struct LocalExecutor {
     filters: Filters,
     /// Commands that have ended, while something that they left running holds their pipes.
     lingering: BTreeSet<ProcessId>,
+    /// What was read from a pipe.
+    buffer: Box<[u8]>,
     /// The input of commands that get none.
     null: OwnedFd,
     runtime: Option<tokio::runtime::Runtime>,
@@ -123,6 +125,7 @@ impl LocalExecutor {
             commands: BTreeMap::new(),
             filters: Filters::default(),
             lingering: BTreeSet::new(),
+            buffer: vec![0; processes::READ_BYTES].into(),
             null: std::fs::File::open("/dev/null")?.into(),
             runtime: None,
             events: VecDeque::new(),
@@ -158,6 +161,7 @@ impl LocalExecutor {
     /// # Errors
     /// If the loop itself fails, or the guardian dies.
     pub fn wait(&mut self, timeout: Option<Duration>) -> io::Result<Vec<Token>> {
+        self.guardian.go_on();
         self.watch_output();
         let mut others = Vec::new();
         for token in self.poller.wait(timeout)? {
@@ -393,7 +397,11 @@ impl LocalExecutor {
                     Work::Rows { batch: meta, rows, .. } => *rows != [0..meta.rows] || self.filters.is_tried(meta.id),
                     _ => false,
                 };
-                self.run_command(attempt, stage, batch, alone)?;
+                self.run_command(attempt, stage, batch, Turn::Now, alone)?;
+            }
+            Host::NextProcess => {
+                let turn = Turn::Next { slots: self.plan.workers };
+                self.run_command(attempt, stage, batch, turn, false)?;
             }
             Host::Native => self.run_native(attempt, stage, sequence, batch)?,
         }

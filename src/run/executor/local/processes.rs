@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 
 use rustix::io::Errno;
 
@@ -12,7 +13,7 @@ use crate::plan::{Command, CommandLine, CommandMode, Stage, StageId, StageKind, 
 use crate::run::executor::capture::{Capture, Heard, STDOUT_BYTES};
 use crate::run::executor::command::{EndSender, Exchange, OutputForm, Pipes, check_end, signal_name};
 use crate::run::executor::filter::Portion;
-use crate::run::executor::guardian::{ProcessEnd, ProcessId, Report, Spawn};
+use crate::run::executor::guardian::{ProcessEnd, ProcessId, Report, Spawn, Turn};
 use crate::run::executor::mailbox::Message;
 use crate::run::executor::poller::Token;
 use crate::run::executor::resident::{failure, guarded};
@@ -24,7 +25,7 @@ use crate::run::{Speaker, Stream};
 
 const STREAMS: [Stream; 2] = [Stream::Stdout, Stream::Stderr];
 /// Bytes that are read from a pipe at once.
-const READ_BYTES: usize = 64 << 10;
+pub(super) const READ_BYTES: usize = 64 << 10;
 /// How often a pipe is read before others have their turn.
 const READS: u32 = 16;
 
@@ -59,23 +60,31 @@ impl LocalExecutor {
         attempt: AttemptId,
         id: StageId,
         batch: Option<Batch>,
+        turn: Turn,
         alone: bool,
     ) -> io::Result<()> {
         let plan = Arc::clone(&self.plan);
         let stage = plan.stage(id);
         let StageKind::Command(command) = &stage.kind else { unreachable!("only commands are processes") };
         match (command.mode, &batch) {
-            (CommandMode::Batch, Some(batch)) => self.run_for_batch(attempt, stage, command, batch),
+            (CommandMode::Batch, Some(batch)) => self.run_for_batch(attempt, stage, command, batch, turn),
             (CommandMode::Stream, Some(batch)) => {
                 let batch = batch.clone();
                 self.run_for_stream(stage, command, Portion { attempt, batch }, alone)
             }
-            _ => self.run_alone(attempt, stage, command, batch),
+            _ => self.run_alone(attempt, stage, command, batch, turn),
         }
     }
 
     /// One process with a batch as its input, and a thread that talks to it.
-    fn run_for_batch(&mut self, attempt: AttemptId, stage: &Stage, command: &Command, batch: &Batch) -> io::Result<()> {
+    fn run_for_batch(
+        &mut self,
+        attempt: AttemptId,
+        stage: &Stage,
+        command: &Command,
+        batch: &Batch,
+        turn: Turn,
+    ) -> io::Result<()> {
         let origin = batch.origin().clone();
         let rows = batch.rows() as u64;
         let exchange = Exchange {
@@ -103,7 +112,7 @@ impl LocalExecutor {
         };
         let argv = argv(&command.line);
         let env = self.command_env(stage, &command.line);
-        let spawn = Spawn { argv: &argv, env: &env, cwd: &stage.cwd, fds: pipes.theirs, announced: true };
+        let spawn = Spawn { argv: &argv, env: &env, cwd: &stage.cwd, fds: pipes.theirs, announced: true, turn };
         let process = self.guardian.spawn(spawn);
         let talk = Talk::Thread { end: pipes.end, start: Some(Box::new(start)) };
         self.commands.insert(process, Running { attempt: Some(attempt), stage: stage.id, talk });
@@ -117,6 +126,7 @@ impl LocalExecutor {
         stage: &Stage,
         command: &Command,
         row: Option<Batch>,
+        turn: Turn,
     ) -> io::Result<()> {
         let (argv, env) = match self.row_line(stage, &command.line, row.as_ref()) {
             Ok(line) => line,
@@ -127,7 +137,8 @@ impl LocalExecutor {
         };
         let (capture, [stdout, stderr]) = Capture::new()?;
         let fds = vec![self.null.try_clone()?, stdout, stderr];
-        let process = self.guardian.spawn(Spawn { argv: &argv, env: &env, cwd: &stage.cwd, fds, announced: false });
+        let spawn = Spawn { argv: &argv, env: &env, cwd: &stage.cwd, fds, announced: false, turn };
+        let process = self.guardian.spawn(spawn);
         for stream in STREAMS {
             let pipe = capture.fd(stream).expect("just made");
             self.poller.add(Token::Command(process, stream), pipe)?;
@@ -170,10 +181,9 @@ impl LocalExecutor {
         let Some(Running { stage, talk: Talk::Loop { capture, row }, .. }) = self.commands.get_mut(&process) else {
             return false;
         };
-        let mut buffer = [0; READ_BYTES];
         let mut heard = false;
         for _ in 0..READS {
-            match capture.hear(stream, &mut buffer) {
+            match capture.hear(stream, &mut self.buffer) {
                 Heard::Bytes(bytes) => {
                     heard = true;
                     // A row keeps its output to itself.
@@ -247,7 +257,8 @@ impl LocalExecutor {
         let pipes = SourcePipes::new()?;
         let argv = argv(&command.line);
         let env = self.command_env(stage, &command.line);
-        let spawn = Spawn { argv: &argv, env: &env, cwd: &stage.cwd, fds: pipes.theirs, announced: false };
+        let spawn =
+            Spawn { argv: &argv, env: &env, cwd: &stage.cwd, fds: pipes.theirs, announced: false, turn: Turn::Beside };
         let process = self.guardian.spawn(spawn);
         let (log, name) = (self.log.clone(), stage.name.clone());
         let as_columns = !self.plan.is_read_as_lines(stage.id);
@@ -286,17 +297,17 @@ impl LocalExecutor {
                     }
                 }
                 Report::SpawnFailed { process, errno, message } => self.spawn_failed(process, errno, message),
-                Report::Exited { process, end } => self.process_exited(process, end),
+                Report::Exited { process, end, time } => self.process_exited(process, end, time),
             }
         }
         Ok(())
     }
 
-    fn process_exited(&mut self, process: ProcessId, end: ProcessEnd) {
+    fn process_exited(&mut self, process: ProcessId, end: ProcessEnd, time: Duration) {
         match self.commands.get_mut(&process) {
             None => self.pool.template_exited(process, &end_text(end), &mut self.poller),
             Some(Running { talk: Talk::Loop { capture, .. }, .. }) => {
-                capture.end(end);
+                capture.end(end, time);
                 let mut heard = false;
                 for stream in STREAMS {
                     heard |= self.listen(process, stream);

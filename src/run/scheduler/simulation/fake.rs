@@ -1,13 +1,13 @@
 //! [`Fake`]: an executor that does nothing but keep rows, and answers in random order.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 use proptest::prelude::*;
 use proptest::test_runner::TestRng;
 
 use super::shape::{Kind, MapKind, Shape, is_poison};
-use crate::plan::{EdgeId, Plan, StageId, Verdict};
+use crate::plan::{CommandMode, EdgeId, Plan, StageId, StageKind, Verdict};
 use crate::run::Ending;
 use crate::run::scheduler::*;
 
@@ -28,6 +28,8 @@ pub struct Fake<'a> {
     /// What will happen, in any order but within one lane, which is first in, first out.
     pub lanes: BTreeMap<Lane, Vec<Event>>,
     pub busy: BTreeMap<AttemptId, Host>,
+    /// Attempts that were sent ahead, and how each will end when it has had a slot.
+    pub waiting: VecDeque<(AttemptId, Event)>,
     /// Workers that live.
     pub workers: BTreeSet<WorkerId>,
     /// Stages that workers have prepared.
@@ -132,6 +134,7 @@ impl Fake<'_> {
             | Event::AttemptFailed { attempt, .. }
             | Event::AttemptWaits { attempt } => {
                 self.busy.remove(attempt);
+                self.start_waiting();
             }
             Event::PortsFinished { stage, .. } => {
                 self.over.insert(*stage);
@@ -178,6 +181,20 @@ impl Fake<'_> {
             }
         }
         edges
+    }
+
+    fn is_filter(&self, stage: StageId) -> bool {
+        matches!(&self.plan.stage(stage).kind, StageKind::Command(command) if command.mode == CommandMode::Stream)
+    }
+
+    /// A process that was sent ahead has a slot as soon as there is one, whatever the scheduler knows by then.
+    fn start_waiting(&mut self) {
+        while self.busy.values().filter(|host| **host != Host::Native).count() < index(self.plan.workers.into())
+            && let Some((attempt, event)) = self.waiting.pop_front()
+        {
+            self.busy.insert(attempt, Host::Process);
+            self.push(Lane::Attempt(attempt), event);
+        }
     }
 
     /// Perhaps a worker is killed, or all fall with the engine's template.
@@ -356,7 +373,7 @@ impl Fake<'_> {
         let shape = &self.shapes[stage.index()];
         let right = match shape.kind {
             Kind::Generator { .. } | Kind::Map(MapKind::Worker) => matches!(host, Host::Worker(_)),
-            Kind::Task | Kind::Map(MapKind::Process) => host == Host::Process,
+            Kind::Task | Kind::Map(MapKind::Process) => matches!(host, Host::Process | Host::NextProcess),
             _ => host == Host::Native,
         };
         assert!(right, "{:?} on {host:?}", shape.kind);
@@ -366,7 +383,12 @@ impl Fake<'_> {
         if let Work::Rows { batch, .. } = &work {
             self.may_be_as_large_as(stage, *batch);
         }
-        self.busy.insert(attempt, host);
+        if host == Host::NextProcess {
+            let on_workers = self.busy.values().any(|host| matches!(host, Host::Worker(_)));
+            assert!(!on_workers, "sent ahead, while a worker may want the slot");
+        } else {
+            self.busy.insert(attempt, host);
+        }
         self.attempts.insert(attempt, stage);
         if matches!(host, Host::Worker(worker) if !self.workers.contains(&worker)) {
             return;
@@ -409,10 +431,15 @@ impl Fake<'_> {
                 Event::AttemptDone { attempt, rows: 0, outputs: Vec::new(), end: true, spent: Duration::ZERO }
             }
         };
-        if host == Host::Process && self.shapes[stage.index()].kind != Kind::Task && self.rng.random_bool(0.3) {
+        if self.is_filter(stage) && self.rng.random_bool(0.3) {
             self.push(Lane::Attempt(attempt), Event::AttemptWaits { attempt });
         }
-        self.push(Lane::Attempt(attempt), event);
+        if host == Host::NextProcess {
+            self.waiting.push_back((attempt, event));
+            self.start_waiting();
+        } else {
+            self.push(Lane::Attempt(attempt), event);
+        }
     }
 
     /// What the slices of a batch give lies there together, before it is one batch.

@@ -4,7 +4,7 @@
 mod fake;
 mod shape;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -75,6 +75,7 @@ fn run(shapes: &[Shape], workers: u32, weather: Weather, rng: TestRng) {
         next_batch: 0,
         lanes: BTreeMap::new(),
         busy: BTreeMap::new(),
+        waiting: VecDeque::new(),
         workers: BTreeSet::new(),
         opened: BTreeSet::new(),
         parts: BTreeSet::new(),
@@ -204,6 +205,7 @@ fn check_bounds(scheduler: &Scheduler, plan: &Plan, fake: &Fake) {
         assert!(jobs.jobs.len() <= bound, "{}: {} batches open, bound {bound}", stage.name, jobs.jobs.len());
     }
     let (native, slots): (Vec<Host>, Vec<Host>) = fake.busy.values().copied().partition(|host| *host == Host::Native);
+    assert!(fake.waiting.len() <= index(plan.workers.into()), "{} attempts were sent ahead", fake.waiting.len());
     for (running, name) in [(native.len(), "threads"), (slots.len(), "workers")] {
         assert!(running <= index(plan.workers.into()), "{running} attempts on {} {name}", plan.workers);
     }
@@ -243,7 +245,8 @@ impl Turns {
             Role::Map(MapHost::Worker(class)) | Role::Generator(class) => scheduler.pool.has_idle(class),
             _ => true,
         };
-        let ready = scheduler.ready.iter().map(|stage| stage.0).filter(|stage| has_place(*stage));
+        let all = scheduler.plan.stages.iter().map(|stage| stage.id);
+        let ready = all.filter(|stage| scheduler.ready.contains(*stage) && has_place(*stage));
         let mut waited: BTreeMap<StageId, u32> =
             ready.map(|stage| (stage, self.waited.get(&stage).copied().unwrap_or(0))).collect();
         for action in actions {
@@ -253,7 +256,7 @@ impl Turns {
             rivals.for_each(|(_, turns)| *turns += 1);
             waited.entry(*stage).and_modify(|turns| *turns = 0);
         }
-        let bound = scheduler::PATIENCE + scheduler.stages.len() as u32;
+        let bound = ready::PATIENCE + scheduler.stages.len() as u32;
         assert!(waited.values().all(|turns| *turns <= bound), "turns of others: {waited:?}, bound {bound}");
         self.waited = waited;
     }
