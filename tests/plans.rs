@@ -299,3 +299,24 @@ fn find_yaml(folder: &Path, files: &mut Vec<PathBuf>) {
         }
     }
 }
+
+#[test]
+fn a_source_reads_the_columns_that_its_consumers_name() {
+    let shown = |stages: &str| {
+        let plan = compile(&format!("version: 1\nstages:\n{stages}"), &[]);
+        let text = view::text(&plan);
+        text.lines()
+            .filter_map(|line| line.trim().strip_prefix("reads columns: ").map(str::to_owned))
+            .collect::<Vec<_>>()
+    };
+    let source = "  t: { read: t.csv }\n  u: { read: u.parquet }\n";
+    let with = |rest: &str| shown(&format!("{source}{rest}"));
+    let both =
+        "  x: { from: t, sql: SELECT a FROM t WHERE b > 1 }\n  y: { from: t, sql: SELECT c AS d FROM t ORDER BY d }\n";
+    assert_eq!(with(both), ["a, b, c; if there: d"]);
+    assert_eq!(with("  x: { from: { o: t, p: u }, sql: SELECT o.a FROM o JOIN p ON o.k = p.i }\n"), ["a, k", "i"]);
+    assert_eq!(with("  x: { from: t, sql: SELECT count(*) AS n FROM t }\n"), ["one, to count rows"]);
+    assert_eq!(with("  x: { from: t, sql: SELECT * FROM t }\n"), [""; 0]);
+    assert_eq!(with(&format!("{both}  z: {{ from: t, write: z.csv }}\n")), [""; 0]);
+    assert_eq!(with(&format!("{both}  z: {{ from: [t, u], python: m:f }}\n")), [""; 0]);
+}

@@ -124,6 +124,7 @@ impl Resolver<'_> {
             schema: self.columns(&["read", "schema"], options.schema.as_ref()),
             delimiter,
             header: options.header.unwrap_or(true),
+            used: None,
         })
     }
 

@@ -8,6 +8,7 @@ use super::plan::{EdgeId, StageId};
 use super::queue::Cut;
 use super::template::Template;
 use crate::format::{Compression, Format};
+use crate::sql::UsedColumns;
 
 /// Name under which an input of a `sql` stage is known in the query.
 pub type TableName = String;
@@ -104,6 +105,8 @@ pub struct Read {
     pub delimiter: u8,
     /// CSV only: whether the first record names the columns.
     pub header: bool,
+    /// The columns that the consumers use; `None` is all.
+    pub used: Option<UsedColumns>,
 }
 
 #[derive(Clone, Debug)]

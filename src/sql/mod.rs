@@ -19,12 +19,14 @@ mod join_sides;
 mod query;
 mod row_dependence;
 mod row_wise;
+mod scopes;
 mod seeded;
 mod step;
 mod stream;
 mod table;
 mod table_arguments;
 mod tee;
+mod used_columns;
 
 #[cfg(test)]
 mod tests;
@@ -35,3 +37,4 @@ pub use feed::{Feed, Input, OnChange, Refused};
 pub use query::Query;
 pub use row_wise::RowWise;
 pub use stream::StreamQuery;
+pub use used_columns::UsedColumns;

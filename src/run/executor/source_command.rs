@@ -72,6 +72,7 @@ pub fn resident(
         schema: command.returns.clone(),
         delimiter: if format == Format::Tsv { b'\t' } else { b',' },
         header: true,
+        used: None,
     };
     let source = Source::open(&read, stage.cut, files)?;
     let errors = Arc::new(Mutex::new(Vec::new()));

@@ -277,6 +277,7 @@ fn stage(at: usize, shape: &Shape, inputs: Vec<Input>) -> Stage {
         schema: Vec::new(),
         delimiter: b',',
         header: true,
+        used: None,
     };
     let write = Write {
         target: WriteTarget::Stdout,
