@@ -118,6 +118,7 @@ fn a_plan_is_shown_with_its_bounds() {
       reviews read jsonl data/reviews-*.jsonl
           All reviews.
           runs: native, streaming
+          reads columns: id
           cut: 4096 rows or 1.0 MiB
           gives: rows to clean
       clean sql
