@@ -321,3 +321,23 @@ fn a_source_reads_the_columns_that_its_consumers_name() {
     assert_eq!(with(&format!("{both}  z: {{ from: t, write: z.csv }}\n")), [""; 0]);
     assert_eq!(with(&format!("{both}  z: {{ from: [t, u], python: m:f }}\n")), [""; 0]);
 }
+
+#[test]
+fn a_parquet_source_skips_what_no_consumer_wants() {
+    let shown = |format: &str, stages: &str| {
+        let plan = compile(
+            &format!("version: 1\nstages:\n  t: {{ read: t.{format} }}\n  u: {{ read: u.csv }}\n{stages}"),
+            &[],
+        );
+        let text = view::text(&plan);
+        let skips = text.lines().filter_map(|line| line.trim().strip_prefix("skips row groups: "));
+        skips.map(str::to_owned).collect::<Vec<_>>()
+    };
+    let one = "  x: { from: t, sql: SELECT a FROM t WHERE b > 1 }\n";
+    let two = "  y: { from: t, sql: SELECT sum(a) AS s FROM t WHERE c = 3 }\n";
+    assert_eq!(shown("parquet", &format!("{one}{two}")), ["where no row can pass the WHERE of x or y"]);
+    assert_eq!(shown("csv", one), [""; 0]);
+    assert_eq!(shown("parquet", &format!("{one}  y: {{ from: t, sql: SELECT a FROM t }}\n")), [""; 0]);
+    assert_eq!(shown("parquet", &format!("{one}  y: {{ from: t, write: y.csv }}\n")), [""; 0]);
+    assert_eq!(shown("parquet", "  x: { from: [t, u], sql: SELECT t.a FROM t, u WHERE t.b > u.b }\n"), [""; 0]);
+}

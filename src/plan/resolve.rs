@@ -125,6 +125,7 @@ impl Resolver<'_> {
             delimiter,
             header: options.header.unwrap_or(true),
             used: None,
+            filtered_by: Vec::new(),
         })
     }
 

@@ -107,6 +107,9 @@ pub struct Read {
     pub header: bool,
     /// The columns that the consumers use; `None` is all.
     pub used: Option<UsedColumns>,
+    /// Parquet only: the consumers, if all of them are queries over this source alone that have a `WHERE`. Row groups in which no
+    /// row can pass any of these conditions are not read.
+    pub filtered_by: Vec<StageId>,
 }
 
 #[derive(Clone, Debug)]

@@ -61,6 +61,12 @@ fn stage_text(plan: &Plan, stage: &Stage, out: &mut String) {
     if let StageKind::Read(Read { used: Some(used), .. }) = &stage.kind {
         line(out, format!("      reads columns: {}", columns_text(used)));
     }
+    if let StageKind::Read(Read { filtered_by, .. }) = &stage.kind
+        && !filtered_by.is_empty()
+    {
+        let names: Vec<&str> = filtered_by.iter().map(|id| plan.stage(*id).name.as_str()).collect();
+        line(out, format!("      skips row groups: where no row can pass the WHERE of {}", names.join(" or ")));
+    }
     if stage.inputs.is_empty() && !stage.ports.is_empty() {
         line(out, format!("      cut: {} rows or {}", stage.cut.rows, size(stage.cut.bytes.get())));
     }

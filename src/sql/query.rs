@@ -77,6 +77,11 @@ impl Query {
         self.parsed.columns.get(table)
     }
 
+    /// Whether there is a `WHERE` anywhere.
+    pub fn has_condition(&self) -> bool {
+        self.parsed.statement.visit(&mut Condition).is_break()
+    }
+
     /// Whether every output row depends on one input row alone, so that batches can be worked on one by one
     /// ([`super::RowWise`]). Decided from the syntax; a query about which there is doubt is not row-wise.
     pub fn is_row_wise(&self) -> bool {
@@ -294,6 +299,17 @@ impl Visitor for Names {
             return ControlFlow::Break(error);
         }
         ControlFlow::Continue(())
+    }
+}
+
+/// Stops at the first `WHERE`.
+struct Condition;
+
+impl Visitor for Condition {
+    type Break = ();
+
+    fn pre_visit_select(&mut self, select: &ast::Select) -> ControlFlow<()> {
+        if select.selection.is_some() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     }
 }
 

@@ -73,6 +73,7 @@ pub fn resident(
         delimiter: if format == Format::Tsv { b'\t' } else { b',' },
         header: true,
         used: None,
+        filtered_by: Vec::new(),
     };
     let source = Source::open(&read, stage.cut, files)?;
     let errors = Arc::new(Mutex::new(Vec::new()));

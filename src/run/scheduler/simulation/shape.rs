@@ -278,6 +278,7 @@ fn stage(at: usize, shape: &Shape, inputs: Vec<Input>) -> Stage {
         delimiter: b',',
         header: true,
         used: None,
+        filtered_by: Vec::new(),
     };
     let write = Write {
         target: WriteTarget::Stdout,

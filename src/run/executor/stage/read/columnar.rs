@@ -16,6 +16,7 @@ use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions};
 use super::error::ReadError;
 use super::input::{Canceller, Input, failure, open_file};
 use super::parquet_file::{self, SharedFile};
+use super::row_groups::{Conditions, Consumer, RowGroups, RowNumbers};
 use super::{FileToRead, Target};
 use crate::batch::{Columns, Cutter, FileId, FileTable, Origin};
 use crate::format::{Compression, Format, declare};
@@ -36,6 +37,9 @@ pub(super) struct ColumnarSource {
     cut: Cut,
     /// All columns of the files, and those that are read.
     columns: Option<(Columns, Columns)>,
+    consumers: Vec<Consumer>,
+    /// Planned with the columns of the first file; `None` if every row is read.
+    conditions: Option<Conditions>,
     current: Option<Current>,
     cutter: Cutter,
     ready: VecDeque<(RecordBatch, Origin)>,
@@ -48,8 +52,8 @@ struct Current {
     path: PathBuf,
     file: FileId,
     batches: Batches,
-    /// 1-based number of the next row.
-    row: u64,
+    /// The numbers of the rows to come.
+    rows: RowNumbers,
     /// Whether what has come is passed on at once, because the next batch may be long in coming.
     is_live: bool,
     progress: Progress,
@@ -82,10 +86,17 @@ impl ColumnarSource {
             bytes_read,
             cut,
             columns: None,
+            consumers: Vec::new(),
+            conditions: None,
             current: None,
             cutter: Cutter::new(cut.rows, cut.bytes),
             ready: VecDeque::new(),
         }
+    }
+
+    /// Says who reads the source, if all who do are queries that read nothing else: what none of them needs is not read.
+    pub(super) fn serve(&mut self, consumers: Vec<Consumer>) {
+        self.consumers = consumers;
     }
 
     pub(super) fn schema(&self) -> Option<SchemaRef> {
@@ -119,6 +130,7 @@ impl ColumnarSource {
     fn admit(&mut self, path: &Path, schema: &SchemaRef) -> Result<Vec<usize>, ReadError> {
         let problem = |problem| ReadError::Columns { path: path.to_owned(), problem };
         let misfit = |source| ReadError::Conform { path: path.to_owned(), row: 1, source };
+        let is_first = self.columns.is_none();
         let (mut all, read) = match self.columns.take() {
             Some((all, read)) => (all, Some(read)),
             None if self.declared.is_empty() => (Columns::from_first(), None),
@@ -135,7 +147,10 @@ impl ColumnarSource {
         let is_read = |name: &str| read.settled().is_some_and(|columns| columns.index_of(name).is_ok());
         let places: Vec<_> = (0..schema.fields().len()).filter(|at| is_read(schema.field(*at).name())).collect();
         let shown = Arc::new(schema.project(&places).expect("places of its own"));
-        read.conform(RecordBatch::new_empty(shown)).map_err(misfit)?;
+        let columns = read.conform(RecordBatch::new_empty(shown)).map_err(misfit)?.schema();
+        if is_first {
+            self.conditions = Conditions::plan(&self.consumers, &columns);
+        }
         self.columns = Some((all, read));
         Ok(places)
     }
@@ -152,9 +167,9 @@ impl ColumnarSource {
             Err(error) => return Err(damage(&current.path, error)),
             Ok(batch) => current.conform(&mut self.columns.as_mut().expect("set at the start").1, batch)?,
         };
-        let origin = Origin::consecutive(current.file, current.row, batch.num_rows());
-        current.row += batch.num_rows() as u64;
-        current.progress.add(batch.num_rows(), self.format, &self.bytes_read);
+        let origin = current.rows.take(current.file, batch.num_rows());
+        let done = if self.format == Format::Parquet { batch.num_rows() as u64 } else { 1 };
+        current.progress.add(done, &self.bytes_read);
         let is_live = current.is_live;
         self.ready.extend(self.cutter.push(batch, origin));
         if is_live {
@@ -184,9 +199,11 @@ impl ColumnarSource {
         // Rows are decoded a batch at a time; long ones must not be decoded by the thousand.
         let fitting = usize::try_from(self.cut.bytes.get() / row_bytes).unwrap_or(usize::MAX).max(1);
         let fitting = fitting.min(self.cut.rows.get() as usize);
-        let batches = parquet_file::read(&file, &reader_metadata, &places, fitting).map_err(corrupt)?;
-        let progress = Progress::Share { size, total: rows, done: 0 };
-        Ok(self.current(path, batches, false, progress))
+        let groups = RowGroups::select(self.conditions.as_ref(), &reader_metadata);
+        let batches = parquet_file::read(&file, &reader_metadata, &groups.places, &places, fitting).map_err(corrupt)?;
+        let mut progress = Progress::Share { size, total: rows, done: 0 };
+        progress.add(groups.skipped, &self.bytes_read);
+        Ok(self.current(path, batches, groups.numbers, false, progress))
     }
 
     fn open_arrow(&mut self, path: &Path, compression: Compression) -> Result<Current, ReadError> {
@@ -200,7 +217,7 @@ impl ColumnarSource {
                 let reader = FileReader::try_new(BufReader::new(file), None).map_err(|error| damage(path, error))?;
                 let progress = Progress::Share { size, total: reader.num_batches() as u64, done: 0 };
                 let places = self.admit(path, &reader.schema())?;
-                return Ok(self.current(path, projected(reader, places), false, progress));
+                return Ok(self.current(path, projected(reader, places), RowNumbers::all(), false, progress));
             }
         }
         self.stream(Input::open(path, compression, &self.canceller, &self.bytes_read)?)
@@ -219,27 +236,28 @@ impl ColumnarSource {
         let reader = StreamReader::try_new(reader, None)
             .map_err(|error| if self.canceller.is_cancelled() { ReadError::Cancelled } else { damage(&path, error) })?;
         let places = self.admit(&path, &reader.schema())?;
-        Ok(self.current(&path, projected(reader, places), is_live, Progress::Counted))
+        Ok(self.current(&path, projected(reader, places), RowNumbers::all(), is_live, Progress::Counted))
     }
 
-    fn current(&self, path: &Path, batches: Batches, is_live: bool, progress: Progress) -> Current {
+    fn current(&self, path: &Path, batches: Batches, rows: RowNumbers, is_live: bool, progress: Progress) -> Current {
         let file = self.table.register(path);
-        Current { path: path.to_owned(), file, batches, row: 1, is_live, progress }
+        Current { path: path.to_owned(), file, batches, rows, is_live, progress }
     }
 }
 
 impl Current {
     fn conform(&self, columns: &mut Columns, batch: RecordBatch) -> Result<RecordBatch, ReadError> {
-        let failed = |source| ReadError::Conform { path: self.path.clone(), row: self.row, source };
+        let failed = |source| ReadError::Conform { path: self.path.clone(), row: self.rows.next(), source };
         columns.conform(batch).map_err(failed)
     }
 }
 
 impl Progress {
-    fn add(&mut self, rows: usize, format: Format, bytes_read: &AtomicU64) {
+    /// Adds rows or batches, of which the total is.
+    fn add(&mut self, read: u64, bytes_read: &AtomicU64) {
         let Self::Share { size, total, done } = self else { return };
         let before = share(*size, *done, *total);
-        *done += if format == Format::Parquet { rows as u64 } else { 1 };
+        *done += read;
         bytes_read.fetch_add(share(*size, *done, *total) - before, Ordering::Relaxed);
     }
 }

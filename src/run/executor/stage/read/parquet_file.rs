@@ -20,10 +20,11 @@ use crate::format::RunAhead;
 
 type Batch = std::result::Result<RecordBatch, ArrowError>;
 
-/// Reads the rows of a file, `rows` at a time, of the `columns` at these places.
+/// Reads the rows of some row groups of a file, `rows` at a time, of the `columns` at these places.
 pub(super) fn read(
     file: &SharedFile,
     metadata: &ArrowReaderMetadata,
+    groups: &[usize],
     columns: &[usize],
     rows: usize,
 ) -> Result<Box<dyn Iterator<Item = Batch> + Send>> {
@@ -33,6 +34,7 @@ pub(super) fn read(
     let reader = |mask| {
         ParquetRecordBatchReaderBuilder::new_with_metadata(file.clone(), metadata.clone())
             .with_projection(mask)
+            .with_row_groups(groups.to_vec())
             .with_batch_size(rows)
             .build()
     };

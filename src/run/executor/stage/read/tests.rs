@@ -49,6 +49,7 @@ fn read(format: Format, paths: &[PathBuf]) -> Read {
         delimiter: b',',
         header: true,
         used: None,
+        filtered_by: Vec::new(),
     }
 }
 
