@@ -210,6 +210,7 @@ fn a_plan_is_shown_with_its_bounds() {
       reviews read jsonl data/reviews-*.jsonl
           All reviews.
           runs: native, streaming
+          reads columns: id
           cut: 4096 rows or 1.0 MiB
           gives: rows to clean
       clean sql
@@ -390,4 +391,45 @@ fn find_yaml(folder: &Path, files: &mut Vec<PathBuf>) {
             files.push(path);
         }
     }
+}
+
+#[test]
+fn a_source_reads_the_columns_that_its_consumers_name() {
+    let shown = |stages: &str| {
+        let plan = compile(&format!("version: 1\nstages:\n{stages}"), &[]);
+        let text = view::text(&plan);
+        text.lines()
+            .filter_map(|line| line.trim().strip_prefix("reads columns: ").map(str::to_owned))
+            .collect::<Vec<_>>()
+    };
+    let source = "  t: { read: t.csv }\n  u: { read: u.parquet }\n";
+    let with = |rest: &str| shown(&format!("{source}{rest}"));
+    let both =
+        "  x: { from: t, sql: SELECT a FROM t WHERE b > 1 }\n  y: { from: t, sql: SELECT c AS d FROM t ORDER BY d }\n";
+    assert_eq!(with(both), ["a, b, c; if there: d"]);
+    assert_eq!(with("  x: { from: { o: t, p: u }, sql: SELECT o.a FROM o JOIN p ON o.k = p.i }\n"), ["a, k", "i"]);
+    assert_eq!(with("  x: { from: t, sql: SELECT count(*) AS n FROM t }\n"), ["one, to count rows"]);
+    assert_eq!(with("  x: { from: t, sql: SELECT * FROM t }\n"), [""; 0]);
+    assert_eq!(with(&format!("{both}  z: {{ from: t, write: z.csv }}\n")), [""; 0]);
+    assert_eq!(with(&format!("{both}  z: {{ from: [t, u], python: m:f }}\n")), [""; 0]);
+}
+
+#[test]
+fn a_parquet_source_skips_what_no_consumer_wants() {
+    let shown = |format: &str, stages: &str| {
+        let plan = compile(
+            &format!("version: 1\nstages:\n  t: {{ read: t.{format} }}\n  u: {{ read: u.csv }}\n{stages}"),
+            &[],
+        );
+        let text = view::text(&plan);
+        let skips = text.lines().filter_map(|line| line.trim().strip_prefix("skips row groups: "));
+        skips.map(str::to_owned).collect::<Vec<_>>()
+    };
+    let one = "  x: { from: t, sql: SELECT a FROM t WHERE b > 1 }\n";
+    let two = "  y: { from: t, sql: SELECT sum(a) AS s FROM t WHERE c = 3 }\n";
+    assert_eq!(shown("parquet", &format!("{one}{two}")), ["where no row can pass the WHERE of x or y"]);
+    assert_eq!(shown("csv", one), [""; 0]);
+    assert_eq!(shown("parquet", &format!("{one}  y: {{ from: t, sql: SELECT a FROM t }}\n")), [""; 0]);
+    assert_eq!(shown("parquet", &format!("{one}  y: {{ from: t, write: y.csv }}\n")), [""; 0]);
+    assert_eq!(shown("parquet", "  x: { from: [t, u], sql: SELECT t.a FROM t, u WHERE t.b > u.b }\n"), [""; 0]);
 }

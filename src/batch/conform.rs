@@ -55,6 +55,16 @@ impl Columns {
         self.schema.clone()
     }
 
+    /// Those of the columns that have these names, in their own order.
+    #[must_use]
+    pub fn only(&self, names: &[String]) -> Self {
+        let kept = |schema: &SchemaRef| {
+            let fields = schema.fields().iter().filter(|field| names.contains(field.name()));
+            Arc::new(Schema::new(fields.cloned().collect::<Fields>()))
+        };
+        Self { schema: self.schema.as_ref().map(kept), declared: self.declared, accepted: None }
+    }
+
     /// Returns whether no column is open any more.
     pub fn is_settled(&self) -> bool {
         self.schema.as_ref().is_some_and(|schema| schema.fields().iter().all(|field| !is_open(field.data_type())))

@@ -62,6 +62,20 @@ impl TextDecoder {
         Ok(Self { decoder })
     }
 
+    /// The columns of the sample, in order.
+    pub fn columns(&self) -> Vec<String> {
+        self.schema().fields().iter().map(|field| field.name().clone()).collect()
+    }
+
+    /// From now on decodes these columns alone, given by their places in ascending order. Values of the others are not looked at;
+    /// records must be well-formed all the same.
+    pub fn keep(&mut self, columns: &[usize]) {
+        match &mut self.decoder {
+            Decoder::Csv(csv) => csv.keep(columns),
+            Decoder::Jsonl(jsonl) => jsonl.keep(columns),
+        }
+    }
+
     /// Decodes the records that follow. They decide the types of columns that no value has decided before.
     pub fn decode(&mut self, records: &Records) -> Result<RecordBatch, RecordError> {
         match &mut self.decoder {

@@ -8,6 +8,7 @@ use super::deadlock;
 use super::graph::StageGraph;
 use super::link::{self, After, Link};
 use super::plan::{Edge, EdgeId, Plan, PythonPlan, StageId};
+use super::pushdown;
 use super::queue::{Capacity, Cut};
 use super::resolve::{Resolver, absolute, variable};
 use super::stage::{Input, OnError, Port, Retry, Stage, StageKind, WorkerLimits};
@@ -181,6 +182,7 @@ fn build(document: &Document, settings: &Settings, analysis: Analysis) -> Result
         let Edge { id, from, port, .. } = edge;
         stages[from.index()].ports[*port].edges.push(*id);
     }
+    pushdown::push_down(&mut stages, &edges);
     Ok(Plan {
         name: document.name.clone(),
         file: document.source.path().to_owned(),

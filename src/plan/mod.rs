@@ -10,6 +10,7 @@ mod link;
 pub mod memory;
 #[allow(clippy::module_inception)]
 mod plan;
+mod pushdown;
 mod query;
 mod queue;
 mod resolve;

@@ -124,6 +124,8 @@ impl Resolver<'_> {
             schema: self.columns(&["read", "schema"], options.schema.as_ref()),
             delimiter,
             header: options.header.unwrap_or(true),
+            used: None,
+            filtered_by: Vec::new(),
         })
     }
 

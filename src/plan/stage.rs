@@ -8,6 +8,7 @@ use super::plan::{EdgeId, StageId};
 use super::queue::Cut;
 use super::template::Template;
 use crate::format::{Compression, Format};
+use crate::sql::UsedColumns;
 
 /// Name under which an input of a `sql` stage is known in the query.
 pub type TableName = String;
@@ -113,6 +114,11 @@ pub struct Read {
     pub delimiter: u8,
     /// CSV only: whether the first record names the columns.
     pub header: bool,
+    /// The columns that the consumers use; `None` is all.
+    pub used: Option<UsedColumns>,
+    /// Parquet only: the consumers, if all of them are queries over this source alone that have a `WHERE`. Row groups in which no
+    /// row can pass any of these conditions are not read.
+    pub filtered_by: Vec<StageId>,
 }
 
 #[derive(Clone, Debug)]

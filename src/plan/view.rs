@@ -1,5 +1,6 @@
 //! A [`Plan`] as text for people: what `plan` and `graph` print.
 
+use std::collections::BTreeSet;
 use std::fmt::Write;
 use std::path::Path;
 
@@ -9,6 +10,7 @@ use super::memory::MemoryBound;
 use super::plan::{Edge, Plan};
 use super::stage::{CommandLine, CommandMode, OnError, Port, Read, Stage, StageKind, WriteTarget};
 use crate::format::Format;
+use crate::sql::UsedColumns;
 
 /// The whole plan: stages in order, edges with their bounds, and the memory that these bounds allow.
 pub fn text(plan: &Plan) -> String {
@@ -56,6 +58,15 @@ fn stage_text(plan: &Plan, stage: &Stage, out: &mut String) {
         line(out, format!("      after: {}", names.join(", ")));
     }
     line(out, format!("      runs: {}", running_text(stage)));
+    if let StageKind::Read(Read { used: Some(used), .. }) = &stage.kind {
+        line(out, format!("      reads columns: {}", columns_text(used)));
+    }
+    if let StageKind::Read(Read { filtered_by, .. }) = &stage.kind
+        && !filtered_by.is_empty()
+    {
+        let names: Vec<&str> = filtered_by.iter().map(|id| plan.stage(*id).name.as_str()).collect();
+        line(out, format!("      skips row groups: where no row can pass the WHERE of {}", names.join(" or ")));
+    }
     if stage.inputs.is_empty() && !stage.ports.is_empty() {
         line(out, format!("      cut: {} rows or {}", stage.cut.rows, size(stage.cut.bytes.get())));
     }
@@ -110,6 +121,16 @@ fn read_text(plan: &Plan, read: &Read) -> String {
         return "standard input".to_owned();
     }
     read.paths.iter().map(|path| relative(plan, path)).collect::<Vec<_>>().join(", ")
+}
+
+fn columns_text(used: &UsedColumns) -> String {
+    let listed = |names: &BTreeSet<String>| names.iter().map(String::as_str).collect::<Vec<_>>().join(", ");
+    match (used.needed.is_empty(), used.perhaps.is_empty()) {
+        (true, true) => "one, to count rows".to_owned(),
+        (false, true) => listed(&used.needed),
+        (true, false) => format!("if there: {}", listed(&used.perhaps)),
+        (false, false) => format!("{}; if there: {}", listed(&used.needed), listed(&used.perhaps)),
+    }
 }
 
 /// A path below the pipeline's folder as it would be written in the file.

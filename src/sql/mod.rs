@@ -16,15 +16,18 @@ mod error;
 mod feed;
 mod group_order;
 mod join_sides;
+mod pruning;
 mod query;
 mod row_dependence;
 mod row_wise;
+mod scopes;
 mod seeded;
 mod step;
 mod stream;
 mod table;
 mod table_arguments;
 mod tee;
+mod used_columns;
 
 #[cfg(test)]
 mod tests;
@@ -32,6 +35,8 @@ mod tests;
 pub use context::Settings;
 pub use error::{SqlError, SqlErrorKind, SyntaxError};
 pub use feed::{Feed, Input, OnChange, Refused};
+pub use pruning::{Bounds, Parts, Pruning};
 pub use query::Query;
 pub use row_wise::RowWise;
 pub use stream::StreamQuery;
+pub use used_columns::UsedColumns;

@@ -73,6 +73,8 @@ pub fn resident(
         schema: command.returns.clone(),
         delimiter: if format == Format::Tsv { b'\t' } else { b',' },
         header: true,
+        used: None,
+        filtered_by: Vec::new(),
     };
     let source = Source::open(&read, stage.cut, as_columns, files)?;
     let errors = Arc::new(Mutex::new(Vec::new()));

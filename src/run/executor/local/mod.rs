@@ -295,7 +295,7 @@ impl LocalExecutor {
         let stage = plan.stage(id);
         let resident = match &stage.kind {
             StageKind::Read(read) => match Source::open(read, stage.cut, !plan.is_read_as_lines(id), &self.files) {
-                Ok(source) => Resident::source(id, source, self.mailbox.clone()),
+                Ok(source) => Resident::source(id, source.serving(self.consumers(read)), self.mailbox.clone()),
                 Err(error) => {
                     self.stage_failed(id, Scope::Input, &error);
                     return Ok(());

@@ -292,6 +292,8 @@ fn stage(at: usize, shape: &Shape, inputs: Vec<Input>) -> Stage {
         schema: Vec::new(),
         delimiter: b',',
         header: true,
+        used: None,
+        filtered_by: Vec::new(),
     };
     let write = Write {
         target: WriteTarget::Stdout,

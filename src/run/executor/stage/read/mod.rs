@@ -10,6 +10,7 @@ mod input;
 mod lines;
 mod parquet_file;
 mod paths;
+mod row_groups;
 #[cfg(test)]
 mod tests;
 mod text;
@@ -22,6 +23,7 @@ use arrow::datatypes::SchemaRef;
 
 pub use self::error::ReadError;
 pub use self::input::Canceller;
+pub use self::row_groups::Consumer;
 
 use self::columnar::ColumnarSource;
 use self::input::STDIN;
@@ -84,6 +86,15 @@ impl Source {
             Batches::Columnar(Box::new(ColumnarSource::new(read, cut, found, table, cancel, count)))
         };
         Ok(Self { batches, canceller, known_size, bytes_read })
+    }
+
+    /// Says who reads the source, if all who do are queries that read nothing else: rows that none of them needs may be left out.
+    #[must_use]
+    pub fn serving(mut self, consumers: Vec<Consumer>) -> Self {
+        if let Batches::Columnar(columnar) = &mut self.batches {
+            columnar.serve(consumers);
+        }
+        self
     }
 
     /// Reads the next batch; `None` after the last. Blocks while a pipe is silent, until it is cancelled.

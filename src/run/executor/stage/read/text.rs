@@ -16,11 +16,13 @@ use crate::format::{
     TextDecoder, headerless, in_the_making,
 };
 use crate::plan::{Cut, Read};
+use crate::sql::UsedColumns;
 
 /// Reads files of text one after the other, as if they were one: a batch may hold the end of one and the start of the next.
 pub(super) struct TextSource {
     format: Format,
     declared: Vec<(String, DataType)>,
+    used: Option<UsedColumns>,
     files: VecDeque<FileToRead>,
     table: FileTable,
     canceller: Canceller,
@@ -80,6 +82,7 @@ impl TextSource {
         Self {
             format: read.format,
             declared: read.schema.clone(),
+            used: read.used.clone(),
             files: files.into(),
             table,
             canceller,
@@ -173,10 +176,15 @@ impl TextSource {
         };
         let sample: Vec<_> = self.sample.iter().map(|chunk| &chunk.records).collect();
         let decoder = TextDecoder::from_sample(self.format, &header, &self.declared, &sample);
-        let decoder = decoder.map_err(|error| match error {
+        let mut decoder = decoder.map_err(|error| match error {
             SampleError::Record(chunk, error) => located(&self.table, &self.sample[chunk].origin, error),
             SampleError::Columns(problem) => self.in_first_file(problem),
         })?;
+        if let Some(used) = &self.used
+            && let Some(chosen) = used.choose(decoder.columns().iter().map(String::as_str))
+        {
+            decoder.keep(&chosen);
+        }
         self.decoder = Some(Arc::new(decoder));
         Ok(())
     }
