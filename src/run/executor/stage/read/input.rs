@@ -19,6 +19,8 @@ use crate::format::{Compression, decompress};
 const SILENCE: Timespec = Timespec { tv_sec: 0, tv_nsec: 100_000_000 };
 
 const FILE_BUFFER: usize = 1 << 20;
+/// For files whose size says little: those of a pseudo file system have none.
+const SMALLEST_FILE_BUFFER: usize = 4 << 10;
 const PIPE_BUFFER: usize = 64 << 10;
 
 /// Name of standard input in messages and in the table of files.
@@ -108,7 +110,8 @@ impl Input {
         bytes_read: &Arc<AtomicU64>,
     ) -> Result<Self, ReadError> {
         let unreadable = |source| ReadError::Unreadable { path: path.to_owned(), source };
-        let is_regular = file.metadata().map_err(unreadable)?.is_file();
+        let metadata = file.metadata().map_err(unreadable)?;
+        let is_regular = metadata.is_file();
         let waits_for_ever = Arc::new(AtomicBool::new(true));
         let raw = RawInput {
             file,
@@ -117,7 +120,11 @@ impl Input {
             canceller: canceller.clone(),
             bytes_read: Arc::clone(bytes_read),
         };
-        let size = if is_regular { FILE_BUFFER } else { PIPE_BUFFER };
+        let size = match compression {
+            _ if !is_regular => PIPE_BUFFER,
+            Compression::None => buffer_of_file(metadata.len()),
+            _ => FILE_BUFFER,
+        };
         Ok(Self {
             path: path.to_owned(),
             reader: decompress(raw, compression).map_err(unreadable)?,
@@ -174,6 +181,12 @@ impl Input {
         self.waits_for_ever.store(true, Ordering::Relaxed);
         self.reader
     }
+}
+
+/// Bytes of the buffer for a file of `length` bytes. A buffer is cleared when it is made, which costs more than to read a small
+/// file; one byte more than the file has lets the second read find its end.
+fn buffer_of_file(length: u64) -> usize {
+    usize::try_from(length.saturating_add(1)).unwrap_or(FILE_BUFFER).clamp(SMALLEST_FILE_BUFFER, FILE_BUFFER)
 }
 
 /// Opens a file that was there when the source was opened.
