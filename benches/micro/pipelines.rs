@@ -19,7 +19,7 @@ pub fn chain(stages: usize) -> String {
         writeln!(text, "  s{at}:\n    from: s{before}\n    python: {{ call: \"work:f\", as: arrow }}").expect("memory");
     }
     let last = stages - 2;
-    write!(text, "  sink: {{ from: s{last}, write: \"${{{{ params.out }}}}/rows.csv\" }}\n").expect("memory");
+    writeln!(text, "  sink: {{ from: s{last}, write: \"${{{{ params.out }}}}/rows.csv\" }}").expect("memory");
     text
 }
 
