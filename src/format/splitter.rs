@@ -139,7 +139,7 @@ impl CsvSplitter {
                 _ => {}
             }
         }
-        self.reader = reader(self.delimiter);
+        self.reader.reset(); // To build another one costs more than to read a small file.
         self.at_header = self.has_header;
         self.is_past_first = false;
         Ok(())

@@ -95,6 +95,20 @@ fn batches_cross_files_and_rows_keep_their_places() {
     assert_eq!(found, [(vec![4, 5, 1, 2, 3], "b.csv:1".to_owned())]);
 }
 
+#[test]
+fn files_of_every_size_are_read_to_their_end() {
+    for length in [4, 4094, 4095, 4096, 4097, (1 << 20) - 1, 1 << 20, (1 << 20) + 1] {
+        let text: String = "n\n".chars().chain("7\n".chars().cycle()).take(length).collect();
+        let folder = Folder::new(&[("a.csv", &text), ("b.csv", "n\n8\n")]);
+        let read = read(Format::Csv, &[folder.path("a.csv"), folder.path("b.csv")]);
+        let values: Vec<i64> =
+            batches(&read, Cut::default()).unwrap().into_iter().flat_map(|(batch, _)| batch).collect();
+        let sevens = (length - 1) / 2;
+        assert_eq!(values.len(), sevens + 1, "{length} bytes");
+        assert_eq!((values[sevens - 1], values[sevens]), (7, 8), "{length} bytes");
+    }
+}
+
 /// Numbers, some of them quoted, with texts that may hold a line break.
 fn mixed_rows(rows: i64) -> String {
     let row = |row: i64| match row % 5 {
