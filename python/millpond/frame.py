@@ -47,6 +47,7 @@ class Kind(enum.IntEnum):
     RELEASE_INPUT = 23
     DROP = 24
     CAUGHT_UP = 25
+    LEDGER = 26
 
     PREPARE = 32
     FORK = 33
@@ -58,6 +59,7 @@ class Kind(enum.IntEnum):
 class Flag(enum.IntFlag):
     ORIGIN = 1
     END = 2
+    SCATTERED = 8
 
 
 class ProtocolError(Exception):

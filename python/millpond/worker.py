@@ -14,10 +14,10 @@ from typing import NoReturn
 
 import pyarrow as pa
 
-from . import context, errors, process
+from . import allocator, context, errors, process
 from .frame import PROTOCOL, Channel, Flag, Frame, Kind, ProtocolError
 from .leases import Leases
-from .outputs import Outputs
+from .outputs import Outputs, Written
 from .stage import Output, Stage
 
 # How long an idle worker with leases waits before it looks whether they are held by garbage, at first and at most.
@@ -51,7 +51,8 @@ class Worker:
         self._schemas: dict[int, pa.Schema] = {}
         self._stages: dict[int, Stage] = {}
         self._leases = Leases()
-        self._outputs = Outputs(channel)
+        self._allocator = allocator.load()
+        self._outputs = Outputs(channel, self._leases, self._allocator)
 
     def serve(self) -> int:
         """Answers frames; returns the status to exit with."""
@@ -89,6 +90,7 @@ class Worker:
         context.params.set(frame.text["params"])
         try:
             stage = Stage(frame.text)
+            self._watch_numpy()
         except SystemExit:
             raise
         except BaseException as error:
@@ -98,6 +100,14 @@ class Worker:
         self._stages[frame.stage] = stage
         text = {"as": stage.convention, "class": stage.is_class}
         self._channel.send(Frame(Kind.OPENED, stage=frame.stage, text=text))
+
+    def _watch_numpy(self) -> None:
+        """Has numpy, once it is there, put arrays where they need not be copied from."""
+        fd = None if self._allocator is None else self._allocator.watch_numpy()
+        if fd is not None:
+            frame = Frame(Kind.LEDGER, length=os.fstat(fd).st_size, fds=(fd,))
+            self._channel.send(frame)
+            frame.close_fds()
 
     def _attempt(self, frame: Frame) -> None:
         stage = self._stages.get(frame.stage)
@@ -115,7 +125,11 @@ class Worker:
 
     def _run(self, stage: Stage, frame: Frame) -> list[Frame]:
         """Runs an attempt; the frames that tell its outcome."""
-        outputs, end, rows = self._call(stage, frame)
+        if self._allocator is None:
+            outputs, end, rows = self._call(stage, frame)
+        else:
+            with self._allocator.allocating():
+                outputs, end, rows = self._call(stage, frame)
         self._end_copies()
         answer = self._written(frame, outputs)
         answer.append(Frame(Kind.DONE, Flag.END if end else 0, stage=frame.stage, attempt=frame.attempt, rows=rows))
@@ -127,7 +141,7 @@ class Worker:
             outputs, end = stage.pull(frame.sequence, lambda: self._caught_up(frame))
             return outputs, end, 0
         batch = self._leases.read(frame, self._schemas[frame.schema])
-        return stage.run(batch, frame.sequence), False, batch.num_rows
+        return stage.run(batch, frame.sequence), False, frame.rows
 
     def _caught_up(self, frame: Frame) -> None:
         self._end_copies()
@@ -142,23 +156,24 @@ class Worker:
         os._exit(EXIT_FORKED)
 
     def _written(self, frame: Frame, outputs: list[Output]) -> list[Frame]:
-        """Writes all outputs of an attempt, or none; the frames that say where they are."""
-        written = []
+        """Writes all outputs of an attempt, or none, and empties the list; the frames that say where they are."""
+        headers = [Frame(Kind.BATCH, stage=frame.stage, attempt=frame.attempt, port=output.port) for output in outputs]
+        origins = [output.origin for output in outputs]
+        written: list[Written] = []
         try:
-            for output in outputs:
-                written.append(self._outputs.write(output.batch))
+            while len(written) < len(headers):
+                written.append(self._outputs.write(outputs.pop(0).batch))
+            self._outputs.settle(written)
         except BaseException:
             for batch in written:
                 self._outputs.discard(batch)
             raise
-        frames = []
-        for output, batch in zip(outputs, written, strict=True):
-            origin = b"" if output.origin is None else output.origin.tobytes()
-            flags = 0 if output.origin is None else Flag.ORIGIN
-            header = Frame(Kind.BATCH, flags, stage=frame.stage, attempt=frame.attempt, port=output.port)
-            self._outputs.fill(header, batch, origin)
-            frames.append(header)
-        return frames
+        for header, batch, origin in zip(headers, written, origins, strict=True):
+            if origin is not None:
+                header.flags = Flag.ORIGIN
+            self._outputs.fill(header, batch, b"" if origin is None else origin.tobytes())
+        self._outputs.trim()
+        return headers
 
     def _failure(self, answer: Frame, error: BaseException, row: int | None) -> Frame:
         """`answer` with what is to be said of `error`, of which nothing is kept."""

@@ -8,6 +8,7 @@ mod file_table;
 pub mod ipc;
 mod origin;
 mod pool;
+mod scattered;
 mod segment;
 mod value_bytes;
 
@@ -18,5 +19,6 @@ pub use cut::Cutter;
 pub use file_table::FileTable;
 pub use origin::{FileId, Origin, Place};
 pub use pool::{KEPT_BYTES, Lease, SegmentPool};
+pub use scattered::{Holder, Scattered, ScatteredError};
 pub use segment::{SMALLEST_SEGMENT, Segment, SegmentError, SegmentId};
 pub use value_bytes::value_bytes;

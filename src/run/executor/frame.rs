@@ -36,6 +36,7 @@ pub enum Kind {
     Released = 23,
     Dropped = 24,
     CaughtUp = 25,
+    Ledger = 26,
     // To and from a template.
     Prepare = 32,
     Fork = 33,
@@ -50,7 +51,7 @@ pub enum Kind {
 }
 
 impl Kind {
-    const ALL: [Self; 27] = [
+    const ALL: [Self; 28] = [
         Self::Open,
         Self::Schema,
         Self::Segment,
@@ -69,6 +70,7 @@ impl Kind {
         Self::Released,
         Self::Dropped,
         Self::CaughtUp,
+        Self::Ledger,
         Self::Prepare,
         Self::Fork,
         Self::Forked,
@@ -89,6 +91,9 @@ impl Kind {
 pub const FLAG_ORIGIN: u16 = 1;
 /// Flag of `Done`: the generator is exhausted.
 pub const FLAG_END: u16 = 2;
+
+/// Flag of `Run` and `Batch`: the batch is scattered, and the data say where its buffers lie.
+pub const FLAG_SCATTERED: u16 = 8;
 
 /// Flag of `Spawn`: only a failure and the end are to be reported.
 pub const FLAG_QUIET: u16 = 4;

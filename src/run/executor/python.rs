@@ -461,6 +461,10 @@ impl Pool {
                 let segment = self.segments.next_id();
                 worker.announced_segment(&mut frame, segment)?;
             }
+            Kind::Ledger => {
+                let ledger = self.segments.next_id();
+                worker.announced_ledger(&mut frame, ledger)?;
+            }
             Kind::Batch => match worker.output(&frame, &self.mailbox) {
                 // What the function made is wrong, not what the worker did.
                 Err(WorkerError::Arrow(error)) => {
