@@ -152,7 +152,7 @@ class Outputs:
         return Written(schema_id, batch.num_rows, segment=segment, offset=offset, length=size, leased=[segment])
 
     def settle(self, written: Iterable[Written]) -> None:
-        """Decides what becomes of the arrays that the batches lie in: they are lent if nothing in this process can change
+        """Decides what becomes of the arrays that batches lie in: they are lent if nothing in this process can change
         them any more, and copied if user code has kept them."""
         written = list(written)
         numbers = {piece.block for one in written for piece in one.pieces if piece.block is not None}

@@ -164,8 +164,8 @@ class Worker:
         self.dropped: list[int] = []
         self.hello = channel.expect(Kind.HELLO)
 
-    def send(self, kind: Kind, **fields: Any) -> None:
-        self.channel.send(Frame(kind, **fields))
+    def send(self, kind: Kind, flags: int = 0, **fields: Any) -> None:
+        self.channel.send(Frame(kind, flags, **fields))
 
     def open(self, function: str, stage: int = 1, **spec: Any) -> dict[str, Any]:
         """Opens `module:name`; the text of the answer."""
@@ -206,6 +206,35 @@ class Worker:
             schema=self.schema_ids[schema],
             length=len(message),
             **place,
+        )
+        return attempt
+
+    def start_scattered(self, batch: pa.RecordBatch, segments: list[int], stage: int = 1) -> int:
+        """Puts each column into a segment of its own."""
+        attempt = next(self.attempts)
+        if batch.schema not in self.schema_ids:
+            self.schema_ids[batch.schema] = len(self.schema_ids) + 1
+            self.send(Kind.SCHEMA_IN, schema=self.schema_ids[batch.schema], data=batch.schema.serialize().to_pybytes())
+        nodes, places = [], []
+        for name, segment in zip(batch.schema.names, segments, strict=True):
+            parts = scatter.take_apart(batch.select([name]))
+            assert parts is not None
+            nodes += parts.nodes
+            offset = 0
+            for buffer in parts.buffers:
+                self.inputs[segment][offset : offset + buffer.size] = buffer.to_pybytes()
+                places.append(scatter.Place(offset, buffer.size, segment, scatter.Holder.SENDER))
+                offset += -(-buffer.size // 64) * 64
+        data = scatter.describe(nodes, places)
+        self.send(
+            Kind.RUN,
+            Flag.SCATTERED,
+            stage=stage,
+            attempt=attempt,
+            rows=batch.num_rows,
+            schema=self.schema_ids[batch.schema],
+            length=len(data),
+            data=data,
         )
         return attempt
 
@@ -283,8 +312,9 @@ class Worker:
             holder = scatter.Holder(place.holder)
             whole = data[inline_at:] if holder == scatter.Holder.FRAME else memory[holder][place.segment]
             assert place.offset + place.length <= len(whole)
-            buffers.append(pa.py_buffer(bytes(whole[place.offset : place.offset + place.length])))
-            result.places.setdefault(frame.port, set()).add((holder, place.segment))
+            buffers.append(pa.py_buffer(whole).slice(place.offset, place.length))
+            if holder != scatter.Holder.FRAME:
+                result.places.setdefault(frame.port, set()).add((holder, place.segment))
         return scatter.put_together(self.schemas[frame.schema], nodes, buffers)
 
     def wait_for_release(self, attempt: int) -> None:

@@ -169,6 +169,10 @@ impl Decoder<'_> {
         if *data_type != DataType::Null {
             let validity = self.buffer()?;
             if node.nulls > 0 {
+                // Arrow takes this for granted.
+                if (validity.len() as u64) < node.rows.div_ceil(8) {
+                    return Err(invalid("a column has fewer marks of null than rows"));
+                }
                 array = array.null_count(node.nulls as usize).null_bit_buffer(Some(validity));
             }
             for _ in 0..buffers_of(data_type)? {
@@ -234,4 +238,137 @@ fn length(count: usize) -> [u8; 4] {
 
 fn invalid(problem: &str) -> ArrowError {
     ArrowError::IpcError(problem.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use arrow::array::{AsArray, FixedSizeListArray, Float64Array, Int64Array, ListArray, StringArray, StructArray};
+    use arrow::datatypes::{Field, Float64Type, Int64Type, Schema};
+    use proptest::prelude::*;
+
+    use super::super::SegmentPool;
+    use super::*;
+
+    /// Columns of all kinds.
+    fn table(rows: usize) -> RecordBatch {
+        let valid = |row: usize| !row.is_multiple_of(5);
+        let numbers = Int64Array::from_iter((0..rows).map(|row| valid(row).then_some(row as i64)));
+        let text = StringArray::from_iter((0..rows).map(|row| valid(row).then(|| "x".repeat(row % 7))));
+        let lists = (0..rows).map(|row| valid(row).then(|| vec![Some(row as i64); row % 4]));
+        let vectors = Float64Array::from_iter_values((0..rows * 2).map(|value| value as f64));
+        let item = Arc::new(Field::new("item", DataType::Float64, true));
+        let fields = vec![Field::new("n", DataType::Int64, true), Field::new("s", DataType::Utf8, true)];
+        let structs = StructArray::new(fields.into(), vec![Arc::new(numbers.clone()), Arc::new(text.clone())], None);
+        let columns: [(&str, ArrayRef); 6] = [
+            ("numbers", Arc::new(numbers)),
+            ("text", Arc::new(text)),
+            ("flags", Arc::new(arrow::array::BooleanArray::from_iter((0..rows).map(|row| Some(row % 3 == 0))))),
+            ("lists", Arc::new(ListArray::from_iter_primitive::<Int64Type, _, _>(lists))),
+            ("vectors", Arc::new(FixedSizeListArray::new(item, 2, Arc::new(vectors), None))),
+            ("structs", Arc::new(structs)),
+        ];
+        RecordBatch::try_from_iter_with_nullable(columns.map(|(name, column)| (name, column, true)))
+            .expect("one length")
+    }
+
+    /// Takes an array without offset apart, as a worker does.
+    fn take(array: &ArrayData, nodes: &mut Vec<Node>, buffers: &mut Vec<Buffer>) {
+        nodes.push(Node { rows: array.len() as u64, nulls: array.null_count() as u64 });
+        buffers.push(array.nulls().map_or_else(|| Buffer::from(&[]), |nulls| nulls.buffer().clone()));
+        buffers.extend(array.buffers().iter().cloned());
+        array.child_data().iter().for_each(|child| take(child, nodes, buffers));
+    }
+
+    /// A description of `table` whose buffers lie in `lease`, and the lease.
+    fn described(table: &RecordBatch) -> (Vec<u8>, Arc<Lease>) {
+        let (mut nodes, mut buffers) = (Vec::new(), Vec::new());
+        table.columns().iter().for_each(|column| take(&column.to_data(), &mut nodes, &mut buffers));
+        let lease = SegmentPool::default().write(buffers.iter().map(Buffer::as_slice)).expect("memory");
+        let (mut offset, mut places) = (0, Vec::new());
+        for buffer in &buffers {
+            places.push(Place { lease: Some(0), offset, length: buffer.len() as u64 });
+            offset += buffer.len() as u64;
+        }
+        let leases = vec![Arc::clone(&lease)];
+        (Scattered { nodes, places, leases, inline: Buffer::from(&[]) }.to_vec(), lease)
+    }
+
+    fn read(bytes: &[u8], lease: &Arc<Lease>) -> Result<Scattered, ScatteredError> {
+        Scattered::read(bytes, |_| Ok::<_, ScatteredError>(Arc::clone(lease)))
+    }
+
+    #[test]
+    fn columns_are_read_where_they_lie() {
+        let table = table(100);
+        let (bytes, lease) = described(&table);
+        let scattered = read(&bytes, &lease).expect("a description");
+        assert_eq!(scattered.leases().len(), 1);
+        let decoded = scattered.decode(table.schema(), 100).expect("what was taken apart");
+        assert_eq!(decoded, table);
+        let start = lease.segment().address(0, 1).expect("in range").as_ptr() as usize;
+        let values = decoded.column(4).as_fixed_size_list().values().as_primitive::<Float64Type>().values().as_ptr();
+        // The buffer before it decides whether it is aligned here.
+        if scattered
+            .places
+            .iter()
+            .any(|place| place.offset.is_multiple_of(8) && start + place.offset as usize == values as usize)
+        {
+            assert!((start..start + lease.segment().len()).contains(&(values as usize)));
+        }
+        assert_eq!(scattered.to_vec(), bytes);
+    }
+
+    #[test]
+    fn small_buffers_travel_beside_the_description() {
+        let values: Vec<u8> = [7_i64, 8, 9].iter().flat_map(|value| value.to_le_bytes()).collect();
+        let place = |length| Place { lease: None, offset: 0, length };
+        let nodes = vec![Node { rows: 3, nulls: 0 }];
+        let bytes =
+            Scattered { nodes, places: vec![place(0), place(24)], leases: Vec::new(), inline: values.into() }.to_vec();
+        let no_lease = |_| Err(ScatteredError::Outside);
+        let schema = Arc::new(Schema::new(vec![Field::new("n", DataType::Int64, true)]));
+        let decoded =
+            Scattered::read(&bytes, no_lease).expect("a description").decode(schema, 3).expect("three numbers");
+        assert_eq!(decoded.column(0).as_primitive::<Int64Type>().values(), &[7, 8, 9]);
+        assert!(matches!(Scattered::read(&bytes[..bytes.len() - 1], no_lease), Err(ScatteredError::Outside)));
+    }
+
+    #[test]
+    fn a_column_that_is_missing_or_of_another_length_is_an_error() {
+        let table = table(10);
+        let (bytes, lease) = described(&table);
+        let scattered = read(&bytes, &lease).expect("a description");
+        assert!(scattered.decode(table.schema(), 11).is_err());
+        let more = Schema::new([table.schema().fields().to_vec(), table.schema().fields().to_vec()].concat());
+        assert!(scattered.decode(Arc::new(more), 10).is_err());
+        let views = Schema::new(vec![Field::new("v", DataType::Utf8View, true)]);
+        assert!(scattered.decode(Arc::new(views), 10).is_err());
+    }
+
+    proptest! {
+        /// A worker can send anything: whatever it is, reading it ends with a batch or an error.
+        #[test]
+        fn hostile_descriptions_are_errors(changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..6)) {
+            let table = table(50);
+            let (mut bytes, lease) = described(&table);
+            for (at, byte) in changes {
+                let at = at.index(bytes.len());
+                bytes[at] = byte;
+            }
+            if let Ok(scattered) = read(&bytes, &lease)
+                && let Ok(batch) = scattered.decode(table.schema(), 50)
+            {
+                let shown = format!("{batch:?}");
+                prop_assert!(!shown.is_empty());
+            }
+        }
+
+        #[test]
+        fn garbage_is_no_description(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+            let (_, lease) = described(&table(1));
+            if let Ok(scattered) = read(&bytes, &lease) {
+                let _ = scattered.decode(table(1).schema(), 1);
+            }
+        }
+    }
 }

@@ -216,8 +216,13 @@ impl Worker {
     }
 
     /// The worker has given a segment back to the system.
-    pub fn dropped_segment(&mut self, frame: &Frame) {
-        self.segments.remove(&frame.segment);
+    pub fn dropped_segment(&mut self, frame: &Frame) -> Option<Arc<Segment>> {
+        self.segments.remove(&frame.segment)
+    }
+
+    /// What the worker has written to, once it is gone.
+    pub fn into_segments(self) -> impl Iterator<Item = Arc<Segment>> {
+        self.segments.into_values()
     }
 
     /// One output of the current attempt. Its rows stay where the worker has written them.

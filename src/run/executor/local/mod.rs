@@ -477,10 +477,7 @@ impl LocalExecutor {
 
     /// Gives workers the news of segments that are gone.
     pub fn tidy(&mut self) {
-        let dropped = self.segments.dropped();
-        if !dropped.is_empty() {
-            self.pool.forget(&dropped);
-        }
+        self.pool.forget(self.segments.dropped());
     }
 }
 
