@@ -175,8 +175,12 @@ impl Decoder<'_> {
                 }
                 array = array.null_count(node.nulls as usize).null_bit_buffer(Some(validity));
             }
-            for _ in 0..buffers_of(data_type)? {
-                array = array.add_buffer(self.buffer()?);
+            for width in widths_of(data_type)? {
+                let buffer = self.buffer()?;
+                if !buffer.len().is_multiple_of(width) {
+                    return Err(invalid("a column ends within a value"));
+                }
+                array = array.add_buffer(buffer);
             }
         }
         for child in children_of(data_type) {
@@ -192,15 +196,20 @@ impl Decoder<'_> {
     }
 }
 
-/// Number of buffers beside the validity.
-fn buffers_of(data_type: &DataType) -> Result<usize, ArrowError> {
-    match data_type {
-        DataType::Struct(_) | DataType::FixedSizeList(..) => Ok(0),
-        DataType::Boolean | DataType::FixedSizeBinary(_) | DataType::List(_) | DataType::LargeList(_) => Ok(1),
-        DataType::Utf8 | DataType::LargeUtf8 | DataType::Binary | DataType::LargeBinary => Ok(2),
-        primitive if primitive.is_primitive() => Ok(1),
-        other => Err(invalid(&format!("a column of type {other} cannot be scattered"))),
-    }
+/// Of each buffer beside the validity, the bytes of a value.
+fn widths_of(data_type: &DataType) -> Result<Vec<usize>, ArrowError> {
+    Ok(match data_type {
+        DataType::Struct(_) | DataType::FixedSizeList(..) => vec![],
+        DataType::Boolean | DataType::FixedSizeBinary(_) => vec![1],
+        DataType::List(_) => vec![4],
+        DataType::LargeList(_) => vec![8],
+        DataType::Utf8 | DataType::Binary => vec![4, 1],
+        DataType::LargeUtf8 | DataType::LargeBinary => vec![8, 1],
+        other => match other.primitive_width() {
+            Some(width) => vec![width],
+            None => return Err(invalid(&format!("a column of type {other} cannot be scattered"))),
+        },
+    })
 }
 
 fn children_of(data_type: &DataType) -> Vec<&DataType> {
@@ -283,11 +292,15 @@ mod tests {
     fn described(table: &RecordBatch) -> (Vec<u8>, Arc<Lease>) {
         let (mut nodes, mut buffers) = (Vec::new(), Vec::new());
         table.columns().iter().for_each(|column| take(&column.to_data(), &mut nodes, &mut buffers));
-        let lease = SegmentPool::default().write(buffers.iter().map(Buffer::as_slice)).expect("memory");
+        let padding = [0; 64];
+        let padded = buffers
+            .iter()
+            .flat_map(|buffer| [buffer.as_slice(), &padding[..buffer.len().next_multiple_of(64) - buffer.len()]]);
+        let lease = SegmentPool::default().write(padded).expect("memory");
         let (mut offset, mut places) = (0, Vec::new());
         for buffer in &buffers {
             places.push(Place { lease: Some(0), offset, length: buffer.len() as u64 });
-            offset += buffer.len() as u64;
+            offset += buffer.len().next_multiple_of(64) as u64;
         }
         let leases = vec![Arc::clone(&lease)];
         (Scattered { nodes, places, leases, inline: Buffer::from(&[]) }.to_vec(), lease)
@@ -306,15 +319,8 @@ mod tests {
         let decoded = scattered.decode(table.schema(), 100).expect("what was taken apart");
         assert_eq!(decoded, table);
         let start = lease.segment().address(0, 1).expect("in range").as_ptr() as usize;
-        let values = decoded.column(4).as_fixed_size_list().values().as_primitive::<Float64Type>().values().as_ptr();
-        // The buffer before it decides whether it is aligned here.
-        if scattered
-            .places
-            .iter()
-            .any(|place| place.offset.is_multiple_of(8) && start + place.offset as usize == values as usize)
-        {
-            assert!((start..start + lease.segment().len()).contains(&(values as usize)));
-        }
+        let vectors = decoded.column(4).as_fixed_size_list().values().as_primitive::<Float64Type>();
+        assert!((start..start + lease.segment().len()).contains(&(vectors.values().as_ptr() as usize)));
         assert_eq!(scattered.to_vec(), bytes);
     }
 
