@@ -74,7 +74,7 @@ static int is_copy; /* of a worker: this process was forked by user code */
 static uint64_t clock_ticks;
 /* Blocks that the coordinator knows and that are shared no more: it is to be told before there is another of that number. */
 static int is_unshared[BLOCKS];
-/* Bytes of live arrays in blocks, where the coordinator can see them at any time. */
+/* Bytes of live and of free blocks, where the coordinator can see them at any time. */
 static _Atomic uint64_t *ledger;
 
 static size_t bytes_of(enum State state) {
@@ -85,9 +85,11 @@ static size_t bytes_of(enum State state) {
     return bytes;
 }
 
-static void note_live(void) {
-    if (ledger && !is_copy)
-        *ledger = bytes_of(LIVE);
+static void note(void) {
+    if (ledger && !is_copy) {
+        ledger[0] = bytes_of(LIVE);
+        ledger[1] = bytes_of(FREE);
+    }
 }
 
 /* Four sizes to each power of two: at most a quarter is wasted. */
@@ -150,7 +152,7 @@ static Block *take(size_t size) {
         block = new_block(rounded(size));
     if (block) {
         block->state = LIVE;
-        note_live();
+        note();
     }
     return block;
 }
@@ -165,7 +167,7 @@ static void give(Block *block) {
     block->is_zero = 0;
     block->is_freed = 0;
     block->used = ++clock_ticks;
-    note_live();
+    note();
 }
 
 static Block *block_at(const void *memory) {
@@ -262,7 +264,7 @@ static void before_fork(void) {
     for (Block *block = blocks; block < blocks + BLOCKS; block++)
         if (block->state == LIVE)
             make_private(block);
-    note_live();
+    note();
 }
 
 static void after_fork(void) { pthread_mutex_unlock(&mutex); }
@@ -274,8 +276,8 @@ static void after_fork_in_child(void) {
 }
 
 /* Puts the arrays that numpy makes from now on, while enabled, into blocks. `numpys` is the handler that it has; returns the one
-   that it shall have, or NULL. `ledger_fd` becomes the descriptor of the ledger. */
-Handler *millpond_start(const Handler *numpys, int *ledger_fd) {
+   that it shall have, or NULL. Gives a descriptor of the ledger and its address. */
+Handler *millpond_start(const Handler *numpys, int *ledger_fd, uintptr_t *ledger_address) {
     int fd = sealed_memfd(PAGE);
     if (fd < 0)
         return NULL;
@@ -287,6 +289,7 @@ Handler *millpond_start(const Handler *numpys, int *ledger_fd) {
     before = numpys->functions;
     ledger = page;
     *ledger_fd = fd;
+    *ledger_address = (uintptr_t)page;
     return &handler;
 }
 
@@ -317,7 +320,7 @@ int millpond_lend(int number) {
         block->state = LENT;
         block->pins = block->is_freed = block->is_zero = 0;
         block->is_known = 1;
-        note_live();
+        note();
     }
     pthread_mutex_unlock(&mutex);
     return is_lent;
@@ -347,13 +350,6 @@ void millpond_describe(int number, uint64_t description[3]) {
     description[2] = (uint64_t)block->fd;
 }
 
-size_t millpond_free_bytes(void) {
-    pthread_mutex_lock(&mutex);
-    size_t bytes = bytes_of(FREE);
-    pthread_mutex_unlock(&mutex);
-    return bytes;
-}
-
 /* Gives the block that has been free for the longest back to the system, unless it is the only one. Returns its number, or -1. */
 int millpond_evict_but_one(void) {
     int oldest = -1, found = 0;
@@ -365,8 +361,10 @@ int millpond_evict_but_one(void) {
         if (oldest < 0 || blocks[number].used < blocks[oldest].used)
             oldest = number;
     }
-    if (found > 1)
+    if (found > 1) {
         discard(&blocks[oldest]);
+        note();
+    }
     pthread_mutex_unlock(&mutex);
     return found > 1 ? oldest : -1;
 }

@@ -31,15 +31,16 @@ class Block(NamedTuple):
 
 
 class Allocator:
-    """Has numpy put arrays of 1 MiB and more into blocks while `allocating`; `allocator.c` has the life of one."""
+    """Has numpy put arrays of 1 MiB and more into blocks, unless `paused`; `allocator.c` has the life of a block."""
 
     def __init__(self, library: ctypes.CDLL) -> None:
         self._library = library
         self._handler: object = None
+        # Bytes of live and of free blocks, as the library notes them.
+        self._ledger = (ctypes.c_uint64 * 2)()
         library.millpond_start.restype = ctypes.c_void_p
-        library.millpond_start.argtypes = [ctypes.c_void_p, ctypes.POINTER(ctypes.c_int)]
+        library.millpond_start.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p]
         library.millpond_pin.argtypes = [ctypes.c_size_t, ctypes.c_size_t]
-        library.millpond_free_bytes.restype = ctypes.c_size_t
 
     def watch_numpy(self) -> int | None:
         """Has numpy use the library, if numpy is here by now and does not yet. Then returns a descriptor of the page in
@@ -48,24 +49,27 @@ class Allocator:
         if self._handler is not None or _version(numpy) < _FIRST_VERSION:
             return None
         set_handler, get_handler = _numpy_functions(numpy)
-        fd = ctypes.c_int(-1)
-        handler = self._library.millpond_start(_capsule_pointer(get_handler(), _HANDLER_NAME), ctypes.byref(fd))
+        before = _capsule_pointer(get_handler(), _HANDLER_NAME)
+        fd, ledger = ctypes.c_int(-1), ctypes.c_size_t()
+        handler = self._library.millpond_start(before, ctypes.byref(fd), ctypes.byref(ledger))
         if not handler:
             return None
         make = ctypes.pythonapi.PyCapsule_New
         make.restype, make.argtypes = ctypes.py_object, [ctypes.c_void_p, ctypes.c_char_p, ctypes.c_void_p]
         self._handler = make(handler, _HANDLER_NAME, None)
         set_handler(self._handler)
+        self._ledger = (ctypes.c_uint64 * 2).from_address(ledger.value)
+        self._library.millpond_enable(1)
         return fd.value
 
     @contextlib.contextmanager
-    def allocating(self) -> Iterator[None]:
-        """Arrays that are made meanwhile are blocks. What code makes when it is imported, it means to keep."""
-        self._library.millpond_enable(1)
+    def paused(self) -> Iterator[None]:
+        """Arrays that are made meanwhile are no blocks."""
+        self._library.millpond_enable(0)
         try:
             yield
         finally:
-            self._library.millpond_enable(0)
+            self._library.millpond_enable(self._handler is not None)
 
     def pin(self, address: int, length: int) -> int | None:
         """The number of the array's block that has these bytes; it stays as it is until it is lent or unpinned."""
@@ -90,7 +94,7 @@ class Allocator:
 
     def free_bytes(self) -> int:
         """Bytes of blocks that are kept for arrays to come."""
-        return int(self._library.millpond_free_bytes())
+        return int(self._ledger[1])
 
     def evict_but_one(self) -> int | None:
         """Gives the block that has been free for the longest back to the system; its number, if there are several."""

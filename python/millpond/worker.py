@@ -5,6 +5,7 @@ User code runs in `Stage`; batches come from `Leases` and go to `Outputs`. The p
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import os
 import platform
@@ -89,7 +90,9 @@ class Worker:
     def _open(self, frame: Frame) -> None:
         context.params.set(frame.text["params"])
         try:
-            stage = Stage(frame.text)
+            # What code makes while it is imported or an instance is made, it means to keep.
+            with contextlib.nullcontext() if self._allocator is None else self._allocator.paused():
+                stage = Stage(frame.text)
             self._watch_numpy()
         except SystemExit:
             raise
@@ -125,11 +128,7 @@ class Worker:
 
     def _run(self, stage: Stage, frame: Frame) -> list[Frame]:
         """Runs an attempt; the frames that tell its outcome."""
-        if self._allocator is None:
-            outputs, end, rows = self._call(stage, frame)
-        else:
-            with self._allocator.allocating():
-                outputs, end, rows = self._call(stage, frame)
+        outputs, end, rows = self._call(stage, frame)
         self._end_copies()
         answer = self._written(frame, outputs)
         answer.append(Frame(Kind.DONE, Flag.END if end else 0, stage=frame.stage, attempt=frame.attempt, rows=rows))
