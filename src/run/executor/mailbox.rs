@@ -51,10 +51,9 @@ pub enum Message {
         attempt: AttemptId,
         failure: Failure,
     },
-    /// The last view of a worker's output segment (the worker's number) is gone.
-    SegmentFree {
+    /// The last views of some of a worker's output segments are gone.
+    SegmentsFree {
         worker: WorkerId,
-        segment: u32,
     },
 }
 

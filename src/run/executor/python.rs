@@ -267,6 +267,8 @@ impl Pool {
             // Its death is on its way to the scheduler.
             return Ok(batch);
         };
+        // Before it makes the next output, so that it need not make a segment for it.
+        worker.release_outputs();
         let mut frame = Frame::new(if batch.is_some() { Kind::Run } else { Kind::Pull });
         frame.stage = stage.0;
         frame.attempt = attempt.0;
@@ -563,10 +565,10 @@ impl Pool {
         }
     }
 
-    /// The last view of an output segment is gone: its worker may write it again.
-    pub fn release_output(&mut self, worker: WorkerId, segment: u32) {
+    /// The last views of output segments are gone: their worker may write them again.
+    pub fn release_outputs(&mut self, worker: WorkerId) {
         if let Some(worker) = self.workers.get_mut(&worker) {
-            worker.release_output(segment);
+            worker.release_outputs();
         }
     }
 

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::OwnedFd;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use arrow::buffer::Buffer;
 use arrow::datatypes::SchemaRef;
@@ -40,6 +40,8 @@ pub struct Worker {
     /// What it has announced, by its own numbers.
     schemas: BTreeMap<u32, SchemaRef>,
     segments: BTreeMap<u32, Arc<Segment>>,
+    /// Its output segments whose last view is gone, by its own numbers: it has not been told yet.
+    free: Arc<Mutex<Vec<u32>>>,
 }
 
 /// How far a stage is prepared in a worker.
@@ -113,6 +115,7 @@ impl Worker {
             leases: BTreeMap::new(),
             schemas: BTreeMap::new(),
             segments: BTreeMap::new(),
+            free: Arc::default(),
         }
     }
 
@@ -287,9 +290,15 @@ impl Worker {
     fn lease(&self, segment: u32, mailbox: &Mailbox) -> Result<Arc<Lease>, WorkerError> {
         let found = self.segments.get(&segment);
         let found = found.ok_or(WorkerError::Unknown { what: "segment", number: segment })?;
-        let (worker, mailbox) = (self.id, mailbox.clone());
+        let (worker, free, mailbox) = (self.id, Arc::clone(&self.free), mailbox.clone());
         // Runs wherever the last view is dropped: the loop tells the worker.
-        let give_back = Box::new(move |_| mailbox.send(Message::SegmentFree { worker, segment }));
+        let give_back = Box::new(move |_| {
+            let mut free = free.lock().unwrap_or_else(PoisonError::into_inner);
+            free.push(segment);
+            if free.len() == 1 {
+                mailbox.send(Message::SegmentsFree { worker });
+            }
+        });
         Ok(Arc::new(Lease::new(Arc::clone(found), give_back)))
     }
 
@@ -301,10 +310,13 @@ impl Worker {
             .ok_or(WorkerError::Unknown { what: "what it does not read any more, segment", number: segment.0 })
     }
 
-    /// An output segment may be used again.
-    pub fn release_output(&mut self, segment: u32) {
-        let mut frame = Frame::new(Kind::Release);
-        frame.segment = segment;
-        self.connection.send(frame);
+    /// Output segments whose last view is gone may be used again.
+    pub fn release_outputs(&mut self) {
+        let free = std::mem::take(&mut *self.free.lock().unwrap_or_else(PoisonError::into_inner));
+        for segment in free {
+            let mut frame = Frame::new(Kind::Release);
+            frame.segment = segment;
+            self.connection.send(frame);
+        }
     }
 }

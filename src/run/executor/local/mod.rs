@@ -210,8 +210,8 @@ impl LocalExecutor {
                 Event::AttemptDone { attempt, rows, outputs: outputs.into_iter().collect(), end: false }
             }
             Message::AttemptFailed { attempt, failure } => Event::AttemptFailed { attempt, failure },
-            Message::SegmentFree { worker, segment } => {
-                self.pool.release_output(worker, segment);
+            Message::SegmentsFree { worker } => {
+                self.pool.release_outputs(worker);
                 return;
             }
         };
