@@ -47,6 +47,7 @@ class Kind(enum.IntEnum):
     RELEASE_INPUT = 23
     DROP = 24
     CAUGHT_UP = 25
+    LEDGER = 26
 
     PREPARE = 32
     FORK = 33
@@ -60,6 +61,7 @@ class Flag(enum.IntFlag):
     END = 2
     PART = 4
     JOIN = 8
+    SCATTERED = 16
 
 
 class ProtocolError(Exception):

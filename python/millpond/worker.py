@@ -5,6 +5,7 @@ User code runs in `Stage`; batches come from `Leases` and go to `Outputs`. The p
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import os
 import platform
@@ -14,10 +15,10 @@ from typing import NoReturn
 
 import pyarrow as pa
 
-from . import context, errors, process
+from . import allocator, context, errors, process
 from .frame import PROTOCOL, Channel, Flag, Frame, Kind, ProtocolError
 from .leases import Leases
-from .outputs import Outputs
+from .outputs import Outputs, Written
 from .stage import Output, Ran, Share, Stage
 
 # How long an idle worker with leases waits before it looks whether they are held by garbage, at first and at most.
@@ -51,7 +52,8 @@ class Worker:
         self._schemas: dict[int, pa.Schema] = {}
         self._stages: dict[int, Stage] = {}
         self._leases = Leases()
-        self._outputs = Outputs(channel)
+        self._allocator = allocator.load()
+        self._outputs = Outputs(channel, self._leases, self._allocator)
 
     def serve(self) -> int:
         """Answers frames; returns the status to exit with."""
@@ -88,7 +90,10 @@ class Worker:
     def _open(self, frame: Frame) -> None:
         context.params.set(frame.text["params"])
         try:
-            stage = Stage(frame.text)
+            # What code makes while it is imported or an instance is made, it means to keep.
+            with contextlib.nullcontext() if self._allocator is None else self._allocator.paused():
+                stage = Stage(frame.text)
+            self._watch_numpy()
         except SystemExit:
             raise
         except BaseException as error:
@@ -98,6 +103,14 @@ class Worker:
         self._stages[frame.stage] = stage
         text = {"as": stage.convention, "class": stage.is_class}
         self._channel.send(Frame(Kind.OPENED, stage=frame.stage, text=text))
+
+    def _watch_numpy(self) -> None:
+        """Has numpy, once it is there, put arrays where they need not be copied from."""
+        fd = None if self._allocator is None else self._allocator.watch_numpy()
+        if fd is not None:
+            frame = Frame(Kind.LEDGER, length=os.fstat(fd).st_size, fds=(fd,))
+            self._channel.send(frame)
+            frame.close_fds()
 
     def _attempt(self, frame: Frame) -> None:
         stage = self._stages.get(frame.stage)
@@ -146,23 +159,24 @@ class Worker:
         os._exit(EXIT_FORKED)
 
     def _written(self, frame: Frame, outputs: list[Output]) -> list[Frame]:
-        """Writes all outputs of an attempt, or none; the frames that say where they are."""
-        written = []
+        """Writes all outputs of an attempt, or none, and empties the list; the frames that say where they are."""
+        headers = [Frame(Kind.BATCH, stage=frame.stage, attempt=frame.attempt, port=output.port) for output in outputs]
+        origins = [output.origin for output in outputs]
+        written: list[Written] = []
         try:
-            for output in outputs:
-                written.append(self._outputs.write(output.batch))
+            while len(written) < len(headers):
+                written.append(self._outputs.write(outputs.pop(0).batch))
+            self._outputs.settle(written)
         except BaseException:
             for batch in written:
                 self._outputs.discard(batch)
             raise
-        frames = []
-        for output, batch in zip(outputs, written, strict=True):
-            origin = b"" if output.origin is None else output.origin.tobytes()
-            flags = 0 if output.origin is None else Flag.ORIGIN
-            header = Frame(Kind.BATCH, flags, stage=frame.stage, attempt=frame.attempt, port=output.port)
-            self._outputs.fill(header, batch, origin)
-            frames.append(header)
-        return frames
+        for header, batch, origin in zip(headers, written, origins, strict=True):
+            if origin is not None:
+                header.flags = Flag.ORIGIN
+            self._outputs.fill(header, batch, b"" if origin is None else origin.tobytes())
+        self._outputs.trim()
+        return headers
 
     def _failure(self, answer: Frame, error: BaseException, row: int | None) -> Frame:
         """`answer` with what is to be said of `error`, of which nothing is kept."""

@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use arrow::array::{RecordBatch, UInt32Array};
 use arrow::compute::take_record_batch;
+use arrow::datatypes::SchemaRef;
 use arrow::error::ArrowError;
 use arrow::ipc::reader::FileReader;
 use arrow::ipc::writer::FileWriter;
@@ -20,7 +21,8 @@ use super::ipc;
 use super::origin::Origin;
 use super::pool::{Lease, SegmentPool};
 use super::rows::Rows;
-use super::segment::SegmentError;
+use super::scattered::Scattered;
+use super::segment::{SegmentError, SegmentId};
 use super::text::Text;
 
 /// Batches up to this size travel inside a message: below it a segment costs more than a copy. Bytes.
@@ -45,19 +47,30 @@ enum Body {
     File(Arc<SpilledFile>),
 }
 
-/// Where a batch lies in shared memory, as an encapsulated message.
+/// Where a batch lies in shared memory.
 #[derive(Clone, Debug)]
-pub struct Shared {
-    pub lease: Arc<Lease>,
-    pub offset: u64,
-    pub length: u64,
+pub enum Shared {
+    /// In one piece, as an encapsulated message.
+    Whole {
+        lease: Arc<Lease>,
+        offset: u64,
+        length: u64,
+    },
+    Scattered(Arc<Scattered>),
 }
 
 /// How a batch is handed to another process.
-#[derive(Debug)]
-pub enum Parcel {
-    Inline(Vec<u8>),
-    Shared(Shared),
+#[derive(Debug, Default)]
+pub struct Parcel {
+    /// What travels in the frame: the batch, or where its buffers lie if it is scattered.
+    pub data: Vec<u8>,
+    pub is_scattered: bool,
+    /// Otherwise it is here.
+    pub segment: Option<(SegmentId, u64)>,
+    /// Bytes of the batch, or of `data`.
+    pub length: u64,
+    /// To be kept until the other process has read it.
+    pub leases: Vec<Arc<Lease>>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -123,7 +136,7 @@ impl Batch {
         Self { rows: rows.len(), bytes, body: Body::Memory { rows, shared: None }, origin: Arc::new(origin) }
     }
 
-    /// A batch whose records are views of a message in shared memory.
+    /// A batch whose records are views of shared memory.
     pub fn in_shared_memory(records: RecordBatch, origin: Origin, shared: Shared) -> Self {
         let mut batch = Self::new(records, origin);
         if let Body::Memory { shared: place, .. } = &mut batch.body {
@@ -246,20 +259,54 @@ impl Batch {
     pub fn parcel(&mut self, pool: &SegmentPool) -> Result<(RecordBatch, Parcel), BatchError> {
         let records = self.records()?;
         if let Body::Memory { shared: Some(shared), .. } = &self.body {
-            return Ok((records, Parcel::Shared(shared.clone())));
+            return Ok((records, shared.parcel()));
         }
         let records = ipc::without_dictionaries(&records)?;
         let message = ipc::encode(&records)?;
         if message.size() <= INLINE_BYTES {
-            return Ok((records, Parcel::Inline(message.to_vec())));
+            let data = message.to_vec();
+            return Ok((records, Parcel { length: data.len() as u64, data, ..Parcel::default() }));
         }
         let lease = pool.write(message.parts())?;
-        let shared = Shared { lease, offset: 0, length: message.size() as u64 };
+        let shared = Shared::Whole { lease, offset: 0, length: message.size() as u64 };
         // From here on the batch lives in shared memory only: one copy, however many read it.
-        let buffer = ipc::leased_buffer(&shared.lease, 0, shared.length).expect("just written there");
-        let records = ipc::decode(&buffer, records.schema())?;
-        self.body = Body::Memory { rows: records.clone().into(), shared: Some(shared.clone()) };
-        Ok((records, Parcel::Shared(shared)))
+        let records = shared.records(records.schema(), self.rows)?;
+        let parcel = shared.parcel();
+        self.body = Body::Memory { rows: records.clone().into(), shared: Some(shared) };
+        Ok((records, parcel))
+    }
+}
+
+impl Shared {
+    /// The rows, as views of shared memory.
+    ///
+    /// # Errors
+    /// If what is there is no batch of the schema.
+    pub fn records(&self, schema: SchemaRef, rows: usize) -> Result<RecordBatch, ArrowError> {
+        match self {
+            Self::Whole { lease, offset, length } => {
+                let buffer = ipc::leased_buffer(lease, *offset, *length);
+                let outside = || ArrowError::IpcError("the batch lies outside of its segment".to_owned());
+                ipc::decode(&buffer.ok_or_else(outside)?, schema)
+            }
+            Self::Scattered(scattered) => scattered.decode(schema, rows),
+        }
+    }
+
+    fn parcel(&self) -> Parcel {
+        match self {
+            Self::Whole { lease, offset, length } => Parcel {
+                segment: Some((lease.segment().id(), *offset)),
+                length: *length,
+                leases: vec![Arc::clone(lease)],
+                ..Parcel::default()
+            },
+            Self::Scattered(scattered) => {
+                let data = scattered.to_vec();
+                let leases = scattered.leases().to_vec();
+                Parcel { length: data.len() as u64, data, is_scattered: true, leases, ..Parcel::default() }
+            }
+        }
     }
 }
 

@@ -36,6 +36,7 @@ pub enum Kind {
     Released = 23,
     Dropped = 24,
     CaughtUp = 25,
+    Ledger = 26,
     // To and from a template.
     Prepare = 32,
     Fork = 33,
@@ -51,7 +52,7 @@ pub enum Kind {
 }
 
 impl Kind {
-    const ALL: [Self; 28] = [
+    const ALL: [Self; 29] = [
         Self::Open,
         Self::Schema,
         Self::Segment,
@@ -70,6 +71,7 @@ impl Kind {
         Self::Released,
         Self::Dropped,
         Self::CaughtUp,
+        Self::Ledger,
         Self::Prepare,
         Self::Fork,
         Self::Forked,
@@ -96,6 +98,8 @@ pub const FLAG_END: u16 = 2;
 pub const FLAG_PART: u16 = 4;
 /// Flag of `Run`: the last column has what the function gave for each row.
 pub const FLAG_JOIN: u16 = 8;
+/// Flag of `Run` and `Batch`: the batch is scattered, and the data say where its buffers lie.
+pub const FLAG_SCATTERED: u16 = 16;
 
 /// Flag of `Spawn`: only a failure and the end are to be reported.
 pub const FLAG_QUIET: u16 = 4;

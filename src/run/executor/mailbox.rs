@@ -57,10 +57,9 @@ pub enum Message {
         attempt: AttemptId,
     },
     FilterEnded(Remains),
-    /// The last view of a worker's output segment (the worker's number) is gone.
-    SegmentFree {
+    /// The last views of some of a worker's output segments are gone.
+    SegmentsFree {
         worker: WorkerId,
-        segment: u32,
     },
 }
 

@@ -28,7 +28,7 @@ use super::poller::{Poller, Token};
 use super::resident::failure;
 use super::worker::{Current, ErrorText, Opening, Worker, WorkerError};
 use super::worker_memory::WorkerMemory;
-use crate::batch::{Batch, Origin, SegmentId, SegmentPool};
+use crate::batch::{Batch, Origin, Segment, SegmentId, SegmentPool};
 use crate::environment::{template_variables, threads_per_worker, worker_variables};
 use crate::plan::{Plan, PythonTarget, StageId, StageKind, Verdict};
 use crate::run::scheduler::{AttemptId, ClassId, Classes, ExitCause, Failure, Scope, WorkerId};
@@ -95,6 +95,8 @@ pub struct Pool {
     /// Standard output and error of templates and workers, until their end.
     pipes: BTreeMap<u64, OutputPipe>,
     next_pipe: u64,
+    /// Segments that the workers which wrote them have given up.
+    fading: Vec<Arc<Segment>>,
     /// Schemas that workers are told, by their id less one.
     schemas: Vec<SchemaRef>,
     happened: Vec<Happened>,
@@ -153,6 +155,7 @@ impl Pool {
             workers: BTreeMap::new(),
             pipes: BTreeMap::new(),
             next_pipe: 0,
+            fading: Vec::new(),
             schemas: Vec::new(),
             happened: Vec::new(),
             news: Vec::new(),
@@ -271,6 +274,8 @@ impl Pool {
             // Its death is on its way to the scheduler.
             return Ok(batch);
         };
+        // Before it makes the next output, so that it need not make a segment for it.
+        worker.release_outputs();
         let mut placed = batch;
         let mut origin = Origin::default();
         if let Some(batch) = &mut placed {
@@ -467,6 +472,10 @@ impl Pool {
                 let segment = self.segments.next_id();
                 worker.announced_segment(&mut frame, segment)?;
             }
+            Kind::Ledger => {
+                let ledger = self.segments.next_id();
+                worker.announced_ledger(&mut frame, ledger)?;
+            }
             Kind::Batch => match worker.output(&frame, &self.mailbox) {
                 // What the function made is wrong, not what the worker did.
                 Err(WorkerError::Arrow(error)) => {
@@ -518,7 +527,7 @@ impl Pool {
                 }
             }
             Kind::Released => worker.released(&frame),
-            Kind::Dropped => worker.dropped_segment(&frame),
+            Kind::Dropped => self.fading.extend(worker.dropped_segment(&frame)),
             _ => {}
         }
         Ok(())
@@ -543,6 +552,7 @@ impl Pool {
         self.news.push(RunEvent::WorkerExited { worker: id, pid: worker.pid, reason: reason.clone() });
         let failure = failure(scope, verdict, format!("the worker died: {reason}"));
         self.happened.push(Happened::Exited { worker: id, failure, cause });
+        self.fading.extend(worker.into_segments());
     }
 
     fn output_ready(&mut self, number: u64, poller: &mut Poller) {
@@ -562,14 +572,23 @@ impl Pool {
         }
     }
 
-    /// The last view of an output segment is gone: its worker may write it again.
-    pub fn release_output(&mut self, worker: WorkerId, segment: u32) {
+    /// The last views of output segments are gone: their worker may write them again.
+    pub fn release_outputs(&mut self, worker: WorkerId) {
         if let Some(worker) = self.workers.get_mut(&worker) {
-            worker.release_output(segment);
+            worker.release_outputs();
         }
     }
 
-    pub fn forget(&mut self, segments: &[SegmentId]) {
+    /// Has workers unmap segments that are gone: `segments` of this process, and those that their workers have given up, once
+    /// nobody has a view of them.
+    pub fn forget(&mut self, mut segments: Vec<SegmentId>) {
+        self.fading.retain(|segment| {
+            let is_viewed = Arc::strong_count(segment) > 1;
+            if !is_viewed {
+                segments.push(segment.id());
+            }
+            is_viewed
+        });
         for worker in self.workers.values_mut() {
             segments.iter().for_each(|&segment| worker.forget(segment));
         }

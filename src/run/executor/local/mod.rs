@@ -232,8 +232,8 @@ impl LocalExecutor {
                 Event::AttemptWaits { attempt }
             }
             Message::FilterEnded(remains) => return self.filter_ended(remains),
-            Message::SegmentFree { worker, segment } => {
-                self.pool.release_output(worker, segment);
+            Message::SegmentsFree { worker } => {
+                self.pool.release_outputs(worker);
                 return Ok(());
             }
         };
@@ -513,10 +513,7 @@ impl LocalExecutor {
 
     /// Gives workers the news of segments that are gone.
     pub fn tidy(&mut self) {
-        let dropped = self.segments.dropped();
-        if !dropped.is_empty() {
-            self.pool.forget(&dropped);
-        }
+        self.pool.forget(self.segments.dropped());
     }
 }
 
