@@ -12,7 +12,9 @@ use datafusion::sql::sqlparser::dialect::GenericDialect;
 use datafusion::sql::sqlparser::parser::Parser;
 use datafusion::sql::sqlparser::tokenizer::{Location, Token, TokenWithSpan, Tokenizer};
 
+use super::blocking::blocking_operators;
 use super::error::{SyntaxError, lower_first};
+use super::growth::{Growth, growth};
 use super::row_dependence;
 
 /// One query (`SELECT`, `WITH`, `VALUES`, `UNION`, ...) whose syntax has been checked; columns and types have not, as no
@@ -28,6 +30,8 @@ struct Parsed {
     tables: Vec<String>,
     parameters: Vec<String>,
     row_wise: bool,
+    growth: Growth,
+    blocking_operators: u64,
 }
 
 impl Query {
@@ -42,8 +46,15 @@ impl Query {
         };
         let names = Names::collect(query)?;
         let row_wise = names.tables.len() == 1 && row_dependence::is_row_wise(query);
-        let parsed =
-            Parsed { sql: sql.to_owned(), tables: names.tables, parameters: names.parameters, row_wise, statement };
+        let parsed = Parsed {
+            sql: sql.to_owned(),
+            tables: names.tables,
+            parameters: names.parameters,
+            row_wise,
+            growth: growth(query),
+            blocking_operators: blocking_operators(query),
+            statement,
+        };
         Ok(Self { parsed: Arc::new(parsed) })
     }
 
@@ -67,6 +78,16 @@ impl Query {
     /// ([`super::RowWise`]). Decided from the syntax; a query about which there is doubt is not row-wise.
     pub fn is_row_wise(&self) -> bool {
         self.parsed.row_wise
+    }
+
+    /// Whether the result may be much larger than the inputs.
+    pub fn growth(&self) -> Growth {
+        self.parsed.growth
+    }
+
+    /// How many of its operators may keep rows until their input has ended.
+    pub fn blocking_operators(&self) -> u64 {
+        self.parsed.blocking_operators
     }
 
     pub(super) fn statement(&self) -> &Statement {

@@ -9,6 +9,7 @@ mod error;
 mod input;
 mod parquet_file;
 mod paths;
+mod sizes;
 #[cfg(test)]
 mod tests;
 mod text;
@@ -22,6 +23,7 @@ use arrow::datatypes::SchemaRef;
 
 pub use self::error::ReadError;
 pub use self::input::Canceller;
+pub use self::sizes::file_sizes;
 
 use self::columnar::ColumnarSource;
 use self::input::STDIN;
