@@ -55,7 +55,7 @@ fn compile(yaml: &str, set: &[(&str, &str)]) -> Result<Compiled, String> {
     let source = source(yaml);
     let document = spec::parse(&source, &given(set, Completeness::Full));
     let two = NonZeroU32::new(2).expect("not zero");
-    plan::compile(&document, &Settings { workers: two, cores: two })
+    plan::compile(&document, &Settings { workers: two, cores: two, file_sizes: |_| None })
         .map_err(|problems| problems.iter().map(|problem| show(problem, &source)).collect::<Vec<_>>().join("\n"))
 }
 

@@ -15,6 +15,7 @@ mod query;
 mod queue;
 mod resolve;
 mod stage;
+mod supply;
 mod template;
 pub mod view;
 
@@ -25,4 +26,5 @@ pub use stage::{
     Call, ColumnType, Command, CommandLine, CommandMode, Convention, Input, OnError, Port, Python, PythonTarget, Read,
     Retry, Sql, Stage, StageKind, TableName, Verdict, WorkerLimits, Write, WriteTarget,
 };
+pub use supply::{FileSizes, Supply};
 pub use template::{Piece, Template};

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 
 use super::plan::{EdgeId, StageId};
 use super::queue::Cut;
+use super::supply::Supply;
 use super::template::Template;
 use crate::format::{Compression, Format};
 use crate::sql::UsedColumns;
@@ -25,7 +26,8 @@ pub struct Stage {
     /// and tasks without output have none.
     pub ports: Vec<Port>,
     pub workers: WorkerLimits,
-    /// Bytes of its own that a worker of the stage may have; `None` is without a limit.
+    /// Bytes of its own that a worker of the stage may have, where `None` is without a limit; of a query over whole streams, what
+    /// it may keep before it spills, which is always known.
     pub memory: Option<NonZeroU64>,
     pub retry: Retry,
     pub on_error: OnError,
@@ -37,6 +39,8 @@ pub struct Stage {
     pub cwd: PathBuf,
     /// Stages that must have ended before this one starts, without duplicates.
     pub after: Vec<StageId>,
+    /// What may come out of it, where the files behind it tell.
+    pub supply: Option<Supply>,
     /// 1-based line of the stage's name in the pipeline file, for messages at run time.
     pub line: u32,
 }

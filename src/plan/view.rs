@@ -6,7 +6,7 @@ use std::path::Path;
 
 use bytesize::ByteSize;
 
-use super::memory::MemoryBound;
+use super::memory::{MemoryBound, SPILL_LIMIT, is_query};
 use super::plan::{Edge, Plan};
 use super::stage::{CommandLine, CommandMode, OnError, Port, Read, Stage, StageKind, WriteTarget};
 use crate::format::Format;
@@ -169,7 +169,10 @@ fn running_text(stage: &Stage) -> String {
         StageKind::Read(_) => "native, streaming".to_owned(),
         StageKind::Write(_) => "native, streaming; published when the run has succeeded".to_owned(),
         StageKind::Sql(sql) if sql.row_wise => "native, row-wise: per batch, in order and in parallel".to_owned(),
-        StageKind::Sql(_) => "native, over the whole stream".to_owned(),
+        StageKind::Sql(_) => {
+            let memory = stage.memory.map(|limit| format!(", in {}", size(limit.get()))).unwrap_or_default();
+            format!("native, over the whole stream{memory}")
+        }
         StageKind::Python(python) if python.is_source => "in a worker, as a source".to_owned(),
         StageKind::Python(_) => "in workers, per batch".to_owned(),
         StageKind::Command(command) => match command.mode {
@@ -209,6 +212,13 @@ fn memory_text(plan: &Plan, out: &mut String) {
     line(out, format!("\nmemory: at most {}", size(bound.total())));
     for term in &bound.terms {
         line(out, format!("  {:>10}  {} ({})", size(term.bytes), term.what, term.certainty.word()));
+    }
+    let edges = plan.edges.iter().any(|edge| edge.spills).then(|| format!("{} for edges", size(SPILL_LIMIT)));
+    let queries = plan.stages.iter().filter(|stage| is_query(stage)).count();
+    let queries = (queries > 0).then(|| format!("{} for each query", size(SPILL_LIMIT)));
+    let both: Vec<String> = edges.into_iter().chain(queries).collect();
+    if !both.is_empty() {
+        line(out, format!("disk for what spills: at most {}", both.join(", ")));
     }
 }
 

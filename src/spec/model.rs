@@ -139,8 +139,9 @@ pub struct StageSpec {
     pub command: Option<CommandSpec>,
     /// How many workers may run this stage at once: a number, `auto` (the cores that may be used), or limits.
     pub workers: Option<WorkersSpec>,
-    /// Memory that one worker of this stage may allocate (`python` only). One that has more after a batch is replaced; one that
-    /// reaches one and a half times as much is killed, and its batch is tried again.
+    /// Of a `python` stage, what one worker may allocate: one that has more after a batch is replaced; one that reaches one and a half
+    /// times as much is killed, and its batch is tried again. Of a `sql` stage that joins, aggregates or sorts, what the query may
+    /// keep in memory before it spills to disk.
     pub memory: Option<SizeSpec>,
     /// How rows are cut into batches for this stage. A batch ends at whichever bound comes first.
     pub batch: Option<BatchSpec>,

@@ -10,11 +10,13 @@
 //! no object stores, no statements that change something. Results depend on the inputs and the [`Settings`] alone: a query
 //! runs in one partition, clocks stand still, and random functions are seeded.
 
+mod blocking;
 mod concat;
 mod context;
 mod error;
 mod feed;
 mod group_order;
+mod growth;
 mod join_sides;
 mod pruning;
 mod query;
@@ -35,6 +37,7 @@ mod tests;
 pub use context::Settings;
 pub use error::{SqlError, SqlErrorKind, SyntaxError};
 pub use feed::{Feed, Input, OnChange, Refused};
+pub use growth::Growth;
 pub use pruning::{Bounds, Parts, Pruning};
 pub use query::Query;
 pub use row_wise::RowWise;

@@ -12,7 +12,9 @@ use datafusion::sql::sqlparser::dialect::GenericDialect;
 use datafusion::sql::sqlparser::parser::Parser;
 use datafusion::sql::sqlparser::tokenizer::{Location, Token, TokenWithSpan, Tokenizer};
 
+use super::blocking::blocking_operators;
 use super::error::{SyntaxError, lower_first};
+use super::growth::{Growth, growth};
 use super::row_dependence;
 use super::scopes::Scopes;
 use super::used_columns::{self, UsedColumns};
@@ -31,6 +33,8 @@ struct Parsed {
     parameters: Vec<String>,
     columns: BTreeMap<String, UsedColumns>,
     row_wise: bool,
+    growth: Growth,
+    blocking_operators: u64,
 }
 
 impl Query {
@@ -51,6 +55,8 @@ impl Query {
             parameters: names.parameters,
             columns: used_columns::of(query),
             row_wise,
+            growth: growth(query),
+            blocking_operators: blocking_operators(query),
             statement,
         };
         Ok(Self { parsed: Arc::new(parsed) })
@@ -86,6 +92,16 @@ impl Query {
     /// ([`super::RowWise`]). Decided from the syntax; a query about which there is doubt is not row-wise.
     pub fn is_row_wise(&self) -> bool {
         self.parsed.row_wise
+    }
+
+    /// Whether the result may be much larger than the inputs.
+    pub fn growth(&self) -> Growth {
+        self.parsed.growth
+    }
+
+    /// How many of its operators may keep rows until their input has ended.
+    pub fn blocking_operators(&self) -> u64 {
+        self.parsed.blocking_operators
     }
 
     pub(super) fn statement(&self) -> &Statement {

@@ -27,6 +27,7 @@ use super::resident::{Resident, failure};
 use super::stage::read::Source;
 use super::stage::write::Sink;
 use crate::batch::{Batch, Columns, FileTable, SegmentPool, SpillSpace};
+use crate::plan::memory::SPILL_LIMIT;
 use crate::plan::{EdgeId, Plan, StageId, StageKind, Verdict};
 use crate::run::publish::{RunFolder, Staging};
 use crate::run::scheduler::{Action, BatchId, Dispatch, Event, Failure, Host, Meta, Output, Scope, Work};
@@ -35,8 +36,6 @@ use native::Planned;
 use processes::Running;
 pub use processes::end_text;
 
-/// Bytes that the edges of a run may spill together, and each of its queries.
-pub const SPILL_LIMIT: u64 = 64 << 30;
 /// How often pipes are read at the end of a run, at most.
 const DRAIN_ROUNDS: u32 = 1000;
 /// In the run's folder, for what queries and edges spill.

@@ -5,9 +5,9 @@ use std::sync::{Arc, Mutex};
 
 use arrow::datatypes::SchemaRef;
 
-use super::{LocalExecutor, SPILL_FOLDER, SPILL_LIMIT};
+use super::{LocalExecutor, SPILL_FOLDER};
 use crate::batch::Batch;
-use crate::plan::memory::QUERY_MEMORY;
+use crate::plan::memory::SPILL_LIMIT;
 use crate::plan::{Read, Stage, StageId, StageKind, Verdict};
 use crate::run::executor::mailbox::Message;
 use crate::run::executor::resident::{failure, guarded, sql_failure};
@@ -28,7 +28,7 @@ impl LocalExecutor {
             params: self.plan.params.clone(),
             seed: self.plan.seed,
             started: self.surroundings.started,
-            memory_limit: usize::try_from(QUERY_MEMORY).unwrap_or(usize::MAX),
+            memory_limit: stage.memory.map_or(usize::MAX, |limit| usize::try_from(limit.get()).unwrap_or(usize::MAX)),
             spill_folder: self.folder.join(SPILL_FOLDER),
             spill_limit: SPILL_LIMIT,
         }

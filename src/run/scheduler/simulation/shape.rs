@@ -337,6 +337,7 @@ fn stage(at: usize, shape: &Shape, inputs: Vec<Input>) -> Stage {
         env: BTreeMap::new(),
         cwd: "/".into(),
         after: shape.after.iter().map(|&awaited| StageId(awaited as u32)).collect(),
+        supply: None,
         line: 1,
     }
 }

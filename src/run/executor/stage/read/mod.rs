@@ -11,6 +11,7 @@ mod lines;
 mod parquet_file;
 mod paths;
 mod row_groups;
+mod sizes;
 #[cfg(test)]
 mod tests;
 mod text;
@@ -24,6 +25,7 @@ use arrow::datatypes::SchemaRef;
 pub use self::error::ReadError;
 pub use self::input::Canceller;
 pub use self::row_groups::Consumer;
+pub use self::sizes::file_sizes;
 
 use self::columnar::ColumnarSource;
 use self::input::STDIN;
