@@ -339,5 +339,5 @@ fn a_parquet_source_skips_what_no_consumer_wants() {
     assert_eq!(shown("csv", one), [""; 0]);
     assert_eq!(shown("parquet", &format!("{one}  y: {{ from: t, sql: SELECT a FROM t }}\n")), [""; 0]);
     assert_eq!(shown("parquet", &format!("{one}  y: {{ from: t, write: y.csv }}\n")), [""; 0]);
-    assert_eq!(shown("parquet", "  x: { from: [t, u], sql: SELECT t.a FROM t, u WHERE t.b > u.b }\n"), [""; 0]);
+    assert_eq!(shown("parquet", "  x: { from: [t, u], sql: 'SELECT t.a FROM t, u WHERE t.b > u.b' }\n"), [""; 0]);
 }

@@ -19,4 +19,4 @@ pub use file_table::FileTable;
 pub use origin::{FileId, Origin, Place};
 pub use pool::{KEPT_BYTES, Lease, SegmentPool};
 pub use segment::{SMALLEST_SEGMENT, Segment, SegmentError, SegmentId};
-pub use value_bytes::value_bytes;
+pub use value_bytes::{array_bytes, value_bytes};
