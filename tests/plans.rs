@@ -170,7 +170,7 @@ stages:
           gives: rows to total
       total sql
           from: fetch__de__2023, then fetch__de__2024, then fetch__en_gb__2023, then fetch__en_gb__2024 as fetch, extra
-          runs: native, over the whole stream
+          runs: native, over the whole stream, in 256.0 MiB
           gives: rows to nobody
       one__de write csv de.csv
           from: fetch__de__2024
@@ -184,25 +184,26 @@ stages:
           workers: 0 to 2; attempts: 1 (exception), 3 (crash); on_error: fail
 
     edges (both bounds hold):
-      fetch__de__2023 -> total: 8 batches, 64.0 MiB; spills to disk
-      fetch__de__2024 -> total: 8 batches, 64.0 MiB; spills to disk
-      fetch__en_gb__2023 -> total: 8 batches, 64.0 MiB; spills to disk
-      fetch__en_gb__2024 -> total: 8 batches, 64.0 MiB; spills to disk
-      extra -> total: 8 batches, 64.0 MiB
-      fetch__de__2024 -> one__de: 8 batches, 64.0 MiB
-      fetch__de__2023 -> all: 8 batches, 64.0 MiB
-      fetch__de__2024 -> all: 8 batches, 64.0 MiB; spills to disk
-      fetch__en_gb__2023 -> all: 8 batches, 64.0 MiB; spills to disk
-      fetch__en_gb__2024 -> all: 8 batches, 64.0 MiB; spills to disk
+      fetch__de__2023 -> total: 8 batches, 24.0 MiB; spills to disk
+      fetch__de__2024 -> total: 8 batches, 24.0 MiB; spills to disk
+      fetch__en_gb__2023 -> total: 8 batches, 24.0 MiB; spills to disk
+      fetch__en_gb__2024 -> total: 8 batches, 24.0 MiB; spills to disk
+      extra -> total: 8 batches, 24.0 MiB
+      fetch__de__2024 -> one__de: 8 batches, 24.0 MiB
+      fetch__de__2023 -> all: 8 batches, 24.0 MiB
+      fetch__de__2024 -> all: 8 batches, 24.0 MiB; spills to disk
+      fetch__en_gb__2023 -> all: 8 batches, 24.0 MiB; spills to disk
+      fetch__en_gb__2024 -> all: 8 batches, 24.0 MiB; spills to disk
 
-    memory: at most 1.3 GiB
-        32.0 MiB  coordinator (estimated)
-       640.0 MiB  10 edges (enforced)
-        80.0 MiB  a batch that is let in alone, per edge (estimated)
+    memory: at most 876.1 MiB
+        20.1 MiB  coordinator (estimated)
+       240.0 MiB  10 edges (enforced)
+        80.0 MiB  batches larger than there is room for (estimated)
        112.0 MiB  batches made for edges that spill (estimated)
        256.0 MiB  1 query (enforced)
         96.0 MiB  reading, writing and row-wise queries (estimated)
-       160.0 MiB  commands (estimated)
+        72.0 MiB  commands (estimated)
+    disk for what spills: at most 64.0 GiB for edges, 64.0 GiB for each query
     ");
 }
 

@@ -25,4 +25,4 @@ pub use rows::Rows;
 pub use scattered::{Holder, Scattered, ScatteredError};
 pub use segment::{SMALLEST_SEGMENT, Segment, SegmentError, SegmentId};
 pub use text::{LINE, Text, line_schema};
-pub use value_bytes::value_bytes;
+pub use value_bytes::{array_bytes, value_bytes};

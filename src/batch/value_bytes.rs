@@ -20,7 +20,8 @@ pub fn value_bytes(batch: &RecordBatch, rows: Range<usize>) -> usize {
     batch.columns().iter().map(|column| array_bytes(column.as_ref(), rows.clone())).sum()
 }
 
-fn array_bytes(array: &dyn Array, rows: Range<usize>) -> usize {
+/// Bytes of the values of one column in `rows`.
+pub fn array_bytes(array: &dyn Array, rows: Range<usize>) -> usize {
     match array.data_type() {
         DataType::Null => 0,
         DataType::Boolean => rows.len(),

@@ -7,6 +7,7 @@
 mod compression;
 mod csv;
 mod deferred;
+mod dictionary_choice;
 mod error;
 mod file_encoder;
 mod inference;
