@@ -142,12 +142,11 @@ def write_rows(path: Path, size: int) -> None:
 
 
 TENFOLD = [10, 100, 1_000, 10_000]
-
-THOUSANDS = [100_000, 1_000_000, 10_000_000]
+MANY_ROWS = [100_000, 1_000_000, 10_000_000]
 
 SERIES = [
-    Series("rows", THOUSANDS, rows),
-    Series("groups", THOUSANDS, groups),
+    Series("rows", MANY_ROWS, rows),
+    Series("groups", MANY_ROWS, groups),
     Series("python", [10_000, 100_000, 1_000_000], python_rows, needs_python=True),
     Series("workers", [1, 2, 4, 8], workers, work=lambda size: ROWS_OF_WORKERS, needs_python=True),
     Series("files", TENFOLD, files),

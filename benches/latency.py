@@ -68,9 +68,11 @@ def killed_worker(program: Program, folder: Path, table: Table) -> None:
     (folder / "work.py").write_text(
         "import os, signal, time\n\n"
         "def die_once(batch):\n"
-        "    times = open(f'times-{batch[0][0]}', 'a')\n"
-        "    print(time.monotonic(), file=times, flush=True)\n"
-        "    if times.tell() < 20:\n"
+        "    path = f'times-{batch[0][0]}'\n"
+        "    is_first = not os.path.exists(path)\n"
+        "    with open(path, 'a') as times:\n"
+        "        print(time.monotonic(), file=times)\n"
+        "    if is_first:\n"
         "        os.kill(os.getpid(), signal.SIGKILL)\n"
         "    return batch\n"
     )
