@@ -169,17 +169,17 @@ stages:
           cut: 8192 rows or 8.0 MiB
           gives: rows to total
       total sql
-          from: fetch__de__2023, then fetch__de__2024, then fetch__en_gb__2023, then fetch__en_gb__2024 as fetch, extra
+          from: fetch (4 stages) as fetch, extra
           runs: native, over the whole stream, in 256.0 MiB
           gives: rows to nobody
       one__de write csv de.csv
           from: fetch__de__2024
           runs: native, streaming; published when the run has succeeded
       all write csv all.csv
-          from: fetch__de__2023, then fetch__de__2024, then fetch__en_gb__2023, then fetch__en_gb__2024
+          from: fetch (4 stages)
           runs: native, streaming; published when the run has succeeded
       after command ls
-          after: fetch__de__2023, fetch__de__2024, fetch__en_gb__2023, fetch__en_gb__2024
+          after: fetch (4 stages)
           runs: in a worker, one process per run
           workers: 0 to 2; attempts: 1 (exception), 3 (crash); on_error: fail
 

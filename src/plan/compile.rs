@@ -293,6 +293,7 @@ fn stage(
     Stage {
         id,
         name: draft.name.clone(),
+        foreach: draft.foreach.clone(),
         description: draft.spec.description.clone(),
         kind,
         inputs,

@@ -18,6 +18,8 @@ pub type TableName = String;
 pub struct Stage {
     pub id: StageId,
     pub name: String,
+    /// The name in the file, if a `foreach` made the stage.
+    pub foreach: Option<String>,
     pub description: Option<String>,
     pub kind: StageKind,
     /// A `sql` stage has an input per table; another stage has one input or none.

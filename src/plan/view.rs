@@ -7,10 +7,13 @@ use std::path::Path;
 use bytesize::ByteSize;
 
 use super::memory::{MemoryBound, SPILL_LIMIT, is_query};
-use super::plan::{Edge, Plan};
+use super::plan::{EdgeId, Plan};
 use super::stage::{CommandLine, CommandMode, OnError, Port, Read, Stage, StageKind, WriteTarget};
 use crate::format::Format;
 use crate::sql::UsedColumns;
+
+/// Stages of one `foreach` that are named in a list one by one.
+const MOST_NAMES: usize = 3;
 
 /// The whole plan: stages in order, edges with their bounds, and the memory that these bounds allow.
 pub fn text(plan: &Plan) -> String {
@@ -54,8 +57,8 @@ fn stage_text(plan: &Plan, stage: &Stage, out: &mut String) {
         line(out, format!("      from: {}", inputs_text(plan, stage)));
     }
     if !stage.after.is_empty() {
-        let names: Vec<&str> = stage.after.iter().map(|id| plan.stage(*id).name.as_str()).collect();
-        line(out, format!("      after: {}", names.join(", ")));
+        let stages = stage.after.iter().map(|id| plan.stage(*id));
+        line(out, format!("      after: {}", names(stages.map(|stage| (stage, Port::MAIN))).join(", ")));
     }
     line(out, format!("      runs: {}", running_text(stage)));
     if let StageKind::Read(Read { used: Some(used), .. }) = &stage.kind {
@@ -151,17 +154,33 @@ fn format_word(format: Format) -> &'static str {
 
 fn inputs_text(plan: &Plan, stage: &Stage) -> String {
     let is_sql = matches!(stage.kind, StageKind::Sql(_));
-    let producer = |edge: &Edge| {
+    let producer = |edge: &EdgeId| {
+        let edge = plan.edge(*edge);
         let producer = plan.stage(edge.from);
-        let port = &producer.ports[edge.port].name;
-        if port == Port::MAIN { producer.name.clone() } else { format!("{}.{port}", producer.name) }
+        (producer, producer.ports[edge.port].name.as_str())
     };
     let input = |input: &super::stage::Input| {
-        let members: Vec<String> = input.members.iter().map(|edge| producer(plan.edge(*edge))).collect();
-        let members = members.join(", then ");
+        let members = names(input.members.iter().map(producer)).join(", then ");
         if is_sql && members != input.table { format!("{members} as {}", input.table) } else { members }
     };
     stage.inputs.iter().map(input).collect::<Vec<_>>().join(", ")
+}
+
+/// Ports as they are written in `from`. Many in a row that one `foreach` made are told by its name and their number.
+fn names<'a>(ports: impl Iterator<Item = (&'a Stage, &'a str)>) -> Vec<String> {
+    let written = |name: &str, port: &str| if port == Port::MAIN { name.to_owned() } else { format!("{name}.{port}") };
+    let ports: Vec<_> = ports.collect();
+    let is_alike = |one: &(&Stage, &str), other: &(&Stage, &str)| {
+        one.0.foreach.is_some() && one.0.foreach == other.0.foreach && one.1 == other.1
+    };
+    let groups = ports.chunk_by(is_alike);
+    let texts = groups.flat_map(|group| match (&group[0].0.foreach, group[0].1) {
+        (Some(name), port) if group.len() > MOST_NAMES => {
+            vec![format!("{} ({} stages)", written(name, port), group.len())]
+        }
+        _ => group.iter().map(|(stage, port)| written(&stage.name, port)).collect(),
+    });
+    texts.collect()
 }
 
 fn running_text(stage: &Stage) -> String {
@@ -185,7 +204,7 @@ fn running_text(stage: &Stage) -> String {
 }
 
 fn port_text(plan: &Plan, port: &Port) -> String {
-    let consumers: Vec<&str> = port.edges.iter().map(|edge| plan.stage(plan.edge(*edge).to).name.as_str()).collect();
+    let consumers = names(port.edges.iter().map(|edge| (plan.stage(plan.edge(*edge).to), Port::MAIN)));
     let to = if consumers.is_empty() { "nobody".to_owned() } else { consumers.join(", ") };
     if port.name == Port::MAIN { format!("rows to {to}") } else { format!("{} to {to}", port.name) }
 }

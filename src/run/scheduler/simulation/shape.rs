@@ -321,6 +321,7 @@ fn stage(at: usize, shape: &Shape, inputs: Vec<Input>) -> Stage {
     Stage {
         id: StageId(at as u32),
         name: format!("s{at}"),
+        foreach: None,
         description: None,
         ports: if matches!(shape.kind, Kind::Sink | Kind::Task) {
             Vec::new()
