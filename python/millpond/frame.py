@@ -59,7 +59,7 @@ class Kind(enum.IntEnum):
 class Flag(enum.IntFlag):
     ORIGIN = 1
     END = 2
-    SCATTERED = 8
+    SCATTERED = 16
 
 
 class ProtocolError(Exception):

@@ -93,7 +93,7 @@ pub const FLAG_ORIGIN: u16 = 1;
 pub const FLAG_END: u16 = 2;
 
 /// Flag of `Run` and `Batch`: the batch is scattered, and the data say where its buffers lie.
-pub const FLAG_SCATTERED: u16 = 8;
+pub const FLAG_SCATTERED: u16 = 16;
 
 /// Flag of `Spawn`: only a failure and the end are to be reported.
 pub const FLAG_QUIET: u16 = 4;
