@@ -6,6 +6,7 @@ User code runs in `Stage`; batches come from `Leases` and go to `Outputs`. The p
 from __future__ import annotations
 
 import importlib.metadata
+import itertools
 import os
 import platform
 import sys
@@ -191,7 +192,8 @@ def _share(frame: Frame) -> Share | None:
     """What an attempt is to do of its batch; `None`: all of it."""
     if frame.text is None:
         return None
-    numbers = [number for start, end in frame.text["rows"] for number in range(start, end)]
+    ranges = [range(start, end) for start, end in frame.text["rows"]]
+    numbers = ranges[0] if len(ranges) == 1 else list(itertools.chain(*ranges))
     return Share(numbers, bool(frame.flags & Flag.PART), frame.text["seconds"])
 
 

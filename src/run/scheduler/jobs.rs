@@ -41,7 +41,7 @@ impl Scheduler {
             return;
         }
         let activity = self.look_for_work(stage);
-        let is_ready = activity == Activity::Busy && self.runnable(stage) > 0;
+        let is_ready = activity == Activity::Busy && self.available(stage) > 0;
         self.set_ready(stage, is_ready);
         let activity = match activity {
             _ if self.jobs(stage).running > 0 => Activity::Busy,
@@ -55,7 +55,7 @@ impl Scheduler {
     /// Whether nothing is left to begin.
     fn has_no_more(&mut self, stage: StageId) -> bool {
         let jobs = self.jobs(stage);
-        if !jobs.ready.is_empty() || jobs.running > 0 {
+        if !jobs.ready.is_empty() || jobs.running + jobs.queued > 0 {
             return false;
         }
         if jobs.exhausted {
@@ -71,8 +71,10 @@ impl Scheduler {
     fn look_for_work(&mut self, stage: StageId) -> Activity {
         let limit = self.plan.stage(stage).workers.max.get();
         let serial = !matches!(self.stages[stage.index()].role, Role::Map(_));
+        let may_queue = self.may_queue(stage);
         let jobs = self.jobs(stage);
-        if jobs.running >= limit || (serial && jobs.running > 0) {
+        let is_full = jobs.running >= limit && !(may_queue && jobs.queued < limit);
+        if is_full || (serial && jobs.running > 0) {
             return Activity::WaitsForWorker;
         }
         if !jobs.ready.is_empty() {
@@ -104,9 +106,15 @@ impl Scheduler {
     /// Attempts that the stage could begin now, by its own limits and its input.
     pub(super) fn runnable(&mut self, stage: StageId) -> u32 {
         let limit = self.plan.stage(stage).workers.max.get();
+        let free = limit.saturating_sub(self.jobs(stage).running);
+        self.available(stage).min(free)
+    }
+
+    /// Attempts that there is input for.
+    pub(super) fn available(&mut self, stage: StageId) -> u32 {
+        let most = self.plan.workers.saturating_mul(2);
         let role = self.stages[stage.index()].role;
         let jobs = self.jobs(stage);
-        let free = limit.saturating_sub(jobs.running);
         let closed = jobs.failed || jobs.exhausted;
         let open = jobs.jobs.len();
         let queued = match role {
@@ -115,7 +123,7 @@ impl Scheduler {
             Role::Map(_) => self.current_edge(stage, 0).map_or(0, |edge| self.queues[edge.index()].len() as u32),
             Role::Generator(_) | Role::Task | Role::Resident => 1,
         };
-        (self.ready_slices(stage, free) + queued).min(free)
+        (self.ready_slices(stage, most) + queued).min(most)
     }
 
     /// Batches without rows need no attempt. (A native query is run for them, as it tells the columns of its output.)
@@ -151,12 +159,7 @@ impl Scheduler {
         self.cut(stage, id);
         let (attempt, host) = self.new_attempt(stage, id, place);
         let work = self.attempted(stage, id);
-        let jobs = self.jobs(stage);
-        jobs.running += 1;
-        let running = jobs.running;
         self.slice(stage, id).tries.total += 1;
-        let account = &mut self.stages[stage.index()].account;
-        account.peak_attempts = account.peak_attempts.max(running);
         self.had_a_turn(stage);
         self.actions.push(Action::Dispatch(Dispatch { attempt, stage, sequence: id.sequence, host, work }));
         self.touch(stage);
@@ -217,9 +220,7 @@ impl Scheduler {
     ) {
         let Some(running) = self.end_attempt(attempt) else { return };
         let (stage, id) = (running.stage, running.slice);
-        let jobs = self.jobs(stage);
-        jobs.running -= 1;
-        jobs.exhausted |= end;
+        self.jobs(stage).exhausted |= end;
         match &mut self.slice(stage, id).step {
             Step::Blaming(blame) => {
                 blame.passed();
@@ -267,7 +268,6 @@ impl Scheduler {
     /// An attempt of a slice failed; its place is free already.
     pub(super) fn slice_failed(&mut self, stage: StageId, id: SliceId, failure: Failure, cause: ExitCause) {
         let retry = self.plan.stage(stage).retry.clone();
-        self.jobs(stage).running -= 1;
         self.touch(stage);
         if cause == ExitCause::Engine {
             let tries = &mut self.slice(stage, id).tries;
@@ -338,7 +338,7 @@ impl Scheduler {
         self.slice_done(stage, id, 0, Vec::new());
     }
 
-    fn again(&mut self, stage: StageId, id: SliceId) {
+    pub(super) fn again(&mut self, stage: StageId, id: SliceId) {
         self.jobs(stage).ready.insert(id);
         self.touch(stage);
     }

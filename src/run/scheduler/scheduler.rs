@@ -58,7 +58,8 @@ pub struct Running {
     pub stage: StageId,
     pub slice: SliceId,
     pub host: Host,
-    pub since: Duration,
+    /// `None` while it waits for the attempt that its worker runs.
+    pub since: Option<Duration>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -206,21 +207,23 @@ impl Scheduler {
     /// Returns whether anything changed.
     fn assign(&mut self) -> bool {
         let slots_taken = self.busy_slots >= self.plan.workers;
-        if slots_taken && (self.ready_native == 0 || self.busy_native >= self.plan.workers) {
+        let natives_taken = self.ready_native == 0 || self.busy_native >= self.plan.workers;
+        if slots_taken && natives_taken && self.ready.len() == self.ready_native {
             return false;
         }
         let mut workers_wanted = self.plan.workers.saturating_sub(self.busy_slots + self.pool.total_starting());
         for stage in self.by_turn() {
             let host = match self.stages[stage.index()].role {
                 Role::Map(super::MapHost::Native) => (self.busy_native < self.plan.workers).then_some(Place::Native),
-                _ if self.busy_slots >= self.plan.workers => None,
-                Role::Map(super::MapHost::Process) | Role::Task => Some(Place::Process),
+                Role::Map(super::MapHost::Process) | Role::Task => (!slots_taken).then_some(Place::Process),
                 Role::Map(super::MapHost::Worker(class)) | Role::Generator(class) => {
-                    if self.pool.has_idle(class) {
+                    if slots_taken || self.runnable(stage) == 0 {
+                        self.place_behind(stage, class)
+                    } else if self.pool.has_idle(class) {
                         Some(Place::Worker(class))
                     } else {
                         self.start_workers(stage, class, &mut workers_wanted);
-                        None
+                        self.place_behind(stage, class)
                     }
                 }
                 Role::Resident => unreachable!("resident stages have no attempts"),
@@ -252,6 +255,44 @@ impl Scheduler {
         self.stages[stage.index()].passed_over = 0;
     }
 
+    /// The worker that is to have the stage's next attempt before it has ended the one that it runs, if the attempts are so short that the
+    /// way there and back counts. Not where another worker would be free first and have nothing to do, nor where another stage waits for
+    /// what would never be free.
+    fn place_behind(&mut self, stage: StageId, class: ClassId) -> Option<Place> {
+        let ready: Vec<StageId> = self.ready.iter().map(|other| other.0).collect();
+        let has_rivals = ready.iter().any(|&other| {
+            let is_native = self.stages[other.index()].role.is_native();
+            other != stage && !is_native && !(self.classes.of(other) == Some(class) && self.may_queue_anywhere(other))
+        });
+        if has_rivals || !self.may_queue(stage) {
+            return None;
+        }
+        let fits = |attempt: &AttemptId| {
+            let other = self.running[attempt].stage;
+            (other == stage || self.may_queue_anywhere(stage)) && self.stages[other.index()].durations.are_short()
+        };
+        let running: Vec<(WorkerId, AttemptId)> = self.pool.without_next(class).collect();
+        let fitting = running.iter().filter(|(_, attempt)| fits(attempt));
+        let (worker, _) = *fitting.min_by_key(|(_, attempt)| self.running[attempt].since)?;
+        let others = self.pool.starting(class) + self.pool.idle(class);
+        let taken = running.len() + others as usize;
+        let mine = ready.into_iter().filter(|other| self.classes.of(*other) == Some(class)).collect::<Vec<_>>();
+        let available: u32 = mine.into_iter().map(|other| self.available(other)).sum();
+        (available as usize > taken).then_some(Place::Behind(worker))
+    }
+
+    /// Whether an attempt of the stage may be with a worker that runs one of another stage: it may begin while as many of its own run as
+    /// may.
+    fn may_queue_anywhere(&self, stage: StageId) -> bool {
+        self.may_queue(stage) && self.plan.stage(stage).workers.max.get() >= self.plan.workers
+    }
+
+    /// Whether attempts of the stage may be with workers that run others.
+    pub(super) fn may_queue(&self, stage: StageId) -> bool {
+        let state = &self.stages[stage.index()];
+        matches!(state.role, Role::Map(super::MapHost::Worker(_))) && state.durations.are_short()
+    }
+
     /// Starts as many workers as the stage has batches to work on, within the limits of its class and of the run.
     fn start_workers(&mut self, stage: StageId, class: ClassId, wanted: &mut u32) {
         let missing = self.runnable(stage).saturating_sub(self.pool.starting(class));
@@ -267,6 +308,7 @@ impl Scheduler {
     pub(super) fn new_attempt(&mut self, stage: StageId, slice: SliceId, place: Place) -> (AttemptId, Host) {
         let attempt = AttemptId(self.next_attempt);
         self.next_attempt += 1;
+        let is_queued = matches!(place, Place::Behind(_));
         let host = match place {
             Place::Native => {
                 self.busy_native += 1;
@@ -280,35 +322,84 @@ impl Scheduler {
                 self.busy_slots += 1;
                 Host::Worker(self.pool.take(class, attempt).expect("`assign` saw an idle worker"))
             }
+            Place::Behind(worker) => {
+                self.pool.queue_behind(worker, attempt);
+                Host::Worker(worker)
+            }
         };
-        self.running.insert(attempt, Running { stage, slice, host, since: self.now });
+        self.running.insert(attempt, Running { stage, slice, host, since: None });
+        if is_queued {
+            self.jobs(stage).queued += 1;
+        } else {
+            self.begin_attempt(attempt);
+        }
         (attempt, host)
     }
 
-    /// An attempt is over: its slot is free, and so is its worker if it lives.
+    fn begin_attempt(&mut self, attempt: AttemptId) {
+        let now = self.now;
+        let Some(running) = self.running.get_mut(&attempt) else { return };
+        running.since = Some(now);
+        let stage = running.stage;
+        let jobs = self.jobs(stage);
+        jobs.running += 1;
+        let running = jobs.running;
+        let account = &mut self.stages[stage.index()].account;
+        account.peak_attempts = account.peak_attempts.max(running);
+    }
+
+    /// An attempt is over: its slot is free, and so is its worker if it lives and has no other attempt.
     pub(super) fn end_attempt(&mut self, attempt: AttemptId) -> Option<Running> {
         let running = self.running.remove(&attempt)?;
+        self.count_end(&running);
         match running.host {
             Host::Native => self.busy_native -= 1,
             Host::Process => self.busy_slots -= 1,
-            Host::Worker(worker) => {
-                self.busy_slots -= 1;
-                self.pool.make_idle(worker);
-            }
+            Host::Worker(worker) => match self.pool.end(worker, attempt) {
+                None => self.busy_slots -= 1,
+                Some(next) if running.since.is_some() => {
+                    let stage = self.running[&next].stage;
+                    self.jobs(stage).queued -= 1;
+                    self.begin_attempt(next);
+                    self.touch(stage);
+                }
+                Some(_) => {}
+            },
         }
-        let state = &mut self.stages[running.stage.index()];
-        state.account.busy += self.now.saturating_sub(running.since);
         self.touch(running.stage);
         Some(running)
+    }
+
+    /// An attempt has left its stage's count of those that run or are to run.
+    fn count_end(&mut self, running: &Running) {
+        let jobs = self.jobs(running.stage);
+        let Some(since) = running.since else {
+            jobs.queued -= 1;
+            return;
+        };
+        jobs.running -= 1;
+        let duration = self.now.saturating_sub(since);
+        let state = &mut self.stages[running.stage.index()];
+        state.account.busy += duration;
+        state.durations.learn(duration);
+    }
+
+    /// An attempt was not begun, and will not be: as if it had never been dispatched.
+    fn take_back(&mut self, attempt: AttemptId) {
+        let Some(running) = self.running.remove(&attempt) else { return };
+        self.count_end(&running);
+        self.slice(running.stage, running.slice).tries.total -= 1;
+        self.again(running.stage, running.slice);
     }
 
     fn worker_exited(&mut self, worker: WorkerId, failure: Failure, cause: ExitCause) {
         let Some((class, state, failed_starts)) = self.pool.remove(worker, cause) else { return };
         match state {
-            WorkerState::Running(attempt) => {
+            WorkerState::Running { attempt, next } => {
+                next.into_iter().for_each(|next| self.take_back(next));
                 let Some(running) = self.running.remove(&attempt) else { return };
                 self.busy_slots -= 1;
-                self.stages[running.stage.index()].account.busy += self.now.saturating_sub(running.since);
+                self.count_end(&running);
                 self.slice_failed(running.stage, running.slice, failure, cause);
             }
             WorkerState::Starting if failed_starts >= FAILED_STARTS => {
@@ -558,6 +649,8 @@ pub enum Place {
     Native,
     Process,
     Worker(ClassId),
+    /// With a worker that runs another attempt.
+    Behind(WorkerId),
 }
 
 /// What a run is doing at one moment.
@@ -639,6 +732,7 @@ fn new_stage(stage: &crate::plan::Stage, classes: &Classes) -> StageState {
         estimate: Estimate::default(),
         sight: Sight::of(stage, role),
         pace: Pace::default(),
+        durations: super::stage_state::Durations::default(),
         account: StageAccount::default(),
         clock: super::clock::StageClock::default(),
     }

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
+use std::time::Duration;
 
 use super::action::Reject;
 use super::blame::Blame;
@@ -86,6 +87,7 @@ pub struct StageState {
     pub estimate: Estimate,
     pub sight: Sight,
     pub pace: Pace,
+    pub durations: Durations,
     pub account: StageAccount,
     pub clock: super::clock::StageClock,
 }
@@ -124,6 +126,8 @@ pub struct Jobs {
     /// What is to be dispatched (again); it goes before new input.
     pub ready: BTreeSet<SliceId>,
     pub running: u32,
+    /// Attempts that are with workers which have not begun them.
+    pub queued: u32,
     pub next_sequence: u64,
     pub next_publish: u64,
     /// A job failed for good: no job after it is begun.
@@ -228,6 +232,28 @@ impl Estimate {
         self.ratio += weight * (ratio - self.ratio);
         self.bytes += weight * (bytes - self.bytes);
         self.seen = true;
+    }
+}
+
+/// What an attempt of a stage takes: a moving average.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Durations {
+    seconds: Option<f64>,
+}
+
+impl Durations {
+    const WEIGHT: f64 = 0.3;
+    /// Shorter ones are worth to be with their worker before it has ended the one before; longer ones had better be with whoever is
+    /// free first.
+    const SHORT: f64 = 0.01;
+
+    pub fn learn(&mut self, duration: Duration) {
+        let seconds = duration.as_secs_f64();
+        self.seconds = Some(self.seconds.map_or(seconds, |before| before + Self::WEIGHT * (seconds - before)));
+    }
+
+    pub fn are_short(self) -> bool {
+        self.seconds.is_some_and(|seconds| seconds < Self::SHORT)
     }
 }
 
