@@ -1,5 +1,8 @@
 //! The scheduler against random pipelines, random speeds, random failures: every history must end with every row where it
 //! belongs, in order, and no queue over its bound on the way; or with the failure that the data calls for.
+//!
+//! `cargo test --release --lib histor` runs some hundreds of them, `MILLPOND_LONG=1` a hundred thousand on two threads.
+//! `MILLPOND_HISTORIES=<number> MILLPOND_SEED=<number>` runs as many as are asked for, and again those that a run has printed.
 
 mod fake;
 mod shape;
