@@ -20,6 +20,7 @@ class Draws:
 
     def __init__(self) -> None:
         self._known = False
+        self._looked = False
         self._before: object = None
 
     def each(self, rows: Iterator[dict[str, Any]], numbers: Sequence[int]) -> Iterator[dict[str, Any]]:
@@ -27,18 +28,23 @@ class Draws:
         self._before = None
         pairs = zip(numbers, rows, strict=True)
         if not self._known and len(numbers) > _FEW:
-            number, row = next(pairs)
-            context.seed_row(number)
-            before = context.drawn()
-            yield row
-            self._before = context.drawn()
-            self._known = self._before != before
-        if not self._known and len(numbers) > _FEW:
-            yield from rows
-            return
+            if not self._looked:
+                yield from self._look(*next(pairs))
+            if not self._known:
+                self._before = context.drawn()
+                yield from rows
+                return
         for number, row in pairs:
             context.seed_row(number)
             yield row
+
+    def _look(self, number: int, row: dict[str, Any]) -> Iterator[dict[str, Any]]:
+        """One row, to see whether the function draws: most of those that do draw for every row."""
+        self._looked = True
+        context.seed_row(number)
+        before = context.drawn()
+        yield row
+        self._known = context.drawn() != before
 
     def were_missed(self) -> bool:
         """Whether the function has drawn in `each` for a row without random numbers of its own: then it is known to."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib.metadata
+import itertools
 import os
 import platform
 import sys
@@ -205,7 +206,8 @@ def _share(frame: Frame) -> Share | None:
     """What an attempt is to do of its batch; `None`: all of it."""
     if frame.text is None:
         return None
-    numbers = [number for start, end in frame.text["rows"] for number in range(start, end)]
+    ranges = [range(start, end) for start, end in frame.text["rows"]]
+    numbers = ranges[0] if len(ranges) == 1 else list(itertools.chain(*ranges))
     return Share(numbers, bool(frame.flags & Flag.PART), frame.text["seconds"])
 
 

@@ -296,7 +296,7 @@ impl Pool {
                 current.waiting = Some(frame);
             }
         }
-        worker.current = Some(current);
+        worker.attempts.push_back(current);
         poller.watch_output(Token::Worker(id), worker.connection.fd(), worker.connection.wants_to_send());
         Ok(placed)
     }
@@ -463,8 +463,8 @@ impl Pool {
             Kind::Opened => {
                 let by_row = worker.opened(&frame)?;
                 self.happened.push(Happened::Opened { stage: StageId(frame.stage), by_row });
-                if let Some(waiting) = worker.current.as_mut().and_then(|current| current.waiting.take()) {
-                    worker.connection.send(waiting);
+                for current in worker.attempts.iter_mut().filter(|current| current.stage.0 == frame.stage) {
+                    current.waiting.take().into_iter().for_each(|waiting| worker.connection.send(waiting));
                 }
             }
             Kind::WorkerSchema => worker.announced_schema(&frame)?,
@@ -479,7 +479,7 @@ impl Pool {
             Kind::Batch => match worker.output(&frame, &self.mailbox) {
                 // What the function made is wrong, not what the worker did.
                 Err(WorkerError::Arrow(error)) => {
-                    if let Some(current) = worker.current.take_if(|current| current.attempt.0 == frame.attempt) {
+                    if let Some(current) = worker.ended(&frame) {
                         let message = format!("the result is not valid Arrow data: {error}");
                         let failure = failure(Scope::Rows, Verdict::Schema, message);
                         self.happened.push(Happened::Failed { attempt: current.attempt, failure });
@@ -488,8 +488,7 @@ impl Pool {
                 result => result?,
             },
             Kind::Done => {
-                let done = |current: &Current| current.attempt.0 == frame.attempt;
-                if let Some(current) = worker.current.take_if(|current| done(current)) {
+                if let Some(current) = worker.ended(&frame) {
                     if worker.is_outgrown() {
                         self.happened.push(Happened::Retired { worker: id });
                     }
@@ -512,17 +511,21 @@ impl Pool {
                     self.unclosed.push((StageId(frame.stage), user_failure(text, is_opening)));
                     return Ok(());
                 }
-                let mine = |current: &Current| is_opening || current.attempt.0 == frame.attempt;
-                if let Some(current) = worker.current.take_if(|current| mine(current)) {
-                    if worker.is_outgrown() {
-                        self.happened.push(Happened::Retired { worker: id });
-                    }
-                    self.happened
-                        .push(Happened::Failed { attempt: current.attempt, failure: user_failure(text, is_opening) });
+                let ended = if is_opening {
+                    worker.ended_with(StageId(frame.stage))
+                } else {
+                    worker.ended(&frame).into_iter().collect()
+                };
+                if !ended.is_empty() && worker.is_outgrown() {
+                    self.happened.push(Happened::Retired { worker: id });
+                }
+                let failure = user_failure(text, is_opening);
+                for current in ended {
+                    self.happened.push(Happened::Failed { attempt: current.attempt, failure: failure.clone() });
                 }
             }
             Kind::CaughtUp => {
-                if let Some(current) = &mut worker.current {
+                if let Some(current) = worker.attempts.front_mut() {
                     current.is_catching_up = false;
                 }
             }
@@ -541,13 +544,13 @@ impl Pool {
         if let Some(pidfd) = &worker.pidfd {
             poller.remove(Token::WorkerEnd(id), pidfd.as_fd());
         }
-        let is_catching_up = worker.current.as_ref().is_some_and(|current| current.is_catching_up);
+        let is_catching_up = worker.attempts.front().is_some_and(|current| current.is_catching_up);
         let is_replaced = worker.memory.replaced().is_some();
         let killed = worker.memory.killed();
         let cause = if (is_catching_up && killed.is_none()) || is_replaced { ExitCause::Engine } else { cause };
         let verdict = if killed.is_some() { Verdict::Oom } else { Verdict::Crash };
         let reason = killed.or(worker.memory.replaced()).map_or(reason, str::to_owned);
-        let opening = worker.current.as_ref().is_none_or(|current| current.waiting.is_some());
+        let opening = worker.attempts.front().is_none_or(|current| current.waiting.is_some());
         let scope = if opening { Scope::Opening } else { Scope::Rows };
         self.news.push(RunEvent::WorkerExited { worker: id, pid: worker.pid, reason: reason.clone() });
         let failure = failure(scope, verdict, format!("the worker died: {reason}"));
@@ -558,7 +561,7 @@ impl Pool {
     fn output_ready(&mut self, number: u64, poller: &mut Poller) {
         let Some(pipe) = self.pipes.get(&number) else { return };
         let worker = pipe.worker.unwrap_or(WorkerId(u32::MAX));
-        let stage = self.workers.get(&worker).and_then(|worker| worker.current.as_ref()).map(|current| current.stage);
+        let stage = self.workers.get(&worker).and_then(|worker| worker.attempts.front()).map(|current| current.stage);
         let from = Speaker::Worker { worker, stage };
         let mut buffer = [0; 64 << 10];
         match rustix::io::read(&pipe.fd, &mut buffer) {
@@ -607,7 +610,7 @@ impl Pool {
                 self.did_not_close(id, "`close()` did not return in time");
             }
             let Some(worker) = self.workers.get_mut(&id) else { continue };
-            let is_fatal = worker.current.is_some() && worker.memory.is_fatal(worker.pid);
+            let is_fatal = !worker.attempts.is_empty() && worker.memory.is_fatal(worker.pid);
             if (is_late || is_fatal)
                 && let Some(pidfd) = &worker.pidfd
             {

@@ -1,6 +1,6 @@
 //! [`Worker`]: a Python process that runs attempts, as the coordinator knows it.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -30,7 +30,8 @@ pub struct Worker {
     /// `None` until the template has answered.
     pub pidfd: Option<OwnedFd>,
     pub stages: BTreeMap<StageId, Opening>,
-    pub current: Option<Current>,
+    /// What it was sent and has not answered: it works on the first one.
+    pub attempts: VecDeque<Current>,
     pub memory: WorkerMemory,
     /// Schemas and segments that it has been told.
     schemas_sent: BTreeSet<u32>,
@@ -54,7 +55,7 @@ pub enum Opening {
     },
 }
 
-/// The attempt that the worker runs.
+/// An attempt that the worker runs, or goes on with.
 #[derive(Debug)]
 pub struct Current {
     pub attempt: AttemptId,
@@ -108,7 +109,7 @@ impl Worker {
             pid: 0,
             pidfd: None,
             stages: BTreeMap::new(),
-            current: None,
+            attempts: VecDeque::new(),
             memory,
             schemas_sent: BTreeSet::new(),
             segments_sent: BTreeSet::new(),
@@ -173,6 +174,19 @@ impl Worker {
             self.connection.send(Frame::new(Kind::Stop));
         }
         is_outgrown
+    }
+
+    /// The attempt that it works on, if that is the one that a frame is about. Then it is over.
+    pub fn ended(&mut self, frame: &Frame) -> Option<Current> {
+        self.attempts.pop_front_if(|current| current.attempt.0 == frame.attempt)
+    }
+
+    /// The attempts that wait for a stage which cannot be prepared.
+    pub fn ended_with(&mut self, stage: StageId) -> Vec<Current> {
+        let waits = |current: &Current| current.stage == stage && current.waiting.is_some();
+        let (ended, left) = self.attempts.drain(..).partition(waits);
+        self.attempts = left;
+        Vec::from(ended)
     }
 
     /// Tells the worker that a segment is gone.
@@ -247,7 +261,7 @@ impl Worker {
             return Err(WorkerError::Origin);
         }
         // An attempt that has failed already is not spoken of any more.
-        let current = self.current.as_mut().filter(|current| current.attempt.0 == frame.attempt);
+        let current = self.attempts.front_mut().filter(|current| current.attempt.0 == frame.attempt);
         let Some(current) = current else { return Ok(()) };
         let row_by_row = self.stages.get(&current.stage) == Some(&Opening::Open { row_by_row: true });
         let origin = if frame.flags & FLAG_ORIGIN != 0 {

@@ -57,7 +57,8 @@ pub struct Running {
     pub stage: StageId,
     pub slice: SliceId,
     pub host: Host,
-    pub since: Duration,
+    /// `None` while it waits for a slot, or for the attempt that its worker runs.
+    pub since: Option<Duration>,
     /// Whether it waits for the next one and has no place ([`Event::AttemptWaits`]).
     pub waits: bool,
 }
@@ -214,17 +215,18 @@ impl Scheduler {
 
     fn next_for_slot(&mut self) -> Option<(StageId, Place)> {
         if self.busy_slots >= self.plan.workers {
-            let stage = self.ready.for_slots().next().filter(|_| self.may_send_ahead())?;
-            return Some((stage, Place::NextProcess));
+            return self.next_to_wait();
         }
         let mut without_worker = Vec::new();
-        let mut place = |stage: StageId| match self.stages[stage.index()].role.class() {
-            Some(class) if self.pool.has_idle(class) => Some(Place::Worker(class)),
-            Some(class) => {
+        let mut place = |stage: StageId| {
+            let Some(class) = self.stages[stage.index()].role.class() else { return Some(Place::Process) };
+            if self.runnable(stage) > 0 {
+                if self.pool.has_idle(class) {
+                    return Some(Place::Worker(class));
+                }
                 without_worker.push((stage, class));
-                None
             }
-            None => Some(Place::Process),
+            self.place_behind(stage, class)
         };
         let found = self.ready.for_slots().find_map(|stage| Some((stage, place(stage)?)));
         let mut wanted = self.plan.workers.saturating_sub(self.busy_slots + self.pool.total_starting());
@@ -234,11 +236,61 @@ impl Scheduler {
         found
     }
 
+    /// An attempt that can be dispatched while all slots are taken: one that begins when a process ends, or when its worker has
+    /// ended another one.
+    fn next_to_wait(&self) -> Option<(StageId, Place)> {
+        if self.may_send_ahead() {
+            return self.ready.for_slots().next().map(|stage| (stage, Place::NextProcess));
+        }
+        // A stage that may not queue is a rival of those that may.
+        let queueing = self.ready.for_slots().take_while(|stage| self.may_queue(*stage));
+        queueing
+            .filter_map(|stage| Some((stage, self.stages[stage.index()].role.class()?)))
+            .find_map(|(stage, class)| self.place_behind(stage, class).map(|place| (stage, place)))
+    }
+
     /// Whether a process may be asked for that takes the place of the next one to end. Only where it takes that from nobody else: not
     /// while there are workers, or stages that want one.
     fn may_send_ahead(&self) -> bool {
         let is_room = self.waiting.len() < self.plan.workers as usize;
         is_room && self.busy_processes == self.busy_slots && self.ready.all_can_wait()
+    }
+
+    /// The worker that is to have the stage's next attempt before it has ended the one that it runs, if the attempts are so short that the
+    /// way there and back counts. Not where another worker would be free first and have nothing to do, nor where another stage waits for
+    /// what would never be free.
+    fn place_behind(&self, stage: StageId, class: ClassId) -> Option<Place> {
+        if !self.may_queue(stage) {
+            return None;
+        }
+        let is_mine = |other: StageId| self.classes.of(other) == Some(class);
+        let is_rival = |other: StageId| other != stage && !(is_mine(other) && self.may_queue_anywhere(other));
+        if self.ready.for_slots().any(is_rival) {
+            return None;
+        }
+        let fits = |attempt: &AttemptId| {
+            let other = self.running[attempt].stage;
+            (other == stage || self.may_queue_anywhere(stage)) && self.stages[other.index()].durations.are_short()
+        };
+        let running: Vec<(WorkerId, AttemptId)> = self.pool.without_next(class).collect();
+        let fitting = running.iter().filter(|(_, attempt)| fits(attempt));
+        let (worker, _) = *fitting.min_by_key(|(_, attempt)| self.running[attempt].since)?;
+        let taken = running.len() as u32 + self.pool.starting(class) + self.pool.idle(class);
+        let mine = self.ready.for_slots().filter(|other| is_mine(*other));
+        let available: u32 = mine.map(|other| self.stages[other.index()].available).sum();
+        (available > taken).then_some(Place::Behind(worker))
+    }
+
+    /// Whether an attempt of the stage may be with a worker that runs one of another stage: it may begin while as many of its own run as
+    /// may.
+    fn may_queue_anywhere(&self, stage: StageId) -> bool {
+        self.may_queue(stage) && self.plan.stage(stage).workers.max.get() >= self.plan.workers
+    }
+
+    /// Whether attempts of the stage may be with workers that run others.
+    pub(super) fn may_queue(&self, stage: StageId) -> bool {
+        let state = &self.stages[stage.index()];
+        matches!(state.role, Role::Map(super::MapHost::Worker(_))) && state.durations.are_short()
     }
 
     /// Starts as many workers as the stage has batches to work on, within the limits of its class and of the run.
@@ -274,29 +326,47 @@ impl Scheduler {
                 self.busy_slots += 1;
                 Host::Worker(self.pool.take(class, attempt).expect("`assign` saw an idle worker"))
             }
+            Place::Behind(worker) => {
+                self.pool.queue_behind(worker, attempt);
+                Host::Worker(worker)
+            }
         };
-        self.running.insert(attempt, Running { stage, slice, host, since: self.now, waits: false });
+        let is_queued = matches!(place, Place::Behind(_) | Place::NextProcess);
+        self.running.insert(attempt, Running { stage, slice, host, since: None, waits: false });
+        if is_queued {
+            self.jobs(stage).queued += 1;
+        } else {
+            self.begin_attempt(attempt);
+        }
         (attempt, host)
     }
 
-    /// An attempt is over: its slot is free, and so is its worker if it lives.
+    fn begin_attempt(&mut self, attempt: AttemptId) {
+        let now = self.now;
+        let Some(running) = self.running.get_mut(&attempt) else { return };
+        running.since = Some(now);
+        let stage = running.stage;
+        let jobs = self.jobs(stage);
+        jobs.running += 1;
+        let running = jobs.running;
+        let account = &mut self.stages[stage.index()].account;
+        account.peak_attempts = account.peak_attempts.max(running);
+    }
+
+    /// An attempt is over: its slot is free, and so is its worker if it lives and has no other attempt.
     pub(super) fn end_attempt(&mut self, attempt: AttemptId) -> Option<Running> {
         let running = self.running.remove(&attempt)?;
-        self.has_left(&running);
+        self.count_end(&running);
         match running.host {
             Host::Native => self.busy_native -= 1,
             Host::Process if running.waits => {}
             Host::Process => self.give_back_slot(running.stage),
             Host::NextProcess => self.waiting.retain(|waiting| *waiting != attempt),
-            Host::Worker(worker) => {
-                self.busy_slots -= 1;
-                self.pool.make_idle(worker);
-            }
-        }
-        if running.waits {
-            self.jobs(running.stage).waiting -= 1;
-        } else {
-            self.stages[running.stage.index()].account.busy += self.now.saturating_sub(running.since);
+            Host::Worker(worker) => match self.pool.end(worker, attempt) {
+                None => self.busy_slots -= 1,
+                Some(next) if running.since.is_some() => self.begin_queued(next),
+                Some(_) => {}
+            },
         }
         self.touch(running.stage);
         Some(running)
@@ -307,12 +377,12 @@ impl Scheduler {
         let Some(running) = self.running.get_mut(&attempt).filter(|running| !running.waits) else { return };
         debug_assert_eq!(running.host, Host::Process, "only processes are fed one batch after the other");
         running.waits = true;
-        let Running { stage, since, .. } = *running;
-        self.give_back_slot(stage);
+        let (stage, since) = (running.stage, running.since.unwrap_or(self.now));
         let jobs = self.jobs(stage);
+        jobs.running -= 1;
         jobs.waiting += 1;
-        jobs.begun -= 1;
         self.stages[stage.index()].account.busy += self.now.saturating_sub(since);
+        self.give_back_slot(stage);
         self.touch(stage);
     }
 
@@ -333,20 +403,52 @@ impl Scheduler {
             self.busy_processes -= 1;
             return;
         };
-        let running = self.running.get_mut(&next).expect("an attempt that waits for a slot has not ended");
-        *running = Running { host: Host::Process, since: self.now, ..*running };
-        let stage = running.stage;
-        self.has_begun(stage, Host::Process);
+        self.running.get_mut(&next).expect("an attempt that waits for a slot has not ended").host = Host::Process;
+        self.begin_queued(next);
+    }
+
+    /// What an attempt waited for is there.
+    fn begin_queued(&mut self, attempt: AttemptId) {
+        let stage = self.running[&attempt].stage;
+        self.jobs(stage).queued -= 1;
+        self.begin_attempt(attempt);
+        self.touch(stage);
+    }
+
+    /// An attempt has left its stage's count of those that run or are to run.
+    fn count_end(&mut self, running: &Running) {
+        let jobs = self.jobs(running.stage);
+        let Some(since) = running.since else {
+            jobs.queued -= 1;
+            return;
+        };
+        if running.waits {
+            jobs.waiting -= 1;
+            return;
+        }
+        jobs.running -= 1;
+        let duration = self.now.saturating_sub(since);
+        let state = &mut self.stages[running.stage.index()];
+        state.account.busy += duration;
+        state.durations.learn(duration);
+    }
+
+    /// An attempt was not begun, and will not be: as if it had never been dispatched.
+    fn take_back(&mut self, attempt: AttemptId) {
+        let Some(running) = self.running.remove(&attempt) else { return };
+        self.count_end(&running);
+        self.slice(running.stage, running.slice).tries.total -= 1;
+        self.again(running.stage, running.slice);
     }
 
     fn worker_exited(&mut self, worker: WorkerId, failure: Failure, cause: ExitCause) {
         let Some((class, state, failed_starts)) = self.pool.remove(worker, cause) else { return };
         match state {
-            WorkerState::Running(attempt) => {
+            WorkerState::Running { attempt, next } => {
+                next.into_iter().for_each(|next| self.take_back(next));
                 let Some(running) = self.running.remove(&attempt) else { return };
-                self.has_left(&running);
                 self.busy_slots -= 1;
-                self.stages[running.stage.index()].account.busy += self.now.saturating_sub(running.since);
+                self.count_end(&running);
                 self.slice_failed(running.stage, running.slice, failure, cause);
             }
             WorkerState::Starting if failed_starts >= FAILED_STARTS => {
@@ -600,6 +702,8 @@ pub enum Place {
     /// When a process that runs has ended.
     NextProcess,
     Worker(ClassId),
+    /// With a worker that runs another attempt.
+    Behind(WorkerId),
 }
 
 /// What a run is doing at one moment.
@@ -677,9 +781,11 @@ fn new_stage(stage: &crate::plan::Stage, plan: &Plan, classes: &Classes) -> Stag
         work,
         publishing: std::collections::VecDeque::new(),
         need: need(stage, plan, role),
+        available: 0,
         estimate: Estimate::default(),
         sight: Sight::of(stage, role),
         pace: Pace::default(),
+        durations: super::stage_state::Durations::default(),
         account: StageAccount::default(),
         clock: super::clock::StageClock::default(),
     }

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
+use std::time::Duration;
 
 use super::action::Reject;
 use super::blame::Blame;
@@ -92,9 +93,12 @@ pub struct StageState {
     pub publishing: std::collections::VecDeque<Vec<(EdgeId, Reservation)>>,
     /// What an attempt takes.
     pub need: Need,
+    /// Attempts that there is input for, as of its last steps.
+    pub available: u32,
     pub estimate: Estimate,
     pub sight: Sight,
     pub pace: Pace,
+    pub durations: Durations,
     pub account: StageAccount,
     pub clock: super::clock::StageClock,
 }
@@ -132,18 +136,25 @@ pub struct Jobs {
     pub jobs: BTreeMap<u64, Job>,
     /// What is to be dispatched (again); it goes before new input.
     pub ready: BTreeSet<SliceId>,
-    /// Attempts that have begun and not ended, those that wait included.
+    /// Attempts that have begun, and have neither ended nor wait.
     pub running: u32,
     /// Attempts that keep no place, as their processes wait for more.
     pub waiting: u32,
-    /// How many of those that run have begun and do not wait: the others are sent ahead.
-    pub begun: u32,
+    /// Attempts that are dispatched and have not begun: they wait for a slot, or with their workers.
+    pub queued: u32,
     pub next_sequence: u64,
     pub next_publish: u64,
     /// A job failed for good: no job after it is begun.
     pub failed: bool,
     /// Generators and tasks: there is nothing more to begin.
     pub exhausted: bool,
+}
+
+impl Jobs {
+    /// Attempts that are dispatched and have not ended.
+    pub fn dispatched(&self) -> u32 {
+        self.running + self.queued + self.waiting
+    }
 }
 
 /// One batch on its way through a stage.
@@ -242,6 +253,28 @@ impl Estimate {
         self.ratio += weight * (ratio - self.ratio);
         self.bytes += weight * (bytes - self.bytes);
         self.seen = true;
+    }
+}
+
+/// What an attempt of a stage takes: a moving average.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Durations {
+    seconds: Option<f64>,
+}
+
+impl Durations {
+    const WEIGHT: f64 = 0.3;
+    /// Shorter ones are worth to be with their worker before it has ended the one before; longer ones had better be with whoever is
+    /// free first.
+    const SHORT: f64 = 0.01;
+
+    pub fn learn(&mut self, duration: Duration) {
+        let seconds = duration.as_secs_f64();
+        self.seconds = Some(self.seconds.map_or(seconds, |before| before + Self::WEIGHT * (seconds - before)));
+    }
+
+    pub fn are_short(self) -> bool {
+        self.seconds.is_some_and(|seconds| seconds < Self::SHORT)
     }
 }
 

@@ -1,6 +1,7 @@
 //! [`Fake`]: an executor that does nothing but keep rows, and answers in random order.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use proptest::prelude::*;
@@ -13,6 +14,10 @@ use crate::run::scheduler::*;
 
 /// How often something else goes before what a slow stage does.
 const SLOWNESS: u32 = 6;
+
+/// What there was of some things in all histories: they are only proven if they happen.
+pub static JOINS: AtomicU64 = AtomicU64::new(0);
+pub static QUEUED: AtomicU64 = AtomicU64::new(0);
 
 pub struct Fake<'a> {
     pub shapes: &'a [Shape],
@@ -32,6 +37,8 @@ pub struct Fake<'a> {
     pub waiting: VecDeque<(AttemptId, Event)>,
     /// Workers that live.
     pub workers: BTreeSet<WorkerId>,
+    /// What workers have besides the attempt that they run.
+    pub behind: BTreeMap<WorkerId, Dispatch>,
     /// Stages that workers have prepared.
     pub opened: BTreeSet<(WorkerId, StageId)>,
     /// What slices have given.
@@ -45,6 +52,9 @@ pub struct Fake<'a> {
     pub tasks: BTreeSet<StageId>,
     /// Workers that will still be killed.
     pub kills: u32,
+    /// Workers that will still be replaced, and those that are to end when they have answered what they were sent.
+    pub replaced: u32,
+    pub ending_workers: BTreeSet<WorkerId>,
     /// How often all workers will still fall together.
     pub falls: u32,
     /// How often workers may still die while they start.
@@ -124,6 +134,9 @@ impl Fake<'_> {
                 lane = lanes[self.rng.random_range(0..lanes.len())];
             }
         }
+        if let Some(worker) = self.replaces_in(lane) {
+            return Some(Event::WorkerRetired { worker });
+        }
         let events = self.lanes.get_mut(&lane)?;
         let event = events.remove(0);
         if events.is_empty() {
@@ -133,13 +146,23 @@ impl Fake<'_> {
             Event::AttemptDone { attempt, .. }
             | Event::AttemptFailed { attempt, .. }
             | Event::AttemptWaits { attempt } => {
-                self.busy.remove(attempt);
+                let host = self.busy.remove(attempt);
+                if let Some(Host::Worker(worker)) = host {
+                    match self.behind.remove(&worker) {
+                        Some(next) => self.dispatch(next),
+                        None if self.ending_workers.contains(&worker) => self.dies(worker, ExitCause::Engine),
+                        None => {}
+                    }
+                }
                 self.start_waiting();
             }
             Event::PortsFinished { stage, .. } => {
                 self.over.insert(*stage);
             }
-            Event::WorkerExited { worker, .. } => self.busy.retain(|_, host| *host != Host::Worker(*worker)),
+            Event::WorkerExited { worker, .. } => {
+                self.behind.remove(worker);
+                self.busy.retain(|_, host| *host != Host::Worker(*worker));
+            }
             _ => {}
         }
         let (stage, outputs) = match &event {
@@ -155,6 +178,18 @@ impl Fake<'_> {
             }
         }
         Some(event)
+    }
+
+    /// The worker that has too much memory after the attempt that ends in this lane, if one is still to be replaced.
+    fn replaces_in(&mut self, lane: Lane) -> Option<WorkerId> {
+        let Lane::Attempt(attempt) = lane else { return None };
+        let Some(Host::Worker(worker)) = self.busy.get(&attempt).copied() else { return None };
+        let is_end = matches!(self.lanes[&lane][0], Event::AttemptDone { .. } | Event::AttemptFailed { .. });
+        if !is_end || self.replaced == 0 || !self.rng.random_bool(0.2) || !self.ending_workers.insert(worker) {
+            return None;
+        }
+        self.replaced -= 1;
+        Some(worker)
     }
 
     fn is_slow(&self, lane: Lane) -> bool {
@@ -238,6 +273,7 @@ impl Fake<'_> {
     /// The scheduler learns of it later; until then it may still give the worker an attempt.
     fn dies(&mut self, worker: WorkerId, cause: ExitCause) {
         self.workers.remove(&worker);
+        self.behind.remove(&worker);
         // What the worker would have given is lost with it.
         let lost = self.running_on(worker).and_then(|attempt| self.lanes.remove(&Lane::Attempt(attempt)));
         for event in lost.unwrap_or_default() {
@@ -369,6 +405,14 @@ impl Fake<'_> {
     }
 
     fn dispatch(&mut self, dispatch: Dispatch) {
+        if let Host::Worker(worker) = dispatch.host
+            && self.running_on(worker).is_some()
+        {
+            QUEUED.fetch_add(1, Ordering::Relaxed);
+            let before = self.behind.insert(worker, dispatch);
+            assert!(before.is_none(), "{worker:?} has three attempts");
+            return;
+        }
         let Dispatch { attempt, stage, sequence, host, work } = dispatch;
         let shape = &self.shapes[stage.index()];
         let right = match shape.kind {
@@ -377,9 +421,6 @@ impl Fake<'_> {
             _ => host == Host::Native,
         };
         assert!(right, "{:?} on {host:?}", shape.kind);
-        if let Host::Worker(worker) = host {
-            assert!(!self.busy.values().any(|other| *other == host), "{worker:?} runs two attempts");
-        }
         if let Work::Rows { batch, .. } = &work {
             self.may_be_as_large_as(stage, *batch);
         }
@@ -405,6 +446,7 @@ impl Fake<'_> {
                 self.run_rows(attempt, stage, self.rows_of(batch.id, rows), is_part, budget)
             }
             Work::Join { batch, rows, parts } => {
+                JOINS.fetch_add(1, Ordering::Relaxed);
                 let rows = self.rows_of(batch.id, rows);
                 assert!(parts.iter().all(|part| self.parts.contains(&part.id)), "a batch of its own is joined");
                 let joined: Vec<u64> = parts.iter().flat_map(|part| self.batches[&part.id].clone()).collect();
