@@ -2,7 +2,7 @@ use std::fs;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use arrow::array::{Array, AsArray, Float64Array, Int64Array, StringArray};
-use arrow::datatypes::{Int64Type, Schema};
+use arrow::datatypes::{Float64Type, Int64Type, Schema};
 use serde_json::json;
 
 use super::*;
@@ -332,6 +332,20 @@ fn a_sort_larger_than_the_limit_spills() {
     }
     assert_eq!(rows, 30 * 8192);
     assert_eq!(files_in(folder.path()), 0, "spill files are gone when the query is");
+}
+
+#[test]
+fn a_sort_of_whole_rows_five_times_as_large_as_the_limit_spills() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let batches = many(30, 1000);
+    let bytes: usize = batches.iter().map(RecordBatch::get_array_memory_size).sum();
+    let sql = "SELECT * FROM t ORDER BY value, id";
+    let outcome = run(sql, vec![table("t", &batches)], &with_limit(bytes / 5, folder.path())).expect("a result");
+    let values =
+        outcome.batches.iter().flat_map(|batch| batch.column(2).as_primitive::<Float64Type>().values().to_vec());
+    let values: Vec<f64> = values.collect();
+    assert_eq!(values.len(), 30 * 8192);
+    assert!(values.is_sorted());
 }
 
 #[test]
