@@ -20,6 +20,10 @@ use crate::run::{Speaker, Stream};
 
 /// Least room for output that is read at once.
 const READ_BYTES: usize = 256 << 10;
+/// A turn that has moved less than this was hardly worth waking up for.
+const WORTH_BYTES: usize = 64 << 10;
+/// How long to wait then, while there is more than that to be written: for the process to do more than a page.
+const NAP: Duration = Duration::from_micros(100);
 
 pub(super) struct Talk {
     stdin: Option<OwnedFd>,
@@ -27,8 +31,9 @@ pub(super) struct Talk {
     stderr: Option<OwnedFd>,
     end: OwnedFd,
     voice: Voice,
-    /// What is left to be written.
+    /// What is left to be written, and how much that is.
     input: VecDeque<Bytes>,
+    unwritten: usize,
     /// Whether standard input is closed when that is written.
     is_last: bool,
     /// Whether standard output is for the log.
@@ -44,6 +49,14 @@ pub(super) struct Voice {
     pub stage: StageId,
     pub name: String,
     pub log: OutputLog,
+}
+
+/// What can be done without waiting.
+#[derive(Clone, Copy)]
+struct Ready {
+    stdin: bool,
+    stdout: bool,
+    stderr: bool,
 }
 
 /// What a process has written.
@@ -81,6 +94,7 @@ impl Talk {
             end,
             voice,
             input: VecDeque::new(),
+            unwritten: 0,
             is_last: false,
             is_logged: output.is_none(),
             output: Output { body, bytes: 0 },
@@ -92,6 +106,7 @@ impl Talk {
 
     /// Adds to what is to be written.
     pub fn say(&mut self, text: VecDeque<Bytes>) {
+        self.unwritten += text.iter().map(Bytes::len).sum::<usize>();
         self.input.extend(text.into_iter().filter(|part| !part.is_empty()));
         self.heard = Instant::now();
     }
@@ -103,7 +118,7 @@ impl Talk {
             && !self.is_logged
         {
             // What comes out is often as long as what goes in. Room that is not used takes no memory.
-            bytes.reserve(READ_BYTES + self.input.iter().map(Bytes::len).sum::<usize>());
+            bytes.reserve(READ_BYTES + self.unwritten);
         }
         self.is_last = true;
         self.close_if_done();
@@ -148,14 +163,17 @@ impl Talk {
         {
             return Ok(Some(*end));
         }
-        self.wait(wake, patience)?;
-        self.write();
-        let heard = self.hear();
+        let ready = self.wait(wake, patience)?;
+        let written = if ready.stdin { self.write() } else { 0 };
+        let (was_heard, read) = self.hear(ready);
+        if (1..WORTH_BYTES).contains(&(written + read)) && self.unwritten > WORTH_BYTES {
+            std::thread::sleep(NAP);
+        }
         match &self.ended {
             None => self.ended = self.has_ended(),
             Some((end, since)) => {
                 // What lies in the pipes belongs to the output, however late this thread gets to read it.
-                let patience = if heard { LONGEST_DRAIN } else { DRAIN };
+                let patience = if was_heard { LONGEST_DRAIN } else { DRAIN };
                 if since.elapsed() >= patience {
                     return Ok(Some(*end));
                 }
@@ -164,16 +182,16 @@ impl Talk {
         Ok(None)
     }
 
-    fn wait(&self, wake: Option<BorrowedFd<'_>>, patience: Option<Duration>) -> Result<(), Errno> {
-        let mut fds = Vec::with_capacity(5);
+    fn wait(&self, wake: Option<BorrowedFd<'_>>, patience: Option<Duration>) -> Result<Ready, Errno> {
         let stdin = self.stdin.as_ref().filter(|_| !self.input.is_empty());
-        fds.extend(stdin.map(|fd| PollFd::from_borrowed_fd(fd.as_fd(), PollFlags::OUT)));
-        fds.extend(self.stdout.as_ref().map(|fd| PollFd::from_borrowed_fd(fd.as_fd(), PollFlags::IN)));
-        fds.extend(self.stderr.as_ref().map(|fd| PollFd::from_borrowed_fd(fd.as_fd(), PollFlags::IN)));
-        fds.extend(wake.map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)));
+        let mut fds = Vec::with_capacity(5);
+        let stdin = watch(&mut fds, stdin.map(AsFd::as_fd), PollFlags::OUT);
+        let stdout = watch(&mut fds, self.stdout.as_ref().map(AsFd::as_fd), PollFlags::IN);
+        let stderr = watch(&mut fds, self.stderr.as_ref().map(AsFd::as_fd), PollFlags::IN);
+        watch(&mut fds, wake, PollFlags::IN);
         let timeout = match &self.ended {
             None => {
-                fds.push(PollFd::from_borrowed_fd(self.end.as_fd(), PollFlags::IN));
+                watch(&mut fds, Some(self.end.as_fd()), PollFlags::IN);
                 patience
             }
             Some((_, since)) => Some(DRAIN.saturating_sub(since.elapsed())),
@@ -183,20 +201,28 @@ impl Talk {
             tv_nsec: i64::from(left.subsec_nanos()),
         });
         match poll(&mut fds, timeout.as_ref()) {
-            Ok(_) | Err(Errno::INTR) => Ok(()),
-            Err(errno) => Err(errno),
+            Ok(_) | Err(Errno::INTR) => {}
+            Err(errno) => return Err(errno),
         }
+        let is_ready = |at: Option<usize>| at.is_some_and(|at| !fds[at].revents().is_empty());
+        Ok(Ready { stdin: is_ready(stdin), stdout: is_ready(stdout), stderr: is_ready(stderr) })
     }
 
-    /// Writes what the pipe takes. A process need not read all of its input.
-    fn write(&mut self) {
-        let Some(stdin) = &self.stdin else { return };
+    /// Writes what the pipe takes, and returns how much that was. A process need not read all of its input.
+    fn write(&mut self) -> usize {
+        let Some(stdin) = &self.stdin else { return 0 };
+        let mut written = 0;
         while let Some(part) = self.input.front_mut() {
             match rustix::io::write(stdin, part) {
-                Ok(count) => part.advance(count),
-                Err(Errno::AGAIN | Errno::INTR) => return,
+                Ok(count) => {
+                    part.advance(count);
+                    written += count;
+                    self.unwritten -= count;
+                }
+                Err(Errno::AGAIN | Errno::INTR) => return written,
                 Err(_) => {
                     self.input.clear();
+                    self.unwritten = 0;
                     self.is_last = true;
                 }
             }
@@ -205,6 +231,7 @@ impl Talk {
             }
         }
         self.close_if_done();
+        written
     }
 
     fn close_if_done(&mut self) {
@@ -213,40 +240,42 @@ impl Talk {
         }
     }
 
-    /// Returns whether there was anything to hear.
-    fn hear(&mut self) -> bool {
-        let mut heard = false;
-        let mut buffer = [0; 64 << 10];
-        if !self.is_logged {
-            heard |= self.take_output();
-        } else if let Some(bytes) = read(&mut self.stdout, &mut buffer) {
-            heard = true;
-            self.voice.log(Stream::Stdout, bytes);
+    /// Returns whether there was anything to hear, and how much of it was output.
+    fn hear(&mut self, ready: Ready) -> (bool, usize) {
+        let mut read = 0;
+        let mut was_heard = false;
+        if ready.stdout && !self.is_logged {
+            read = self.take_output();
+            was_heard = read > 0;
+        } else if ready.stdout {
+            was_heard |= hear(&mut self.stdout, |bytes| self.voice.log(Stream::Stdout, bytes));
         }
-        if let Some(bytes) = read(&mut self.stderr, &mut buffer) {
-            heard = true;
-            self.errors.extend_from_slice(bytes);
-            let surplus = self.errors.len().saturating_sub(ERROR_BYTES);
-            self.errors.drain(..surplus);
-            self.voice.log(Stream::Stderr, bytes);
+        if ready.stderr {
+            let (errors, voice) = (&mut self.errors, &self.voice);
+            was_heard |= hear(&mut self.stderr, |bytes| {
+                errors.extend_from_slice(bytes);
+                let surplus = errors.len().saturating_sub(ERROR_BYTES);
+                errors.drain(..surplus);
+                voice.log(Stream::Stderr, bytes);
+            });
         }
-        if heard {
+        if was_heard {
             self.heard = Instant::now();
         }
-        heard
+        (was_heard, read)
     }
 
-    /// Reads once, what the pipe holds, to where it stays. Whatever is left, or comes, is for the next turn: the process may wait
-    /// for input meanwhile.
-    fn take_output(&mut self) -> bool {
-        let Some(stdout) = &self.stdout else { return false };
+    /// Reads once, what the pipe holds, to where it stays, and returns how much that was. Whatever is left, or comes, is for the next
+    /// turn: the process may wait for input meanwhile.
+    fn take_output(&mut self) -> usize {
+        let Some(stdout) = &self.stdout else { return 0 };
         match self.output.read(stdout) {
             Ok(0) => self.stdout = None,
-            Ok(_) => return true,
+            Ok(count) => return count,
             Err(Errno::AGAIN | Errno::INTR) => {}
             Err(_) => self.stdout = None,
         }
-        false
+        0
     }
 
     fn has_ended(&self) -> Option<(ProcessEnd, Instant)> {
@@ -324,13 +353,24 @@ impl Lines {
     }
 }
 
-/// Reads what is there; closes the pipe at its end.
-fn read<'b>(fd: &mut Option<OwnedFd>, buffer: &'b mut [u8]) -> Option<&'b [u8]> {
-    match rustix::io::read(fd.as_ref()?, &mut *buffer) {
+/// Adds what to wait for, and returns where it is among the others.
+fn watch<'f>(fds: &mut Vec<PollFd<'f>>, fd: Option<BorrowedFd<'f>>, flags: PollFlags) -> Option<usize> {
+    fds.push(PollFd::from_borrowed_fd(fd?, flags));
+    Some(fds.len() - 1)
+}
+
+/// Passes on what is there; closes the pipe at its end. Returns whether there was anything.
+fn hear(fd: &mut Option<OwnedFd>, take: impl FnOnce(&[u8])) -> bool {
+    let mut buffer = [0; 64 << 10];
+    let Some(pipe) = fd else { return false };
+    match rustix::io::read(pipe, &mut buffer) {
         Ok(0) => *fd = None,
-        Ok(length) => return Some(&buffer[..length]),
+        Ok(length) => {
+            take(&buffer[..length]);
+            return true;
+        }
         Err(Errno::AGAIN | Errno::INTR) => {}
         Err(_) => *fd = None,
     }
-    None
+    false
 }

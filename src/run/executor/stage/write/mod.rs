@@ -6,11 +6,13 @@ mod tests;
 
 use std::fs::File;
 use std::io::{self, ErrorKind, Write as _};
+use std::num::NonZeroU64;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use arrow::datatypes::{Schema, SchemaRef};
+use rustix::fs::{Advice, fadvise};
 
 use self::spool::Spool;
 use crate::batch::{Columns, ConformError, Rows};
@@ -76,7 +78,7 @@ impl Sink {
                 File::from(stdout.map_err(|source| WriteError::Unwritable { path: path.clone(), source })?)
             }
         };
-        let output = Output { file, bytes: 0 };
+        let output = Output { file, bytes: 0, begun: 0 };
         let spool = Box::new(Spool::new(staging.folder()));
         let state = State::Waiting { output, spool };
         Ok(Self { write: write.clone(), columns: Columns::from_first(), state, rows: 0 })
@@ -190,16 +192,35 @@ fn shown(target: &WriteTarget) -> PathBuf {
     }
 }
 
+/// Bytes after which the system is asked to begin to write them to the disk. At the end all are waited for, and only then may they be
+/// published.
+const BEGIN_SYNC: u64 = 32 << 20;
+
 /// A file and how much was written to it.
 struct Output {
     file: File,
     bytes: u64,
+    /// How much of it is on its way to the disk.
+    begun: u64,
+}
+
+impl Output {
+    fn begin_sync(&mut self) {
+        let Some(length) = NonZeroU64::new(self.bytes - self.begun).filter(|length| length.get() >= BEGIN_SYNC) else {
+            return;
+        };
+        // Linux begins to write what it is told is not needed, and drops from memory only what was written before. What is no file
+        // cannot take the advice, and needs none.
+        let _ = fadvise(&self.file, self.begun, Some(length), Advice::DontNeed);
+        self.begun = self.bytes;
+    }
 }
 
 impl io::Write for Output {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let count = self.file.write(bytes)?;
         self.bytes += count as u64;
+        self.begin_sync();
         Ok(count)
     }
 
