@@ -267,7 +267,7 @@ fn a_plan_is_shown_with_its_bounds() {
        136.0 MiB  reading, writing and row-wise queries (estimated)
         56.0 MiB  template of the workers (estimated)
        144.0 MiB  2 workers without `memory` (estimated)
-        16.0 MiB  commands (estimated)
+        18.0 MiB  commands (estimated)
     disk for what spills: at most 64.0 GiB for edges, 64.0 GiB for each query
     "#);
 }

@@ -38,7 +38,7 @@ const WORKER_OF_MORE: u64 = 40 << 20;
 const WORKED_ON: u64 = 4;
 /// A program that is no interpreter, and how often its rows are in memory: as rows and as text, on their way in and out.
 const COMMAND: u64 = 4 << 20;
-const PIPED: u64 = 4;
+const PIPED: u64 = 5;
 /// A row group on its way into a Parquet file.
 const ROW_GROUP: u64 = 64 << 20;
 

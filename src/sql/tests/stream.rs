@@ -375,6 +375,7 @@ fn a_join_that_does_not_fit_names_the_limit() {
     let error = run(sql, tables, &with_limit(4 << 20, folder.path())).err().expect("an error");
     assert_eq!(error.kind, SqlErrorKind::Memory, "{}", error.message);
     assert!(error.message.contains("memory limit of 4.0 MiB"), "{}", error.message);
+    assert!(error.message.ends_with("give its stage more with `memory`"), "{}", error.message);
 }
 
 #[test]
