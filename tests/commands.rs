@@ -156,3 +156,40 @@ fn steps_behind_one_that_fails_are_not_run() {
     scene.run().within(BOUND).ends_with(1).says(&["stage `bad` failed"]);
     assert!(!scene.exists("next"));
 }
+
+#[test]
+fn a_foreach_runs_a_step_for_each_value() {
+    // Each step fails if what it comes after has not left its file, or if more run at once than there are workers.
+    let stages = "
+folder: { command: [mkdir, running, done] }
+step:
+  foreach: { n: '${{ range(40) }}' }
+  after: folder
+  command: [sh, -c, 'touch running/$0 && [ $(ls running | wc -l) -le 2 ] && touch done/$0 && rm running/$0', '${{ each.n }}']
+list: { after: step, command: { shell: ls done, output: lines } }
+sink: { from: list, write: sink.csv }
+";
+    let scene = Scene::with_python("", stages, "");
+    scene.run().args(&["--workers", "2"]).within(BOUND).ends_with(0);
+    assert_eq!(scene.read("sink.csv").lines().count(), 41);
+    scene.assert_clean();
+}
+
+#[test]
+fn rows_are_worked_on_by_no_more_processes_than_there_are_workers() {
+    let command = "  command: { mode: row, run: [sh, -c, 'mkdir -p r && touch r/$0 && n=$(ls r | wc -l) && rm r/$0 && [ $n -le 3 ]', '{line}'] }";
+    let lines: String = (0..200).map(|line| format!("{line}\n")).collect();
+    let scene = scene(command, &lines);
+    scene.run().args(&["--workers", "3"]).within(BOUND).ends_with(0);
+    assert_eq!(column(&scene, "line"), lines.lines().collect::<Vec<_>>());
+}
+
+#[test]
+fn nothing_that_was_sent_ahead_starts_after_a_failure() {
+    // One worker: whatever comes after the row that fails would be next.
+    let command = "  command: { mode: row, run: [sh, -c, 'touch ran-$0; [ $0 != 5 ]', '{line}'] }";
+    let lines: String = (0..20).map(|line| format!("{line}\n")).collect();
+    let scene = scene(command, &lines);
+    scene.run().args(&["--workers", "1"]).within(BOUND).ends_with(1);
+    assert!(scene.exists("ran-5") && !scene.exists("ran-6"));
+}

@@ -101,7 +101,7 @@ def die_once(number):
 
 def work(row, how):
     number = row['n']
-    time.sleep(0.06)
+    time.sleep(0 if how == 'fast' else 0.06)
     if how == 'meet' and number > 0:
         wait_for_others(3)
     if how == 'die' and number % 10 == 9:
@@ -112,13 +112,21 @@ def work(row, how):
         return None
     made = {**row, 'draw': random.random(), 'half': number if number < 30 else number / 2}
     return [made, {**made, 'late': 'x'}] if number % 5 == 4 else made
+
+def mixed(row, how):
+    time.sleep(0 if how == 'fast' else 0.03)
+    if row['n'] == 2:
+        raise ValueError('no 2')
+    return {'x': 'a word' if row['n'] == 25 else row['n']}
 ";
 
 #[test]
 fn slow_rows_of_one_batch_are_run_at_once_and_give_the_same_bytes() {
     let stages = "rows:\n  python: work:rows\nslow:\n  from: rows\n  python: { call: work:work, with: { how: '${{ params.how }}' } }\n  \
                   on_error: reject\nsink:\n  from: slow\n  write: '${{ params.out }}/made.parquet'\nrejects:\n  from: \
-                  slow.rejected\n  write: '${{ params.out }}/rejected.jsonl'\n";
+                  slow.rejected\n  write: '${{ params.out }}/rejected.jsonl'\nmixed:\n  from: rows\n  python: { call: work:mixed, with: \
+                  { how: '${{ params.how }}' } }\n  on_error: reject\nleft:\n  from: mixed\n  write: '${{ params.out \
+                  }}/left.jsonl'\nquarrels:\n  from: mixed.rejected\n  write: '${{ params.out }}/quarrels.jsonl'\n";
     let params = "params: { how: { type: string }, out: { type: path } }\n";
     let scene = Scene::with_python(&format!("{params}{}", support::python(&[])), stages, SLOW_ROWS);
     let run = |how: &str, workers: &str| {
@@ -127,7 +135,7 @@ fn slow_rows_of_one_batch_are_run_at_once_and_give_the_same_bytes() {
         scene.run().args(&["--workers", workers, "--set", &how, "--set", &out])
     };
     run("alone", "1").ends_with(0);
-    for (how, workers) in [("alone", "2"), ("alone", "4"), ("meet", "4"), ("die", "3")] {
+    for (how, workers) in [("fast", "2"), ("alone", "2"), ("alone", "4"), ("meet", "4"), ("die", "3")] {
         run(how, workers).ends_with(0);
         let name = format!("{how}-{workers}");
         assert_same(&scene.path("alone-1"), &scene.path(&name), &name);

@@ -55,7 +55,7 @@ fn compile(yaml: &str, set: &[(&str, &str)]) -> Result<Compiled, String> {
     let source = source(yaml);
     let document = spec::parse(&source, &given(set, Completeness::Full));
     let two = NonZeroU32::new(2).expect("not zero");
-    plan::compile(&document, &Settings { workers: two, cores: two })
+    plan::compile(&document, &Settings { workers: two, cores: two, file_sizes: |_| None })
         .map_err(|problems| problems.iter().map(|problem| show(problem, &source)).collect::<Vec<_>>().join("\n"))
 }
 
@@ -388,10 +388,12 @@ stages:
   f: { from: a, after: d, command: { mode: row, run: [x, '{line}'], output: lines }, batch: { rows: 3 } }
   g: { from: a, command: { mode: row, run: [x, '{{x}} {lime}'] } }
   h: { after: h, command: [x] }
+  i: { from: a, command: { mode: stream, run: [x], output: csv } }
+  j: { command: { mode: stream, run: [x] } }
 ";
     insta::assert_snapshot!(problems(yaml), @r"
     plan::after_sink 5:16 stage `c` cannot wait for the sink `b` (all sinks are published together, when every stage has ended: wait for the stage in front of it)
-    plan::unknown_stage 5:19 stage `c` waits for `nope`, which is no stage (choose from `a`, `d`, `e`, `f`, `g`, `h`)
+    plan::unknown_stage 5:19 stage `c` waits for `nope`, which is no stage (choose from `a`, `d`, `e`, `f`, `g`, `h`, `i`, `j`)
     plan::cycle 6:15 these stages wait for each other: d -> f -> e -> d (a pipeline must not have a cycle)
     plan::bad_option 7:80 the argument `{` has a `{` without its partner (`{column}` stands for a row's value; write `{{` for the brace itself)
     plan::bad_option 7:85 the argument `}` has a `}` without its partner (`{column}` stands for a row's value; write `}}` for the brace itself)
@@ -399,6 +401,8 @@ stages:
     plan::bad_option 8:86 a command in mode `row` gets one row at a time
     plan::bad_input 9:48 `lime` is no column of the rows that `g` gets (did you mean `line`?)
     plan::cycle 10:15 the stage `h` waits for itself (a pipeline must not have a cycle)
+    plan::bad_option 11:60 a command in mode `stream` has an `output` of a line for each row (write `lines` or `jsonl`; `mode: batch` takes every format, and as many rows as the program gives)
+    plan::missing_input 12:3 the stage `j` needs `from`: the stage whose rows it takes
     ");
 }
 
@@ -572,4 +576,51 @@ stages:
     plan::bad_option 3:42 `snappy` compresses the pages of parquet files that are written, and nothing else
     plan::bad_option 4:52 `snappy` compresses the pages of parquet files that are written, and nothing else
     ");
+}
+
+#[test]
+fn a_foreach_can_be_wrong() {
+    let yaml = "version: 1
+stages:
+  a: { foreach: { x: [], y: 3, Z: [1] }, command: [echo, '${{ each.x }}'] }
+  b: { foreach: { lang: [de, en] }, command: [echo, '${{ each.lan }}'] }
+  b__de: { command: [ls] }
+  c: { command: [echo, '${{ each.lang }}'] }
+  d: { foreach: [de, en], command: [echo, '${{ each.lang }}'] }
+  e: { foreach: { n: '${{ range(1, 4) }}' }, from: buy, write: e.csv }
+  f: { foreach: { n: '${{ range(1, 60000) }}', m: [1, 2] }, command: [echo, '${{ each.n }}'] }
+  g: { after: bb, command: [ls] }
+  h: { foreach: {}, command: [ls] }
+  i: { foreach: { n: [1, 2] }, from: a, command: { shell: 'echo ${{ each.n }}' } }
+";
+    insta::assert_snapshot!(problems(yaml), @r"
+    spec::bad_value 3:22 `x` has no values (without any, there would be no stage)
+    spec::wrong_type 3:29 the values of `y` are an integer, and not a list (write a list, or an expression that gives one: `${{ range(1, 11) }}`)
+    spec::bad_name 3:32 `Z` cannot be the name of a variable (names have lower-case letters, digits and `_`, and begin with a letter)
+    spec::bad_name 4:3 `foreach` of the stage `b` makes a stage `b__de`, which there is already (give one of them another name)
+    expr::unknown_name 4:54 `foreach` of this stage has no variable `lan` (did you mean `lang`?)
+    expr::unknown_name 6:25 `each` is known only in a stage with `foreach` (give the stage a `foreach`, or use the variable in the stage that has it)
+    spec::wrong_type 7:17 `foreach` is a list, and not a mapping (write `foreach: { name: [first, second] }`)
+    plan::unknown_stage 8:52 stage `e__1` reads from `buy`, which is no stage (choose from `a`, `b`, `b__de`, `c`, `d`, `f`, `g`, `h`, `i`)
+    plan::same_path 8:64 `e__1` and `e__2` write to the same path
+    spec::bad_value 9:3 `foreach` of the stage `f` makes 119998 stages (a file may have 100000 such stages)
+    plan::unknown_stage 10:15 stage `g` waits for `bb`, which is no stage (choose from `a`, `b`, `b__de`, `c`, `d`, `f`, `h`, `i`)
+    spec::bad_value 11:8 `foreach` has no variable (write `foreach: { name: [first, second] }`)
+    expr::in_shell 12:65 an expression cannot be pasted into a shell script (give it to the script as a variable, with `env`)
+    ");
+}
+
+#[test]
+fn a_foreach_over_what_is_not_known_yet_is_no_mistake() {
+    let yaml = "version: 1
+params: { days: { type: string }, other: { type: string } }
+stages:
+  a: { foreach: { day: \"${{ params.days | split(',') }}\" }, command: [echo, '${{ each.day }}', '${{ params.other }}'] }
+  b: { after: a, command: [ls] }
+";
+    assert_eq!(problems(yaml), "");
+    let set = [("days", "mo,tu"), ("other", "x")];
+    let names: Vec<String> =
+        compile(yaml, &set).expect("it is sound").plan.stages.iter().map(|stage| stage.name.clone()).collect();
+    assert_eq!(names, ["a__mo", "a__tu", "b"]);
 }

@@ -86,6 +86,22 @@ fn every_pipeline_runs() {
 }
 
 #[test]
+fn the_scripts_for_measuring_work() {
+    let growth = ["growth.py", "--largest", "10", "files", "native-run", "pairs-run", "commands-plan", "commands-run"];
+    for (arguments, lines) in [(growth.as_slice(), 5), (&["latency.py", "run"], 1)] {
+        let mut script = Command::new("python3");
+        script.arg(repository().join("benches").join(arguments[0])).args(&arguments[1..]);
+        script.args(["--rounds", "1", "--millpond", env!("CARGO_BIN_EXE_millpond")]);
+        // It would write its bytecode beside the sources.
+        let measured = script.env("PYTHONDONTWRITEBYTECODE", "1").output().expect("python3 starts");
+        assert!(measured.status.success(), "{}", errors(&measured));
+        let table = String::from_utf8_lossy(&measured.stdout);
+        let figures = table.lines().filter(|line| line.starts_with('|')).skip(2);
+        assert_eq!(figures.count(), lines, "{table}");
+    }
+}
+
+#[test]
 fn links_lead_somewhere() {
     let mut pages = pages();
     pages.extend(

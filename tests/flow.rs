@@ -2,6 +2,7 @@
 
 mod support;
 
+use std::fmt::Write as _;
 use std::fs::{self, File, OpenOptions};
 use std::io::{BufRead, BufReader, Write};
 use std::os::fd::AsFd;
@@ -149,4 +150,54 @@ fn a_command_that_gives_no_rows_can_be_queried_if_its_columns_are_known() {
         let text = std::fs::read_to_string(scene.path("out/sink.csv")).expect("published");
         assert_eq!(text, "n,line\n1,\n2,\n3,\n", "{output}");
     }
+}
+
+#[test]
+fn a_join_that_needs_more_memory_says_so_and_has_it_when_asked_for() {
+    for (memory, code) in [("4MiB", 1), ("128MiB", 0)] {
+        let stages = format!(
+            "rows:\n  sql: SELECT value AS n, repeat('x', 200) AS text FROM generate_series(1, 100000)\njoined:\n  \
+             from: {{ a: rows, b: rows }}\n  sql: SELECT count(a.text) AS n FROM a JOIN b ON a.n = b.n AND a.text = b.text\n  \
+             memory: {memory}\nsink:\n  from: joined\n  write: out/sink.csv\n"
+        );
+        let scene = Scene::new(&stages, "");
+        let ran = scene.run().within(Duration::from_secs(60)).ends_with(code);
+        if code == 0 {
+            assert_eq!(fs::read_to_string(scene.path("out/sink.csv")).expect("published"), "n\n100000\n");
+        } else {
+            assert!(ran.stderr.contains("give its stage more with `memory`"), "{}", ran.stderr);
+        }
+    }
+}
+
+/// What a query may keep depends on the files that it reads, and operators share it.
+#[test]
+fn demanding_queries_over_small_files_have_enough_memory() {
+    let queries = [
+        "SELECT DISTINCT a.word, max(b.n) AS n FROM rows AS a JOIN rows AS b ON a.n = b.n LEFT JOIN rows AS c ON c.n = b.n + 1 \
+         JOIN rows AS d ON d.n = a.n GROUP BY a.word ORDER BY a.word",
+        "SELECT n, rank() OVER (ORDER BY word, n) AS a, rank() OVER (ORDER BY n) AS b, sum(n) OVER (PARTITION BY word ORDER BY n) AS c, \
+         lag(n) OVER (ORDER BY n DESC) AS d, lead(word) OVER (ORDER BY word DESC, n) AS e FROM rows ORDER BY a",
+        "SELECT word, count(DISTINCT n) AS n FROM rows GROUP BY word UNION SELECT word, n FROM rows EXCEPT \
+         SELECT upper(word) AS word, n FROM rows ORDER BY word, n",
+        "SELECT word, array_agg(n ORDER BY n DESC) AS ns, median(n) AS middle FROM rows GROUP BY word ORDER BY word",
+        "SELECT count(*) AS n FROM rows AS a CROSS JOIN rows AS b",
+        "SELECT a.word, b.n FROM rows AS a JOIN rows AS b ON a.word = b.word ORDER BY a.word, b.n DESC, a.n",
+    ];
+    let mut stages = "rows:\n  read: rows.csv\n".to_owned();
+    for (at, query) in queries.iter().enumerate() {
+        let _ = write!(
+            stages,
+            "q{at}:\n  from: rows\n  sql: >-\n    {query}\nsink{at}:\n  from: q{at}\n  write: out/{at}.jsonl\n"
+        );
+    }
+    let scene = Scene::new(&stages, "");
+    let rows = (0..1000).map(|n| format!("{n},word{}\n", n % 50));
+    fs::write(scene.path("rows.csv"), std::iter::once("n,word\n".to_owned()).chain(rows).collect::<String>())
+        .expect("a file");
+    scene.run().within(Duration::from_secs(120)).ends_with(0);
+    let count =
+        |at: usize| fs::read_to_string(scene.path(&format!("out/{at}.jsonl"))).expect("published").lines().count();
+    let counts: Vec<usize> = (0..queries.len()).map(count).collect();
+    assert_eq!(counts, [50, 1000, 1049, 50, 1, 50 * 20 * 20]);
 }

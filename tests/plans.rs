@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use millpond::diagnostic::{Diagnostic, SourceText};
-use millpond::plan::{self, Plan, Settings, StageKind, view};
+use millpond::plan::memory::MemoryBound;
+use millpond::plan::{self, FileSizes, Plan, Read, Settings, StageKind, view};
 use millpond::spec::{self, Completeness, Given};
 
 fn given(set: &[(&str, &str)], completeness: Completeness) -> Given {
@@ -20,10 +21,14 @@ fn given(set: &[(&str, &str)], completeness: Completeness) -> Given {
 }
 
 fn compile(yaml: &str, set: &[(&str, &str)]) -> Plan {
+    compile_with(yaml, set, 2, |_| None)
+}
+
+fn compile_with(yaml: &str, set: &[(&str, &str)], workers: u32, file_sizes: fn(&Read) -> Option<FileSizes>) -> Plan {
     let source = Arc::new(SourceText::new("pipeline.yaml", "/project/pipeline.yaml", yaml));
     let document = spec::parse(&source, &given(set, Completeness::Full));
-    let two = NonZeroU32::new(2).expect("not zero");
-    let compiled = plan::compile(&document, &Settings { workers: two, cores: two });
+    let workers = NonZeroU32::new(workers).expect("not zero");
+    let compiled = plan::compile(&document, &Settings { workers, cores: workers, file_sizes });
     compiled.unwrap_or_else(|problems| panic!("{problems:#?}")).plan
 }
 
@@ -109,6 +114,100 @@ fn a_plan_of_many_stages_is_made_at_once() {
 }
 
 #[test]
+fn thousands_of_stages_of_one_foreach_are_made_at_once() {
+    let yaml = "version: 1
+stages:
+  part: { foreach: { n: '${{ range(10000) }}' }, read: 'in/${{ each.n }}.csv' }
+  copy: { foreach: { n: '${{ range(10000) }}' }, from: 'part__${{ each.n }}', write: 'out/${{ each.n }}.csv' }
+";
+    let plan = compile(yaml, &[]);
+    assert_eq!((plan.stages.len(), plan.edges.len()), (20_000, 10_000));
+}
+
+#[test]
+fn the_name_of_a_foreach_stands_for_all_that_it_makes() {
+    let yaml = r#"
+version: 1
+stages:
+  fetch:
+    foreach: { lang: [de, en-GB], year: [2023, 2024] }
+    command: { run: [get, "${{ each.lang }}", "${{ each.year }}"], output: jsonl }
+  total: { from: [fetch, extra], sql: SELECT count(*) AS n FROM fetch CROSS JOIN extra }
+  extra: { read: extra.csv }
+  one: { foreach: { lang: [de] }, from: "fetch__${{ each.lang }}__2024", write: "${{ each.lang }}.csv" }
+  all: { from: fetch, write: all.csv }
+  after: { after: fetch, command: [ls] }
+"#;
+    let plan = compile(yaml, &[]);
+    insta::assert_snapshot!(view::text(&plan), @r"
+    pipeline pipeline: 9 stages, 10 edges, 2 workers, seed 7
+
+    stages, in order:
+      fetch__de__2023 command get de 2023
+          runs: in a worker, one process per run
+          cut: 8192 rows or 8.0 MiB
+          gives: rows to total, all
+          workers: 0 to 2; attempts: 1 (exception), 3 (crash); on_error: fail
+      fetch__de__2024 command get de 2024
+          runs: in a worker, one process per run
+          cut: 8192 rows or 8.0 MiB
+          gives: rows to total, one__de, all
+          workers: 0 to 2; attempts: 1 (exception), 3 (crash); on_error: fail
+      fetch__en_gb__2023 command get en-GB 2023
+          runs: in a worker, one process per run
+          cut: 8192 rows or 8.0 MiB
+          gives: rows to total, all
+          workers: 0 to 2; attempts: 1 (exception), 3 (crash); on_error: fail
+      fetch__en_gb__2024 command get en-GB 2024
+          runs: in a worker, one process per run
+          cut: 8192 rows or 8.0 MiB
+          gives: rows to total, all
+          workers: 0 to 2; attempts: 1 (exception), 3 (crash); on_error: fail
+      extra read csv extra.csv
+          runs: native, streaming
+          reads columns: one, to count rows
+          cut: 8192 rows or 8.0 MiB
+          gives: rows to total
+      total sql
+          from: fetch (4 stages) as fetch, extra
+          runs: native, over the whole stream, in 256.0 MiB
+          gives: rows to nobody
+      one__de write csv de.csv
+          from: fetch__de__2024
+          runs: native, streaming; published when the run has succeeded
+      all write csv all.csv
+          from: fetch (4 stages)
+          runs: native, streaming; published when the run has succeeded
+      after command ls
+          after: fetch (4 stages)
+          runs: in a worker, one process per run
+          workers: 0 to 2; attempts: 1 (exception), 3 (crash); on_error: fail
+
+    edges (both bounds hold):
+      fetch__de__2023 -> total: 8 batches, 24.0 MiB; spills to disk
+      fetch__de__2024 -> total: 8 batches, 24.0 MiB; spills to disk
+      fetch__en_gb__2023 -> total: 8 batches, 24.0 MiB; spills to disk
+      fetch__en_gb__2024 -> total: 8 batches, 24.0 MiB; spills to disk
+      extra -> total: 8 batches, 24.0 MiB
+      fetch__de__2024 -> one__de: 8 batches, 24.0 MiB
+      fetch__de__2023 -> all: 8 batches, 24.0 MiB
+      fetch__de__2024 -> all: 8 batches, 24.0 MiB; spills to disk
+      fetch__en_gb__2023 -> all: 8 batches, 24.0 MiB; spills to disk
+      fetch__en_gb__2024 -> all: 8 batches, 24.0 MiB; spills to disk
+
+    memory: at most 892.1 MiB
+        20.1 MiB  coordinator (estimated)
+       240.0 MiB  10 edges (enforced)
+        80.0 MiB  batches larger than there is room for (estimated)
+       112.0 MiB  batches made for edges that spill (estimated)
+       256.0 MiB  1 query (enforced)
+        96.0 MiB  reading, writing and row-wise queries (estimated)
+        88.0 MiB  commands (estimated)
+    disk for what spills: at most 64.0 GiB for edges, 64.0 GiB for each query
+    ");
+}
+
+#[test]
 fn a_plan_is_shown_with_its_bounds() {
     insta::assert_snapshot!(view::text(&compile(REVIEWS, &[])), @r#"
     pipeline reviews: 7 stages, 9 edges, 2 workers, seed 7
@@ -118,6 +217,7 @@ fn a_plan_is_shown_with_its_bounds() {
       reviews read jsonl data/reviews-*.jsonl
           All reviews.
           runs: native, streaming
+          reads columns: id
           cut: 4096 rows or 1.0 MiB
           gives: rows to clean
       clean sql
@@ -131,7 +231,7 @@ fn a_plan_is_shown_with_its_bounds() {
           workers: 1 to 2; attempts: 1 (exception), 5 (crash); on_error: reject
       both sql
           from: score as s, clean as c
-          runs: native, over the whole stream
+          runs: native, over the whole stream, in 256.0 MiB
           gives: rows to publish
       publish write parquet out/a.parquet
           from: both
@@ -146,28 +246,29 @@ fn a_plan_is_shown_with_its_bounds() {
           runs: native, streaming; published when the run has succeeded
 
     edges (both bounds hold):
-      reviews -> clean: 8 batches, 64.0 MiB
-      clean -> score: 8 batches, 64.0 MiB
-      score -> both: 8 batches, 64.0 MiB; spills to disk
-      clean -> both: 8 batches, 64.0 MiB; spills to disk
-      both -> publish: 8 batches, 64.0 MiB
+      reviews -> clean: 8 batches, 32.0 MiB
+      clean -> score: 8 batches, 32.0 MiB
+      score -> both: 8 batches, 32.0 MiB; spills to disk
+      clean -> both: 8 batches, 32.0 MiB; spills to disk
+      both -> publish: 8 batches, 24.0 MiB
       score -> all: 2 batches, 1.0 MiB
       clean -> all: 2 batches, 1.0 MiB; spills to disk
       score.rejected -> all: 2 batches, 1.0 MiB; spills to disk
-      all -> rest: 8 batches, 64.0 MiB
+      all -> rest: 8 batches, 32.0 MiB
 
-    memory: at most 1.5 GiB
-        32.0 MiB  coordinator (estimated)
-       387.0 MiB  9 edges (enforced)
-        65.0 MiB  a batch that is let in alone, per edge (estimated)
-        64.0 MiB  batches made for edges that spill (estimated)
-       132.0 MiB  segments larger than their batches (enforced)
-       192.0 MiB  free segments (enforced)
+    memory: at most 1.0 GiB
+        20.1 MiB  coordinator (estimated)
+       187.0 MiB  9 edges (enforced)
+        47.0 MiB  batches larger than there is room for (estimated)
+        36.0 MiB  batches made for edges that spill (estimated)
+        68.0 MiB  segments larger than their batches (enforced)
+        66.0 MiB  free segments (estimated)
        256.0 MiB  1 query (enforced)
-       164.0 MiB  reading, writing and row-wise queries (estimated)
-        64.0 MiB  template of the workers (estimated)
-       128.0 MiB  2 workers without `memory` (estimated)
-        64.0 MiB  commands (estimated)
+       136.0 MiB  reading, writing and row-wise queries (estimated)
+        56.0 MiB  template of the workers (estimated)
+       144.0 MiB  2 workers without `memory` (estimated)
+        18.0 MiB  commands (estimated)
+    disk for what spills: at most 64.0 GiB for edges, 64.0 GiB for each query
     "#);
 }
 
@@ -298,4 +399,169 @@ fn find_yaml(folder: &Path, files: &mut Vec<PathBuf>) {
             files.push(path);
         }
     }
+}
+
+#[test]
+fn a_source_reads_the_columns_that_its_consumers_name() {
+    let shown = |stages: &str| {
+        let plan = compile(&format!("version: 1\nstages:\n{stages}"), &[]);
+        let text = view::text(&plan);
+        text.lines()
+            .filter_map(|line| line.trim().strip_prefix("reads columns: ").map(str::to_owned))
+            .collect::<Vec<_>>()
+    };
+    let source = "  t: { read: t.csv }\n  u: { read: u.parquet }\n";
+    let with = |rest: &str| shown(&format!("{source}{rest}"));
+    let both =
+        "  x: { from: t, sql: SELECT a FROM t WHERE b > 1 }\n  y: { from: t, sql: SELECT c AS d FROM t ORDER BY d }\n";
+    assert_eq!(with(both), ["a, b, c; if there: d"]);
+    assert_eq!(with("  x: { from: { o: t, p: u }, sql: SELECT o.a FROM o JOIN p ON o.k = p.i }\n"), ["a, k", "i"]);
+    assert_eq!(with("  x: { from: t, sql: SELECT count(*) AS n FROM t }\n"), ["one, to count rows"]);
+    assert_eq!(with("  x: { from: t, sql: SELECT * FROM t }\n"), [""; 0]);
+    assert_eq!(with(&format!("{both}  z: {{ from: t, write: z.csv }}\n")), [""; 0]);
+    assert_eq!(with(&format!("{both}  z: {{ from: [t, u], python: m:f }}\n")), [""; 0]);
+}
+
+#[test]
+fn a_parquet_source_skips_what_no_consumer_wants() {
+    let shown = |format: &str, stages: &str| {
+        let plan = compile(
+            &format!("version: 1\nstages:\n  t: {{ read: t.{format} }}\n  u: {{ read: u.csv }}\n{stages}"),
+            &[],
+        );
+        let text = view::text(&plan);
+        let skips = text.lines().filter_map(|line| line.trim().strip_prefix("skips row groups: "));
+        skips.map(str::to_owned).collect::<Vec<_>>()
+    };
+    let one = "  x: { from: t, sql: SELECT a FROM t WHERE b > 1 }\n";
+    let two = "  y: { from: t, sql: SELECT sum(a) AS s FROM t WHERE c = 3 }\n";
+    assert_eq!(shown("parquet", &format!("{one}{two}")), ["where no row can pass the WHERE of x or y"]);
+    assert_eq!(shown("csv", one), [""; 0]);
+    assert_eq!(shown("parquet", &format!("{one}  y: {{ from: t, sql: SELECT a FROM t }}\n")), [""; 0]);
+    assert_eq!(shown("parquet", &format!("{one}  y: {{ from: t, write: y.csv }}\n")), [""; 0]);
+    assert_eq!(shown("parquet", "  x: { from: [t, u], sql: 'SELECT t.a FROM t, u WHERE t.b > u.b' }\n"), [""; 0]);
+}
+
+const SIZED: &str = "
+version: 1
+stages:
+  rows: { read: a.csv }
+  wide: { from: rows, sql: SELECT a + 1 AS a FROM rows }
+  made: { from: wide, python: m:f }
+  sorted: { from: wide, sql: SELECT a FROM wide ORDER BY a }
+  grouped: { from: made, sql: SELECT a FROM made GROUP BY a }
+  crossed: { from: [rows, wide], sql: SELECT rows.a FROM rows CROSS JOIN wide }
+  a: { from: sorted, write: x.csv }
+  b: { from: grouped, write: b.csv }
+  c: { from: crossed, write: c.csv }
+";
+
+fn kilobyte(_: &Read) -> Option<FileSizes> {
+    Some(FileSizes { files: 1, bytes: 1 << 10, row: Some(16) })
+}
+
+fn eight_megabytes(_: &Read) -> Option<FileSizes> {
+    Some(FileSizes { files: 1, bytes: 8 << 20, row: None })
+}
+
+fn gigabyte(_: &Read) -> Option<FileSizes> {
+    Some(FileSizes { files: 1, bytes: 1 << 30, row: None })
+}
+
+/// The bytes of every queue, and the memory of every query, in MiB.
+fn sizes(plan: &Plan) -> (BTreeMap<String, u64>, BTreeMap<String, u64>) {
+    let name = |id: plan::StageId| plan.stage(id).name.clone();
+    let queues = plan
+        .edges
+        .iter()
+        .map(|edge| (format!("{} {}", name(edge.from), name(edge.to)), edge.capacity.bytes.get() >> 20));
+    let queries = plan.stages.iter().filter_map(|stage| Some((stage.name.clone(), stage.memory?.get() >> 20)));
+    (queues.collect(), queries.collect())
+}
+
+#[test]
+fn queues_and_queries_are_as_large_as_the_files_need() {
+    let (queues, queries) = sizes(&compile_with(SIZED, &[], 2, kilobyte));
+    assert_eq!(queues["rows wide"], 1);
+    assert_eq!(queues["made grouped"], 1);
+    assert_eq!(queues["crossed c"], 24, "nobody knows how much a cross join gives");
+    assert_eq!((queries["sorted"], queries["grouped"], queries["crossed"]), (4, 16, 256));
+    let (queues, queries) = sizes(&compile_with(SIZED, &[], 2, eight_megabytes));
+    assert_eq!((queues["rows wide"], queues["sorted a"], queues["made grouped"]), (16, 16, 32));
+    assert_eq!((queries["sorted"], queries["grouped"], queries["crossed"]), (48, 96, 256));
+    for file_sizes in [gigabyte, |_: &Read| None] {
+        let (queues, queries) = sizes(&compile_with(SIZED, &[], 2, file_sizes));
+        assert_eq!((queues["rows wide"], queues["sorted a"]), (32, 24));
+        assert_eq!((queries["sorted"], queries["grouped"]), (256, 256));
+        let (queues, queries) = sizes(&compile_with(SIZED, &[], 16, file_sizes));
+        assert_eq!((queues["rows wide"], queues["sorted a"]), (64, 24));
+        assert_eq!(queries["sorted"], 256, "what a query spills does not depend on the number of workers");
+    }
+}
+
+#[test]
+fn a_stage_that_takes_few_rows_at_once_may_make_much_of_each() {
+    let yaml = "version: 1
+stages:
+  rows: { read: a.csv }
+  made: { from: rows, python: m:f, batch: { rows: 10 } }
+  grouped: { from: made, sql: SELECT a FROM made GROUP BY a }
+  b: { from: grouped, write: b.csv }
+";
+    let (queues, queries) = sizes(&compile_with(yaml, &[], 2, kilobyte));
+    assert_eq!((queues["rows made"], queues["made grouped"], queries["grouped"]), (1, 32, 256));
+}
+
+#[test]
+fn what_a_file_says_of_queues_and_memory_is_kept() {
+    let yaml = "version: 1
+stages:
+  rows: { read: a.csv }
+  sorted: { from: rows, sql: SELECT a FROM rows ORDER BY a, memory: 3MiB, queue: { bytes: 7MiB } }
+  a: { from: sorted, write: x.csv, queue: { batches: 2 } }
+";
+    for file_sizes in [kilobyte, gigabyte] {
+        let plan = compile_with(yaml, &[], 2, file_sizes);
+        let (queues, queries) = sizes(&plan);
+        assert_eq!((queues["rows sorted"], queries["sorted"]), (7, 3));
+        assert_eq!(plan.edges[1].capacity.batches.get(), 2);
+    }
+}
+
+#[test]
+fn the_bound_follows_queues_workers_and_memory() {
+    let total = |workers, queue: &str, memory: &str| {
+        let yaml = format!(
+            "version: 1
+stages:
+  rows: {{ read: a.csv }}
+  made: {{ from: rows, python: m:f, queue: {{ bytes: {queue} }}, memory: {memory} }}
+  sorted: {{ from: made, sql: SELECT a FROM made ORDER BY a, memory: {memory} }}
+  a: {{ from: sorted, write: x.csv }}
+"
+        );
+        MemoryBound::of(&compile_with(&yaml, &[], workers, |_| None)).total()
+    };
+    let base = total(2, "16MiB", "100MiB");
+    assert!(total(2, "32MiB", "100MiB") >= base + (16 << 20));
+    assert!(total(3, "16MiB", "100MiB") >= base + (150 << 20));
+    // Two workers, each killed at half as much again, and a query.
+    assert_eq!(total(2, "16MiB", "120MiB"), base + 2 * (30 << 20) + (20 << 20));
+}
+
+#[test]
+fn the_terms_of_small_files_are_small() {
+    let text = view::text(&compile_with(SIZED, &[], 2, kilobyte));
+    insta::assert_snapshot!(text.rsplit("\n\n").next().expect("text"), @r"
+    memory: at most 432.2 MiB
+        20.1 MiB  coordinator (estimated)
+        32.0 MiB  9 edges (enforced)
+         8.0 MiB  batches larger than there is room for (estimated)
+         8.0 KiB  batches made for edges that spill (estimated)
+       276.0 MiB  3 queries (enforced)
+        32.0 MiB  reading, writing and row-wise queries (estimated)
+        24.0 MiB  template of the workers (estimated)
+        40.0 MiB  2 workers without `memory` (estimated)
+    disk for what spills: at most 64.0 GiB for edges, 64.0 GiB for each query
+    ");
 }

@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use rustix::process::Signal;
-use support::{Scene, proc_bytes, until};
+use support::{Scene, proc_bytes, python, until};
 
 const SOURCE: &str = "def rows(count):\n    for number in range(count):\n        yield {'n': number}\n";
 
@@ -233,6 +233,102 @@ sink:
     assert_eq!(kept.len(), 40);
     assert!(kept.iter().all(|kept| *kept <= 3), "{kept:?}");
     assert!(kept.iter().any(|kept| *kept > 1), "{kept:?}");
+    scene.assert_clean();
+}
+
+#[test]
+fn arrays_in_shared_memory_count_as_a_workers_memory() {
+    let module = format!(
+        "{SOURCE}
+import numpy as np
+kept = []
+def work(rows):
+    kept.append(np.ones(60 << 20, np.uint8))
+    return [{{'n': row['n'], 'kept': len(kept)}} for row in rows]
+"
+    );
+    let scene = Scene::with_python(
+        &python(&["numpy"]),
+        "s0:
+  python: { call: work:rows, with: { count: 40 } }
+  batch: { rows: 5 }
+s1:
+  from: s0
+  python: { call: work:work, as: rows }
+  memory: 150MiB
+sink:
+  from: s1
+  write: out/sink.jsonl
+",
+        &module,
+    );
+    let ran = scene.run().args(&["--workers", "1", "--progress", "plain"]).ends_with(0);
+    ran.says(&["it was replaced, as it had"]);
+    let kept: Vec<u64> = scene.read("out/sink.jsonl").lines().map(|line| number(line, "kept")).collect();
+    assert_eq!(kept.len(), 40);
+    assert!(kept.iter().all(|kept| *kept <= 3) && kept.iter().any(|kept| *kept > 1), "{kept:?}");
+    scene.assert_clean();
+}
+
+#[test]
+fn arrays_that_were_handed_over_outlive_their_worker() {
+    let module = "
+import os
+import numpy as np
+import pyarrow as pa
+
+ROWS = 400_000
+
+def arrays():
+    for number in range(24):
+        yield {'n': np.full(ROWS, number)}
+
+def add(x):
+    number = int(x['n'][0])
+    if number % 5 == 4:
+        try:
+            os.close(os.open(f'died-{number}', os.O_CREAT | os.O_EXCL))
+        except FileExistsError:
+            pass
+        else:
+            os.kill(os.getpid(), 9)
+    return {'n': x['n'], 'more': x['n'] + 0.5}
+
+def double(batch):
+    return batch.append_column('twice', pa.array(batch['more'].to_numpy() * 2))
+
+def total(batch):
+    text = ' '.join(str(int(batch[name].to_numpy().sum())) for name in ('n', 'more', 'twice'))
+    same = all(batch[name].to_numpy().min() == batch[name].to_numpy().max() for name in ('n', 'more', 'twice'))
+    return pa.record_batch({'line': [f'{text} {same}']})
+";
+    let cut = "  batch: { rows: 400000, bytes: 64MiB }\n";
+    let scene = Scene::with_python(
+        &python(&["numpy"]),
+        &format!(
+            "s0:
+  python: {{ call: work:arrays, as: numpy }}
+{cut}s1:
+  from: s0
+  python: {{ call: work:add, as: numpy }}
+{cut}s2:
+  from: s1
+  python: {{ call: work:double, as: arrow }}
+{cut}s3:
+  from: s2
+  python: {{ call: work:total, as: arrow }}
+{cut}sink:
+  from: s3
+  write: {{ path: out/sink.txt, format: lines }}
+"
+        ),
+        module,
+    );
+    scene.run().args(&["--workers", "2"]).ends_with(0);
+    let rows = 400_000_u64;
+    let line = |n: u64| format!("{} {} {} True\n", rows * n, rows * n + rows / 2, rows * (2 * n + 1));
+    assert_eq!(scene.read("out/sink.txt"), (0..24).map(line).collect::<String>());
+    assert!(scene.exists("died-4") && scene.exists("died-19"));
     scene.assert_clean();
 }
 

@@ -49,6 +49,7 @@ class Kind(enum.IntEnum):
     RELEASE_INPUT = 23
     DROP = 24
     CAUGHT_UP = 25
+    LEDGER = 26
     DONE_AGAIN = 27
     SNAPSHOT = 28
 
@@ -64,6 +65,7 @@ class Flag(enum.IntFlag):
     END = 2
     PART = 4
     JOIN = 8
+    SCATTERED = 16
     AGAIN = 32
     SNAPSHOT = 64
 

@@ -7,8 +7,9 @@ own keys, and has seen all of their rows. Start reading at `KeyedStage`.
 from __future__ import annotations
 
 import array
+import contextlib
 import pickle
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import pyarrow as pa
@@ -18,10 +19,16 @@ from .stage import Output, Ran, Stage
 
 
 class KeyedStage:
-    """The partitions of a stage that are in this worker. `spec` is the text of an `OPEN` frame."""
+    """The partitions of a stage that are in this worker. `spec` is the text of an `OPEN` frame; `keeping` is entered
+    while the code makes what it means to keep."""
 
-    def __init__(self, spec: Mapping[str, Any]) -> None:
+    def __init__(
+        self,
+        spec: Mapping[str, Any],
+        keeping: Callable[[], contextlib.AbstractContextManager[None]] = contextlib.nullcontext,
+    ) -> None:
         self._spec = spec
+        self._keeping = keeping
         # Made at once, so that what is wrong with the code is said before the first row comes.
         self._spare: Stage | None = Stage(spec)
         self._partitions: dict[int, Stage] = {}
@@ -68,8 +75,12 @@ class KeyedStage:
         return pickle.dumps({number: stage.get_state() for number, stage in self._partitions.items()}, protocol=5)
 
     def restore(self, snapshot: bytes) -> None:
-        for number, state in pickle.loads(snapshot).items():
-            self._partition(number).set_state(state)
+        with self._keeping():
+            states = pickle.loads(snapshot)
+        for number, state in states.items():
+            stage = self._partition(number)
+            with self._keeping():
+                stage.set_state(state)
 
     def close(self) -> None:
         """Closes every partition; raises the first error after all of them."""
@@ -87,7 +98,8 @@ class KeyedStage:
     def _partition(self, number: int) -> Stage:
         stage = self._partitions.get(number)
         if stage is None:
-            stage, self._spare = self._spare or Stage(self._spec), None
+            with self._keeping():
+                stage, self._spare = self._spare or Stage(self._spec), None
             stage.partition = number
             self._partitions[number] = stage
         return stage

@@ -7,6 +7,7 @@ reading at `Stream.give`.
 
 from __future__ import annotations
 
+import contextvars
 import enum
 import queue
 import threading
@@ -59,7 +60,9 @@ class Stream:
             return []
         self._given.put(given)
         if self._thread is None:
-            self._thread = threading.Thread(target=self._run, name="stream", daemon=True)
+            # With what is set for this thread: numpy has its allocator there.
+            here = contextvars.copy_context()
+            self._thread = threading.Thread(target=here.run, args=(self._run,), name="stream", daemon=True)
             self._thread.start()
         answer = self._answers.get()
         self._is_over = answer is not _Word.MORE
@@ -76,6 +79,7 @@ class Stream:
                 raise SchemaError(f"`as: stream` yields batches; this function returned `{type(result).__name__}`")
             for item in result:
                 self._made.append(_batch(item))
+                del item  # What is kept here could not be handed on without a copy.
             self._answers.put(_Word.OVER)
         except _Closed:
             self._answers.put(_Word.OVER)

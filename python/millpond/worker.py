@@ -5,7 +5,9 @@ User code runs in `Stage`; batches come from `Leases` and go to `Outputs`. The p
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
+import itertools
 import os
 import platform
 import sys
@@ -14,11 +16,11 @@ from typing import NoReturn
 
 import pyarrow as pa
 
-from . import context, errors, process
+from . import allocator, context, errors, process
 from .frame import PROTOCOL, Channel, Flag, Frame, Kind, ProtocolError
 from .keyed import KeyedStage
 from .leases import Leases
-from .outputs import Outputs
+from .outputs import Outputs, Written
 from .stage import Output, Ran, Share, Stage
 
 # How long an idle worker with leases waits before it looks whether they are held by garbage, at first and at most.
@@ -52,7 +54,8 @@ class Worker:
         self._schemas: dict[int, pa.Schema] = {}
         self._stages: dict[int, Stage | KeyedStage] = {}
         self._leases = Leases()
-        self._outputs = Outputs(channel)
+        self._allocator = allocator.load()
+        self._outputs = Outputs(channel, self._leases, self._allocator)
 
     def serve(self) -> int:
         """Answers frames; returns the status to exit with."""
@@ -89,7 +92,9 @@ class Worker:
     def _open(self, frame: Frame) -> None:
         context.params.set(frame.text["params"])
         try:
-            stage = KeyedStage(frame.text) if frame.text["has_state"] else Stage(frame.text)
+            with self._keeping():
+                stage = KeyedStage(frame.text, self._keeping) if frame.text["has_state"] else Stage(frame.text)
+            self._watch_numpy()
         except SystemExit:
             raise
         except BaseException as error:
@@ -101,6 +106,18 @@ class Worker:
         if isinstance(stage, KeyedStage):
             text["snapshots"] = stage.has_snapshots
         self._channel.send(Frame(Kind.OPENED, stage=frame.stage, text=text))
+
+    def _keeping(self) -> contextlib.AbstractContextManager[None]:
+        """For code that is imported, and instances that are made: what they make meanwhile, they mean to keep."""
+        return contextlib.nullcontext() if self._allocator is None else self._allocator.paused()
+
+    def _watch_numpy(self) -> None:
+        """Has numpy, once it is there, put arrays where they need not be copied from."""
+        fd = None if self._allocator is None else self._allocator.watch_numpy()
+        if fd is not None:
+            frame = Frame(Kind.LEDGER, length=os.fstat(fd).st_size, fds=(fd,))
+            self._channel.send(frame)
+            frame.close_fds()
 
     def _attempt(self, frame: Frame) -> None:
         stage = self._stages.get(frame.stage)
@@ -165,23 +182,24 @@ class Worker:
         os._exit(EXIT_FORKED)
 
     def _written(self, frame: Frame, outputs: list[Output]) -> list[Frame]:
-        """Writes all outputs of an attempt, or none; the frames that say where they are."""
-        written = []
+        """Writes all outputs of an attempt, or none, and empties the list; the frames that say where they are."""
+        headers = [Frame(Kind.BATCH, stage=frame.stage, attempt=frame.attempt, port=output.port) for output in outputs]
+        origins = [output.origin for output in outputs]
+        written: list[Written] = []
         try:
-            for output in outputs:
-                written.append(self._outputs.write(output.batch))
+            while len(written) < len(headers):
+                written.append(self._outputs.write(outputs.pop(0).batch))
+            self._outputs.settle(written)
         except BaseException:
             for batch in written:
                 self._outputs.discard(batch)
             raise
-        frames = []
-        for output, batch in zip(outputs, written, strict=True):
-            origin = b"" if output.origin is None else output.origin.tobytes()
-            flags = 0 if output.origin is None else Flag.ORIGIN
-            header = Frame(Kind.BATCH, flags, stage=frame.stage, attempt=frame.attempt, port=output.port)
-            self._outputs.fill(header, batch, origin)
-            frames.append(header)
-        return frames
+        for header, batch, origin in zip(headers, written, origins, strict=True):
+            if origin is not None:
+                header.flags = Flag.ORIGIN
+            self._outputs.fill(header, batch, b"" if origin is None else origin.tobytes())
+        self._outputs.trim()
+        return headers
 
     def _failure(
         self, answer: Frame, error: BaseException, row: int | None, rows: tuple[int, int] | None = None
@@ -212,7 +230,8 @@ def _share(frame: Frame) -> Share | None:
     """What an attempt is to do of its batch; `None`: all of it."""
     if frame.text is None:
         return None
-    numbers = [number for start, end in frame.text["rows"] for number in range(start, end)]
+    ranges = [range(start, end) for start, end in frame.text["rows"]]
+    numbers = ranges[0] if len(ranges) == 1 else list(itertools.chain(*ranges))
     return Share(numbers, bool(frame.flags & Flag.PART), frame.text["seconds"])
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import dataclasses
 import fcntl
@@ -9,10 +10,12 @@ import itertools
 import mmap
 import os
 import select
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import textwrap
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,9 +24,23 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
+from millpond import scatter
 from millpond.frame import Channel, Flag, Frame, Kind
 
-PACKAGE = Path(__file__).parent.parent
+
+def unpacked() -> Path:
+    """A folder with the package as the program unpacks it: with its library."""
+    sources = Path(__file__).parent.parent
+    folder = Path(tempfile.mkdtemp(prefix="millpond-package-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    shutil.copytree(sources / "millpond", folder / "millpond", ignore=shutil.ignore_patterns("__pycache__"))
+    flags = ["-std=c11", "-O2", "-Wall", "-Wextra", "-Werror", "-fPIC", "-shared", "-pthread"]
+    library = folder / "millpond" / "liballocator.so"
+    subprocess.run([os.environ.get("CC", "cc"), *flags, sources / "allocator.c", "-o", library], check=True)
+    return folder
+
+
+PACKAGE = unpacked()
 WAIT_SECONDS = 20
 ENVIRONMENT = {
     "JE_ARROW_MALLOC_CONF": "background_thread:false",
@@ -41,6 +58,8 @@ class Result:
     batches: dict[int, pa.RecordBatch] = dataclasses.field(default_factory=dict)
     origins: dict[int, list[int]] = dataclasses.field(default_factory=dict)
     segments: dict[int, int] = dataclasses.field(default_factory=dict)
+    # Of scattered batches: in which segments of which side their buffers lie.
+    places: dict[int, set[tuple[scatter.Holder, int]]] = dataclasses.field(default_factory=dict)
     rows: int = 0
     end: bool = False
     error: dict[str, Any] | None = None
@@ -85,6 +104,7 @@ class Template:
             pass_fds=[theirs.fileno()],
             env={**os.environ, **ENVIRONMENT, **(environment or {})},
             stdin=subprocess.DEVNULL,
+            cwd="/",  # Not where the package lies without its library.
         )
         theirs.close()
         self.channel = ChannelWithDeadline(ours)
@@ -139,17 +159,20 @@ class Worker:
         self.schemas: dict[int, pa.Schema] = {}
         self.maps: dict[int, mmap.mmap] = {}
         self.inputs: dict[int, mmap.mmap] = {}
+        self.ledger: mmap.mmap | None = None
         self.released: list[int] = []
         self.dropped: list[int] = []
         self.hello = channel.expect(Kind.HELLO)
 
-    def send(self, kind: Kind, **fields: Any) -> None:
-        self.channel.send(Frame(kind, **fields))
+    def send(self, kind: Kind, flags: int = 0, **fields: Any) -> None:
+        self.channel.send(Frame(kind, flags, **fields))
 
     def open(self, function: str, stage: int = 1, **spec: Any) -> dict[str, Any]:
         """Opens `module:name`; the text of the answer."""
         self.send(Kind.OPEN, stage=stage, text=open_text(function, **spec))
         answer = self.channel.receive()
+        while answer is not None and self.note(answer):
+            answer = self.channel.receive()
         assert answer is not None, "the worker is gone"
         assert answer.kind in (Kind.OPENED, Kind.ERROR) and answer.stage == stage and answer.attempt == 0
         return answer.text
@@ -195,6 +218,35 @@ class Worker:
         )
         return attempt
 
+    def start_scattered(self, batch: pa.RecordBatch, segments: list[int], stage: int = 1) -> int:
+        """Puts each column into a segment of its own."""
+        attempt = next(self.attempts)
+        if batch.schema not in self.schema_ids:
+            self.schema_ids[batch.schema] = len(self.schema_ids) + 1
+            self.send(Kind.SCHEMA_IN, schema=self.schema_ids[batch.schema], data=batch.schema.serialize().to_pybytes())
+        nodes, places = [], []
+        for name, segment in zip(batch.schema.names, segments, strict=True):
+            parts = scatter.take_apart(batch.select([name]))
+            assert parts is not None
+            nodes += parts.nodes
+            offset = 0
+            for buffer in parts.buffers:
+                self.inputs[segment][offset : offset + buffer.size] = buffer.to_pybytes()
+                places.append(scatter.Place(offset, buffer.size, segment, scatter.Holder.SENDER))
+                offset += -(-buffer.size // 64) * 64
+        data = scatter.describe(nodes, places)
+        self.send(
+            Kind.RUN,
+            Flag.SCATTERED,
+            stage=stage,
+            attempt=attempt,
+            rows=batch.num_rows,
+            schema=self.schema_ids[batch.schema],
+            length=len(data),
+            data=data,
+        )
+        return attempt
+
     def run(self, batch: pa.RecordBatch, **where: Any) -> Result:
         return self.result(self.start(batch, **where))
 
@@ -229,6 +281,10 @@ class Worker:
             assert os.fstat(fd).st_size == frame.length
             self.maps[frame.segment] = mmap.mmap(fd, frame.length, prot=mmap.PROT_READ)
             frame.close_fds()
+        elif frame.kind == Kind.LEDGER:
+            (fd,) = frame.fds
+            self.ledger = mmap.mmap(fd, frame.length, prot=mmap.PROT_READ)
+            frame.close_fds()
         elif frame.kind == Kind.RELEASE_INPUT:
             self.released.append(frame.attempt)
         elif frame.kind == Kind.DROP:
@@ -248,10 +304,27 @@ class Worker:
             data = self.maps[frame.segment][frame.offset : frame.offset + frame.length]
             result.segments[frame.port] = frame.segment
         assert len(data) == frame.length
-        batch = pa.ipc.read_record_batch(pa.py_buffer(data), self.schemas[frame.schema])
+        if frame.flags & Flag.SCATTERED:
+            batch = self.put_together(frame, data, result)
+        else:
+            batch = pa.ipc.read_record_batch(pa.py_buffer(data), self.schemas[frame.schema])
         batch.validate(full=True)
         assert batch.num_rows == frame.rows
         result.batches[frame.port] = batch
+
+    def put_together(self, frame: Frame, data: bytes, result: Result) -> pa.RecordBatch:
+        """The batch of a frame that says where its buffers lie."""
+        nodes, places, inline_at = scatter.read_description(data)
+        memory = {scatter.Holder.SENDER: self.maps, scatter.Holder.RECEIVER: self.inputs}
+        buffers = []
+        for place in places:
+            holder = scatter.Holder(place.holder)
+            whole = data[inline_at:] if holder == scatter.Holder.FRAME else memory[holder][place.segment]
+            assert place.offset + place.length <= len(whole)
+            buffers.append(pa.py_buffer(whole).slice(place.offset, place.length))
+            if holder != scatter.Holder.FRAME:
+                result.places.setdefault(frame.port, set()).add((holder, place.segment))
+        return scatter.put_together(self.schemas[frame.schema], nodes, buffers)
 
     def wait_for_release(self, attempt: int) -> None:
         while attempt not in self.released:

@@ -30,7 +30,7 @@ BATCH = pa.record_batch(
 
 FUNCTIONS = {
     "passes all on": "def f(row): return row",
-    "changes some": "def f(row): return {**row, 'n': row['n'] if row['n'] % 5 else -1, 'd': row['d'] if row['n'] else 0}",
+    "changes some": "def f(row): return {**row, 'n': row['n'] if row['n'] % 5 else -1, 'd': row['d'] or 0}",
     "changes the row itself": "def f(row):\n    row['n'] += 300 if row['n'] > 6 else 0\n    return row",
     "integers and floats": "def f(row): return {'x': row['n'] if row['n'] < 8 else row['f']}",
     "nothing for a long time": "def f(row): return {'x': None if row['n'] < 9 else 'at last'}",

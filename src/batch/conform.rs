@@ -33,6 +33,8 @@ pub enum ConformError {
     Extra { extra: Vec<String>, known: Vec<String> },
     #[error("two columns have the name `{column}`")]
     Duplicate { column: String },
+    #[error("the lines of one batch are longer together than 2 GiB")]
+    TooLong,
 }
 
 impl Columns {
@@ -51,6 +53,16 @@ impl Columns {
     /// The columns as they are settled so far; `None` before the first batch.
     pub fn settled(&self) -> Option<SchemaRef> {
         self.schema.clone()
+    }
+
+    /// Those of the columns that have these names, in their own order.
+    #[must_use]
+    pub fn only(&self, names: &[String]) -> Self {
+        let kept = |schema: &SchemaRef| {
+            let fields = schema.fields().iter().filter(|field| names.contains(field.name()));
+            Arc::new(Schema::new(fields.cloned().collect::<Fields>()))
+        };
+        Self { schema: self.schema.as_ref().map(kept), declared: self.declared, accepted: None }
     }
 
     /// Returns whether no column is open any more.

@@ -2,52 +2,54 @@
 
 use std::num::{NonZeroU32, NonZeroU64};
 
-use arrow::array::RecordBatch;
-use arrow::compute::concat_batches;
-
 use super::origin::Origin;
-use super::value_bytes::value_bytes;
+use super::rows::Rows;
 
-/// Cuts batches so that each has at most `rows` rows and `bytes` bytes of values ([`value_bytes`]), whichever comes first.
+/// Most bytes of a batch: no more than a column of text can hold.
+const MOST_BYTES: usize = i32::MAX as usize;
+
+/// Cuts batches so that each has at most `rows` rows and `bytes` bytes of values ([`super::value_bytes`]), whichever comes first.
 /// A row that is larger than `bytes` stands alone. Where the columns change, a batch ends too.
 ///
-/// A cut within a batch is a slice that copies nothing; rows are copied only where a batch is put together from several.
+/// A cut within a batch is a slice that copies nothing; rows are copied only where a batch of columns is put together from several.
 #[derive(Debug)]
 pub struct Cutter {
     rows: usize,
     bytes: usize,
-    held: Vec<(RecordBatch, Origin)>,
+    held: Vec<(Rows, Origin)>,
     held_rows: usize,
     held_bytes: usize,
 }
 
 impl Cutter {
     pub fn new(rows: NonZeroU32, bytes: NonZeroU64) -> Self {
-        let bytes = usize::try_from(bytes.get()).unwrap_or(usize::MAX);
+        let bytes = usize::try_from(bytes.get()).map_or(MOST_BYTES, |bytes| bytes.min(MOST_BYTES));
         Self { rows: rows.get() as usize, bytes, held: Vec::new(), held_rows: 0, held_bytes: 0 }
     }
 
     /// Whether the rows that follow are a batch just as they are. Then [`Cutter::push`] would give them back, and need not be
     /// asked: the batch may stay where it lies.
-    pub fn passes(&self, batch: &RecordBatch) -> bool {
-        self.held.is_empty() && batch.num_rows() == self.rows && value_bytes(batch, 0..batch.num_rows()) <= self.bytes
+    pub fn passes(&self, batch: &Rows) -> bool {
+        self.held.is_empty() && batch.len() == self.rows && batch.value_bytes(0..batch.len()) <= self.bytes
     }
 
     /// Takes the rows that follow and returns the batches that are complete. An empty batch leaves no trace.
-    pub fn push(&mut self, batch: RecordBatch, origin: Origin) -> Vec<(RecordBatch, Origin)> {
-        debug_assert_eq!(batch.num_rows(), origin.len(), "every row has an origin");
+    pub fn push(&mut self, batch: impl Into<Rows>, origin: Origin) -> Vec<(Rows, Origin)> {
+        let batch = batch.into();
+        debug_assert_eq!(batch.len(), origin.len(), "every row has an origin");
         let mut complete = Vec::new();
-        if self.held.last().is_some_and(|(held, _)| batch.num_rows() > 0 && held.schema() != batch.schema()) {
+        if self.held.last().is_some_and(|(held, _)| !batch.is_empty() && held.schema() != batch.schema()) {
             complete.extend(self.finish());
         }
         let mut start = 0;
-        while start < batch.num_rows() {
+        while start < batch.len() {
             let taken = self.fitting(&batch, start);
             if taken > 0 {
-                self.hold(batch.slice(start, taken), origin.slice(start..start + taken));
+                let range = start..start + taken;
+                self.hold(batch.slice(range.clone()), origin.slice(range));
                 start += taken;
             }
-            if start < batch.num_rows() || self.held_rows == self.rows {
+            if start < batch.len() || self.held_rows == self.rows {
                 complete.extend(self.finish());
             }
         }
@@ -55,7 +57,7 @@ impl Cutter {
     }
 
     /// Returns what is held as the last batch, if there is anything.
-    pub fn finish(&mut self) -> Option<(RecordBatch, Origin)> {
+    pub fn finish(&mut self) -> Option<(Rows, Origin)> {
         self.held_rows = 0;
         self.held_bytes = 0;
         let mut held = std::mem::take(&mut self.held);
@@ -63,36 +65,25 @@ impl Cutter {
             return held.pop();
         }
         let schema = held[0].0.schema();
-        let batch = concat_batches(&schema, held.iter().map(|(batch, _)| batch)).expect("held batches have one schema");
         let mut origin = Origin::default();
-        for (_, piece) in held {
-            origin.extend(piece);
+        let mut pieces = Vec::with_capacity(held.len());
+        for (piece, from) in held {
+            pieces.push(piece);
+            origin.extend(from);
         }
-        Some((batch, origin))
+        Some((Rows::join(&schema, pieces).expect("held batches have one schema, and a bound"), origin))
     }
 
     /// Number of rows from `start` on that still fit beside what is held; at least 1 if nothing is held.
-    fn fitting(&self, batch: &RecordBatch, start: usize) -> usize {
-        let most = (batch.num_rows() - start).min(self.rows - self.held_rows);
-        let room = self.bytes.saturating_sub(self.held_bytes);
-        if value_bytes(batch, start..start + most) <= room {
-            return most;
-        }
-        let (mut fits, mut exceeds) = (0, most);
-        while fits + 1 < exceeds {
-            let middle = usize::midpoint(fits, exceeds);
-            if value_bytes(batch, start..start + middle) <= room {
-                fits = middle;
-            } else {
-                exceeds = middle;
-            }
-        }
+    fn fitting(&self, batch: &Rows, start: usize) -> usize {
+        let most = (batch.len() - start).min(self.rows - self.held_rows);
+        let fits = batch.fitting(start..start + most, self.bytes.saturating_sub(self.held_bytes));
         if self.held.is_empty() { fits.max(1) } else { fits }
     }
 
-    fn hold(&mut self, batch: RecordBatch, origin: Origin) {
-        self.held_rows += batch.num_rows();
-        self.held_bytes += value_bytes(&batch, 0..batch.num_rows());
+    fn hold(&mut self, batch: Rows, origin: Origin) {
+        self.held_rows += batch.len();
+        self.held_bytes += batch.value_bytes(0..batch.len());
         self.held.push((batch, origin));
     }
 }
@@ -101,6 +92,7 @@ impl Cutter {
 mod tests {
     use std::sync::Arc;
 
+    use arrow::array::RecordBatch;
     use arrow::array::{
         ArrayRef, AsArray, DictionaryArray, Int64Array, ListArray, NullArray, StringArray, StructArray,
     };
@@ -108,6 +100,8 @@ mod tests {
     use proptest::prelude::*;
 
     use super::super::origin::FileId;
+    use super::super::text::Text;
+    use super::super::value_bytes;
     use super::*;
 
     fn cutter(rows: u32, bytes: u64) -> Cutter {
@@ -143,7 +137,7 @@ mod tests {
             start += rows;
         }
         found.extend(cutter.finish());
-        found
+        found.into_iter().map(|(rows, origin)| (rows.records().expect("columns"), origin)).collect()
     }
 
     proptest! {
@@ -164,6 +158,50 @@ mod tests {
                 next += batch.num_rows() as u64;
             }
             prop_assert_eq!(next, 120);
+        }
+
+        /// A line is a row whichever way it lies.
+        #[test]
+        fn lines_are_cut_as_columns_are(
+            lines in prop::collection::vec("[a\u{e9}]{0,9}", 1..60), at in prop::collection::vec(0_usize..20, 1..8),
+            rows in 1_u32..30, bytes in 1_u64..200, front in (1_usize..30, 1_usize..100), range in (0_usize..60, 0_usize..60),
+        ) {
+            let mut text = Text::default();
+            let mut rest = &lines[..];
+            for at in at.into_iter().chain([usize::MAX]) {
+                let (piece, after) = rest.split_at(at.min(rest.len()));
+                text.push(piece.iter().fold(String::new(), |text, line| text + line + "\n").into()).unwrap();
+                rest = after;
+            }
+            let records = text.records().unwrap();
+            prop_assert_eq!(records.column(0).as_string::<i32>().iter().flatten().collect::<Vec<_>>(), &lines[..]);
+            let whole = Rows::from(records.clone());
+            let range = range.0.min(lines.len())..(range.0 + range.1).min(lines.len());
+            let as_text = Rows::from(text.clone());
+            prop_assert_eq!(as_text.value_bytes(range.clone()), whole.value_bytes(range.clone()));
+            prop_assert_eq!(as_text.fitting(range.clone(), bytes as usize), whole.fitting(range, bytes as usize));
+
+            let mut cutter_of_text = cutter(rows, bytes);
+            let origin = Origin::consecutive(FileId(0), 1, lines.len());
+            let mut found = cutter_of_text.push(text.slice(0..lines.len() / 2), origin.slice(0..lines.len() / 2));
+            found.extend(cutter_of_text.push(
+                text.slice(lines.len() / 2..lines.len()), origin.slice(lines.len() / 2..lines.len()),
+            ));
+            found.extend(cutter_of_text.finish());
+            prop_assert!(found.iter().all(|(rows, _)| matches!(rows, Rows::Lines(_))));
+            let found: Vec<_> = found.into_iter().map(|(rows, origin)| (rows.records().unwrap(), origin)).collect();
+            prop_assert_eq!(found, cut(&mut cutter(rows, bytes), &records, &[]));
+
+            // A chunk is complete with the line that reaches a bound.
+            let (mut count, mut length) = (0, 0);
+            while count < lines.len() && count < front.0 && length < front.1 {
+                length += lines[count].len();
+                count += 1;
+            }
+            let is_complete = count == front.0 || length >= front.1;
+            let taken = text.take_front(front.0, front.1);
+            prop_assert_eq!(taken.map(|taken| taken.lines()), is_complete.then_some(count));
+            prop_assert_eq!(text.lines(), if is_complete { lines.len() - count } else { lines.len() });
         }
 
         #[test]
@@ -191,7 +229,7 @@ mod tests {
         let mut cutter = cutter(10, 1 << 20);
         assert!(cutter.push(batch(Arc::new(NullArray::new(2))), Origin::unknown(2)).is_empty());
         let complete = cutter.push(batch(Arc::new(Int64Array::from(vec![1]))), Origin::unknown(1));
-        assert_eq!(complete.iter().map(|(batch, _)| batch.num_rows()).collect::<Vec<_>>(), [2]);
-        assert_eq!(cutter.finish().map(|(batch, _)| batch.num_rows()), Some(1));
+        assert_eq!(complete.iter().map(|(batch, _)| batch.len()).collect::<Vec<_>>(), [2]);
+        assert_eq!(cutter.finish().map(|(batch, _)| batch.len()), Some(1));
     }
 }

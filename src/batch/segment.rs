@@ -4,6 +4,7 @@ use std::fmt;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::ptr::NonNull;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use rustix::fs::{
     FallocateFlags, MemfdFlags, SealFlags, fallocate, fcntl_add_seals, fcntl_get_seals, fstat, memfd_create,
@@ -108,6 +109,13 @@ impl Segment {
         }
         // SAFETY: `offset` lies within the mapping.
         Some(unsafe { self.address.add(offset as usize) })
+    }
+
+    /// The number at the start of the segment, which its writer may change at any time.
+    pub fn number(&self) -> Option<u64> {
+        let address = self.address(0, 8)?;
+        // SAFETY: eight bytes of the mapping, aligned as its start is; nobody of this process writes them.
+        Some(unsafe { AtomicU64::from_ptr(address.as_ptr().cast()) }.load(Ordering::Relaxed))
     }
 
     /// Copies `parts` to the start of the segment, one after the other. The caller is the segment's writer and knows that nobody

@@ -6,7 +6,7 @@ use arrow::array::{Array, AsArray, GenericByteArray, GenericListArray, OffsetSiz
 use arrow::datatypes::{ArrowNativeType, ByteArrayType, DataType};
 
 /// Bytes of an offset, which every value of variable length counts for.
-const OFFSET: usize = 4;
+pub(super) const OFFSET: usize = 4;
 
 /// Bytes of a value of a type that has no rule of its own (unions, run-end encoding).
 const OTHER: usize = 16;
@@ -20,7 +20,8 @@ pub fn value_bytes(batch: &RecordBatch, rows: Range<usize>) -> usize {
     batch.columns().iter().map(|column| array_bytes(column.as_ref(), rows.clone())).sum()
 }
 
-fn array_bytes(array: &dyn Array, rows: Range<usize>) -> usize {
+/// Bytes of the values of one column in `rows`.
+pub fn array_bytes(array: &dyn Array, rows: Range<usize>) -> usize {
     match array.data_type() {
         DataType::Null => 0,
         DataType::Boolean => rows.len(),

@@ -9,6 +9,7 @@ use super::exit_code::Exit;
 use super::output;
 use crate::diagnostic::{Diagnostic, SourceText, SourceTextError};
 use crate::plan::{self, Compiled, Plan, Settings};
+use crate::run::executor::stage::read;
 use crate::spec::{self, Completeness, Given};
 
 /// Compiles the pipeline in `file`; prints what is wrong or odd.
@@ -76,5 +77,5 @@ fn exit_for(problems: &[Diagnostic]) -> Exit {
 pub fn settings(workers: &WorkerArgs) -> Settings {
     let cores = std::thread::available_parallelism().ok().and_then(|cores| NonZeroU32::try_from(cores).ok());
     let cores = cores.unwrap_or(NonZeroU32::MIN);
-    Settings { workers: workers.workers.unwrap_or(cores), cores }
+    Settings { workers: workers.workers.unwrap_or(cores), cores, file_sizes: read::file_sizes }
 }

@@ -1,4 +1,4 @@
-//! `millpond plan`: the compiled plan as text. Touches no data and needs no Python.
+//! `millpond plan`: the compiled plan as text. Looks at the sizes and beginnings of files, and needs no Python.
 
 use super::args::PlanArgs;
 use super::exit_code::Exit;

@@ -13,13 +13,17 @@ use super::key::hex;
 
 macro_rules! files {
     ($($name:literal),* $(,)?) => {
-        &[$(($name, include_str!(concat!("../../python/millpond/", $name)))),*]
+        &[$(($name, include_bytes!(concat!("../../python/millpond/", $name)))),*]
     };
 }
 
+/// The library of `allocator.py`, compiled by `build.rs`.
+const LIBRARY: (&str, &[u8]) = ("liballocator.so", include_bytes!(concat!(env!("OUT_DIR"), "/liballocator.so")));
+
 /// Path in the package, and content.
-const FILES: &[(&str, &str)] = files![
+const SOURCES: &[(&str, &[u8])] = files![
     "__init__.py",
+    "allocator.py",
     "annotation.py",
     "codecs/__init__.py",
     "codecs/arrays.py",
@@ -39,6 +43,7 @@ const FILES: &[(&str, &str)] = files![
     "parts.py",
     "process.py",
     "py.typed",
+    "scatter.py",
     "source.py",
     "stage.py",
     "stream.py",
@@ -61,10 +66,14 @@ pub fn unpack(host: &Host) -> Result<PathBuf, EnvironmentError> {
     Ok(folder)
 }
 
+fn files() -> impl Iterator<Item = (&'static str, &'static [u8])> {
+    SOURCES.iter().copied().chain([LIBRARY])
+}
+
 fn digest() -> String {
     let mut hash = Sha256::new();
-    for (name, content) in FILES {
-        for part in [name, content] {
+    for (name, content) in files() {
+        for part in [name.as_bytes(), content] {
             hash.update((part.len() as u64).to_le_bytes());
             hash.update(part);
         }
@@ -74,7 +83,7 @@ fn digest() -> String {
 
 fn is_intact(folder: &Path) -> bool {
     let package = folder.join("millpond");
-    FILES.iter().all(|(name, content)| fs::read(package.join(name)).is_ok_and(|found| found == content.as_bytes()))
+    files().all(|(name, content)| fs::read(package.join(name)).is_ok_and(|found| found == content))
 }
 
 /// Fills a folder beside and renames it, so that nobody ever imports half a package.
@@ -82,7 +91,7 @@ fn write(packages: &Path, folder: &Path) -> io::Result<()> {
     DirBuilder::new().recursive(true).mode(0o700).create(packages)?;
     let fresh = tempfile::Builder::new().prefix(".new-").tempdir_in(packages)?;
     let whole = fresh.path().join("whole");
-    for (name, content) in FILES {
+    for (name, content) in files() {
         let path = whole.join("millpond").join(name);
         DirBuilder::new().recursive(true).mode(0o700).create(path.parent().expect("a file lies in a folder"))?;
         fs::write(path, content)?;
@@ -132,7 +141,7 @@ mod tests {
                 }
             }
         }
-        let listed: BTreeSet<String> = FILES.iter().map(|(name, _)| (*name).to_owned()).collect();
+        let listed: BTreeSet<String> = SOURCES.iter().map(|(name, _)| (*name).to_owned()).collect();
         assert_eq!(listed, found);
     }
 

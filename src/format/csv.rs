@@ -20,6 +20,8 @@ pub(super) struct CsvDecoder {
 #[derive(Debug)]
 struct CsvColumn {
     name: String,
+    /// Place of its fields in a record.
+    field: usize,
     data_type: DataType,
     is_declared: bool,
 }
@@ -32,14 +34,16 @@ impl CsvDecoder {
         if !missing.is_empty() {
             return Err(Problem::MissingColumn { missing, found: names.to_vec() });
         }
-        let columns = names.iter().map(|name| match declared.iter().find(|(declared, _)| declared == name) {
-            Some((_, data_type)) if data_type.is_nested() => {
-                Err(Problem::Unsupported { column: name.clone(), data_type: data_type.clone() })
+        let columns = names.iter().enumerate().map(|(field, name)| {
+            match declared.iter().find(|(declared, _)| declared == name) {
+                Some((_, data_type)) if data_type.is_nested() => {
+                    Err(Problem::Unsupported { column: name.clone(), data_type: data_type.clone() })
+                }
+                Some((_, data_type)) => {
+                    Ok(CsvColumn { name: name.clone(), field, data_type: data_type.clone(), is_declared: true })
+                }
+                None => Ok(CsvColumn { name: name.clone(), field, data_type: DataType::Null, is_declared: false }),
             }
-            Some((_, data_type)) => {
-                Ok(CsvColumn { name: name.clone(), data_type: data_type.clone(), is_declared: true })
-            }
-            None => Ok(CsvColumn { name: name.clone(), data_type: DataType::Null, is_declared: false }),
         });
         let mut decoder = Self { columns: columns.collect::<Result<_, _>>()?, schema: Arc::new(Schema::empty()) };
         decoder.update_schema();
@@ -52,13 +56,20 @@ impl CsvDecoder {
 
     /// Infers the open columns from the first `rows` rows of `chunks`.
     pub(super) fn infer(&mut self, chunks: &[&Records], rows: usize) {
-        for (index, column) in self.columns.iter_mut().enumerate() {
+        for column in &mut self.columns {
+            let field = column.field;
             if column.is_open() {
-                let sample = chunks.iter().flat_map(|chunk| (0..chunk.len()).map(move |row| cell(chunk, row, index)));
+                let sample = chunks.iter().flat_map(|chunk| (0..chunk.len()).map(move |row| cell(chunk, row, field)));
                 let cells = sample.take(rows).map(Option::unwrap_or_default);
                 column.data_type = guess(cells).data_type();
             }
         }
+        self.update_schema();
+    }
+
+    /// Leaves out all columns but these.
+    pub(super) fn keep(&mut self, columns: &[usize]) {
+        self.columns.retain(|column| columns.contains(&column.field));
         self.update_schema();
     }
 
@@ -79,7 +90,7 @@ impl CsvDecoder {
     /// Decodes records, those of open columns as nulls.
     pub(super) fn decode(&self, records: &Records) -> Result<RecordBatch, RecordError> {
         let texts = texts(records)?;
-        let arrays = self.columns.iter().enumerate().map(|(index, column)| column.decode(texts, records.len(), index));
+        let arrays = self.columns.iter().map(|column| column.decode(texts, records.len()));
         let arrays = arrays.collect::<Result<Vec<_>, _>>()?;
         let options = RecordBatchOptions::new().with_row_count(Some(records.len()));
         Ok(RecordBatch::try_new_with_options(self.schema(), arrays, &options)
@@ -106,16 +117,16 @@ impl CsvColumn {
         self.data_type == DataType::Null && !self.is_declared
     }
 
-    fn decode(&self, texts: Texts, rows: usize, index: usize) -> Result<ArrayRef, RecordError> {
+    fn decode(&self, texts: Texts, rows: usize) -> Result<ArrayRef, RecordError> {
         if self.is_open() {
             return Ok(new_null_array(&DataType::Null, rows));
         }
-        let cells = texts.column(index).map(|cell| (!cell.is_empty()).then_some(cell));
+        let cells = texts.column(self.field).map(|cell| (!cell.is_empty()).then_some(cell));
         parse_cells(cells, &self.data_type, !self.is_declared).map_err(|record| RecordError {
             record,
             problem: Problem::Misfit {
                 column: self.name.clone(),
-                value: super::lines::quoted(texts.field(record, index)),
+                value: super::lines::quoted(texts.field(record, self.field)),
                 expected: self.data_type.clone(),
             },
         })

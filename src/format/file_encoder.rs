@@ -1,7 +1,7 @@
 //! [`FileEncoder`]: batches to the bytes of one file.
 
 use std::collections::VecDeque;
-use std::io::Write;
+use std::io::{BufWriter, IntoInnerError, Write};
 use std::num::{NonZeroU32, NonZeroU64};
 use std::sync::Arc;
 
@@ -15,11 +15,14 @@ use super::deferred::{Deferred, in_the_making};
 use super::error::EncodeError;
 use super::parquet_file::ParquetWriter;
 use super::{Compression, Format, csv, jsonl, lines};
-use crate::batch::{Cutter, Origin};
+use crate::batch::{Cutter, Origin, Text};
 
 /// How batches of Parquet and Arrow files are cut, whatever the cut of the batches that come in.
 const ROWS: NonZeroU32 = NonZeroU32::new(8192).expect("not zero");
 const BYTES: NonZeroU64 = NonZeroU64::new(8 << 20).expect("not zero");
+
+/// Bytes that are held back of a file that is not compressed.
+const BUFFER: usize = 256 << 10;
 
 /// Whether bytes may be held back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -68,19 +71,28 @@ impl<W: Write + Send> FileEncoder<W> {
         let body = match format {
             Format::Parquet => Body::Parquet(Box::new(ParquetWriter::new(output, schema.clone(), compression)?)),
             Format::Arrow => {
-                let output = Output::new(output, compression, mode)?;
+                let output = Output::new(output, compression)?;
                 match mode {
                     EncodeMode::File => Body::ArrowFile(Box::new(FileWriter::try_new(output, schema)?)),
                     EncodeMode::Stream => Body::ArrowStream(Box::new(StreamWriter::try_new(output, schema)?)),
                 }
             }
             Format::Csv | Format::Tsv | Format::Jsonl | Format::Lines => {
-                let mut output = Output::new(output, compression, mode)?;
+                let mut output = Output::new(output, compression)?;
                 output.write_all(&encode_text(format, header, &RecordBatch::new_empty(schema.clone()))?)?;
                 Body::Text(TextFile { format, output, under_way: VecDeque::new() })
             }
         };
         Ok(Self { body, cutter: Cutter::new(ROWS, BYTES), mode, decoded })
+    }
+
+    /// Writes lines. Where they are the format, they are written as they are.
+    pub fn write_lines(&mut self, text: &Text) -> Result<(), EncodeError> {
+        match &mut self.body {
+            Body::Text(file) if file.format == Format::Lines => file.write_lines(text)?,
+            _ => return self.write(&text.records()?),
+        }
+        if self.mode == EncodeMode::Stream { self.flush() } else { Ok(()) }
     }
 
     pub fn write(&mut self, batch: &RecordBatch) -> Result<(), EncodeError> {
@@ -91,7 +103,7 @@ impl<W: Write + Send> FileEncoder<W> {
             };
             let origin = Origin::unknown(batch.num_rows());
             for (batch, _) in self.cutter.push(batch, origin) {
-                self.encode(&batch)?;
+                self.encode(&batch.records()?)?;
             }
         } else {
             self.encode(batch)?;
@@ -102,7 +114,7 @@ impl<W: Write + Send> FileEncoder<W> {
     /// Writes the end of the file and returns the output.
     pub fn finish(mut self) -> Result<W, EncodeError> {
         if let Some((batch, _)) = self.cutter.finish() {
-            self.encode(&batch)?;
+            self.encode(&batch.records()?)?;
         }
         match self.body {
             Body::Text(file) => file.finish(),
@@ -159,6 +171,14 @@ impl<W: Write> TextFile<W> {
         self.drain(held_back)
     }
 
+    fn write_lines(&mut self, text: &Text) -> Result<(), EncodeError> {
+        self.drain(0)?;
+        for part in text.parts() {
+            self.output.write_all(part)?;
+        }
+        Ok(())
+    }
+
     fn finish(mut self) -> Result<W, EncodeError> {
         self.drain(0)?;
         Ok(self.output.finish()?)
@@ -210,16 +230,17 @@ fn cast_to(batch: &RecordBatch, schema: &SchemaRef) -> Result<RecordBatch, Encod
     Ok(RecordBatch::try_new_with_options(Arc::clone(schema), columns, &options)?)
 }
 
-/// Where the bytes go: in fixed blocks, or at once if they are not compressed.
+/// Where the bytes go: in fixed blocks, or as they come if they are not compressed.
 enum Output<W: Write> {
     Blocks(Box<BlockWriter<Compressor<W>>>),
-    Direct(W),
+    /// What is written at once and is larger than the buffer goes around it.
+    Plain(BufWriter<W>),
 }
 
 impl<W: Write> Output<W> {
-    fn new(output: W, compression: Compression, mode: EncodeMode) -> std::io::Result<Self> {
-        Ok(match (mode, compression) {
-            (EncodeMode::Stream, Compression::None) => Self::Direct(output),
+    fn new(output: W, compression: Compression) -> std::io::Result<Self> {
+        Ok(match compression {
+            Compression::None => Self::Plain(BufWriter::with_capacity(BUFFER, output)),
             _ => Self::Blocks(Box::new(BlockWriter::new(Compressor::new(output, compression)?))),
         })
     }
@@ -227,7 +248,7 @@ impl<W: Write> Output<W> {
     fn finish(self) -> std::io::Result<W> {
         match self {
             Self::Blocks(blocks) => blocks.finish()?.finish(),
-            Self::Direct(output) => Ok(output),
+            Self::Plain(output) => output.into_inner().map_err(IntoInnerError::into_error),
         }
     }
 }
@@ -236,14 +257,14 @@ impl<W: Write> Write for Output<W> {
     fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
         match self {
             Self::Blocks(blocks) => blocks.write(bytes),
-            Self::Direct(output) => output.write(bytes),
+            Self::Plain(output) => output.write(bytes),
         }
     }
 
     fn flush(&mut self) -> std::io::Result<()> {
         match self {
             Self::Blocks(blocks) => blocks.flush(),
-            Self::Direct(output) => output.flush(),
+            Self::Plain(output) => output.flush(),
         }
     }
 }

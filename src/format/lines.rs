@@ -1,63 +1,26 @@
 //! Plain text: one column `line`.
 
-use std::sync::{Arc, LazyLock};
-
 use arrow::array::{Array, AsArray, RecordBatch, StringArray};
-use arrow::buffer::{Buffer, OffsetBuffer, ScalarBuffer};
-use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use arrow::util::display::{ArrayFormatter, FormatOptions};
 
-use super::error::{EncodeError, Problem, RecordError};
-use super::records::Records;
-use super::splitter::BOM;
+use super::error::{EncodeError, RecordError};
+use super::line_reader::LineReader;
+use crate::batch::{LINE, Text};
 
-const COLUMN: &str = "line";
-
-pub(super) fn schema() -> SchemaRef {
-    static SCHEMA: LazyLock<SchemaRef> =
-        LazyLock::new(|| Arc::new(Schema::new(vec![Field::new(COLUMN, DataType::Utf8, true)])));
-    Arc::clone(&SCHEMA)
-}
-
-pub(super) fn decode(records: &Records) -> Result<RecordBatch, RecordError> {
-    let texts = records.texts().map_err(|record| RecordError { record, problem: Problem::NotUtf8 })?;
-    let lines = StringArray::from_iter_values(texts.column(0));
-    Ok(RecordBatch::try_new(schema(), vec![Arc::new(lines)]).expect("one column of strings"))
-}
-
-/// Reads a whole text. The lines stay where they are, but for closing the gaps between them.
-pub(super) fn decode_text(mut text: Vec<u8>) -> Result<RecordBatch, RecordError> {
-    let Some(offsets) = close_gaps(&mut text) else {
-        return Err(RecordError { record: 0, problem: Problem::TooLong { limit: i32::MAX as usize } });
-    };
-    let offsets = OffsetBuffer::new(ScalarBuffer::from(offsets));
-    let text = Buffer::from_vec(text);
-    let lines = StringArray::try_new(offsets.clone(), text.clone(), None).map_err(|_| {
-        let mut lines = offsets.windows(2).map(|ends| &text[ends[0] as usize..ends[1] as usize]);
-        let record = lines.position(|line| std::str::from_utf8(line).is_err()).unwrap_or(0);
-        RecordError { record, problem: Problem::NotUtf8 }
-    })?;
-    Ok(RecordBatch::try_new(schema(), vec![Arc::new(lines)]).expect("one column of strings"))
-}
-
-/// Moves the lines of a text together, without line breaks and without a byte order mark. Returns where the lines are, or `None`
-/// if there is too much for one column.
-fn close_gaps(text: &mut Vec<u8>) -> Option<Vec<i32>> {
-    i32::try_from(text.len()).ok()?;
-    let mut offsets = Vec::with_capacity(text.len() / 32 + 2);
-    offsets.push(0);
-    let mut start = if text.starts_with(BOM) { BOM.len() } else { 0 };
-    let mut kept = 0;
-    while start < text.len() {
-        let end = memchr::memchr(b'\n', &text[start..]).map_or(text.len(), |length| start + length);
-        let line_end = if end > start && text[end - 1] == b'\r' { end - 1 } else { end };
-        text.copy_within(start..line_end, kept);
-        kept += line_end - start;
-        offsets.push(i32::try_from(kept).ok()?);
-        start = end + 1;
+/// Reads a whole text.
+pub(super) fn decode(mut bytes: &[u8]) -> Result<Text, RecordError> {
+    let mut text = Text::default();
+    let mut reader = LineReader::default();
+    while !bytes.is_empty() {
+        let room = reader.room();
+        let count = room.len().min(bytes.len());
+        room[..count].copy_from_slice(&bytes[..count]);
+        bytes = &bytes[count..];
+        reader.advance(count);
+        reader.take_lines(&mut text)?;
     }
-    text.truncate(kept);
-    Some(offsets)
+    reader.finish(&mut text)?;
+    Ok(text)
 }
 
 /// Appends one line per row: the only column, or the one named `line`. A null is an empty line.
@@ -66,7 +29,7 @@ pub(super) fn encode(batch: &RecordBatch, out: &mut Vec<u8>) -> Result<(), Encod
     if schema.fields().is_empty() && batch.num_rows() == 0 {
         return Ok(());
     }
-    let index = match schema.index_of(COLUMN) {
+    let index = match schema.index_of(LINE) {
         Ok(index) => index,
         Err(_) if schema.fields().len() == 1 => 0,
         Err(_) => {

@@ -1,6 +1,5 @@
 //! Whole tables in memory: the standard input and output of commands.
 
-use std::borrow::Cow;
 use std::io::Cursor;
 use std::sync::Arc;
 
@@ -38,6 +37,12 @@ pub enum DecodeError {
     Parquet(parquet::errors::ParquetError),
 }
 
+impl From<RecordError> for DecodeError {
+    fn from(error: RecordError) -> Self {
+        Self::Record { row: error.record + 1, problem: error.problem }
+    }
+}
+
 /// Appends a whole table to `out`: text with a header where the format has one, Arrow as a stream.
 /// Waits for work on the threads of rayon, so it must not be called on one of them.
 pub fn encode(format: Format, batch: &RecordBatch, out: &mut Vec<u8>) -> Result<(), EncodeError> {
@@ -48,23 +53,18 @@ pub fn encode(format: Format, batch: &RecordBatch, out: &mut Vec<u8>) -> Result<
 }
 
 /// Reads a whole table. Columns that are not `declared` are inferred from the first rows, as they are for files. No bytes at
-/// all are a table without rows, with the declared columns. Lines that are given away stay in the memory that they are in.
-pub fn decode<'a>(
-    format: Format,
-    bytes: impl Into<Cow<'a, [u8]>>,
-    declared: &[(String, DataType)],
-) -> Result<RecordBatch, DecodeError> {
-    let bytes = bytes.into();
+/// all are a table without rows, with the declared columns.
+pub fn decode(format: Format, bytes: &[u8], declared: &[(String, DataType)]) -> Result<RecordBatch, DecodeError> {
     match format {
         _ if bytes.is_empty() && format != Format::Lines => {
             Ok(RecordBatch::new_empty(Arc::new(declared_schema(declared))))
         }
-        Format::Csv => decode_text(format, Splitter::csv(b',', true), &bytes, declared),
-        Format::Tsv => decode_text(format, Splitter::csv(b'\t', true), &bytes, declared),
-        Format::Jsonl => decode_text(format, Splitter::jsonl(), &bytes, declared),
-        Format::Lines => lines::decode_text(bytes.into_owned()).map_err(in_row),
-        Format::Arrow => decode_arrow(&bytes, declared),
-        Format::Parquet => decode_parquet(&bytes, declared),
+        Format::Csv => decode_text(format, Splitter::csv(b',', true), bytes, declared),
+        Format::Tsv => decode_text(format, Splitter::csv(b'\t', true), bytes, declared),
+        Format::Jsonl => decode_text(format, Splitter::jsonl(), bytes, declared),
+        Format::Lines => lines::decode(bytes).map_err(DecodeError::from)?.records().map_err(DecodeError::Arrow),
+        Format::Arrow => decode_arrow(bytes, declared),
+        Format::Parquet => decode_parquet(bytes, declared),
     }
 }
 
@@ -85,13 +85,9 @@ fn decode_text(
     let mut decoder =
         TextDecoder::from_sample(format, &header, declared, &[&records]).map_err(|error| match error {
             SampleError::Columns(problem) => DecodeError::Columns(problem),
-            SampleError::Record(_, error) => in_row(error),
+            SampleError::Record(_, error) => error.into(),
         })?;
-    decoder.decode(&records).map_err(in_row)
-}
-
-fn in_row(error: RecordError) -> DecodeError {
-    DecodeError::Record { row: error.record + 1, problem: error.problem }
+    decoder.decode(&records).map_err(DecodeError::from)
 }
 
 fn decode_arrow(bytes: &[u8], declared: &[(String, DataType)]) -> Result<RecordBatch, DecodeError> {

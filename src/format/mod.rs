@@ -1,16 +1,18 @@
 //! Files and byte streams to Arrow batches and back. Knows nothing of pipelines, runs or processes.
 //!
 //! Text comes in as bytes, is split into [`Records`] by a [`Splitter`], and becomes a batch in a [`TextDecoder`], which
-//! also infers the types of columns. Batches go out through a [`FileEncoder`]. A command's standard input and output, which are whole in
+//! also infers the types of columns. Lines are rows as they are: a [`LineReader`] finds them. Batches go out through a [`FileEncoder`]. A command's standard input and output, which are whole in
 //! memory, are [`encode`]d and [`decode`]d at once.
 
 mod compression;
 mod csv;
 mod deferred;
+mod dictionary_choice;
 mod error;
 mod file_encoder;
 mod inference;
 mod jsonl;
+mod line_reader;
 mod lines;
 mod memory;
 mod parquet_file;
@@ -29,6 +31,7 @@ pub use compression::{BlockWriter, decompress};
 pub use deferred::{Deferred, in_the_making};
 pub use error::{EncodeError, Problem, RecordError};
 pub use file_encoder::{EncodeMode, FileEncoder};
+pub use line_reader::LineReader;
 pub use memory::{DecodeError, decode, encode};
 pub use records::{Limit, Records};
 pub use run_ahead::RunAhead;

@@ -12,9 +12,11 @@ use parquet::basic::{Compression as Codec, GzipLevel, ZstdLevel};
 use parquet::errors::ParquetError;
 use parquet::file::properties::WriterProperties;
 use parquet::file::writer::SerializedFileWriter;
+use parquet::schema::types::ColumnPath;
 
 use super::Compression;
 use super::deferred::in_the_making;
+use super::dictionary_choice;
 use super::error::EncodeError;
 use super::strand::{Bound, Place, Strand};
 use crate::batch::value_bytes;
@@ -30,7 +32,6 @@ const GROUP_BYTES: usize = 64 << 20;
 /// group is written when the one after it is complete.
 pub(super) struct ParquetWriter<W: Write + Send> {
     file: SerializedFileWriter<W>,
-    columns: ArrowRowGroupWriterFactory,
     schema: SchemaRef,
     /// Row groups that were started.
     groups: usize,
@@ -63,10 +64,9 @@ impl<W: Write + Send> ParquetWriter<W> {
             .set_created_by(concat!("millpond ", env!("CARGO_PKG_VERSION")).to_owned())
             .build();
         let writer = ArrowWriter::try_new(output, Arc::clone(&schema), Some(properties))?;
-        let (file, columns) = writer.into_serialized_writer()?;
+        let (file, _) = writer.into_serialized_writer()?;
         Ok(Self {
             file,
-            columns,
             schema,
             groups: 0,
             filling: None,
@@ -79,7 +79,7 @@ impl<W: Write + Send> ParquetWriter<W> {
 
     pub(super) fn write(&mut self, batch: &RecordBatch) -> Result<(), EncodeError> {
         if self.filling.is_none() {
-            self.filling = Some(self.start_group()?);
+            self.filling = Some(self.start_group(batch)?);
         }
         let place = Arc::new(self.under_way.enter());
         let strands = self.filling.iter().flatten();
@@ -98,8 +98,13 @@ impl<W: Write + Send> ParquetWriter<W> {
         Ok(self.file.into_inner()?)
     }
 
-    fn start_group(&mut self) -> Result<Vec<Strand<Encoding>>, EncodeError> {
-        let leaves = self.columns.create_column_writers(self.groups)?;
+    fn start_group(&mut self, first: &RecordBatch) -> Result<Vec<Strand<Encoding>>, EncodeError> {
+        // Columns are written with the properties of a file; each row group gets its own by way of a file that nobody keeps.
+        let properties = Arc::new(for_group(self.file.properties(), first));
+        let root = self.file.schema_descr().root_schema_ptr();
+        let group = SerializedFileWriter::new(std::io::sink(), root, properties)?;
+        let columns = ArrowRowGroupWriterFactory::new(&group, Arc::clone(&self.schema));
+        let leaves = columns.create_column_writers(self.groups)?;
         self.groups += 1;
         let mut columns: Vec<Vec<_>> = self.schema.fields().iter().map(|_| Vec::new()).collect();
         for (at, leaf) in leaves.into_iter().enumerate() {
@@ -141,6 +146,18 @@ impl<W: Write + Send> ParquetWriter<W> {
     }
 }
 
+/// The properties for a row group that begins with these rows.
+fn for_group(properties: &WriterProperties, first: &RecordBatch) -> WriterProperties {
+    let mut properties = properties.clone().into_builder();
+    for (field, column) in first.schema_ref().fields().iter().zip(first.columns()) {
+        if !dictionary_choice::is_worth_trying(column) {
+            let path = ColumnPath::new(vec![field.name().clone()]);
+            properties = properties.set_column_dictionary_enabled(path, false);
+        }
+    }
+    properties.build()
+}
+
 /// Appends values to a column; `place` is free when the last column has got them.
 fn append(writers: Encoding, field: &Field, column: &ArrayRef, place: Arc<Place>) -> Encoding {
     let mut writers = writers?;
@@ -174,7 +191,7 @@ mod tests {
     /// What the library writes on one thread.
     fn sequential(batches: &[RecordBatch]) -> Vec<u8> {
         let writer = ParquetWriter::new(Vec::new(), batches[0].schema(), Compression::Zstd).unwrap();
-        let properties = writer.file.properties().as_ref().clone();
+        let properties = for_group(writer.file.properties(), &batches[0]);
         let mut writer = ArrowWriter::try_new(Vec::new(), batches[0].schema(), Some(properties)).unwrap();
         let mut rows = 0;
         for batch in batches {

@@ -6,7 +6,7 @@ use super::error::Problem;
 use super::records::{Limit, Records};
 
 /// Longest record. A longer one is most likely a wrong delimiter or a quote that is never closed, and it has to fit in memory.
-const MAX_RECORD: usize = 256 << 20;
+pub(super) const MAX_RECORD: usize = 256 << 20;
 
 /// Bytes that are searched for a quote before they are taken as lines: more would be searched again for the next chunk.
 const PLAIN_WINDOW: usize = 64 << 10;
@@ -28,12 +28,7 @@ impl Splitter {
 
     /// For JSONL: lines that are not blank.
     pub fn jsonl() -> Self {
-        Self::Lines(LineSplitter { keeps_blank: false, ..LineSplitter::default() })
-    }
-
-    /// For text: every line.
-    pub fn lines() -> Self {
-        Self::Lines(LineSplitter { keeps_blank: true, ..LineSplitter::default() })
+        Self::Lines(LineSplitter::default())
     }
 
     /// Takes bytes from the start of `input` until it is used up or `records` is full, and returns how many it took. An
@@ -144,7 +139,7 @@ impl CsvSplitter {
                 _ => {}
             }
         }
-        self.reader = reader(self.delimiter);
+        self.reader.reset(); // To build another one costs more than to read a small file.
         self.at_header = self.has_header;
         self.is_past_first = false;
         Ok(())
@@ -219,7 +214,6 @@ fn header(record: &[u8], ends: &[usize]) -> Result<Vec<String>, Problem> {
 
 #[derive(Debug, Default)]
 pub struct LineSplitter {
-    keeps_blank: bool,
     /// The start of a line whose end has not come yet.
     partial: Vec<u8>,
     /// Whether a line of this file has been seen.
@@ -264,7 +258,7 @@ impl LineSplitter {
         let line = if self.in_file { line } else { line.strip_prefix(BOM).unwrap_or(line) };
         let line = line.strip_suffix(b"\r").unwrap_or(line);
         self.in_file = true;
-        if self.keeps_blank || !line.trim_ascii().is_empty() {
+        if !line.trim_ascii().is_empty() {
             records.push(line, &[line.len()]);
         }
     }

@@ -7,7 +7,6 @@ use super::Format;
 use super::csv::CsvDecoder;
 use super::error::{Problem, RecordError};
 use super::jsonl::JsonlDecoder;
-use super::lines;
 use super::records::Records;
 use crate::batch::Columns;
 
@@ -28,7 +27,6 @@ pub struct TextDecoder {
 enum Decoder {
     Csv(CsvDecoder),
     Jsonl(JsonlDecoder),
-    Lines,
 }
 
 /// Why no decoder could be made from a sample.
@@ -59,10 +57,23 @@ impl TextDecoder {
                 let decoder = JsonlDecoder::new(sample, SAMPLE_ROWS, declared);
                 Decoder::Jsonl(decoder.map_err(|(chunk, error)| SampleError::Record(chunk, error))?)
             }
-            Format::Lines => Decoder::Lines,
-            Format::Parquet | Format::Arrow => unreachable!("not a text format"),
+            Format::Lines | Format::Parquet | Format::Arrow => unreachable!("nothing to decode"),
         };
         Ok(Self { decoder })
+    }
+
+    /// The columns of the sample, in order.
+    pub fn columns(&self) -> Vec<String> {
+        self.schema().fields().iter().map(|field| field.name().clone()).collect()
+    }
+
+    /// From now on decodes these columns alone, given by their places in ascending order. Values of the others are not looked at;
+    /// records must be well-formed all the same.
+    pub fn keep(&mut self, columns: &[usize]) {
+        match &mut self.decoder {
+            Decoder::Csv(csv) => csv.keep(columns),
+            Decoder::Jsonl(jsonl) => jsonl.keep(columns),
+        }
     }
 
     /// Decodes the records that follow. They decide the types of columns that no value has decided before.
@@ -70,7 +81,6 @@ impl TextDecoder {
         match &mut self.decoder {
             Decoder::Csv(csv) => csv.settle(records)?,
             Decoder::Jsonl(jsonl) => return jsonl.decode(records),
-            Decoder::Lines => {}
         }
         self.decode_settled(records)
     }
@@ -80,7 +90,6 @@ impl TextDecoder {
         match &self.decoder {
             Decoder::Csv(csv) => csv.is_settled(),
             Decoder::Jsonl(jsonl) => jsonl.is_settled(),
-            Decoder::Lines => true,
         }
     }
 
@@ -89,7 +98,6 @@ impl TextDecoder {
         match &self.decoder {
             Decoder::Csv(csv) => csv.decode(records),
             Decoder::Jsonl(jsonl) => jsonl.decode_settled(records),
-            Decoder::Lines => lines::decode(records),
         }
     }
 
@@ -98,7 +106,6 @@ impl TextDecoder {
         match &self.decoder {
             Decoder::Csv(csv) => csv.schema(),
             Decoder::Jsonl(jsonl) => jsonl.schema(),
-            Decoder::Lines => lines::schema(),
         }
     }
 }

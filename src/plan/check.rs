@@ -1,9 +1,10 @@
 //! Checks that concern one stage and its inputs, or all files that a pipeline touches.
 
+use std::collections::BTreeMap;
 use std::path::{Component, Path, PathBuf};
 
 use super::link::{self, After, CommandShape, Link, ports};
-use super::stage::{Command, CommandLine, Port, Read, StageKind, WriteTarget};
+use super::stage::{Command, CommandLine, Port, StageKind, WriteTarget};
 use crate::diagnostic::{Code, Diagnostic, Span, did_you_mean, nearest};
 use crate::format::Format;
 use crate::spec::model::{CommandModeSpec, OnErrorSpec};
@@ -48,7 +49,7 @@ pub fn inputs(draft: &StageDraft, kind: Option<&StageKind>) -> Option<Diagnostic
         "sql" => (true, matches!(kind, Some(StageKind::Sql(sql)) if !sql.query.tables().is_empty())),
         "python" => (true, false),
         _ => match CommandShape::of(draft)?.mode {
-            CommandModeSpec::Batch | CommandModeSpec::Row => (true, true),
+            CommandModeSpec::Batch | CommandModeSpec::Stream | CommandModeSpec::Row => (true, true),
             CommandModeSpec::Once => (false, false),
         },
     };
@@ -136,25 +137,25 @@ pub fn keys(document: &Document, links: &[Link], kinds: &[Option<StageKind>], in
 /// No two sinks have one path, and no source reads what the run writes. `kinds` has an entry per stage.
 pub fn paths(document: &Document, kinds: &[Option<StageKind>]) -> Vec<Diagnostic> {
     let mut problems = Vec::new();
-    let mut sinks: Vec<(&StageDraft, PathBuf)> = Vec::new();
+    let mut sinks: BTreeMap<PathBuf, &StageDraft> = BTreeMap::new();
     for (draft, kind) in document.stages.iter().zip(kinds) {
         let Some(StageKind::Write(write)) = kind else { continue };
         let path = match &write.target {
             WriteTarget::File(path) => plain(path),
             WriteTarget::Stdout => PathBuf::from("-"),
         };
-        if let Some((first, _)) = sinks.iter().find(|(_, other)| *other == path) {
+        if let Some(first) = sinks.get(&path) {
             let message = format!("`{}` and `{}` write to the same path", first.name, draft.name);
             let problem = Diagnostic::new(Code::PlanSamePath, draft.span(&["write", "path"]), message);
             let alias = draft.find(&["write", "path"]).and_then(|node| node.alias);
             problems.push(problem.related(first.span(&["write", "path"]), "the other sink").through(alias));
             continue;
         }
-        sinks.push((draft, path));
+        sinks.insert(path, draft);
     }
     for (draft, kind) in document.stages.iter().zip(kinds) {
         let Some(StageKind::Read(read)) = kind else { continue };
-        if let Some((sink, _)) = sinks.iter().find(|(_, path)| reads(read, path)) {
+        if let Some(sink) = read.paths.iter().find_map(|path| read_sink(&plain(path), &sinks)) {
             let message = format!("`{}` reads the file that `{}` writes", draft.name, sink.name);
             let node = draft.find(&["read", "path"]);
             problems.push(
@@ -168,13 +169,20 @@ pub fn paths(document: &Document, kinds: &[Option<StageKind>]) -> Vec<Diagnostic
     problems
 }
 
-fn reads(read: &Read, sink: &Path) -> bool {
+/// A sink whose file is read with `path`.
+fn read_sink<'a>(path: &Path, sinks: &BTreeMap<PathBuf, &'a StageDraft>) -> Option<&'a StageDraft> {
+    // A folder stands for the files in it, which are next to it in the order of paths.
+    let next = sinks.range(path.to_owned()..).next();
+    if let Some((_, sink)) = next.filter(|(sink, _)| sink.starts_with(path)) {
+        return Some(sink);
+    }
+    let text = path.to_string_lossy();
+    if !text.contains(['*', '?', '[']) {
+        return None;
+    }
+    let pattern = glob::Pattern::new(&text).ok()?;
     let options = glob::MatchOptions { require_literal_separator: true, ..glob::MatchOptions::new() };
-    read.paths.iter().map(|path| plain(path)).any(|path| {
-        let pattern = glob::Pattern::new(&path.to_string_lossy());
-        // A folder stands for the files in it.
-        sink.starts_with(&path) || pattern.is_ok_and(|pattern| pattern.matches_path_with(sink, options))
-    })
+    sinks.iter().find(|(sink, _)| pattern.matches_path_with(sink, options)).map(|(_, draft)| *draft)
 }
 
 /// The path without `..`, for comparing: a check of the file alone does not ask the file system for links.

@@ -8,9 +8,11 @@ use super::deadlock;
 use super::graph::StageGraph;
 use super::link::{self, After, Link};
 use super::plan::{Edge, EdgeId, Plan, PythonPlan, StageId};
-use super::queue::{Capacity, Cut};
+use super::pushdown;
+use super::queue::{Capacity, Cut, GivenCapacity};
 use super::resolve::{Resolver, absolute, variable};
-use super::stage::{Input, OnError, Port, Retry, Stage, StageKind, WorkerLimits};
+use super::stage::{Input, OnError, Port, Read, Retry, Stage, StageKind, WorkerLimits};
+use super::supply::{self, FileSizes, Supply};
 use crate::diagnostic::{Code, Diagnostic, sort_and_merge};
 use crate::spec::model::RequirementsSpec;
 use crate::spec::{Document, StageDraft};
@@ -22,6 +24,8 @@ pub struct Settings {
     pub workers: NonZeroU32,
     /// Cores that the process may use: what `auto` means.
     pub cores: NonZeroU32,
+    /// Looks up the sizes of a source's files; `None` if they are not all regular files that are there.
+    pub file_sizes: fn(&Read) -> Option<FileSizes>,
 }
 
 /// A plan, and what is odd about the file it comes from.
@@ -48,16 +52,17 @@ struct Resolved {
     workers: WorkerLimits,
     memory: Option<NonZeroU64>,
     cut: Option<Cut>,
-    capacity: Capacity,
+    capacity: GivenCapacity,
     retry: Retry,
     on_error: OnError,
 }
 
 /// Everything that is wrong or odd, sorted by place, without making a plan. Values that only a run knows are left open.
 pub fn validate(document: &Document) -> Vec<Diagnostic> {
-    let one = Settings { workers: NonZeroU32::MIN, cores: NonZeroU32::MIN };
+    let one = Settings { workers: NonZeroU32::MIN, cores: NonZeroU32::MIN, file_sizes: |_| None };
     let mut problems = document.problems.clone();
     analyse(document, &one, &mut problems);
+    document.fold(&mut problems);
     sort_and_merge(problems)
 }
 
@@ -68,6 +73,7 @@ pub fn validate(document: &Document) -> Vec<Diagnostic> {
 pub fn compile(document: &Document, settings: &Settings) -> Result<Compiled, Vec<Diagnostic>> {
     let mut problems = document.problems.clone();
     let analysis = analyse(document, settings, &mut problems);
+    document.fold(&mut problems);
     let problems = sort_and_merge(problems);
     if problems.iter().any(Diagnostic::is_error) {
         return Err(problems);
@@ -128,10 +134,11 @@ fn resolve(
     problems: &mut Vec<Diagnostic>,
 ) -> Resolved {
     let mut resolver = Resolver { document, draft, problems };
+    let kind = resolver.kind(links);
     Resolved {
-        kind: resolver.kind(links),
         workers: resolver.workers(settings.workers, settings.cores),
-        memory: resolver.memory(),
+        memory: resolver.memory(kind.as_ref()),
+        kind,
         cut: resolver.cut(),
         capacity: resolver.capacity(),
         retry: resolver.retry(),
@@ -175,12 +182,15 @@ fn build(document: &Document, settings: &Settings, analysis: Analysis) -> Result
         let id = ids[at];
         let inputs = inputs(&kind, &analysis, at, &ids, &spills, document, &mut edges).ok_or_else(|| unclear(draft))?;
         let after = after[at].iter().map(|awaited| ids[*awaited]).collect();
-        stages.push(Stage { after, ..stage(document, draft, resolved, kind, id, inputs) });
+        let mut stage = Stage { after, ..stage(document, draft, resolved, kind, id, inputs) };
+        size(&mut stage, &stages, &mut edges, resolved.capacity, settings);
+        stages.push(stage);
     }
     for edge in &edges {
         let Edge { id, from, port, .. } = edge;
         stages[from.index()].ports[*port].edges.push(*id);
     }
+    pushdown::push_down(&mut stages, &edges);
     Ok(Plan {
         name: document.name.clone(),
         file: document.source.path().to_owned(),
@@ -223,7 +233,8 @@ fn inputs(
     for &at in &analysis.into[stage] {
         let link = &analysis.links[at];
         let id = EdgeId(u32::try_from(edges.len()).ok()?);
-        if is_sql || inputs.is_empty() {
+        // What one name of a `foreach` stands for is one table.
+        if inputs.last().is_none_or(|input| is_sql && input.table != link.table) {
             inputs.push(Input { table: link.table.clone(), members: Vec::new() });
         }
         let port = link::ports(&document.stages[link.from])?.iter().position(|port| *port == link.port)?;
@@ -233,13 +244,41 @@ fn inputs(
             port,
             to: ids[stage],
             input: inputs.len() - 1,
-            capacity: resolved.capacity,
+            capacity: Capacity { batches: Capacity::DEFAULT_BATCHES, bytes: Capacity::MOST_BYTES },
             cut: resolved.cut,
             spills: spills[at],
         });
         inputs.last_mut()?.members.push(id);
     }
     Some(inputs)
+}
+
+/// Sets what may wait in front of a stage and what it may keep, by what the stages `before` may give.
+fn size(stage: &mut Stage, before: &[Stage], edges: &mut [Edge], given: GivenCapacity, settings: &Settings) {
+    let mut supplies = Vec::new();
+    for id in stage.inputs.iter().flat_map(|input| &input.members) {
+        let edge = &mut edges[id.index()];
+        let producer = &before[edge.from.index()];
+        let supply = producer.supply.map(|supply| supply.over_edge(edge.cut));
+        let workers = settings.workers.get();
+        let at_once = supply::at_once(producer, workers).max(supply::at_once(stage, workers));
+        let bytes = || NonZeroU64::new(supply::queue_bytes(supply, edge.cut, at_once)).expect("at least one batch");
+        edge.capacity = Capacity {
+            batches: given.batches.unwrap_or(Capacity::DEFAULT_BATCHES),
+            bytes: given.bytes.unwrap_or_else(bytes),
+        };
+        supplies.push(supply);
+    }
+    let files = match &stage.kind {
+        StageKind::Read(read) => (settings.file_sizes)(read),
+        _ => None,
+    };
+    if let StageKind::Sql(sql) = &stage.kind
+        && !sql.row_wise
+    {
+        stage.memory = stage.memory.or(NonZeroU64::new(supply::query_memory(sql, &supplies)));
+    }
+    stage.supply = Supply::of(&stage.kind, stage.cut, &supplies, files);
 }
 
 fn stage(
@@ -256,6 +295,7 @@ fn stage(
     Stage {
         id,
         name: draft.name.clone(),
+        foreach: draft.foreach.clone(),
         description: draft.spec.description.clone(),
         kind,
         inputs,
@@ -268,6 +308,7 @@ fn stage(
         env: env.map(|(name, value)| (name.clone(), variable(value))).collect(),
         cwd: resolver.cwd(),
         after: Vec::new(),
+        supply: None,
         line: draft.line,
     }
 }

@@ -39,12 +39,12 @@ struct Reference<'a> {
 
 /// The links of all stages, in the order of the file.
 pub fn links(document: &Document, problems: &mut Vec<Diagnostic>) -> Vec<Link> {
-    let positions = positions(document);
+    let stages = Stages::of(document);
     let mut links = Vec::new();
     for (to, draft) in document.stages.iter().enumerate() {
         let start = links.len();
         for reference in references(draft) {
-            links.extend(resolve(document, &positions, to, &reference, problems));
+            links.extend(resolve(document, &stages, to, &reference, problems));
         }
         if draft.kind() == Some("sql") {
             check_tables(draft, &links[start..], problems);
@@ -59,13 +59,13 @@ pub fn links(document: &Document, problems: &mut Vec<Diagnostic>) -> Vec<Link> {
 
 /// The entries of all `after`s, in the order of the file, each stage once.
 pub fn afters(document: &Document, problems: &mut Vec<Diagnostic>) -> Vec<After> {
-    let positions = positions(document);
+    let stages = Stages::of(document);
     let mut afters = Vec::new();
     for (to, draft) in document.stages.iter().enumerate() {
         let mut seen = BTreeSet::new();
         for reference in waits(draft) {
-            let after = resolve_after(document, &positions, to, &reference, problems);
-            afters.extend(after.filter(|after| seen.insert(after.from)));
+            let resolved = resolve_after(document, &stages, to, &reference, problems);
+            afters.extend(resolved.into_iter().filter(|after| seen.insert(after.from)));
         }
     }
     afters
@@ -82,33 +82,68 @@ fn waits(draft: &StageDraft) -> Vec<Reference<'_>> {
 
 fn resolve_after(
     document: &Document,
-    positions: &BTreeMap<&str, usize>,
+    stages: &Stages<'_>,
     to: usize,
     reference: &Reference<'_>,
     problems: &mut Vec<Diagnostic>,
-) -> Option<After> {
+) -> Vec<After> {
     let waiting = &document.stages[to].name;
-    let Some(&from) = positions.get(reference.text) else {
+    let awaited = stages.called(reference.text);
+    let Some(&first) = awaited.first() else {
         let message = format!("stage `{waiting}` waits for `{}`, which is no stage", reference.text);
         let others = document.stages.iter().filter(|other| other.kind() != Some("write") && other.name != *waiting);
-        let help = did_you_mean(reference.text, others.map(|other| other.name.as_str()));
+        let mut others: Vec<&str> = others.map(StageDraft::written_name).collect();
+        others.dedup();
+        let help = did_you_mean(reference.text, others);
         let problem = Diagnostic::new(Code::PlanUnknownStage, reference.span, message);
         problems.push(problem.label("no stage has this name").help(help).through(reference.through));
-        return None;
+        return Vec::new();
     };
-    let awaited = &document.stages[from];
-    if awaited.kind() == Some("write") {
-        let message = format!("stage `{waiting}` cannot wait for the sink `{}`", awaited.name);
+    let sink = &document.stages[first];
+    if sink.kind() == Some("write") {
+        let message = format!("stage `{waiting}` cannot wait for the sink `{}`", sink.written_name());
         let problem = Diagnostic::new(Code::PlanAfterSink, reference.span, message).through(reference.through);
         let help = "all sinks are published together, when every stage has ended: wait for the stage in front of it";
-        problems.push(problem.related(awaited.name_span, "this sink").help(help.to_owned()));
-        return None;
+        problems.push(problem.related(sink.name_span, "this sink").help(help.to_owned()));
+        return Vec::new();
     }
-    Some(After { from, to, span: reference.span })
+    awaited.iter().map(|&from| After { from, to, span: reference.span }).collect()
 }
 
-fn positions(document: &Document) -> BTreeMap<&str, usize> {
-    document.stages.iter().enumerate().map(|(at, draft)| (draft.name.as_str(), at)).collect()
+/// The positions of stages by name.
+struct Stages<'a> {
+    one: BTreeMap<&'a str, usize>,
+    /// What a `foreach` made, by the name in the file.
+    made: BTreeMap<&'a str, Vec<usize>>,
+}
+
+impl<'a> Stages<'a> {
+    fn of(document: &'a Document) -> Self {
+        let one = document.stages.iter().enumerate().map(|(at, draft)| (draft.name.as_str(), at)).collect();
+        let mut made: BTreeMap<&str, Vec<usize>> = BTreeMap::new();
+        for (at, draft) in document.stages.iter().enumerate() {
+            if let Some(name) = &draft.foreach {
+                made.entry(name).or_default().push(at);
+            }
+        }
+        Self { one, made }
+    }
+
+    /// The stages that a name stands for: all that a `foreach` made, in their order, if it is that of a stage with one.
+    fn called(&self, name: &str) -> &[usize] {
+        match (self.made.get(name), self.one.get(name)) {
+            (Some(made), _) => made,
+            (None, Some(one)) => std::slice::from_ref(one),
+            (None, None) => &[],
+        }
+    }
+
+    /// The names that are written in the file.
+    fn names(&self) -> BTreeSet<&'a str> {
+        let made: BTreeSet<usize> = self.made.values().flatten().copied().collect();
+        let written = self.one.iter().filter(|(_, at)| !made.contains(at)).map(|(name, _)| *name);
+        written.chain(self.made.keys().copied()).collect()
+    }
 }
 
 fn listed<'a>(texts: &'a [String], node: &'a Node) -> Vec<Reference<'a>> {
@@ -138,30 +173,33 @@ fn references(draft: &StageDraft) -> Vec<Reference<'_>> {
 
 fn resolve(
     document: &Document,
-    positions: &BTreeMap<&str, usize>,
+    stages: &Stages<'_>,
     to: usize,
     reference: &Reference<'_>,
     problems: &mut Vec<Diagnostic>,
-) -> Option<Link> {
-    let consumer = &document.stages[to].name;
+) -> Vec<Link> {
+    let consumer = &document.stages[to];
     let (stage, port) = reference.text.split_once('.').unwrap_or((reference.text, Port::MAIN));
-    let Some(&from) = positions.get(stage) else {
-        let message = format!("stage `{consumer}` reads from `{stage}`, which is no stage");
-        let help = did_you_mean(stage, positions.keys().copied().filter(|name| name != consumer));
+    let producers = stages.called(stage);
+    if producers.is_empty() {
+        let message = format!("stage `{}` reads from `{stage}`, which is no stage", consumer.name);
+        let help = did_you_mean(stage, stages.names().into_iter().filter(|name| *name != consumer.written_name()));
         let problem = Diagnostic::new(Code::PlanUnknownStage, reference.span, message);
         problems.push(problem.label("no stage has this name").help(help).through(reference.through));
-        return None;
-    };
-    problems.extend(check_port(&document.stages[from], port, reference));
+    }
+    // What one `foreach` makes is alike: one of them tells what is wrong with all.
+    let first = producers.first().map(|&from| &document.stages[from]);
+    problems.extend(first.and_then(|producer| check_port(producer, port, reference)));
     let table = reference
         .alias
         .map_or_else(|| if port == Port::MAIN { stage.to_owned() } else { format!("{stage}_{port}") }, str::to_owned);
-    Some(Link { from, port: port.to_owned(), to, table, span: reference.span })
+    let link = |&from: &usize| Link { from, port: port.to_owned(), to, table: table.clone(), span: reference.span };
+    producers.iter().map(link).collect()
 }
 
 fn check_port(producer: &StageDraft, port: &str, reference: &Reference<'_>) -> Option<Diagnostic> {
     let ports = ports(producer)?;
-    let name = &producer.name;
+    let name = producer.written_name();
     if port == Port::REJECTED && ports.contains(&port) {
         let rejects = producer.is_lost("on_error") || producer.spec.on_error == Some(OnErrorSpec::Reject);
         let message = format!("nothing ever arrives from `{name}.{port}`");
@@ -187,12 +225,15 @@ fn check_port(producer: &StageDraft, port: &str, reference: &Reference<'_>) -> O
 }
 
 fn check_tables(draft: &StageDraft, links: &[Link], problems: &mut Vec<Diagnostic>) {
-    for (at, link) in links.iter().enumerate() {
-        if let Some(first) = links[..at].iter().find(|first| first.table == link.table) {
+    let mut places: BTreeMap<&str, Span> = BTreeMap::new();
+    for link in links {
+        let first = *places.entry(&link.table).or_insert(link.span);
+        // The stages that one name stands for are one table.
+        if first != link.span {
             let message = format!("two inputs of `{}` are tables with the name `{}`", draft.name, link.table);
             problems.push(
                 Diagnostic::new(Code::PlanBadInput, link.span, message)
-                    .related(first.span, "the first one")
+                    .related(first, "the first one")
                     .help(format!("name them: `from: {{ {0}: …, other: … }}`", link.table))
                     .through(draft.alias),
             );
@@ -243,7 +284,10 @@ impl CommandShape {
             CommandSpec::Options(options) => (options.mode, options.input, options.output),
         };
         let mode = mode.unwrap_or(if draft.has("from") { CommandModeSpec::Batch } else { CommandModeSpec::Once });
-        let default = if mode == CommandModeSpec::Batch { PipeFormatSpec::Jsonl } else { PipeFormatSpec::None };
+        let default = match mode {
+            CommandModeSpec::Batch | CommandModeSpec::Stream => PipeFormatSpec::Jsonl,
+            CommandModeSpec::Row | CommandModeSpec::Once => PipeFormatSpec::None,
+        };
         Some(Self { mode, input: input.unwrap_or(default), output: output.unwrap_or(default) })
     }
 }

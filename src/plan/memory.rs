@@ -4,28 +4,41 @@
 //! size of a row, what a user's function allocates. Rows that are larger than their batch should be, and batches that a function makes
 //! larger than its input, come on top of the estimates.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::num::NonZeroU64;
 
 use super::plan::{Edge, Plan};
 use super::queue::Cut;
-use super::stage::{CommandMode, PythonTarget, Stage, StageKind};
+use super::stage::{CommandMode, Convention, PythonTarget, Stage, StageKind};
+use super::supply::{Supply, at_once};
 use crate::format::Format;
 
-/// Memory of one query over whole streams before it spills, bytes.
-pub const QUERY_MEMORY: u64 = 256 << 20;
 /// Bytes of free segments that a process keeps to use them again: the coordinator, and every worker.
 pub const FREE_SEGMENTS: u64 = 64 << 20;
 /// The smallest segment; sizes are powers of two from there.
 pub const SMALLEST_SEGMENT: u64 = 1 << 20;
+/// Batches up to this size travel inside of messages.
+pub const INLINE_BATCH: u64 = 32 << 10;
+/// Bytes that the edges of a run may spill together, and each of its queries.
+pub const SPILL_LIMIT: u64 = 64 << 30;
+
+// Measured, and rounded up.
 
 /// The coordinator, its threads and the guardian, without any rows.
-const COORDINATOR: u64 = 32 << 20;
-/// The template and what it has imported: pyarrow and numpy take half of it.
-const TEMPLATE: u64 = 64 << 20;
-/// A worker, beside what it shares with the template: a data frame or two of a batch.
-const WORKER: u64 = 64 << 20;
-const COMMAND: u64 = 16 << 20;
+const COORDINATOR: u64 = 20 << 20;
+/// A stage: its queues, its place in plan, accounts and messages.
+const STAGE: u64 = 16 << 10;
+/// The template with pyarrow; and with pandas and what else is required.
+const TEMPLATE: u64 = 24 << 20;
+const TEMPLATE_OF_MORE: u64 = 56 << 20;
+/// A worker, beside what it shares with the template; and one that uses what else is required.
+const WORKER: u64 = 20 << 20;
+const WORKER_OF_MORE: u64 = 40 << 20;
+/// What a function makes of a batch while it works, in batches: objects, copies, its result.
+const WORKED_ON: u64 = 4;
+/// A program that is no interpreter, and how often its rows are in memory: as rows and as text, on their way in and out.
+const COMMAND: u64 = 4 << 20;
+const PIPED: u64 = 5;
 /// A row group on its way into a Parquet file.
 const ROW_GROUP: u64 = 64 << 20;
 
@@ -66,41 +79,41 @@ impl MemoryBound {
                 terms.push(Term { what, bytes, certainty });
             }
         };
-        add("coordinator".to_owned(), COORDINATOR, Estimated);
-        add(counted(plan.edges.len(), "edge"), plan.edge_bytes(), Enforced);
-        let alone = sum(plan.edges.iter().map(|edge| largest_batch(plan, edge)));
-        add("a batch that is let in alone, per edge".to_owned(), alone, Estimated);
-        let made: Vec<&Edge> = plan.edges.iter().filter(|edge| edge.spills).collect();
-        let in_the_making = made.iter().map(|edge| u64::from(plan.workers) * largest_batch(plan, edge));
+        let stages = STAGE.saturating_mul(plan.stages.len() as u64);
+        add("coordinator".to_owned(), COORDINATOR + stages, Estimated);
+        let queued = sum_by_port(plan, |edge| edge.capacity.bytes.get());
+        add(counted(plan.edges.len(), "edge"), queued, Enforced);
+        let alone = sum(plan.edges.iter().map(|edge| let_in_alone(plan, edge)));
+        add("batches larger than there is room for".to_owned(), alone, Estimated);
+        let made = plan.edges.iter().filter(|edge| edge.spills);
+        let in_the_making = made.map(|edge| u64::from(plan.workers) * largest_batch(plan, edge));
         add("batches made for edges that spill".to_owned(), sum(in_the_making), Estimated);
-        add(
-            "segments larger than their batches".to_owned(),
-            sum(plan.edges.iter().map(|edge| rounding(plan, edge))),
-            Enforced,
-        );
         let again = plan.stages.iter().filter(|stage| stage.has_state());
         let again = again.map(|stage| u64::from(plan.lanes(stage)).saturating_mul(largest_input(plan, stage)));
         add("batches that stages with state do again after a death".to_owned(), sum(again), Estimated);
         let pools = workers(plan);
-        let processes = pools.iter().map(|(count, _)| count).sum::<u64>();
+        let processes = pools.iter().map(|pool| pool.count).sum::<u64>();
+        let rounded = sum_by_port(plan, |edge| if is_shared(plan, edge) { rounding(plan, edge) } else { 0 });
+        add("segments larger than their batches".to_owned(), rounded, Enforced);
         if processes > 0 {
-            add("free segments".to_owned(), FREE_SEGMENTS * (1 + processes), Enforced);
+            add("free segments".to_owned(), free_segments(plan, processes), Estimated);
         }
-        let is_query = |stage: &&Stage| matches!(&stage.kind, StageKind::Sql(sql) if !sql.row_wise);
-        let queries = plan.stages.iter().filter(is_query).count();
-        add(counted_as(queries, "query", "queries"), QUERY_MEMORY * queries as u64, Enforced);
+        let queries: Vec<&Stage> = plan.stages.iter().filter(|stage| is_query(stage)).collect();
+        let limits = sum(queries.iter().map(|stage| stage.memory.map_or(0, NonZeroU64::get)));
+        add(counted_as(queries.len(), "query", "queries"), limits, Enforced);
         add(
             "reading, writing and row-wise queries".to_owned(),
             sum(plan.stages.iter().map(|stage| native(plan, stage))),
             Estimated,
         );
         if processes > 0 {
-            add("template of the workers".to_owned(), TEMPLATE, Estimated);
-            for (count, limit) in pools {
+            let template = if requires_more(plan) { TEMPLATE_OF_MORE } else { TEMPLATE };
+            add("template of the workers".to_owned(), template, Estimated);
+            for Workers { count, limit, guess } in pools {
                 let what = format!("{count} {}", if count == 1 { "worker" } else { "workers" });
                 match limit {
                     Some(limit) => add(what, count.saturating_mul(killed_at(limit.get())), Enforced),
-                    None => add(format!("{what} without `memory`"), count * WORKER, Estimated),
+                    None => add(format!("{what} without `memory`"), count.saturating_mul(guess), Estimated),
                 }
             }
         }
@@ -111,6 +124,11 @@ impl MemoryBound {
     pub fn total(&self) -> u64 {
         sum(self.terms.iter().map(|term| term.bytes))
     }
+}
+
+/// Whether a stage is a query over whole streams.
+pub(super) fn is_query(stage: &Stage) -> bool {
+    matches!(&stage.kind, StageKind::Sql(sql) if !sql.row_wise)
 }
 
 fn sum(terms: impl Iterator<Item = u64>) -> u64 {
@@ -125,31 +143,83 @@ fn counted_as(count: usize, one: &str, many: &str) -> String {
     format!("{count} {}", if count == 1 { one } else { many })
 }
 
-/// Bytes of the largest batch of an edge, if no row and no function makes it larger.
+/// What may come over an edge, where it is known.
+fn supply(plan: &Plan, edge: &Edge) -> Option<Supply> {
+    plan.stage(edge.from).supply.map(|supply| supply.over_edge(edge.cut))
+}
+
+/// Bytes of the largest batch of an edge, if no row and no function makes it larger. One that is larger than the queue is an exception.
 fn largest_batch(plan: &Plan, edge: &Edge) -> u64 {
     let producer = plan.stage(edge.from);
     let given = if producer.inputs.is_empty() { producer.cut } else { Cut::default() };
-    edge.cut.unwrap_or(given).bytes.get()
+    let cut = edge.cut.unwrap_or(given).bytes.get();
+    supply(plan, edge).map_or(cut, |supply| supply.largest).min(edge.capacity.bytes.get())
 }
 
-fn largest_input(plan: &Plan, stage: &Stage) -> u64 {
-    let edges = stage.inputs.iter().flat_map(|input| &input.members);
-    edges.map(|edge| largest_batch(plan, plan.edge(*edge))).max().unwrap_or(0)
+/// Whether all that comes over an edge has room on it.
+fn holds_all(plan: &Plan, edge: &Edge) -> bool {
+    supply(plan, edge).is_some_and(|supply| supply.fits(edge.capacity.bytes.get()))
+}
+
+/// Adds up what edges take. The edges of one port hold the same batches, some more of them, some fewer; but not if batches are cut anew
+/// for one of them, or copied into shared memory.
+fn sum_by_port(plan: &Plan, bytes: impl Fn(&Edge) -> u64) -> u64 {
+    let ports = plan.stages.iter().flat_map(|stage| &stage.ports);
+    sum(ports.map(|port| {
+        let edges = || port.edges.iter().map(|id| plan.edge(*id));
+        let has_its_own = |edge: &&Edge| edge.cut.is_some() || edge.spills || is_copied(plan, edge);
+        let alone = sum(edges().filter(has_its_own).map(&bytes));
+        let together = edges().filter(|edge| !has_its_own(edge)).map(&bytes).max();
+        alone.saturating_add(together.unwrap_or(0))
+    }))
+}
+
+/// A batch is let in whatever its size when nothing waits, and more than one may be in the consumer's hands.
+fn let_in_alone(plan: &Plan, edge: &Edge) -> u64 {
+    if holds_all(plan, edge) {
+        return 0;
+    }
+    let in_hands = u64::from(at_once(plan.stage(edge.to), plan.workers)) + 1;
+    let largest = largest_batch(plan, edge);
+    largest.max((largest.saturating_mul(in_hands)).saturating_sub(edge.capacity.bytes.get()))
+}
+
+fn is_python(plan: &Plan, stage: super::plan::StageId) -> bool {
+    matches!(plan.stage(stage).kind, StageKind::Python(_))
 }
 
 /// Whether batches of the edge lie in shared memory.
 fn is_shared(plan: &Plan, edge: &Edge) -> bool {
-    [edge.from, edge.to].into_iter().any(|stage| matches!(plan.stage(stage).kind, StageKind::Python(_)))
+    (is_python(plan, edge.from) || is_python(plan, edge.to)) && largest_batch(plan, edge) > INLINE_BATCH
+}
+
+/// Whether batches of the edge are written to shared memory when they are worked on: what comes from the coordinator, or is put in the
+/// order of its partitions there.
+fn is_copied(plan: &Plan, edge: &Edge) -> bool {
+    is_python(plan, edge.to) && (!is_python(plan, edge.from) || plan.stage(edge.to).has_state())
 }
 
 /// A segment is up to twice as large as its batch, and never smaller than the smallest.
 fn rounding(plan: &Plan, edge: &Edge) -> u64 {
-    if !is_shared(plan, edge) {
-        return 0;
-    }
-    let smallest = u64::from(edge.capacity.batches.get()).saturating_mul(SMALLEST_SEGMENT);
+    let batches = u64::from(edge.capacity.batches.get());
+    let batches = supply(plan, edge).map_or(batches, |supply| supply.batches.min(batches));
     // Batches small enough to be rounded up that much are not many enough to fill the edge.
-    edge.capacity.bytes.get().max(smallest)
+    edge.capacity.bytes.get().max(batches.saturating_mul(SMALLEST_SEGMENT))
+}
+
+/// Segments are used again before others are made, so a process has no more of them free than it once had in use. What workers have free is
+/// estimated: they have their share of what is in the queues, and not all of it one after the other.
+fn free_segments(plan: &Plan, processes: u64) -> u64 {
+    // What holds all batches that there will ever be has been counted with the segments.
+    let once = |is_writer: &dyn Fn(&Edge) -> bool| {
+        sum_by_port(plan, |edge| {
+            let counts = is_shared(plan, edge) && is_writer(edge) && !holds_all(plan, edge);
+            if counts { edge.capacity.bytes.get() } else { 0 }
+        })
+    };
+    let coordinator = once(&|edge| is_copied(plan, edge)).min(FREE_SEGMENTS);
+    let workers = once(&|edge| is_python(plan, edge.from)).min(FREE_SEGMENTS.saturating_mul(processes));
+    coordinator.saturating_add(workers)
 }
 
 /// Bytes at which a worker is killed that may have `limit`: what it may have after a batch, and half of it for what a batch needs.
@@ -157,50 +227,109 @@ pub const fn killed_at(limit: u64) -> u64 {
     limit.saturating_add(limit / 2)
 }
 
-/// Worker processes that may live at once, and what each may have.
-fn workers(plan: &Plan) -> Vec<(u64, Option<NonZeroU64>)> {
-    let mut shared = BTreeSet::new();
-    let mut workers = Vec::new();
+/// Workers that may live at once.
+struct Workers {
+    count: u64,
+    /// What each may have.
+    limit: Option<NonZeroU64>,
+    /// What each is expected to have where there is no limit.
+    guess: u64,
+}
+
+fn workers(plan: &Plan) -> Vec<Workers> {
+    let mut own = Vec::new();
+    let mut shared: BTreeMap<_, Vec<&Stage>> = BTreeMap::new();
     for stage in &plan.stages {
         let StageKind::Python(python) = &stage.kind else { continue };
-        let count = match python.target {
-            _ if python.is_source => 1,
-            _ if stage.has_state() => u64::from(plan.lanes(stage)),
-            PythonTarget::Class => u64::from(stage.workers.max.get()),
-            PythonTarget::Function if shared.insert((&stage.env, &stage.cwd, stage.memory)) => u64::from(plan.workers),
-            PythonTarget::Function => continue,
-        };
-        workers.push((count, stage.memory));
+        match python.target {
+            _ if python.is_source => own.push(of_pool(plan, 1, &[stage])),
+            _ if stage.has_state() => {
+                // Every batch is for all of them.
+                let count = u64::from(plan.lanes(stage));
+                own.push(Workers { count, ..of_pool(plan, plan.lanes(stage), &[stage]) });
+            }
+            PythonTarget::Class => own.push(of_pool(plan, stage.workers.max.get(), &[stage])),
+            PythonTarget::Function => shared.entry((&stage.env, &stage.cwd, stage.memory)).or_default().push(stage),
+        }
     }
-    workers
+    own.extend(shared.values().map(|stages| of_pool(plan, plan.workers, stages)));
+    own
+}
+
+/// At most `most` workers of these stages, and no more than there are batches for.
+fn of_pool(plan: &Plan, most: u32, stages: &[&Stage]) -> Workers {
+    let batches = sum(stages.iter().map(|stage| batches(plan, stage)));
+    let least = stages.iter().map(|stage| stage.workers.min).max().unwrap_or(0);
+    Workers {
+        count: u64::from(most).min(batches).max(u64::from(least)),
+        limit: stages[0].memory,
+        guess: stages.iter().map(|stage| worker(plan, stage)).max().unwrap_or(WORKER),
+    }
+}
+
+/// How many batches may come into a stage.
+fn batches(plan: &Plan, stage: &Stage) -> u64 {
+    let edges = stage.inputs.iter().flat_map(|input| &input.members);
+    let each = edges.map(|id| supply(plan, plan.edge(*id)).map_or(u64::MAX, |supply| supply.batches));
+    if stage.inputs.is_empty() { 1 } else { sum(each) }
+}
+
+/// The largest batch that comes into a stage.
+fn largest_input(plan: &Plan, stage: &Stage) -> u64 {
+    let edges = stage.inputs.iter().flat_map(|input| &input.members);
+    edges.map(|id| largest_batch(plan, plan.edge(*id))).max().unwrap_or(stage.cut.bytes.get())
+}
+
+fn requires_more(plan: &Plan) -> bool {
+    let uses_pandas = |stage: &Stage| matches!(&stage.kind, StageKind::Python(python) if python.convention == Some(Convention::Pandas));
+    let python = &plan.python;
+    !python.requirements.is_empty()
+        || !python.requirement_files.is_empty()
+        || python.venv.is_some()
+        || plan.stages.iter().any(uses_pandas)
+}
+
+fn worker(plan: &Plan, stage: &Stage) -> u64 {
+    let base = if requires_more(plan) { WORKER_OF_MORE } else { WORKER };
+    base.saturating_add(largest_input(plan, stage).saturating_mul(WORKED_ON))
 }
 
 /// What a stage in the coordinator has in its hands: chunks that are read ahead, or encoded; the batches of its attempts.
 fn native(plan: &Plan, stage: &Stage) -> u64 {
     let at_once = u64::from(plan.workers);
-    let cut = stage.cut.bytes.get();
+    let of_all = |bytes: u64, supply: Option<Supply>| supply.map_or(bytes, |supply| bytes.min(supply.bytes));
     match &stage.kind {
-        StageKind::Read(_) => cut.saturating_mul(at_once + 2),
+        StageKind::Read(_) => {
+            let largest = stage.supply.map_or(stage.cut.bytes.get(), |supply| supply.largest);
+            of_all(largest.saturating_mul(at_once + 2), stage.supply)
+        }
         StageKind::Write(write) => {
             let group = if write.format == Format::Parquet { ROW_GROUP } else { 0 };
-            cut.saturating_mul(at_once + 2).saturating_add(group)
+            let under_way = largest_input(plan, stage).saturating_mul(at_once + 2);
+            of_all(under_way.saturating_add(group), stage.supply)
         }
         // Input and output.
-        StageKind::Sql(sql) if sql.row_wise => cut.saturating_mul(2 * at_once),
+        StageKind::Sql(sql) if sql.row_wise => {
+            of_all(largest_input(plan, stage).saturating_mul(2 * at_once), stage.supply)
+        }
         StageKind::Sql(_) | StageKind::Python(_) | StageKind::Command(_) => 0,
     }
 }
 
-/// The processes of commands, and their rows as text on both sides.
+/// The processes of commands, and their rows as text on both sides: no more at once than there are workers.
 fn commands(plan: &Plan) -> u64 {
-    sum(plan.stages.iter().map(|stage| {
-        let StageKind::Command(command) = &stage.kind else { return 0 };
-        let text = stage.cut.bytes.get().saturating_mul(2).saturating_add(COMMAND);
-        match command.mode {
-            CommandMode::Batch | CommandMode::Row => {
-                text.saturating_mul(u64::from(plan.workers.min(stage.workers.max.get())))
+    let mut processes = Vec::new();
+    for stage in &plan.stages {
+        let StageKind::Command(command) = &stage.kind else { continue };
+        let rows = if command.input.is_some() || command.output.is_some() { largest_input(plan, stage) } else { 0 };
+        let count = match command.mode {
+            CommandMode::Batch | CommandMode::Stream | CommandMode::Row => {
+                batches(plan, stage).min(u64::from(at_once(stage, plan.workers)))
             }
-            CommandMode::Once => text,
-        }
-    }))
+            CommandMode::Once => 1,
+        };
+        processes.extend((0..count).map(|_| COMMAND.saturating_add(rows.saturating_mul(PIPED))));
+    }
+    processes.sort_unstable_by(|one, other| other.cmp(one));
+    sum(processes.into_iter().take(plan.workers as usize))
 }

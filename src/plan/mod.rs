@@ -10,10 +10,12 @@ mod link;
 pub mod memory;
 #[allow(clippy::module_inception)]
 mod plan;
+mod pushdown;
 mod query;
 mod queue;
 mod resolve;
 mod stage;
+mod supply;
 mod template;
 pub mod view;
 
@@ -24,4 +26,5 @@ pub use stage::{
     Call, ColumnType, Command, CommandLine, CommandMode, Convention, Input, OnError, Port, Python, PythonTarget, Read,
     Retry, Sql, Stage, StageKind, TableName, Verdict, WorkerLimits, Write, WriteTarget,
 };
+pub use supply::{FileSizes, Supply};
 pub use template::{Piece, Template};

@@ -103,6 +103,12 @@ impl Plan {
         stage.workers.max.get().min(self.workers).min(PARTITIONS).max(1)
     }
 
+    /// Returns whether all that read the main output of a stage take lines as the text that they are.
+    pub fn is_read_as_lines(&self, stage: StageId) -> bool {
+        let main = self.stage(stage).ports.first().into_iter().flat_map(|port| &port.edges);
+        main.into_iter().all(|&edge| self.stage(self.edge(edge).to).takes_lines())
+    }
+
     /// Returns whether any stage runs Python code.
     pub fn needs_python(&self) -> bool {
         self.stages.iter().any(|stage| matches!(stage.kind, StageKind::Python(_)))

@@ -10,11 +10,20 @@ pub struct Capacity {
     pub bytes: NonZeroU64,
 }
 
-impl Default for Capacity {
-    /// Eight batches hide a stage's jitter from its neighbours; 64 MiB keeps eight batches of the largest default cut.
-    fn default() -> Self {
-        Self { batches: NonZeroU32::new(8).expect("not zero"), bytes: NonZeroU64::new(64 << 20).expect("not zero") }
-    }
+impl Capacity {
+    /// Eight batches hide a stage's jitter from its neighbours.
+    pub const DEFAULT_BATCHES: NonZeroU32 = NonZeroU32::new(8).expect("not zero");
+    /// What a queue is given unless its stage says otherwise: eight batches of the largest default cut.
+    pub const MOST_BYTES: NonZeroU64 = NonZeroU64::new(64 << 20).expect("not zero");
+    /// What it is given at least, however small the files are.
+    pub const LEAST_BYTES: u64 = 1 << 20;
+}
+
+/// What a stage says about the queue in front of it.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct GivenCapacity {
+    pub batches: Option<NonZeroU32>,
+    pub bytes: Option<NonZeroU64>,
 }
 
 /// How rows are cut into batches: a batch ends at whichever bound comes first. Computed from the data, never from timing.

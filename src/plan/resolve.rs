@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use serde_json::{Map, Value};
 
 use super::link::{CommandShape, Link};
-use super::queue::{Capacity, Cut};
+use super::queue::{Cut, GivenCapacity};
 use super::stage::{
     Call, ColumnType, Command, CommandLine, CommandMode, Convention, OnError, Python, PythonTarget, Read, Retry,
     StageKind, WorkerLimits, Write, WriteTarget,
@@ -22,8 +22,10 @@ use crate::spec::model::{
 use crate::spec::tree::Node;
 use crate::spec::{Document, StageDraft};
 
-/// The least that `memory` can be: an interpreter that has imported pyarrow and numpy takes half of it.
-const SMALLEST_MEMORY: u64 = 64 << 20;
+/// The least that `memory` can be, and why: an interpreter that has imported pyarrow and numpy takes half of it.
+const SMALLEST_MEMORY: (u64, &str) = (64 << 20, "a worker takes before its first batch");
+/// The least for a query.
+const SMALLEST_QUERY_MEMORY: (u64, &str) = (1 << 20, "a query takes for its first rows");
 
 const SNAPPY_IS_FOR_PAGES: &str = "`snappy` compresses the pages of parquet files that are written, and nothing else";
 
@@ -124,6 +126,8 @@ impl Resolver<'_> {
             schema: self.columns(&["read", "schema"], options.schema.as_ref()),
             delimiter,
             header: options.header.unwrap_or(true),
+            used: None,
+            filtered_by: Vec::new(),
         })
     }
 
@@ -288,13 +292,16 @@ impl Resolver<'_> {
         if shape.mode == CommandModeSpec::Once && shape.input != PipeFormatSpec::None {
             self.report(Code::PlanBadOption, &["command", "input"], "a command that runs once gets no rows");
         }
-        if shape.mode == CommandModeSpec::Row {
-            self.row_command();
+        match shape.mode {
+            CommandModeSpec::Row => self.row_command(),
+            CommandModeSpec::Stream => self.stream_command(shape),
+            CommandModeSpec::Batch | CommandModeSpec::Once => {}
         }
         Some(Command {
             line,
             mode: match shape.mode {
                 CommandModeSpec::Batch => CommandMode::Batch,
+                CommandModeSpec::Stream => CommandMode::Stream,
                 CommandModeSpec::Row => CommandMode::Row,
                 CommandModeSpec::Once => CommandMode::Once,
             },
@@ -338,6 +345,18 @@ impl Resolver<'_> {
         }
     }
 
+    /// Lines are what the output of a command that lives on is told apart by.
+    fn stream_command(&mut self, shape: CommandShape) {
+        for (key, format) in [("input", shape.input), ("output", shape.output)] {
+            if !matches!(format, PipeFormatSpec::Lines | PipeFormatSpec::Jsonl) {
+                let message = format!("a command in mode `stream` has an `{key}` of a line for each row");
+                let help =
+                    "write `lines` or `jsonl`; `mode: batch` takes every format, and as many rows as the program gives";
+                self.report(Code::PlanBadOption, &["command", key], message).help = Some(help.to_owned());
+            }
+        }
+    }
+
     /// `default` is the plan's number of workers, `cores` what `auto` means.
     pub fn workers(&mut self, default: NonZeroU32, cores: NonZeroU32) -> WorkerLimits {
         let max = |spec: &MaxWorkersSpec| match spec {
@@ -362,22 +381,35 @@ impl Resolver<'_> {
         }
     }
 
-    pub fn memory(&mut self) -> Option<NonZeroU64> {
+    /// The memory that the stage asks for. `kind` is what `Resolver::kind` gave.
+    pub fn memory(&mut self, kind: Option<&StageKind>) -> Option<NonZeroU64> {
         let spec = self.draft.spec.memory.as_ref()?;
         let limit = self.size(&["memory"], spec)?;
-        match self.draft.kind() {
-            None | Some("python") => {}
-            Some(kind) => {
-                let message = format!("a `{kind}` stage has no workers of its own, so `memory` has no meaning");
-                let problem = self.report_at(Code::PlanBadOption, self.draft.key_span("memory"), None, message);
-                problem.help = Some("remove it; only `python` stages have `memory`".to_owned());
+        let least = match (self.draft.kind(), kind) {
+            (None | Some("python"), _) => SMALLEST_MEMORY,
+            (Some("sql"), Some(StageKind::Sql(sql))) if sql.row_wise => {
+                let message = "the query works on one batch at a time and keeps nothing, so `memory` has no meaning";
+                self.no_memory(message, "remove it; it is for queries over whole streams: joins, aggregates, sorts");
+                return Some(limit);
             }
-        }
-        if limit.get() < SMALLEST_MEMORY {
-            let message = format!("{limit} bytes are less than a worker takes before its first batch");
-            self.report(Code::PlanBadOption, &["memory"], message).help = Some("write at least `64MiB`".to_owned());
+            (Some("sql"), _) => SMALLEST_QUERY_MEMORY,
+            (Some(kind), _) => {
+                let message = format!("a `{kind}` stage has no workers of its own, so `memory` has no meaning");
+                self.no_memory(&message, "remove it; only `python` and `sql` stages have `memory`");
+                return Some(limit);
+            }
+        };
+        if limit.get() < least.0 {
+            let message = format!("{limit} bytes are less than {}", least.1);
+            let help = format!("write at least `{}`", bytesize::ByteSize::b(least.0).to_string().replace(".0 ", ""));
+            self.report(Code::PlanBadOption, &["memory"], message).help = Some(help);
         }
         Some(limit)
+    }
+
+    fn no_memory(&mut self, message: &str, help: &str) {
+        let span = self.draft.key_span("memory");
+        self.report_at(Code::PlanBadOption, span, None, message).help = Some(help.to_owned());
     }
 
     /// The cut that the stage asks for.
@@ -392,12 +424,13 @@ impl Resolver<'_> {
         Some(Cut { rows: rows.unwrap_or(default.rows), bytes: bytes.unwrap_or(default.bytes) })
     }
 
-    pub fn capacity(&mut self) -> Capacity {
-        let default = Capacity::default();
-        let Some(QueueSpec { batches, bytes }) = self.draft.spec.queue.as_ref() else { return default };
+    /// The bounds that the stage asks for.
+    pub fn capacity(&mut self) -> GivenCapacity {
+        let Some(QueueSpec { batches, bytes }) = self.draft.spec.queue.as_ref() else {
+            return GivenCapacity::default();
+        };
         let bytes = bytes.as_ref().and_then(|bytes| self.size(&["queue", "bytes"], bytes));
-        let batches = batches.and_then(NonZeroU32::new);
-        Capacity { batches: batches.unwrap_or(default.batches), bytes: bytes.unwrap_or(default.bytes) }
+        GivenCapacity { batches: batches.and_then(NonZeroU32::new), bytes }
     }
 
     fn size(&mut self, keys: &[&str], size: &SizeSpec) -> Option<NonZeroU64> {

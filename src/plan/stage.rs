@@ -6,8 +6,10 @@ use std::path::PathBuf;
 
 use super::plan::{EdgeId, StageId};
 use super::queue::Cut;
+use super::supply::Supply;
 use super::template::Template;
 use crate::format::{Compression, Format};
+use crate::sql::UsedColumns;
 
 /// Name under which an input of a `sql` stage is known in the query.
 pub type TableName = String;
@@ -16,6 +18,8 @@ pub type TableName = String;
 pub struct Stage {
     pub id: StageId,
     pub name: String,
+    /// The name in the file, if a `foreach` made the stage.
+    pub foreach: Option<String>,
     pub description: Option<String>,
     pub kind: StageKind,
     /// A `sql` stage has an input per table; another stage has one input or none.
@@ -24,7 +28,8 @@ pub struct Stage {
     /// and tasks without output have none.
     pub ports: Vec<Port>,
     pub workers: WorkerLimits,
-    /// Bytes of its own that a worker of the stage may have; `None` is without a limit.
+    /// Bytes of its own that a worker of the stage may have, where `None` is without a limit; of a query over whole streams, what
+    /// it may keep before it spills, which is always known.
     pub memory: Option<NonZeroU64>,
     pub retry: Retry,
     pub on_error: OnError,
@@ -36,6 +41,8 @@ pub struct Stage {
     pub cwd: PathBuf,
     /// Stages that must have ended before this one starts, without duplicates.
     pub after: Vec<StageId>,
+    /// What may come out of it, where the files behind it tell.
+    pub supply: Option<Supply>,
     /// 1-based line of the stage's name in the pipeline file, for messages at run time.
     pub line: u32,
 }
@@ -60,6 +67,15 @@ impl Stage {
     /// Whether all that the stage keeps is kept per key.
     pub fn has_keys(&self) -> bool {
         matches!(&self.kind, StageKind::Python(python) if !python.partition_by.is_empty())
+    }
+
+    /// Returns whether rows that are lines of text may come to the stage as the text that they are.
+    pub fn takes_lines(&self) -> bool {
+        match &self.kind {
+            StageKind::Write(write) => write.format == Format::Lines,
+            StageKind::Command(command) => command.mode != CommandMode::Row && command.input == Some(Format::Lines),
+            _ => false,
+        }
     }
 
     /// Returns whether the stage's work is done by worker processes and not in the coordinator.
@@ -114,6 +130,11 @@ pub struct Read {
     pub delimiter: u8,
     /// CSV only: whether the first record names the columns.
     pub header: bool,
+    /// The columns that the consumers use; `None` is all.
+    pub used: Option<UsedColumns>,
+    /// Parquet only: the consumers, if all of them are queries over this source alone that have a `WHERE`. Row groups in which no
+    /// row can pass any of these conditions are not read.
+    pub filtered_by: Vec<StageId>,
 }
 
 #[derive(Clone, Debug)]
@@ -215,6 +236,8 @@ pub enum CommandLine {
 pub enum CommandMode {
     /// One process per batch.
     Batch,
+    /// Processes that are fed batch after batch; one line out for each line in.
+    Stream,
     /// One process per row, without input.
     Row,
     /// One process per run, without input.

@@ -1,14 +1,19 @@
 //! A [`Plan`] as text for people: what `plan` and `graph` print.
 
+use std::collections::BTreeSet;
 use std::fmt::Write;
 use std::path::Path;
 
 use bytesize::ByteSize;
 
-use super::memory::MemoryBound;
-use super::plan::{Edge, Plan};
+use super::memory::{MemoryBound, SPILL_LIMIT, is_query};
+use super::plan::{EdgeId, Plan};
 use super::stage::{CommandLine, CommandMode, OnError, Port, Read, Stage, StageKind, WriteTarget};
 use crate::format::Format;
+use crate::sql::UsedColumns;
+
+/// Stages of one `foreach` that are named in a list one by one.
+const MOST_NAMES: usize = 3;
 
 /// The whole plan: stages in order, edges with their bounds, and the memory that these bounds allow.
 pub fn text(plan: &Plan) -> String {
@@ -52,10 +57,19 @@ fn stage_text(plan: &Plan, stage: &Stage, out: &mut String) {
         line(out, format!("      from: {}", inputs_text(plan, stage)));
     }
     if !stage.after.is_empty() {
-        let names: Vec<&str> = stage.after.iter().map(|id| plan.stage(*id).name.as_str()).collect();
-        line(out, format!("      after: {}", names.join(", ")));
+        let stages = stage.after.iter().map(|id| plan.stage(*id));
+        line(out, format!("      after: {}", names(stages.map(|stage| (stage, Port::MAIN))).join(", ")));
     }
     line(out, format!("      runs: {}", running_text(stage)));
+    if let StageKind::Read(Read { used: Some(used), .. }) = &stage.kind {
+        line(out, format!("      reads columns: {}", columns_text(used)));
+    }
+    if let StageKind::Read(Read { filtered_by, .. }) = &stage.kind
+        && !filtered_by.is_empty()
+    {
+        let names: Vec<&str> = filtered_by.iter().map(|id| plan.stage(*id).name.as_str()).collect();
+        line(out, format!("      skips row groups: where no row can pass the WHERE of {}", names.join(" or ")));
+    }
     if stage.inputs.is_empty() && !stage.ports.is_empty() {
         line(out, format!("      cut: {} rows or {}", stage.cut.rows, size(stage.cut.bytes.get())));
     }
@@ -112,6 +126,16 @@ fn read_text(plan: &Plan, read: &Read) -> String {
     read.paths.iter().map(|path| relative(plan, path)).collect::<Vec<_>>().join(", ")
 }
 
+fn columns_text(used: &UsedColumns) -> String {
+    let listed = |names: &BTreeSet<String>| names.iter().map(String::as_str).collect::<Vec<_>>().join(", ");
+    match (used.needed.is_empty(), used.perhaps.is_empty()) {
+        (true, true) => "one, to count rows".to_owned(),
+        (false, true) => listed(&used.needed),
+        (true, false) => format!("if there: {}", listed(&used.perhaps)),
+        (false, false) => format!("{}; if there: {}", listed(&used.needed), listed(&used.perhaps)),
+    }
+}
+
 /// A path below the pipeline's folder as it would be written in the file.
 fn relative(plan: &Plan, path: &Path) -> String {
     path.strip_prefix(&plan.folder).unwrap_or(path).display().to_string()
@@ -130,17 +154,33 @@ fn format_word(format: Format) -> &'static str {
 
 fn inputs_text(plan: &Plan, stage: &Stage) -> String {
     let is_sql = matches!(stage.kind, StageKind::Sql(_));
-    let producer = |edge: &Edge| {
+    let producer = |edge: &EdgeId| {
+        let edge = plan.edge(*edge);
         let producer = plan.stage(edge.from);
-        let port = &producer.ports[edge.port].name;
-        if port == Port::MAIN { producer.name.clone() } else { format!("{}.{port}", producer.name) }
+        (producer, producer.ports[edge.port].name.as_str())
     };
     let input = |input: &super::stage::Input| {
-        let members: Vec<String> = input.members.iter().map(|edge| producer(plan.edge(*edge))).collect();
-        let members = members.join(", then ");
+        let members = names(input.members.iter().map(producer)).join(", then ");
         if is_sql && members != input.table { format!("{members} as {}", input.table) } else { members }
     };
     stage.inputs.iter().map(input).collect::<Vec<_>>().join(", ")
+}
+
+/// Ports as they are written in `from`. Many in a row that one `foreach` made are told by its name and their number.
+fn names<'a>(ports: impl Iterator<Item = (&'a Stage, &'a str)>) -> Vec<String> {
+    let written = |name: &str, port: &str| if port == Port::MAIN { name.to_owned() } else { format!("{name}.{port}") };
+    let ports: Vec<_> = ports.collect();
+    let is_alike = |one: &(&Stage, &str), other: &(&Stage, &str)| {
+        one.0.foreach.is_some() && one.0.foreach == other.0.foreach && one.1 == other.1
+    };
+    let groups = ports.chunk_by(is_alike);
+    let texts = groups.flat_map(|group| match (&group[0].0.foreach, group[0].1) {
+        (Some(name), port) if group.len() > MOST_NAMES => {
+            vec![format!("{} ({} stages)", written(name, port), group.len())]
+        }
+        _ => group.iter().map(|(stage, port)| written(&stage.name, port)).collect(),
+    });
+    texts.collect()
 }
 
 fn running_text(stage: &Stage) -> String {
@@ -148,7 +188,10 @@ fn running_text(stage: &Stage) -> String {
         StageKind::Read(_) => "native, streaming".to_owned(),
         StageKind::Write(_) => "native, streaming; published when the run has succeeded".to_owned(),
         StageKind::Sql(sql) if sql.row_wise => "native, row-wise: per batch, in order and in parallel".to_owned(),
-        StageKind::Sql(_) => "native, over the whole stream".to_owned(),
+        StageKind::Sql(_) => {
+            let memory = stage.memory.map(|limit| format!(", in {}", size(limit.get()))).unwrap_or_default();
+            format!("native, over the whole stream{memory}")
+        }
         StageKind::Python(python) if python.is_source => "in a worker, as a source".to_owned(),
         StageKind::Python(python) if stage.has_keys() => {
             format!("in workers, with state per partition of ({})", python.partition_by.join(", "))
@@ -157,6 +200,7 @@ fn running_text(stage: &Stage) -> String {
         StageKind::Python(_) => "in workers, per batch".to_owned(),
         StageKind::Command(command) => match command.mode {
             CommandMode::Batch => "in workers, one process per batch".to_owned(),
+            CommandMode::Stream => "in workers, processes that are fed batch after batch".to_owned(),
             CommandMode::Row => "in workers, one process per row".to_owned(),
             CommandMode::Once => "in a worker, one process per run".to_owned(),
         },
@@ -164,7 +208,7 @@ fn running_text(stage: &Stage) -> String {
 }
 
 fn port_text(plan: &Plan, port: &Port) -> String {
-    let consumers: Vec<&str> = port.edges.iter().map(|edge| plan.stage(plan.edge(*edge).to).name.as_str()).collect();
+    let consumers = names(port.edges.iter().map(|edge| (plan.stage(plan.edge(*edge).to), Port::MAIN)));
     let to = if consumers.is_empty() { "nobody".to_owned() } else { consumers.join(", ") };
     if port.name == Port::MAIN { format!("rows to {to}") } else { format!("{} to {to}", port.name) }
 }
@@ -191,6 +235,13 @@ fn memory_text(plan: &Plan, out: &mut String) {
     line(out, format!("\nmemory: at most {}", size(bound.total())));
     for term in &bound.terms {
         line(out, format!("  {:>10}  {} ({})", size(term.bytes), term.what, term.certainty.word()));
+    }
+    let edges = plan.edges.iter().any(|edge| edge.spills).then(|| format!("{} for edges", size(SPILL_LIMIT)));
+    let queries = plan.stages.iter().filter(|stage| is_query(stage)).count();
+    let queries = (queries > 0).then(|| format!("{} for each query", size(SPILL_LIMIT)));
+    let both: Vec<String> = edges.into_iter().chain(queries).collect();
+    if !both.is_empty() {
+        line(out, format!("disk for what spills: at most {}", both.join(", ")));
     }
 }
 

@@ -24,6 +24,8 @@ pub struct Document {
     /// The place of the `python` key.
     pub python_span: Option<Span>,
     pub stages: Vec<StageDraft>,
+    /// Where the stages with `foreach` stand.
+    pub foreach_spans: Vec<Span>,
     /// Params that some expression uses.
     pub used_params: BTreeSet<String>,
     pub seed: u64,
@@ -34,6 +36,8 @@ pub struct Document {
 #[derive(Clone, Debug)]
 pub struct StageDraft {
     pub name: String,
+    /// The name in the file of the stage whose `foreach` made this one.
+    pub foreach: Option<String>,
     pub name_span: Span,
     /// 1-based line of the name.
     pub line: u32,
@@ -47,7 +51,24 @@ pub struct StageDraft {
     pub lost: BTreeSet<String>,
 }
 
+impl Document {
+    /// Says of the stages that one `foreach` makes only once what is wrong at one place.
+    pub fn fold(&self, problems: &mut Vec<Diagnostic>) {
+        let mut seen = BTreeSet::new();
+        problems.retain(|problem| {
+            let Some(span) = problem.span() else { return true };
+            let is_shared = self.foreach_spans.iter().any(|stage| stage.start <= span.start && span.end <= stage.end);
+            !is_shared || seen.insert((problem.code, span))
+        });
+    }
+}
+
 impl StageDraft {
+    /// The name in the file.
+    pub fn written_name(&self) -> &str {
+        self.foreach.as_deref().unwrap_or(&self.name)
+    }
+
     /// The only kind, if there is exactly one.
     pub fn kind(&self) -> Option<&'static str> {
         match self.kinds.as_slice() {

@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use minijinja::{Environment, UndefinedBehavior};
 use serde_json::{Map, Value as Json, json};
 
+use super::foreach::Each;
 use super::given::{Completeness, Given};
 use super::params::Param;
 use super::tree::{Node, Step, Text, TextStyle, Value};
@@ -22,6 +23,8 @@ pub struct Names<'a> {
     env: &'a BTreeMap<String, String>,
     completeness: Completeness,
     values: minijinja::Value,
+    /// The variables of the `foreach` that is being expanded, and their values as far as they are known.
+    each: Option<(Each, minijinja::Value)>,
     engine: Environment<'static>,
 }
 
@@ -47,7 +50,25 @@ impl<'a> Names<'a> {
             env: &given.env,
             completeness: given.completeness,
             values: engine_value(&values),
+            each: None,
             engine,
+        }
+    }
+
+    /// Sets what `each` stands for from now on.
+    pub fn set_each(&mut self, each: Option<Each>) {
+        self.each = each.map(|each| {
+            let known = each.iter().filter_map(|(name, value)| Some((name.as_str(), engine_value(value.as_ref()?))));
+            let values = minijinja::Value::from_pairs(known);
+            (each, values)
+        });
+    }
+
+    /// All values that expressions can use.
+    fn values(&self) -> minijinja::Value {
+        match &self.each {
+            Some((_, each)) => minijinja::context! { each => each, ..self.values.clone() },
+            None => self.values.clone(),
         }
     }
 
@@ -72,9 +93,22 @@ impl<'a> Names<'a> {
                 let text = text.clone();
                 let scalar = Scalar { names: self, text: &text, span: node.span, alias: node.alias };
                 node.value = scalar.value(forbidden(path), found);
+                if let (true, Value::Number(_) | Value::Bool(_)) = (is_argument(path), &node.value) {
+                    node.value = string(as_text(&node.to_json()), TextStyle::Quoted);
+                }
             }
             _ => {}
         }
+    }
+}
+
+/// Whether the value is a program's argument, which is text whatever the expression gives.
+fn is_argument(path: &[Step]) -> bool {
+    match path {
+        [Step::Key(section), _, Step::Key(command), rest @ .., Step::Index(_)] if section == "stages" => {
+            command == "command" && rest.iter().all(|step| *step == Step::Key("run".to_owned()))
+        }
+        _ => false,
     }
 }
 
@@ -172,6 +206,9 @@ impl Scalar<'_> {
         let help = match expression.trim().strip_prefix("params.") {
             Some(name) if code == Code::ExprInSql => format!("write `${name}`: it is bound as a value"),
             Some(name) => format!("write `\"${name}\"`: params are environment variables of the script"),
+            None if code == Code::ExprInShell && expression.trim().starts_with("each.") => {
+                "give it to the script as a variable, with `env`".to_owned()
+            }
             None => "make it a param and use it as `$name`".to_owned(),
         };
         self.problem(code, raw, message).help(help)
@@ -209,7 +246,7 @@ impl Scalar<'_> {
             }
             None => Err(self.problem(Code::ExprFailed, raw, format!("the expression has no value: {reason}"))),
         };
-        match compiled.eval(names.values.clone()) {
+        match compiled.eval(names.values()) {
             Ok(value) if value.is_undefined() => failed("it is undefined".to_owned()),
             Ok(value) => match serde_json::to_value(&value) {
                 Ok(value) => Ok(Evaluated::Known(value)),
@@ -240,6 +277,22 @@ impl Scalar<'_> {
             ("run", Some(name)) if !["seed", "name"].contains(&name) => {
                 unknown(format!("`run` has no `{name}`"), did_you_mean(name, ["seed", "name"]))
             }
+            ("each", member) => match &self.names.each {
+                // What is wrong with the `foreach` is said already.
+                Some((each, _)) if each.is_empty() => Ok(true),
+                Some((each, _)) => match member.map(|name| (name, each.iter().find(|(known, _)| known == name))) {
+                    Some((_, Some((_, value)))) => Ok(value.is_none()),
+                    Some((name, None)) => {
+                        let help = did_you_mean(name, each.iter().map(|(known, _)| known.as_str()));
+                        unknown(format!("`foreach` of this stage has no variable `{name}`"), help)
+                    }
+                    None => Ok(each.iter().any(|(_, value)| value.is_none())),
+                },
+                None => {
+                    let help = "give the stage a `foreach`, or use the variable in the stage that has it";
+                    unknown("`each` is known only in a stage with `foreach`".to_owned(), Some(help.to_owned()))
+                }
+            },
             ("params" | "env" | "run", _) => Ok(false),
             _ if self.names.engine.globals().any(|(name, _)| name == root) => Ok(false),
             _ => {

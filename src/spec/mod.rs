@@ -5,6 +5,7 @@
 //! is. Start reading at [`parse`](parse::parse).
 
 mod document;
+mod foreach;
 mod given;
 mod interpolate;
 pub mod model;

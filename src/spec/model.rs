@@ -110,6 +110,11 @@ pub enum RequirementsSpec {
 pub struct StageSpec {
     /// What the stage does.
     pub description: Option<String>,
+    /// Makes one stage for each value of a list, or for each combination of the values of several. In the stage, `${{ each.name }}` is the
+    /// value of `name`.
+    #[serde(default)]
+    #[schemars(schema_with = "super::schema::lists", example = &serde_json::json!({ "year": [2023, 2024] }))]
+    pub foreach: Option<Map<String, Value>>,
     /// Where the stage's rows come from: a stage, `stage.port`, or a list. A list is a concatenation in its order, except for
     /// `sql`, where every entry is a table. For `sql` also a mapping from table name to stage.
     #[schemars(example = &"clean", example = &["first", "second"], example = &"score.rejected")]
@@ -134,8 +139,9 @@ pub struct StageSpec {
     pub command: Option<CommandSpec>,
     /// How many workers may run this stage at once: a number, `auto` (the cores that may be used), or limits.
     pub workers: Option<WorkersSpec>,
-    /// Memory that one worker of this stage may allocate (`python` only). One that has more after a batch is replaced; one that
-    /// reaches one and a half times as much is killed, and its batch is tried again.
+    /// Of a `python` stage, what one worker may allocate: one that has more after a batch is replaced; one that reaches one and a half
+    /// times as much is killed, and its batch is tried again. Of a `sql` stage that joins, aggregates or sorts, what the query may
+    /// keep in memory before it spills to disk.
     pub memory: Option<SizeSpec>,
     /// Columns whose values are the key of a row (`python` with `from` only). All rows with one key go to one instance of the stage's code, in
     /// their order, so that it may keep state per key; `finish()` of a class may give rows at the end.
@@ -358,9 +364,9 @@ pub struct CommandOptions {
     pub shell: Option<String>,
     /// When the program is run. Without it, `batch` if the stage has `from`, else `once`.
     pub mode: Option<CommandModeSpec>,
-    /// How rows are written to the program's standard input. Without it, `jsonl` in mode `batch`.
+    /// How rows are written to the program's standard input. Without it, `jsonl` in modes `batch` and `stream`.
     pub input: Option<PipeFormatSpec>,
-    /// How the program's standard output is read. Without it, `jsonl` in mode `batch`, else `none`.
+    /// How the program's standard output is read. Without it, `jsonl` in modes `batch` and `stream`, else `none`.
     pub output: Option<PipeFormatSpec>,
     /// Columns of the output and their types. Without it, those of the first output that has rows.
     #[serde(default)]
@@ -373,6 +379,9 @@ pub struct CommandOptions {
 pub enum CommandModeSpec {
     /// One process per batch.
     Batch,
+    /// Long-lived processes that are fed batch after batch, as `lines` or `jsonl`. The program must write one line for each line that
+    /// it reads, in the same order.
+    Stream,
     /// One process per row; `{column}` in an argument is that row's value. Gives the row and `stdout`, `stderr`, `exit_code`, `seconds`.
     Row,
     /// One process per run, without input.

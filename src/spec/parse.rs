@@ -1,6 +1,6 @@
 //! [`parse`]: the text of a pipeline file to a [`Document`].
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, LazyLock};
 
 use jsonschema::Validator;
@@ -8,6 +8,7 @@ use serde::de::DeserializeOwned;
 use serde_json::Value as Json;
 
 use super::document::{Document, StageDraft};
+use super::foreach::{self, Expansion};
 use super::given::Given;
 use super::interpolate::{Found, Names};
 use super::model::StageSpec;
@@ -17,6 +18,8 @@ use super::tree::{Entry, Node, Step, Value};
 use super::violation::Reader;
 use super::yaml;
 use crate::diagnostic::{Code, Diagnostic, SourceText};
+
+const STAGES: &str = "stages";
 
 static SCHEMA: LazyLock<Json> = LazyLock::new(schema::schema);
 
@@ -30,15 +33,17 @@ pub fn parse(source: &Arc<SourceText>, given: &Given) -> Document {
     let name = name(&root, source);
     let mut found = Found::default();
     let params = read_params(&mut root, source, given, &name, &mut found);
-    interpolate(&mut root, source, given, &params, &name, &mut found);
+    let expansion = interpolate(&mut root, source, given, &params, &name, &mut found);
     let (violations, holes) = check_schema(&root);
     problems.append(&mut found.problems);
     problems.extend(violations);
     let open = open_values(&root);
     let holes: Vec<Vec<Step>> = holes.into_iter().chain(open).collect();
-    let mut pruned = root.clone();
-    holes.iter().for_each(|hole| pruned.remove(hole));
-    let stages = read_stages(source, &root, &pruned, &holes, &mut problems);
+    let pruned = without(&root, &holes);
+    let mut stages = read_stages(source, &root, &pruned, &holes, &mut problems);
+    for stage in &mut stages {
+        stage.foreach = expansion.of.get(&stage.name).cloned();
+    }
     let python = pruned.get("python").map(|node| read_typed(node, &mut problems)).unwrap_or_default();
     let description = pruned.get("description").and_then(Node::as_str).map(str::to_owned);
     Document {
@@ -48,6 +53,7 @@ pub fn parse(source: &Arc<SourceText>, given: &Given) -> Document {
         python: python.unwrap_or_default(),
         python_span: root.entry("python").map(|entry| entry.key.span),
         stages,
+        foreach_spans: expansion.spans,
         used_params: found.used,
         ..empty(source, given, problems)
     }
@@ -63,6 +69,7 @@ fn empty(source: &Arc<SourceText>, given: &Given, problems: Vec<Diagnostic>) -> 
         python: super::model::PythonEnvironmentSpec::default(),
         python_span: None,
         stages: Vec::new(),
+        foreach_spans: Vec::new(),
         used_params: BTreeSet::new(),
         seed: given.seed,
         problems,
@@ -96,14 +103,27 @@ fn read_params(root: &mut Node, source: &SourceText, given: &Given, name: &str, 
     params
 }
 
-fn interpolate(root: &mut Node, source: &SourceText, given: &Given, params: &[Param], name: &str, found: &mut Found) {
-    let names = Names::new(source, Some(params), given, name);
-    let Value::Mapping(entries) = &mut root.value else { return };
-    for Entry { key, value } in entries.iter_mut().filter(|entry| entry.key.name != "params") {
-        if !key.name.starts_with("x-") {
-            names.substitute(value, &mut vec![Step::Key(key.name.clone())], found);
+/// Substitutes in everything but the params, and makes stages of those with `foreach`.
+fn interpolate(
+    root: &mut Node,
+    source: &SourceText,
+    given: &Given,
+    params: &[Param],
+    name: &str,
+    found: &mut Found,
+) -> Expansion {
+    let mut names = Names::new(source, Some(params), given, name);
+    let mut expansion = Expansion::default();
+    let Value::Mapping(entries) = &mut root.value else { return expansion };
+    for Entry { key, value } in entries {
+        match key.name.as_str() {
+            "params" => {}
+            STAGES => expansion = foreach::expand(value, &mut names, found),
+            name if name.starts_with("x-") => {}
+            name => names.substitute(value, &mut vec![Step::Key(name.to_owned())], found),
         }
     }
+    expansion
 }
 
 fn entry_mut<'a>(node: &'a mut Node, name: &str) -> Option<&'a mut Node> {
@@ -138,6 +158,33 @@ fn open_values(root: &Node) -> Vec<Vec<Step>> {
     open
 }
 
+/// The tree without its holes. A file may have thousands of stages, so that none of them is looked for.
+fn without(root: &Node, holes: &[Vec<Step>]) -> Node {
+    let mut pruned = root.clone();
+    let by_stage = by_stage(holes);
+    let in_stage = |hole: &&Vec<Step>| matches!(hole.as_slice(), [Step::Key(section), _, _, ..] if section == STAGES);
+    holes.iter().filter(|hole| !in_stage(hole)).for_each(|hole| pruned.remove(hole));
+    if let Some(Value::Mapping(entries)) = value_mut(&mut pruned, STAGES) {
+        for entry in entries {
+            let holes = by_stage.get(entry.key.name.as_str()).into_iter().flatten();
+            holes.filter(|hole| in_stage(hole)).for_each(|hole| entry.value.remove(&hole[2..]));
+        }
+    }
+    pruned
+}
+
+fn by_stage(holes: &[Vec<Step>]) -> BTreeMap<&str, Vec<&Vec<Step>>> {
+    let mut by_stage: BTreeMap<&str, Vec<&Vec<Step>>> = BTreeMap::new();
+    for hole in holes {
+        if let [Step::Key(section), Step::Key(name), ..] = hole.as_slice()
+            && section == STAGES
+        {
+            by_stage.entry(name).or_default().push(hole);
+        }
+    }
+    by_stage
+}
+
 fn read_stages(
     source: &SourceText,
     root: &Node,
@@ -145,18 +192,24 @@ fn read_stages(
     holes: &[Vec<Step>],
     problems: &mut Vec<Diagnostic>,
 ) -> Vec<StageDraft> {
-    let entries = root.get("stages").map(Node::entries).unwrap_or_default();
+    let entries = root.get(STAGES).map(Node::entries).unwrap_or_default();
+    let readable = pruned.get(STAGES).map(Node::entries).unwrap_or_default();
+    let readable: BTreeMap<&str, &Node> =
+        readable.iter().map(|entry| (entry.key.name.as_str(), &entry.value)).collect();
+    let holes = by_stage(holes);
     let stages = entries.iter().filter(|entry| !entry.key.name.starts_with("x-"));
     stages
         .map(|entry| {
-            let node = pruned.get("stages").and_then(|stages| stages.get(&entry.key.name));
-            let mut lost = lost_keys(&entry.key.name, &entry.value, holes);
+            let node = readable.get(entry.key.name.as_str());
+            let holes = holes.get(entry.key.name.as_str()).map(Vec::as_slice).unwrap_or_default();
+            let mut lost = lost_keys(&entry.value, holes);
             let spec = node.and_then(|node| read_stage(node, &lost, problems));
             if spec.is_none() {
                 lost.extend(entry.value.entries().iter().map(|entry| entry.key.name.clone()));
             }
             StageDraft {
                 name: entry.key.name.clone(),
+                foreach: None,
                 name_span: entry.key.span,
                 line: u32::try_from(source.position(entry.key.span.start).line).unwrap_or(u32::MAX),
                 alias: entry.value.alias,
@@ -169,16 +222,17 @@ fn read_stages(
         .collect()
 }
 
-fn lost_keys(stage: &str, node: &Node, holes: &[Vec<Step>]) -> BTreeSet<String> {
-    let whole = || node.entries().iter().map(|entry| entry.key.name.clone()).collect::<Vec<_>>();
+/// The keys of a stage that have holes, or all of them if the stage itself is one.
+fn lost_keys(node: &Node, holes: &[&Vec<Step>]) -> BTreeSet<String> {
+    let whole = || node.entries().iter().map(|entry| entry.key.name.clone());
     let mut lost = BTreeSet::new();
     for hole in holes {
-        match hole.as_slice() {
-            [Step::Key(section), Step::Key(name)] if section == "stages" && name == stage => lost.extend(whole()),
-            [Step::Key(section), Step::Key(name), Step::Key(key), ..] if section == "stages" && name == stage => {
+        match &hole[2..] {
+            [] => lost.extend(whole()),
+            [Step::Key(key), ..] => {
                 lost.insert(key.clone());
             }
-            _ => {}
+            [Step::Index(_), ..] => {}
         }
     }
     lost

@@ -70,6 +70,17 @@ pub(super) fn scalar_map(_: &mut SchemaGenerator) -> Schema {
     json_schema!({ "type": "object", "additionalProperties": { "type": ["string", "number", "boolean"] } })
 }
 
+/// A mapping from names to lists, or to expressions that give lists.
+pub(super) fn lists(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({
+        "type": "object",
+        "minProperties": 1,
+        "patternProperties": {
+            NAME_PATTERN: { "type": ["array", "string"], "minItems": 1, "pattern": EXPRESSION_PATTERN },
+        },
+    })
+}
+
 pub(super) fn any_map(_: &mut SchemaGenerator) -> Schema {
     json_schema!({ "type": "object", "additionalProperties": true })
 }

@@ -49,7 +49,13 @@ struct Open {
 
 enum Content {
     Sequence(Vec<Node>),
-    Mapping { entries: Vec<Entry>, merges: Vec<Node>, key: Option<PendingKey> },
+    /// `places` has where each key stands.
+    Mapping {
+        entries: Vec<Entry>,
+        places: HashMap<String, Span>,
+        merges: Vec<Node>,
+        key: Option<PendingKey>,
+    },
 }
 
 enum PendingKey {
@@ -114,7 +120,8 @@ impl<'a> Builder<'a> {
             }
             Event::MappingStart(anchor, tag) => {
                 self.refuse_tag(tag.as_deref(), "map", span);
-                self.open(Content::Mapping { entries: Vec::new(), merges: Vec::new(), key: None }, anchor, span)?;
+                let (entries, places, merges) = (Vec::new(), HashMap::new(), Vec::new());
+                self.open(Content::Mapping { entries, places, merges, key: None }, anchor, span)?;
             }
             Event::SequenceEnd | Event::MappingEnd => self.close(span)?,
             Event::Alias(anchor) => self.alias(anchor, span)?,
@@ -195,8 +202,8 @@ impl<'a> Builder<'a> {
         };
         match &mut open.content {
             Content::Sequence(items) => items.push(node),
-            Content::Mapping { entries, merges, key } => match key.take() {
-                None => *key = Some(new_key(node, text, is_merge, entries, &mut self.problems)),
+            Content::Mapping { entries, places, merges, key } => match key.take() {
+                None => *key = Some(new_key(node, text, is_merge, places, &mut self.problems)),
                 Some(PendingKey::Named(key)) => entries.push(Entry { key, value: node }),
                 Some(PendingKey::Merge) => merges.push(node),
                 Some(PendingKey::Refused) => {}
@@ -274,7 +281,13 @@ fn too_deep(span: Span) -> Diagnostic {
     Diagnostic::new(Code::YamlTooDeep, span, message).label("the limit is passed here")
 }
 
-fn new_key(node: Node, text: &str, is_merge: bool, entries: &[Entry], problems: &mut Vec<Diagnostic>) -> PendingKey {
+fn new_key(
+    node: Node,
+    text: &str,
+    is_merge: bool,
+    places: &mut HashMap<String, Span>,
+    problems: &mut Vec<Diagnostic>,
+) -> PendingKey {
     if is_merge {
         return PendingKey::Merge;
     }
@@ -284,12 +297,13 @@ fn new_key(node: Node, text: &str, is_merge: bool, entries: &[Entry], problems: 
         return PendingKey::Refused;
     }
     let key = Key { name: text.to_owned(), span: node.alias.unwrap_or(node.span), alias: None };
-    if let Some(first) = entries.iter().find(|entry| entry.key.name == key.name) {
+    let first = *places.entry(key.name.clone()).or_insert(key.span);
+    if first != key.span {
         let message = format!("the key `{}` appears twice in one mapping", key.name);
         problems.push(
             Diagnostic::new(Code::YamlDuplicateKey, key.span, message)
                 .label("second time")
-                .related(first.key.span, "first time"),
+                .related(first, "first time"),
         );
         return PendingKey::Refused;
     }

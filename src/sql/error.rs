@@ -186,7 +186,8 @@ impl SqlError {
             }
             _ => String::new(),
         };
-        Self::new(SqlErrorKind::Memory, format!("the query's memory limit{limit} was reached{what}"))
+        let way_out = "; give its stage more with `memory`";
+        Self::new(SqlErrorKind::Memory, format!("the query's memory limit{limit} was reached{what}{way_out}"))
     }
 
     fn from_disk(text: &str, settings: Option<&Settings>) -> Self {

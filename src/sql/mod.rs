@@ -10,21 +10,26 @@
 //! no object stores, no statements that change something. Results depend on the inputs and the [`Settings`] alone: a query
 //! runs in one partition, clocks stand still, and random functions are seeded.
 
+mod blocking;
 mod concat;
 mod context;
 mod error;
 mod feed;
 mod group_order;
+mod growth;
 mod join_sides;
+mod pruning;
 mod query;
 mod row_dependence;
 mod row_wise;
+mod scopes;
 mod seeded;
 mod step;
 mod stream;
 mod table;
 mod table_arguments;
 mod tee;
+mod used_columns;
 
 #[cfg(test)]
 mod tests;
@@ -32,6 +37,9 @@ mod tests;
 pub use context::Settings;
 pub use error::{SqlError, SqlErrorKind, SyntaxError};
 pub use feed::{Feed, Input, OnChange, Refused};
+pub use growth::Growth;
+pub use pruning::{Bounds, Parts, Pruning};
 pub use query::Query;
 pub use row_wise::RowWise;
 pub use stream::StreamQuery;
+pub use used_columns::UsedColumns;

@@ -1,6 +1,6 @@
 //! [`Query`]: one SQL query whose syntax has been checked, and what it names.
 
-use std::collections::VecDeque;
+use std::collections::BTreeMap;
 use std::fmt;
 use std::ops::ControlFlow;
 use std::sync::Arc;
@@ -12,8 +12,12 @@ use datafusion::sql::sqlparser::dialect::GenericDialect;
 use datafusion::sql::sqlparser::parser::Parser;
 use datafusion::sql::sqlparser::tokenizer::{Location, Token, TokenWithSpan, Tokenizer};
 
+use super::blocking::blocking_operators;
 use super::error::{SyntaxError, lower_first};
+use super::growth::{Growth, growth};
 use super::row_dependence;
+use super::scopes::Scopes;
+use super::used_columns::{self, UsedColumns};
 
 /// One query (`SELECT`, `WITH`, `VALUES`, `UNION`, ...) whose syntax has been checked; columns and types have not, as no
 /// table is known yet. Cheap to clone.
@@ -27,7 +31,10 @@ struct Parsed {
     statement: Statement,
     tables: Vec<String>,
     parameters: Vec<String>,
+    columns: BTreeMap<String, UsedColumns>,
     row_wise: bool,
+    growth: Growth,
+    blocking_operators: u64,
 }
 
 impl Query {
@@ -42,8 +49,16 @@ impl Query {
         };
         let names = Names::collect(query)?;
         let row_wise = names.tables.len() == 1 && row_dependence::is_row_wise(query);
-        let parsed =
-            Parsed { sql: sql.to_owned(), tables: names.tables, parameters: names.parameters, row_wise, statement };
+        let parsed = Parsed {
+            sql: sql.to_owned(),
+            tables: names.tables,
+            parameters: names.parameters,
+            columns: used_columns::of(query),
+            row_wise,
+            growth: growth(query),
+            blocking_operators: blocking_operators(query),
+            statement,
+        };
         Ok(Self { parsed: Arc::new(parsed) })
     }
 
@@ -63,10 +78,30 @@ impl Query {
         &self.parsed.parameters
     }
 
+    /// The columns of a table that the query names; `None` if it may see all of them, or does not read the table.
+    pub fn columns(&self, table: &str) -> Option<&UsedColumns> {
+        self.parsed.columns.get(table)
+    }
+
+    /// Whether there is a `WHERE` anywhere.
+    pub fn has_condition(&self) -> bool {
+        self.parsed.statement.visit(&mut Condition).is_break()
+    }
+
     /// Whether every output row depends on one input row alone, so that batches can be worked on one by one
     /// ([`super::RowWise`]). Decided from the syntax; a query about which there is doubt is not row-wise.
     pub fn is_row_wise(&self) -> bool {
         self.parsed.row_wise
+    }
+
+    /// Whether the result may be much larger than the inputs.
+    pub fn growth(&self) -> Growth {
+        self.parsed.growth
+    }
+
+    /// How many of its operators may keep rows until their input has ended.
+    pub fn blocking_operators(&self) -> u64 {
+        self.parsed.blocking_operators
     }
 
     pub(super) fn statement(&self) -> &Statement {
@@ -188,14 +223,7 @@ const OTHER_STATEMENTS: &[&str] = &[
 struct Names {
     tables: Vec<String>,
     parameters: Vec<String>,
-    scopes: Vec<Scope>,
-}
-
-/// The names that one `WITH` gives. The queries of its members are visited first and in order; each name counts from the
-/// end of its own query on, so that `WITH t AS (SELECT * FROM t)` reads the table `t`.
-struct Scope {
-    pending: VecDeque<String>,
-    known: Vec<String>,
+    scopes: Scopes,
 }
 
 impl Names {
@@ -219,8 +247,7 @@ impl Names {
         let Some(ident) = part.as_ident() else {
             return Err(SyntaxError::new(format!("`{name}` is not a table: tables are named literally")));
         };
-        let is_own = self.scopes.iter().any(|scope| scope.known.contains(&ident.value));
-        if !is_own && !self.tables.contains(&ident.value) {
+        if !self.scopes.give(&ident.value) && !self.tables.contains(&ident.value) {
             self.tables.push(ident.value.clone());
         }
         Ok(())
@@ -245,25 +272,12 @@ impl Visitor for Names {
         if let Err(error) = refuse_side_effects(&query.body) {
             return ControlFlow::Break(error);
         }
-        let mut scope = Scope { pending: VecDeque::new(), known: Vec::new() };
-        if let Some(with) = &query.with {
-            let names = with.cte_tables.iter().map(|member| member.alias.name.value.clone());
-            if with.recursive {
-                scope.known.extend(names.clone());
-            }
-            scope.pending.extend(names);
-        }
-        self.scopes.push(scope);
+        self.scopes.enter(query);
         ControlFlow::Continue(())
     }
 
     fn post_visit_query(&mut self, _: &ast::Query) -> ControlFlow<Self::Break> {
-        self.scopes.pop();
-        if let Some(parent) = self.scopes.last_mut()
-            && let Some(name) = parent.pending.pop_front()
-        {
-            parent.known.push(name);
-        }
+        self.scopes.leave();
         ControlFlow::Continue(())
     }
 
@@ -301,6 +315,17 @@ impl Visitor for Names {
             return ControlFlow::Break(error);
         }
         ControlFlow::Continue(())
+    }
+}
+
+/// Stops at the first `WHERE`.
+struct Condition;
+
+impl Visitor for Condition {
+    type Break = ();
+
+    fn pre_visit_select(&mut self, select: &ast::Select) -> ControlFlow<()> {
+        if select.selection.is_some() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     }
 }
 

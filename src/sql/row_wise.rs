@@ -1,11 +1,13 @@
 //! [`RowWise`]: a query that is applied to one batch at a time.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use arrow::array::{RecordBatch, UInt32Array};
 use arrow::datatypes::{Schema, SchemaRef};
 use datafusion::datasource::empty::EmptyTable;
 use datafusion::execution::TaskContext;
+use datafusion::execution::session_state::SessionState;
 
 use super::context::{self, Settings};
 use super::error::{SqlError, SqlErrorKind};
@@ -39,7 +41,7 @@ impl RowWise {
         let plan = context::logical_plan(&state, query, vec![(table, source)], settings)?;
         let planned = state.optimize(&plan).and_then(|plan| Ok((step::steps(&plan, &state)?, plan)));
         let (steps, plan) = planned.map_err(|error| SqlError::from_engine(error, Some(settings)))?;
-        let context = state.task_ctx();
+        let context = Arc::new(context_of(&state));
         let output = last_schema(&steps).unwrap_or_else(|| Arc::clone(plan.schema().inner()));
         Ok(Self { input: schema, output: stream::output_schema(&output)?, steps, context })
     }
@@ -83,6 +85,13 @@ impl RowWise {
         let message = format!("a batch has the columns {}, planned were {}", columns(schema), columns(&self.input));
         Err(SqlError::new(SqlErrorKind::Internal, message))
     }
+}
+
+/// What the planned steps run in. They have their functions already, and hundreds of them need not be kept for each query.
+fn context_of(state: &SessionState) -> TaskContext {
+    let (session, config, runtime) =
+        (state.session_id().to_owned(), state.config().clone(), state.runtime_env().clone());
+    TaskContext::new(None, session, config, HashMap::new(), HashMap::new(), HashMap::new(), HashMap::new(), runtime)
 }
 
 fn columns(schema: &Schema) -> String {

@@ -11,7 +11,7 @@ use arrow::array::{
 use arrow::buffer::OffsetBuffer;
 use arrow::compute::{CastOptions, cast_with_options};
 use arrow::datatypes::{DataType, FieldRef, Fields};
-use serde::de::{DeserializeSeed, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
+use serde::de::{DeserializeSeed, Deserializer, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
 use super::super::error::Problem;
 use super::super::lines::quoted;
@@ -19,6 +19,8 @@ use super::super::text_value::parse_cells;
 
 /// Collects the values of one column (or of one part of a nested column).
 pub(super) enum Builder {
+    /// Takes any value and forgets it.
+    Unused(usize),
     /// No type yet: takes nulls only.
     Open(usize),
     Boolean(BooleanBuilder),
@@ -96,7 +98,7 @@ impl Builder {
     fn len(&self) -> usize {
         use arrow::array::ArrayBuilder;
         match self {
-            Self::Open(len) => *len,
+            Self::Unused(len) | Self::Open(len) => *len,
             Self::Boolean(builder) => builder.len(),
             Self::Int64(builder, _) => builder.len(),
             Self::UInt64(builder) => builder.len(),
@@ -108,7 +110,7 @@ impl Builder {
 
     fn append_null(&mut self) {
         match self {
-            Self::Open(len) => *len += 1,
+            Self::Unused(len) | Self::Open(len) => *len += 1,
             Self::Boolean(builder) => builder.append_null(),
             Self::Int64(builder, _) => builder.append_null(),
             Self::UInt64(builder) => builder.append_null(),
@@ -127,7 +129,7 @@ impl Builder {
 
     fn data_type(&self) -> DataType {
         match self {
-            Self::Open(_) => DataType::Null,
+            Self::Unused(_) | Self::Open(_) => DataType::Null,
             Self::Boolean(_) => DataType::Boolean,
             Self::Int64(_, data_type) | Self::Float64(_, data_type) | Self::Text(_, data_type) => data_type.clone(),
             Self::UInt64(_) => DataType::UInt64,
@@ -139,7 +141,7 @@ impl Builder {
 
     pub(super) fn finish(self) -> Result<ArrayRef, Unfit> {
         Ok(match self {
-            Self::Open(len) => Arc::new(NullArray::new(len)),
+            Self::Unused(len) | Self::Open(len) => Arc::new(NullArray::new(len)),
             Self::Boolean(mut builder) => Arc::new(builder.finish()),
             Self::UInt64(mut builder) => Arc::new(builder.finish()),
             Self::Int64(mut builder, data_type) => cast_numbers(Arc::new(builder.finish()), &data_type)?,
@@ -329,6 +331,10 @@ impl<'de> DeserializeSeed<'de> for Slot<'_> {
     type Value = ();
 
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
+        if let Builder::Unused(len) = self.builder {
+            *len += 1;
+            return deserializer.deserialize_ignored_any(IgnoredAny).map(|_| ());
+        }
         deserializer.deserialize_any(self)
     }
 }

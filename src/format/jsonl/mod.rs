@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use arrow::array::{ArrayRef, RecordBatch, RecordBatchOptions};
 use arrow::compute::cast;
-use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use arrow::datatypes::{DataType, Field, FieldRef, Fields, Schema, SchemaRef};
 use serde_json::Value;
 
 use self::builder::{Builder, Misfit, Names};
@@ -18,8 +18,14 @@ use super::records::Records;
 /// Turns lines into batches. Each line is one object; a key that is missing is a null.
 #[derive(Debug)]
 pub(super) struct JsonlDecoder {
+    /// All columns that lines have, also those that are left out.
     columns: Vec<(String, Shape)>,
     index: HashMap<String, usize>,
+    /// Whether each column is left out.
+    unused: Vec<bool>,
+    /// The columns as they are known so far.
+    fields: Fields,
+    /// The fields that are not left out.
     schema: SchemaRef,
 }
 
@@ -31,7 +37,13 @@ impl JsonlDecoder {
         rows: usize,
         declared: &[(String, DataType)],
     ) -> Result<Self, (usize, RecordError)> {
-        let mut decoder = Self { columns: Vec::new(), index: HashMap::new(), schema: Arc::new(Schema::empty()) };
+        let mut decoder = Self {
+            columns: Vec::new(),
+            index: HashMap::new(),
+            unused: Vec::new(),
+            fields: Fields::empty(),
+            schema: Arc::new(Schema::empty()),
+        };
         let sample =
             chunks.iter().enumerate().flat_map(|(at, chunk)| (0..chunk.len()).map(move |row| (at, chunk, row)));
         for (at, chunk, record) in sample.take(rows) {
@@ -49,6 +61,12 @@ impl JsonlDecoder {
 
     pub(super) fn schema(&self) -> SchemaRef {
         Arc::clone(&self.schema)
+    }
+
+    /// Leaves out all columns but these.
+    pub(super) fn keep(&mut self, columns: &[usize]) {
+        self.unused = (0..self.columns.len()).map(|at| !columns.contains(&at)).collect();
+        self.update_schema();
     }
 
     pub(super) fn decode(&mut self, records: &Records) -> Result<RecordBatch, RecordError> {
@@ -79,6 +97,7 @@ impl JsonlDecoder {
     fn add(&mut self, name: &str, shape: Shape) -> usize {
         self.index.insert(name.to_owned(), self.columns.len());
         self.columns.push((name.to_owned(), shape));
+        self.unused.push(false);
         self.columns.len() - 1
     }
 
@@ -111,7 +130,7 @@ impl JsonlDecoder {
         for record in 0..records.len() {
             let object = parse(records.field(record, 0)).map_err(|problem| RecordError { record, problem })?;
             for (key, value) in &object {
-                let Some(&at) = self.index.get(key) else { continue };
+                let Some(&at) = self.index.get(key).filter(|at| !self.unused[**at]) else { continue };
                 let merged =
                     Shape::of(value).and_then(|shape| std::mem::replace(&mut found[at], Shape::Open).merge(shape));
                 match merged {
@@ -133,8 +152,7 @@ impl JsonlDecoder {
 
     fn try_decode(&self, records: &Records) -> Result<RecordBatch, Failure> {
         records.texts().map_err(|record| Failure::Record(RecordError { record, problem: Problem::NotUtf8 }))?;
-        let mut builders: Vec<_> =
-            self.schema.fields().iter().map(|field| Builder::new(field.data_type(), records.len())).collect();
+        let mut builders = self.builders(records.len());
         for record in 0..records.len() {
             builder::append_record(records.field(record, 0), self.names(), &mut builders).map_err(
                 |misfit| match misfit {
@@ -144,7 +162,8 @@ impl JsonlDecoder {
             )?;
         }
         let mut columns = Vec::with_capacity(builders.len());
-        for (builder, (name, _)) in builders.into_iter().zip(&self.columns) {
+        let used = builders.into_iter().zip(&self.columns).zip(&self.unused).filter(|(_, unused)| !**unused);
+        for ((builder, (name, _)), _) in used {
             columns.push(builder.finish().map_err(|unfit| self.blame(records, name, unfit))?);
         }
         let options = RecordBatchOptions::new().with_row_count(Some(records.len()));
@@ -156,8 +175,7 @@ impl JsonlDecoder {
     fn blame(&self, records: &Records, column: &str, unfit: builder::Unfit) -> Failure {
         let at = self.index[column];
         let record = (0..records.len()).find(|record| {
-            let mut builders: Vec<_> =
-                self.schema.fields().iter().map(|field| Builder::new(field.data_type(), 1)).collect();
+            let mut builders = self.builders(1);
             let appended = builder::append_record(records.field(*record, 0), self.names(), &mut builders);
             appended.is_ok() && builders.swap_remove(at).finish().is_err()
         });
@@ -166,12 +184,23 @@ impl JsonlDecoder {
     }
 
     fn names(&self) -> Names<'_> {
-        Names { fields: self.schema.fields(), index: &self.index }
+        Names { fields: &self.fields, index: &self.index }
+    }
+
+    /// A builder for each column, also for those that are left out.
+    fn builders(&self, capacity: usize) -> Vec<Builder> {
+        let columns = self.fields.iter().zip(&self.unused);
+        let builder = |(field, unused): (&FieldRef, &bool)| {
+            if *unused { Builder::Unused(0) } else { Builder::new(field.data_type(), capacity) }
+        };
+        columns.map(builder).collect()
     }
 
     fn update_schema(&mut self) {
         let fields = self.columns.iter().map(|(name, shape)| Field::new(name, shape.data_type(), true));
-        self.schema = Arc::new(Schema::new(fields.collect::<Vec<_>>()));
+        self.fields = fields.collect();
+        let used = self.fields.iter().zip(&self.unused).filter(|(_, unused)| !**unused);
+        self.schema = Arc::new(Schema::new(used.map(|(field, _)| Arc::clone(field)).collect::<Fields>()));
     }
 }
 

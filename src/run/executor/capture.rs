@@ -21,9 +21,10 @@ pub const STDERR_BYTES: usize = 64 << 10;
 pub struct Capture {
     stdout: Channel,
     stderr: Channel,
-    began: Instant,
     /// How the process ended, and when.
     ended: Option<(ProcessEnd, Instant)>,
+    /// From its start to its end.
+    time: Duration,
 }
 
 struct Channel {
@@ -46,7 +47,7 @@ impl Capture {
             io::Result::Ok(Channel { pipe: Some(pipe), bytes: Vec::new(), overflowed: false })
         };
         let (stdout_channel, stderr_channel) = (channel(our_stdout)?, channel(our_stderr)?);
-        let capture = Self { stdout: stdout_channel, stderr: stderr_channel, began: Instant::now(), ended: None };
+        let capture = Self { stdout: stdout_channel, stderr: stderr_channel, ended: None, time: Duration::ZERO };
         Ok((capture, [stdout, stderr]))
     }
 
@@ -98,8 +99,10 @@ impl Capture {
         self.channel(stream).pipe = None;
     }
 
-    pub fn end(&mut self, end: ProcessEnd) {
+    /// The process has ended, `time` after its start.
+    pub fn end(&mut self, end: ProcessEnd, time: Duration) {
         self.ended = Some((end, Instant::now()));
+        self.time = time;
     }
 
     /// How the process ended, once nothing more has to be waited for. `heard` tells whether it, or what it left running, spoke just now.
@@ -112,7 +115,7 @@ impl Capture {
 
     /// Time from the start to the end of the process.
     pub fn time(&self) -> Duration {
-        self.ended.map_or_else(Instant::now, |(_, at)| at).saturating_duration_since(self.began)
+        self.time
     }
 
     /// Standard output and error; `None` for an output that is too long.

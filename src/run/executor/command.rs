@@ -1,37 +1,33 @@
-//! Attempts that are processes of their own: input is written, output and errors are drained, all at once, until the process has
-//! ended and its pipes are silent.
+//! Attempts that are processes of their own: a [`Talk`] until the process has ended and its pipes are silent, and what came of it.
 
+use std::collections::VecDeque;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
-use std::time::{Duration, Instant};
+use std::os::fd::OwnedFd;
+use std::time::Duration;
 
-use arrow::array::RecordBatch;
-use rustix::buffer::spare_capacity;
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use bytes::Bytes;
 use rustix::fs::{OFlags, fcntl_setfl};
 use rustix::io::Errno;
 use rustix::pipe::{PipeFlags, fcntl_setpipe_size, pipe_with};
 
 use super::guardian::ProcessEnd;
-use super::log::OutputLog;
 use super::resident::failure;
-use crate::format::{self, Format};
-use crate::plan::{ColumnType, StageId, Verdict};
+use super::talk::{Body, Output, Talk, Voice};
+use crate::batch::{Batch, BatchError, Rows, Text};
+use crate::format::{self, DecodeError, Format};
+use crate::plan::{ColumnType, Verdict};
 use crate::run::scheduler::{Failure, Scope};
-use crate::run::{Speaker, Stream};
 
 /// How long what the process left running may go on writing after its end.
 pub const DRAIN: Duration = Duration::from_millis(100);
 /// How long it is listened to if it never stops.
 pub const LONGEST_DRAIN: Duration = Duration::from_secs(5);
 /// Most bytes of standard output of one batch.
-const OUTPUT_BYTES: usize = 1 << 30;
+pub(super) const OUTPUT_BYTES: usize = 1 << 30;
 /// Room in the pipes that rows go through: the fewer the switches between processes, the better.
 const PIPE_BYTES: usize = 1 << 20;
-/// Least room for output that is read at once.
-const READ_BYTES: usize = 256 << 10;
 /// Last bytes of standard error that a failure shows.
-const ERROR_BYTES: usize = 8 << 10;
+pub(super) const ERROR_BYTES: usize = 8 << 10;
 
 /// The pipes of a process: our ends and its ends.
 pub struct Pipes {
@@ -43,10 +39,10 @@ pub struct Pipes {
 }
 
 pub struct OurEnds {
-    stdin: OwnedFd,
-    stdout: OwnedFd,
-    stderr: OwnedFd,
-    end: OwnedFd,
+    pub(super) stdin: OwnedFd,
+    pub(super) stdout: OwnedFd,
+    pub(super) stderr: OwnedFd,
+    pub(super) end: OwnedFd,
 }
 
 /// Tells the thread of a process how it has ended.
@@ -92,62 +88,102 @@ pub fn end_pipe() -> io::Result<(OwnedFd, EndSender)> {
 
 /// What a process is given and what is made of its output.
 pub struct Exchange {
-    pub stage: StageId,
-    pub name: String,
-    pub input: Option<(Format, RecordBatch)>,
-    pub output: Option<Format>,
-    /// Declared columns of the output.
+    pub voice: Voice,
+    pub input: Option<(Format, Batch)>,
+    pub output: Option<OutputForm>,
+}
+
+/// What standard output is taken for.
+#[derive(Clone)]
+pub struct OutputForm {
+    pub format: Format,
+    /// Whether lines are wanted as columns.
+    pub as_columns: bool,
+    /// Declared columns.
     pub returns: Vec<(String, ColumnType)>,
-    pub log: OutputLog,
 }
 
 impl Exchange {
-    /// Talks to the process until it has ended. Returns its output as a batch, if it has any that is wanted.
+    /// Talks to the process until it has ended. Returns the rows of its output, if it has any that is wanted.
     ///
     /// # Errors
     /// If the process failed, or its output is not what it should be.
-    pub fn run(self, ends: OurEnds) -> Result<Option<RecordBatch>, Failure> {
-        let mut input = Vec::new();
-        if let Some((format, records)) = &self.input {
-            format::encode(*format, records, &mut input).map_err(|error| {
-                failure(
-                    Scope::Opening,
-                    Verdict::Schema,
-                    format!("the batch cannot be written as {}: {error}", format.word()),
-                )
-            })?;
+    pub fn run(self, ends: OurEnds) -> Result<Option<Rows>, Failure> {
+        let Self { voice, input, output } = self;
+        let text = input.as_ref().map_or_else(|| Ok(VecDeque::new()), |(format, batch)| text(*format, batch))?;
+        let mut talk = Talk::new(ends, voice, output.as_ref().map(|form| form.format));
+        talk.say_last(text);
+        let end = loop {
+            if let Some(end) = talk.turn(None, None).map_err(broken_pipes)? {
+                break end;
+            }
+        };
+        let errors = talk.errors();
+        check_end(end, &errors)?;
+        let Some(form) = output else { return Ok(None) };
+        form.rows(talk.output).map(Some).map_err(|failed| Failure { traceback: errors, ..failed })
+    }
+}
+
+impl OutputForm {
+    fn rows(&self, output: Output) -> Result<Rows, Failure> {
+        match output.body {
+            _ if output.bytes > OUTPUT_BYTES => Err(too_long()),
+            Body::Lines(lines) => self.rows_of_text(lines.finish().map_err(|error| self.misread(&error.into()))?),
+            Body::Bytes(bytes) => self.rows_of_bytes(&bytes),
         }
-        let mut talk = Talk::new(ends, input, &self);
-        let end = talk.until_the_end().map_err(|errno| {
-            failure(
-                Scope::Internal,
-                Verdict::Exception,
-                format!("the process's pipes failed: {}", io::Error::from(errno)),
-            )
-        })?;
-        let output = std::mem::take(&mut talk.output);
-        self.judge(&talk, output, end)
     }
 
-    fn judge(&self, talk: &Talk<'_>, output: Vec<u8>, end: ProcessEnd) -> Result<Option<RecordBatch>, Failure> {
-        let errors = String::from_utf8_lossy(&talk.errors).trim_end().to_owned();
-        check_end(end, &errors)?;
-        let failed =
-            |verdict, message: String| Failure { verdict, scope: Scope::Rows, message, traceback: errors.clone() };
-        if talk.is_too_long {
-            return Err(failed(
-                Verdict::Exception,
-                format!("the command wrote more than {OUTPUT_BYTES} bytes for one batch"),
-            ));
+    /// The rows that some lines of output are.
+    ///
+    /// # Errors
+    /// If they are not what they should be.
+    pub fn rows_of_text(&self, text: Text) -> Result<Rows, Failure> {
+        match self.format {
+            Format::Lines if !self.as_columns => Ok(Rows::Lines(text)),
+            Format::Lines => {
+                text.records().map(Rows::Columns).map_err(|error| self.misread(&DecodeError::Arrow(error)))
+            }
+            _ => self.rows_of_bytes(&text.parts().flat_map(|part| part.iter().copied()).collect::<Vec<_>>()),
         }
-        let Some(format) = self.output else { return Ok(None) };
-        format::decode(format, output, &self.returns).map(Some).map_err(|error| {
-            failed(
-                Verdict::Schema,
-                format!("the command's output is not what `output: {}` says: {error}", format.word()),
-            )
-        })
     }
+
+    fn rows_of_bytes(&self, bytes: &[u8]) -> Result<Rows, Failure> {
+        let decoded = format::decode(self.format, bytes, &self.returns);
+        decoded.map(Rows::Columns).map_err(|error| self.misread(&error))
+    }
+
+    pub(super) fn misread(&self, error: &DecodeError) -> Failure {
+        let message = format!("the command's output is not what `output: {}` says: {error}", self.format.word());
+        failure(Scope::Rows, Verdict::Schema, message)
+    }
+}
+
+fn too_long() -> Failure {
+    let message = format!("the command wrote more than {OUTPUT_BYTES} bytes for one batch");
+    failure(Scope::Rows, Verdict::Exception, message)
+}
+
+/// What is written to a process: the rows of a batch.
+///
+/// # Errors
+/// If the format cannot say them.
+pub(super) fn text(format: Format, batch: &Batch) -> Result<VecDeque<Bytes>, Failure> {
+    let unreadable = |error: BatchError| failure(Scope::Output, Verdict::Exception, error.to_string());
+    if let (Format::Lines, Rows::Lines(text)) = (format, batch.contents().map_err(unreadable)?) {
+        return Ok(text.parts().cloned().collect());
+    }
+    let mut input = Vec::new();
+    format::encode(format, &batch.records().map_err(unreadable)?, &mut input).map_err(|error| {
+        let message = format!("the batch cannot be written as {}: {error}", format.word());
+        failure(Scope::Opening, Verdict::Schema, message)
+    })?;
+    Ok(VecDeque::from([Bytes::from(input)]))
+}
+
+pub(super) fn broken_pipes(errno: Errno) -> Failure {
+    let message = format!("the process's pipes failed: {}", io::Error::from(errno));
+    failure(Scope::Internal, Verdict::Exception, message)
 }
 
 /// Whether a process ended well. `errors` is what it said last.
@@ -170,170 +206,6 @@ pub fn check_end(end: ProcessEnd, errors: &str) -> Result<(), Failure> {
         from += 1;
     }
     Err(Failure { verdict, scope: Scope::Rows, message, traceback: errors[from..].to_owned() })
-}
-
-/// The state of the conversation.
-struct Talk<'a> {
-    exchange: &'a Exchange,
-    stdin: Option<OwnedFd>,
-    stdout: Option<OwnedFd>,
-    stderr: Option<OwnedFd>,
-    end: OwnedFd,
-    input: Vec<u8>,
-    written: usize,
-    output: Vec<u8>,
-    is_too_long: bool,
-    errors: Vec<u8>,
-    ended: Option<(ProcessEnd, Instant)>,
-}
-
-impl<'a> Talk<'a> {
-    fn new(ends: OurEnds, input: Vec<u8>, exchange: &'a Exchange) -> Self {
-        Self {
-            exchange,
-            // Closed at once if there is nothing to say.
-            stdin: (!input.is_empty()).then_some(ends.stdin),
-            stdout: Some(ends.stdout),
-            stderr: Some(ends.stderr),
-            end: ends.end,
-            // What comes out is often as long as what goes in. Room that is not used takes no memory.
-            output: Vec::with_capacity(if exchange.output.is_some() { input.len() + READ_BYTES } else { 0 }),
-            input,
-            written: 0,
-            is_too_long: false,
-            errors: Vec::new(),
-            ended: None,
-        }
-    }
-
-    fn until_the_end(&mut self) -> Result<ProcessEnd, Errno> {
-        loop {
-            if let Some((end, _)) = &self.ended
-                && self.stdout.is_none()
-                && self.stderr.is_none()
-            {
-                return Ok(*end);
-            }
-            self.wait()?;
-            self.say();
-            let heard = self.hear();
-            match &self.ended {
-                None => self.ended = self.has_ended(),
-                Some((end, since)) => {
-                    // What lies in the pipes belongs to the output, however late this thread gets to read it.
-                    let patience = if heard { LONGEST_DRAIN } else { DRAIN };
-                    if since.elapsed() >= patience {
-                        return Ok(*end);
-                    }
-                }
-            }
-        }
-    }
-
-    fn wait(&self) -> Result<(), Errno> {
-        let mut fds = Vec::with_capacity(4);
-        fds.extend(self.stdin.as_ref().map(|fd| PollFd::from_borrowed_fd(fd.as_fd(), PollFlags::OUT)));
-        fds.extend(self.stdout.as_ref().map(|fd| PollFd::from_borrowed_fd(fd.as_fd(), PollFlags::IN)));
-        fds.extend(self.stderr.as_ref().map(|fd| PollFd::from_borrowed_fd(fd.as_fd(), PollFlags::IN)));
-        let timeout = match &self.ended {
-            None => {
-                fds.push(PollFd::from_borrowed_fd(self.end.as_fd(), PollFlags::IN));
-                None
-            }
-            Some((_, since)) => {
-                let left = DRAIN.saturating_sub(since.elapsed());
-                Some(Timespec { tv_sec: 0, tv_nsec: i64::from(left.subsec_nanos()) })
-            }
-        };
-        match poll(&mut fds, timeout.as_ref()) {
-            Ok(_) | Err(Errno::INTR) => Ok(()),
-            Err(errno) => Err(errno),
-        }
-    }
-
-    /// Writes what the pipe takes. A process need not read all of its input.
-    fn say(&mut self) {
-        let Some(stdin) = &self.stdin else { return };
-        match rustix::io::write(stdin, &self.input[self.written..]) {
-            Ok(count) => self.written += count,
-            Err(Errno::AGAIN | Errno::INTR) => return,
-            Err(_) => self.written = self.input.len(),
-        }
-        if self.written == self.input.len() {
-            self.stdin = None;
-            self.input = Vec::new();
-            self.written = 0;
-        }
-    }
-
-    /// Returns whether there was anything to hear.
-    fn hear(&mut self) -> bool {
-        let mut heard = false;
-        let mut buffer = [0; 64 << 10];
-        if self.exchange.output.is_some() {
-            heard |= self.take_output();
-        } else if let Some(bytes) = read(&mut self.stdout, &mut buffer) {
-            heard = true;
-            self.exchange.log(Stream::Stdout, bytes);
-        }
-        if let Some(bytes) = read(&mut self.stderr, &mut buffer) {
-            heard = true;
-            self.errors.extend_from_slice(bytes);
-            let surplus = self.errors.len().saturating_sub(ERROR_BYTES);
-            self.errors.drain(..surplus);
-            self.exchange.log(Stream::Stderr, bytes);
-        }
-        heard
-    }
-
-    /// Reads once, what the pipe holds, to where it stays. Whatever is left, or comes, is for the next turn: the process may wait
-    /// for input meanwhile.
-    fn take_output(&mut self) -> bool {
-        let Some(stdout) = &self.stdout else { return false };
-        if self.output.capacity() - self.output.len() < READ_BYTES {
-            self.output.reserve(READ_BYTES);
-        }
-        match rustix::io::read(stdout, spare_capacity(&mut self.output)) {
-            Ok(0) => self.stdout = None,
-            Ok(_) => {
-                if self.output.len() > OUTPUT_BYTES {
-                    // The rest is read and forgotten, so that the process can end.
-                    self.is_too_long = true;
-                    self.output.clear();
-                }
-                return true;
-            }
-            Err(Errno::AGAIN | Errno::INTR) => {}
-            Err(_) => self.stdout = None,
-        }
-        false
-    }
-
-    fn has_ended(&self) -> Option<(ProcessEnd, Instant)> {
-        let mut text = [0; 128];
-        match rustix::io::read(&self.end, &mut text) {
-            Ok(0) => Some((ProcessEnd::default(), Instant::now())),
-            Ok(length) => Some((serde_json::from_slice(&text[..length]).unwrap_or_default(), Instant::now())),
-            Err(_) => None,
-        }
-    }
-}
-
-impl Exchange {
-    fn log(&self, stream: Stream, bytes: &[u8]) {
-        self.log.write(&self.name, &Speaker::Command { stage: self.stage }, stream, bytes);
-    }
-}
-
-/// Reads what is there; closes the pipe at its end.
-fn read<'b>(fd: &mut Option<OwnedFd>, buffer: &'b mut [u8]) -> Option<&'b [u8]> {
-    match rustix::io::read(fd.as_ref()?, &mut *buffer) {
-        Ok(0) => *fd = None,
-        Ok(length) => return Some(&buffer[..length]),
-        Err(Errno::AGAIN | Errno::INTR) => {}
-        Err(_) => *fd = None,
-    }
-    None
 }
 
 /// `SIGKILL` for 9.

@@ -140,14 +140,17 @@ impl Connection {
         );
         match received {
             Ok(received) => {
+                let before = self.received_fds.len();
                 for message in control.drain() {
                     if let RecvAncillaryMessage::ScmRights(fds) = message {
                         self.received_fds.extend(fds);
                     }
                 }
+                let has_fds = self.received_fds.len() > before;
                 self.received.extend_from_slice(&self.buffer[..received.bytes]);
                 self.closed = received.bytes == 0;
-                Ok(received.bytes > 0)
+                // A read ends behind descriptors; otherwise only where there is nothing more, for now.
+                Ok(received.bytes == self.buffer.len() || has_fds)
             }
             Err(Errno::AGAIN) => Ok(false),
             Err(Errno::INTR) => Ok(true),

@@ -38,6 +38,7 @@ pub enum Kind {
     Released = 23,
     Dropped = 24,
     CaughtUp = 25,
+    Ledger = 26,
     DoneAgain = 27,
     Snapshot = 28,
     // To and from a template.
@@ -51,10 +52,11 @@ pub enum Kind {
     Spawned = 49,
     SpawnFailed = 50,
     ProcessExited = 51,
+    GoOn = 52,
 }
 
 impl Kind {
-    const ALL: [Self; 31] = [
+    const ALL: [Self; 33] = [
         Self::Open,
         Self::Schema,
         Self::Segment,
@@ -75,6 +77,7 @@ impl Kind {
         Self::Released,
         Self::Dropped,
         Self::CaughtUp,
+        Self::Ledger,
         Self::DoneAgain,
         Self::Snapshot,
         Self::Prepare,
@@ -86,6 +89,7 @@ impl Kind {
         Self::Spawned,
         Self::SpawnFailed,
         Self::ProcessExited,
+        Self::GoOn,
     ];
 
     fn from_byte(byte: u8) -> Option<Self> {
@@ -102,6 +106,8 @@ pub const FLAG_END: u16 = 2;
 pub const FLAG_PART: u16 = 4;
 /// Flag of `Run`: the last column has what the function gave for each row.
 pub const FLAG_JOIN: u16 = 8;
+/// Flag of `Run` and `Batch`: the batch is scattered, and the data say where its buffers lie.
+pub const FLAG_SCATTERED: u16 = 16;
 /// Flag of `Run`: only the state that it leaves is wanted.
 pub const FLAG_AGAIN: u16 = 32;
 /// Flag of `Run`: the state that it leaves is to be given too.
@@ -109,6 +115,10 @@ pub const FLAG_SNAPSHOT: u16 = 64;
 
 /// Flag of `Spawn`: only a failure and the end are to be reported.
 pub const FLAG_QUIET: u16 = 4;
+/// Flag of `Spawn`: the process has one of the run's slots.
+pub const FLAG_SLOT: u16 = 8;
+/// Flag of `Spawn`: the process is to be started when a slot is free.
+pub const FLAG_NEXT: u16 = 16;
 
 /// One message. Fields that a kind does not use are 0.
 #[derive(Debug)]

@@ -8,6 +8,7 @@ use arrow::datatypes::SchemaRef;
 use crossbeam_channel::{Receiver, Sender, unbounded};
 use rustix::event::{EventfdFlags, eventfd};
 
+use super::filter::Remains;
 use super::local::InPartitions;
 use crate::batch::Batch;
 use crate::plan::StageId;
@@ -52,6 +53,11 @@ pub enum Message {
         attempt: AttemptId,
         failure: Failure,
     },
+    /// A filter has written all of the attempt's input.
+    AttemptWaits {
+        attempt: AttemptId,
+    },
+    FilterEnded(Remains),
     /// The state of a lane before the batch `next` is on disk.
     SnapshotKept {
         stage: StageId,
@@ -65,10 +71,9 @@ pub enum Message {
         sequence: u64,
         result: Result<Box<InPartitions>, Failure>,
     },
-    /// The last view of a worker's output segment (the worker's number) is gone.
-    SegmentFree {
+    /// The last views of some of a worker's output segments are gone.
+    SegmentsFree {
         worker: WorkerId,
-        segment: u32,
     },
 }
 

@@ -8,6 +8,7 @@
 mod capture;
 mod command;
 mod connection;
+mod filter;
 mod frame;
 mod guardian;
 mod local;
@@ -24,14 +25,16 @@ mod resident;
 mod row_command;
 mod source_command;
 pub mod stage;
+mod talk;
 mod worker;
 mod worker_memory;
 
 pub use guardian::{GUARDIAN_ARGUMENT, guard};
-pub use local::{LocalExecutor, SPILL_LIMIT, Surroundings};
+pub use local::{LocalExecutor, Surroundings};
 pub use poller::Token;
 pub use python::PythonHost;
 
 // What the plan promises is what is done.
 const _: () = assert!(crate::plan::memory::FREE_SEGMENTS == crate::batch::KEPT_BYTES);
+const _: () = assert!(crate::plan::memory::INLINE_BATCH == crate::batch::INLINE_BYTES as u64);
 const _: () = assert!(crate::plan::memory::SMALLEST_SEGMENT == crate::batch::SMALLEST_SEGMENT);

@@ -4,21 +4,11 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use arrow::array::RecordBatch;
-use arrow::compute::concat_batches;
 use arrow::datatypes::{DataType, SchemaRef};
 
-use crate::batch::{Batch, BatchError, Columns, ConformError, Cutter, Origin, SpillSpace};
+use crate::batch::{Batch, BatchError, Columns, ConformError, Cutter, LINE, Origin, Rows, SpillSpace};
 use crate::format::Format;
 use crate::plan::{EdgeId, Plan, Port, Stage, StageId, StageKind};
-
-#[derive(Debug, thiserror::Error)]
-pub enum PublishError {
-    #[error("{0}")]
-    Conform(#[from] ConformError),
-    #[error("{0}")]
-    Batch(#[from] BatchError),
-}
 
 /// What one batch became on one edge.
 #[derive(Debug)]
@@ -74,18 +64,9 @@ impl Publisher {
     ///
     /// # Errors
     /// If its columns do not fit those of the batches before, or it cannot be spilled.
-    pub fn put(&mut self, stage: StageId, port: usize, batch: Batch) -> Result<Vec<Put>, PublishError> {
-        let batch = batch.load()?;
-        let records = batch.records()?;
+    pub fn put(&mut self, stage: StageId, port: usize, batch: Batch) -> Result<Vec<Put>, BatchError> {
         let columns = self.columns.get_mut(&(stage, port)).expect("every port has columns");
-        let settled = columns.conform(records.clone())?;
-        // An unchanged batch stays where it lies, so that it can be handed on without a copy.
-        let batch = if settled.schema_ref() == records.schema_ref() {
-            batch
-        } else {
-            let origin = batch.origin().clone();
-            Batch::new(settled, origin)
-        };
+        let batch = batch.conform(columns)?;
         let edges = self.plan.stage(stage).ports[port].edges.clone();
         edges.into_iter().map(|edge| self.put_on(edge, &batch)).collect()
     }
@@ -94,20 +75,20 @@ impl Publisher {
     ///
     /// # Errors
     /// As for [`Publisher::put`], or if they do not have the same columns.
-    pub fn put_joined(&mut self, stage: StageId, port: usize, parts: &[Batch]) -> Result<Vec<Put>, PublishError> {
+    pub fn put_joined(&mut self, stage: StageId, port: usize, parts: &[Batch]) -> Result<Vec<Put>, BatchError> {
         let joined = join(parts)?;
         self.put(stage, port, joined)
     }
 
-    fn put_on(&mut self, edge: EdgeId, batch: &Batch) -> Result<Put, PublishError> {
-        let records = batch.records()?;
+    fn put_on(&mut self, edge: EdgeId, batch: &Batch) -> Result<Put, BatchError> {
+        let rows = batch.contents()?;
         let pieces = match self.cutters.get_mut(&edge) {
             None if batch.rows() == 0 => Vec::new(),
             None => vec![batch.clone()],
-            Some(cutter) if cutter.passes(&records) => vec![batch.clone()],
+            Some(cutter) if cutter.passes(&rows) => vec![batch.clone()],
             Some(cutter) => {
-                let cut = cutter.push(records, batch.origin().clone());
-                let pieces: Vec<Batch> = cut.into_iter().map(|(records, origin)| Batch::new(records, origin)).collect();
+                let cut = cutter.push(rows, batch.origin().clone());
+                let pieces: Vec<Batch> = cut.into_iter().map(|(rows, origin)| Batch::new(rows, origin)).collect();
                 let held = self.held.entry(edge).or_default();
                 let given: u64 = pieces.iter().map(Batch::bytes).sum();
                 *held = (*held + batch.bytes()).saturating_sub(given);
@@ -121,19 +102,19 @@ impl Publisher {
     ///
     /// # Errors
     /// If a piece cannot be spilled.
-    pub fn finish(&mut self, stage: StageId) -> Result<Vec<Put>, PublishError> {
+    pub fn finish(&mut self, stage: StageId) -> Result<Vec<Put>, BatchError> {
         let ports = self.plan.stage(stage).ports.clone();
         let mut puts = Vec::new();
         for edge in ports.iter().flat_map(|port| &port.edges) {
             let last = self.cutters.get_mut(edge).and_then(Cutter::finish);
             self.held.remove(edge);
-            let pieces = last.into_iter().map(|(records, origin)| Batch::new(records, origin)).collect();
+            let pieces = last.into_iter().map(|(rows, origin)| Batch::new(rows, origin)).collect();
             puts.push(self.place(*edge, pieces)?);
         }
         Ok(puts)
     }
 
-    fn place(&mut self, edge: EdgeId, pieces: Vec<Batch>) -> Result<Put, PublishError> {
+    fn place(&mut self, edge: EdgeId, pieces: Vec<Batch>) -> Result<Put, BatchError> {
         let held_bytes = self.held.get(&edge).copied().unwrap_or(0);
         let plan = self.plan.edge(edge);
         let bytes: u64 = pieces.iter().map(Batch::bytes).sum();
@@ -179,19 +160,19 @@ impl Publisher {
 
 /// One batch with the rows of all. Its columns are those of the first of the parts that all others can be brought to; how rows that have the
 /// same columns are divided among parts does not matter.
-fn join(parts: &[Batch]) -> Result<Batch, PublishError> {
+fn join(parts: &[Batch]) -> Result<Batch, BatchError> {
     if let [part] = parts {
         return Ok(part.clone());
     }
-    let records = parts.iter().map(Batch::records).collect::<Result<Vec<_>, _>>()?;
+    let contents = parts.iter().map(Batch::contents).collect::<Result<Vec<_>, _>>()?;
     let mut first_error = None;
-    for base in &records {
-        match conformed(base, &records) {
+    for base in &contents {
+        match conformed(base, &contents) {
             Ok(alike) => {
-                let joined = concat_batches(&alike[0].schema(), &alike).map_err(BatchError::from)?;
+                let schema = alike[0].schema();
                 let mut origin = Origin::default();
                 parts.iter().for_each(|part| origin.extend(part.origin().clone()));
-                return Ok(Batch::new(joined, origin));
+                return Ok(Batch::new(Rows::join(&schema, alike)?, origin));
             }
             Err(error) => first_error = first_error.or(Some(error)),
         }
@@ -199,14 +180,14 @@ fn join(parts: &[Batch]) -> Result<Batch, PublishError> {
     Err(first_error.expect("there are parts").into())
 }
 
-fn conformed(base: &RecordBatch, records: &[RecordBatch]) -> Result<Vec<RecordBatch>, ConformError> {
+fn conformed(base: &Rows, contents: &[Rows]) -> Result<Vec<Rows>, ConformError> {
     let mut columns = Columns::from_first();
-    columns.conform(base.clone())?;
+    base.clone().conform(&mut columns)?;
     // Once for the columns that are open in some of them, and once more when they are settled.
-    for records in records {
-        columns.conform(records.clone())?;
+    for rows in contents {
+        rows.clone().conform(&mut columns)?;
     }
-    records.iter().map(|records| columns.conform(records.clone())).collect()
+    contents.iter().map(|rows| rows.clone().conform(&mut columns)).collect()
 }
 
 fn first_columns(stage: &Stage, port: usize) -> Columns {
@@ -216,7 +197,7 @@ fn first_columns(stage: &Stage, port: usize) -> Columns {
         StageKind::Command(command) if is_main && !command.returns.is_empty() => Columns::declared(&command.returns),
         // Lines have one column whether there are any or not.
         StageKind::Command(command) if is_main && command.output == Some(Format::Lines) => {
-            Columns::declared(&[("line".to_owned(), DataType::Utf8)])
+            Columns::declared(&[(LINE.to_owned(), DataType::Utf8)])
         }
         _ => Columns::from_first(),
     }

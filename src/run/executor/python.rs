@@ -22,7 +22,7 @@ use serde_json::json;
 
 use super::connection::Connection;
 use super::frame::{FLAG_END, Frame, Kind, PROTOCOL};
-use super::guardian::{Guardian, ProcessEnd, ProcessId, Spawn};
+use super::guardian::{Guardian, ProcessEnd, ProcessId, Spawn, Turn};
 use super::local::Surroundings;
 use super::log::OutputLog;
 use super::mailbox::Mailbox;
@@ -31,7 +31,7 @@ use super::poller::{Poller, Token};
 use super::resident::failure;
 use super::worker::{Current, ErrorText, Opening, Worker, WorkerError};
 use super::worker_memory::WorkerMemory;
-use crate::batch::{Batch, Origin, SegmentId, SegmentPool};
+use crate::batch::{Batch, Origin, Segment, SegmentId, SegmentPool};
 use crate::environment::{template_variables, threads_per_worker, worker_variables};
 use crate::plan::{Plan, PythonTarget, StageId, StageKind, Verdict};
 use crate::run::scheduler::{AttemptId, ClassId, Classes, ExitCause, Failure, Scope, WorkerId};
@@ -122,6 +122,8 @@ pub struct Pool {
     /// Standard output and error of templates and workers, until their end.
     pipes: BTreeMap<u64, OutputPipe>,
     next_pipe: u64,
+    /// Segments that the workers which wrote them have given up.
+    fading: Vec<Arc<Segment>>,
     /// Schemas that workers are told, by their id less one.
     schemas: Vec<SchemaRef>,
     happened: Vec<Happened>,
@@ -182,6 +184,7 @@ impl Pool {
             workers: BTreeMap::new(),
             pipes: BTreeMap::new(),
             next_pipe: 0,
+            fading: Vec::new(),
             schemas: Vec::new(),
             happened: Vec::new(),
             news: Vec::new(),
@@ -257,6 +260,7 @@ impl Pool {
             cwd,
             fds: vec![stdin, stdout, stderr, socket],
             announced: false,
+            turn: Turn::Beside,
         });
         let path: Vec<_> = self.plan.python.path.iter().map(|path| path.to_string_lossy()).collect();
         connection.send(Frame::new(Kind::Prepare).with_text(&json!({
@@ -300,6 +304,8 @@ impl Pool {
             // Its death is on its way to the scheduler.
             return Ok(batch);
         };
+        // Before it makes the next output, so that it need not make a segment for it.
+        worker.release_outputs();
         let mut placed = batch;
         let mut origin = Origin::default();
         if let Some(batch) = &mut placed {
@@ -479,17 +485,21 @@ impl Pool {
             Kind::Opened => {
                 let by_row = worker.opened(&frame)?;
                 self.happened.push(Happened::Opened { stage: StageId(frame.stage), by_row });
-                self.go_on(id);
+                self.go_on(id, StageId(frame.stage));
             }
             Kind::WorkerSchema => worker.announced_schema(&frame)?,
             Kind::WorkerSegment => {
                 let segment = self.segments.next_id();
                 worker.announced_segment(&mut frame, segment)?;
             }
+            Kind::Ledger => {
+                let ledger = self.segments.next_id();
+                worker.announced_ledger(&mut frame, ledger)?;
+            }
             Kind::Batch => match worker.output(&frame, &self.mailbox) {
                 // What the function made is wrong, not what the worker did.
                 Err(WorkerError::Arrow(error)) => {
-                    if let Some(current) = worker.current.take_if(|current| current.attempt.0 == frame.attempt) {
+                    if let Some(current) = worker.ended(&frame) {
                         let message = format!("the result is not valid Arrow data: {error}");
                         let failure = failure(Scope::Rows, Verdict::Schema, message);
                         if current.lane.is_some() {
@@ -502,8 +512,7 @@ impl Pool {
                 result => result?,
             },
             Kind::Done => {
-                let done = |current: &Current| current.attempt.0 == frame.attempt;
-                if let Some(current) = worker.current.take_if(|current| done(current)) {
+                if let Some(current) = worker.ended(&frame) {
                     if worker.is_outgrown() {
                         self.happened.push(Happened::Retired { worker: id });
                     }
@@ -536,45 +545,44 @@ impl Pool {
                     self.unclosed.push((StageId(frame.stage), user_failure(text, is_opening)));
                     return Ok(());
                 }
-                let mine = |current: &Current| is_opening || current.attempt.0 == frame.attempt;
-                if let Some(current) = worker.current.take_if(|current| mine(current)) {
-                    let is_ending = worker.is_outgrown();
-                    if current.lane.is_some() {
-                        worker.end_state();
-                    }
-                    if is_ending || current.lane.is_some() {
-                        self.happened.push(Happened::Retired { worker: id });
-                    }
-                    let again = current.again.front().map(|sequence| {
-                        format!(" (when batch {sequence}, which had passed, was done again in a new worker)")
-                    });
-                    if let (Some(lane), Some((from, to)), None) = (current.lane, text.rows, &again) {
-                        let blamed = self.blamed.entry((current.stage, current.sequence)).or_default();
-                        blamed.insert(lane, from..to);
-                    }
-                    let mut failure = user_failure(text, is_opening);
-                    failure.message.extend(again);
+                let ended = if is_opening {
+                    worker.ended_with(StageId(frame.stage))
+                } else {
+                    worker.ended(&frame).into_iter().collect()
+                };
+                let is_spoilt = ended.iter().any(|current| current.lane.is_some());
+                let is_ending = !ended.is_empty() && worker.is_outgrown();
+                if is_spoilt {
+                    worker.end_state();
+                }
+                if is_ending || is_spoilt {
+                    self.happened.push(Happened::Retired { worker: id });
+                }
+                let rows = text.rows.map(|(from, to)| from..to);
+                let failure = user_failure(text, is_opening);
+                for current in ended {
+                    let failure = self.lane_failure(&current, rows.clone(), failure.clone());
                     self.happened.push(Happened::Failed { attempt: current.attempt, failure });
                 }
             }
             Kind::DoneAgain => {
-                if let Some(current) = &mut worker.current {
+                if let Some(current) = worker.attempts.front_mut() {
                     current.again.pop_front();
                 }
-                self.go_on(id);
+                self.go_on(id, StageId(frame.stage));
             }
             Kind::Snapshot => {
-                if let Some(current) = &mut worker.current {
+                if let Some(current) = worker.attempts.front_mut() {
                     current.snapshot = Some(frame.data);
                 }
             }
             Kind::CaughtUp => {
-                if let Some(current) = &mut worker.current {
+                if let Some(current) = worker.attempts.front_mut() {
                     current.is_catching_up = false;
                 }
             }
             Kind::Released => worker.released(&frame),
-            Kind::Dropped => worker.dropped_segment(&frame),
+            Kind::Dropped => self.fading.extend(worker.dropped_segment(&frame)),
             _ => {}
         }
         Ok(())
@@ -588,23 +596,24 @@ impl Pool {
         if let Some(pidfd) = &worker.pidfd {
             poller.remove(Token::WorkerEnd(id), pidfd.as_fd());
         }
-        let is_catching_up = worker.current.as_ref().is_some_and(|current| current.is_catching_up);
+        let is_catching_up = worker.attempts.front().is_some_and(|current| current.is_catching_up);
         let is_replaced = worker.memory.replaced().is_some();
         let killed = worker.memory.killed();
         let cause = if (is_catching_up && killed.is_none()) || is_replaced { ExitCause::Engine } else { cause };
         let verdict = if killed.is_some() { Verdict::Oom } else { Verdict::Crash };
         let reason = killed.or(worker.memory.replaced()).map_or(reason, str::to_owned);
-        let opening = worker.current.as_ref().is_none_or(|current| current.waiting.is_some());
+        let opening = worker.attempts.front().is_none_or(|current| current.waiting.is_some());
         let scope = if opening { Scope::Opening } else { Scope::Rows };
         self.news.push(RunEvent::WorkerExited { worker: id, pid: worker.pid, reason: reason.clone() });
         let failure = failure(scope, verdict, format!("the worker died: {reason}"));
         self.happened.push(Happened::Exited { worker: id, failure, cause });
+        self.fading.extend(worker.into_segments());
     }
 
     fn output_ready(&mut self, number: u64, poller: &mut Poller) {
         let Some(pipe) = self.pipes.get(&number) else { return };
         let worker = pipe.worker.unwrap_or(WorkerId(u32::MAX));
-        let stage = self.workers.get(&worker).and_then(|worker| worker.current.as_ref()).map(|current| current.stage);
+        let stage = self.workers.get(&worker).and_then(|worker| worker.attempts.front()).map(|current| current.stage);
         let from = Speaker::Worker { worker, stage };
         let mut buffer = [0; 64 << 10];
         match rustix::io::read(&pipe.fd, &mut buffer) {
@@ -618,14 +627,23 @@ impl Pool {
         }
     }
 
-    /// The last view of an output segment is gone: its worker may write it again.
-    pub fn release_output(&mut self, worker: WorkerId, segment: u32) {
+    /// The last views of output segments are gone: their worker may write them again.
+    pub fn release_outputs(&mut self, worker: WorkerId) {
         if let Some(worker) = self.workers.get_mut(&worker) {
-            worker.release_output(segment);
+            worker.release_outputs();
         }
     }
 
-    pub fn forget(&mut self, segments: &[SegmentId]) {
+    /// Has workers unmap segments that are gone: `segments` of this process, and those that their workers have given up, once
+    /// nobody has a view of them.
+    pub fn forget(&mut self, mut segments: Vec<SegmentId>) {
+        self.fading.retain(|segment| {
+            let is_viewed = Arc::strong_count(segment) > 1;
+            if !is_viewed {
+                segments.push(segment.id());
+            }
+            is_viewed
+        });
         for worker in self.workers.values_mut() {
             segments.iter().for_each(|&segment| worker.forget(segment));
         }
@@ -644,7 +662,7 @@ impl Pool {
                 self.did_not_close(id, "`close()` did not return in time");
             }
             let Some(worker) = self.workers.get_mut(&id) else { continue };
-            let is_fatal = worker.current.is_some() && worker.memory.is_fatal(worker.pid);
+            let is_fatal = !worker.attempts.is_empty() && worker.memory.is_fatal(worker.pid);
             if (is_late || is_fatal)
                 && let Some(pidfd) = &worker.pidfd
             {
@@ -708,7 +726,7 @@ fn begin(worker: &mut Worker, plan: &Plan, mut current: Current, frame: Frame) {
             current.waiting = Some(frame);
         }
     }
-    worker.current = Some(current);
+    worker.attempts.push_back(current);
 }
 
 fn schema_id(known: &mut Vec<SchemaRef>, schema: &SchemaRef) -> u32 {

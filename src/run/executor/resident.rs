@@ -4,7 +4,6 @@ use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::thread;
 
-use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
 use crossbeam_channel::{Receiver, Sender, unbounded};
 
@@ -12,7 +11,7 @@ use super::mailbox::{Mailbox, Message};
 use super::query_input::QueryInput;
 use super::stage::read::{Canceller, ReadError, Source};
 use super::stage::write::{Sink, WriteError};
-use crate::batch::{Batch, Origin};
+use crate::batch::{Batch, BatchError, Origin, Rows};
 use crate::plan::{StageId, Verdict};
 use crate::run::scheduler::{Failure, Scope};
 use crate::sql::{self, Query, Settings, SqlError, SqlErrorKind, StreamQuery};
@@ -23,7 +22,7 @@ const STACK: usize = 64 << 20;
 /// What the event loop asks of the thread.
 enum Order {
     Pull,
-    Feed(RecordBatch),
+    Feed(Rows),
     End(Option<SchemaRef>),
 }
 
@@ -69,9 +68,7 @@ impl Resident {
         spawn("source", stage, mailbox.clone(), move || {
             while let Ok(Order::Pull) = inbox.recv() {
                 match source.next_batch() {
-                    Ok(Some((records, origin))) => {
-                        out.send(Message::Produced { stage, batch: Batch::new(records, origin) });
-                    }
+                    Ok(Some(batch)) => out.send(Message::Produced { stage, batch }),
                     Ok(None) => {
                         if let Err(failure) = at_end() {
                             out.send(Message::StageFailed { stage, failure });
@@ -98,11 +95,12 @@ impl Resident {
         spawn("sink", stage, mailbox.clone(), move || {
             let result = loop {
                 match inbox.recv() {
-                    Ok(Order::Feed(records)) => {
-                        if let Err(error) = sink.write(&records) {
+                    Ok(Order::Feed(rows)) => {
+                        let count = rows.len() as u64;
+                        if let Err(error) = sink.write(rows) {
                             break Err(error);
                         }
-                        out.send(Message::Taken { stage, input: 0, rows: records.num_rows() as u64 });
+                        out.send(Message::Taken { stage, input: 0, rows: count });
                     }
                     Ok(Order::End(schema)) => break sink.finish(schema),
                     // The run is over before its end.
@@ -142,24 +140,32 @@ impl Resident {
     }
 
     /// Hands a batch over. For sinks, `input` is 0.
-    pub fn feed(&mut self, input: usize, records: RecordBatch) {
+    pub fn feed(&mut self, input: usize, batch: &Batch) {
+        if let Err(failure) = self.try_feed(input, batch) {
+            self.mailbox.send(Message::StageFailed { stage: self.stage, failure });
+        }
+    }
+
+    fn try_feed(&mut self, input: usize, batch: &Batch) -> Result<(), Failure> {
+        let unreadable = |error: BatchError| failure(Scope::Output, Verdict::Exception, error.to_string());
         match &mut self.kind {
             Kind::Source(_) => unreachable!("a source has no input"),
             Kind::Sink => {
-                let _ = self.orders.send(Order::Feed(records));
+                let rows = batch.contents().map_err(unreadable)?;
+                let _ = self.orders.send(Order::Feed(rows));
             }
             Kind::Query(query) => {
                 let slot = &mut query.inputs[input];
-                let result = match slot.feed {
-                    Some(_) => slot.pass(records, self.stage, input, &self.mailbox),
-                    None => slot.hold(records, self.stage, input, &self.mailbox),
-                };
-                match result {
-                    Ok(()) => self.start_query_when_ready(),
-                    Err(failure) => self.mailbox.send(Message::StageFailed { stage: self.stage, failure }),
+                // A query may keep what it is given for as long as it runs; a sink writes it and lets it go.
+                let records = batch.private_records().map_err(unreadable)?;
+                match slot.feed {
+                    Some(_) => slot.pass(records, self.stage, input, &self.mailbox)?,
+                    None => slot.hold(records, self.stage, input, &self.mailbox)?,
                 }
+                self.start_query_when_ready();
             }
         }
+        Ok(())
     }
 
     /// The input has no more batches. `schema` are its columns, where they are known.

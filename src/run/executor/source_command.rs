@@ -55,6 +55,7 @@ impl SourcePipes {
 pub fn resident(
     stage: &Stage,
     format: Format,
+    as_columns: bool,
     ours: OurEnds,
     log: OutputLog,
     name: String,
@@ -72,8 +73,10 @@ pub fn resident(
         schema: command.returns.clone(),
         delimiter: if format == Format::Tsv { b'\t' } else { b',' },
         header: true,
+        used: None,
+        filtered_by: Vec::new(),
     };
-    let source = Source::open(&read, stage.cut, files)?;
+    let source = Source::open(&read, stage.cut, as_columns, files)?;
     let errors = Arc::new(Mutex::new(Vec::new()));
     let (tail, id) = (Arc::clone(&errors), stage.id);
     let drain = move || {

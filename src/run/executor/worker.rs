@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::os::fd::OwnedFd;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use arrow::buffer::Buffer;
 use arrow::datatypes::SchemaRef;
@@ -10,11 +10,12 @@ use arrow::error::ArrowError;
 use serde::Deserialize;
 
 use super::connection::Connection;
-use super::frame::{FLAG_ORIGIN, Frame, FrameError, Kind};
+use super::frame::{FLAG_ORIGIN, FLAG_SCATTERED, Frame, FrameError, Kind};
 use super::mailbox::{Mailbox, Message};
 use super::worker_memory::WorkerMemory;
 use crate::batch::{
-    Batch, BatchError, Lease, Origin, Parcel, Segment, SegmentError, SegmentId, SegmentPool, Shared, ipc,
+    Batch, BatchError, Holder, Lease, Origin, Scattered, ScatteredError, Segment, SegmentError, SegmentId, SegmentPool,
+    Shared, ipc,
 };
 use crate::plan::StageId;
 use crate::run::scheduler::{AttemptId, WorkerId};
@@ -29,7 +30,8 @@ pub struct Worker {
     /// `None` until the template has answered.
     pub pidfd: Option<OwnedFd>,
     pub stages: BTreeMap<StageId, Opening>,
-    pub current: Option<Current>,
+    /// What it was sent and has not answered: it works on the first one.
+    pub attempts: VecDeque<Current>,
     pub memory: WorkerMemory,
     /// Schemas and segments that it has been told.
     schemas_sent: BTreeSet<u32>,
@@ -39,6 +41,8 @@ pub struct Worker {
     /// What it has announced, by its own numbers.
     schemas: BTreeMap<u32, SchemaRef>,
     segments: BTreeMap<u32, Arc<Segment>>,
+    /// Its output segments whose last view is gone, by its own numbers: it has not been told yet.
+    free: Arc<Mutex<Vec<u32>>>,
 }
 
 /// How far a stage is prepared in a worker.
@@ -53,7 +57,7 @@ pub enum Opening {
     },
 }
 
-/// The attempt that the worker runs.
+/// An attempt that the worker runs, or goes on with.
 #[derive(Debug)]
 pub struct Current {
     pub attempt: AttemptId,
@@ -86,6 +90,8 @@ pub enum WorkerError {
     Origin,
     #[error("{0}")]
     Segment(#[from] SegmentError),
+    #[error("{0}")]
+    Scattered(#[from] ScatteredError),
     #[error("{0}")]
     Frame(#[from] FrameError),
 }
@@ -137,13 +143,14 @@ impl Worker {
             pid: 0,
             pidfd: None,
             stages: BTreeMap::new(),
-            current: None,
+            attempts: VecDeque::new(),
             memory,
             schemas_sent: BTreeSet::new(),
             segments_sent: BTreeSet::new(),
             leases: BTreeMap::new(),
             schemas: BTreeMap::new(),
             segments: BTreeMap::new(),
+            free: Arc::default(),
         }
     }
 
@@ -168,18 +175,19 @@ impl Worker {
             announcement.data = ipc::encode_schema(&schema)?;
             self.connection.send(announcement);
         }
-        match parcel {
-            Parcel::Inline(bytes) => {
-                frame.length = bytes.len() as u64;
-                frame.data = bytes;
-            }
-            Parcel::Shared(shared) => self.put_shared(frame, &shared)?,
+        for lease in parcel.leases {
+            self.lend(lease)?;
         }
+        frame.flags |= if parcel.is_scattered { FLAG_SCATTERED } else { 0 };
+        (frame.segment, frame.offset) = parcel.segment.map_or((0, 0), |(segment, offset)| (segment.0, offset));
+        frame.length = parcel.length;
+        frame.data = parcel.data;
         Ok(())
     }
 
-    fn put_shared(&mut self, frame: &mut Frame, shared: &Shared) -> Result<(), BatchError> {
-        let segment = shared.lease.segment();
+    /// The worker may read a segment until it says that it has.
+    fn lend(&mut self, lease: Arc<Lease>) -> Result<(), BatchError> {
+        let segment = lease.segment();
         if self.segments_sent.insert(segment.id()) {
             let mut announcement = Frame::new(Kind::Segment);
             announcement.segment = segment.id().0;
@@ -188,10 +196,7 @@ impl Worker {
             announcement.fds.push(fd.map_err(|source| SegmentError::System { verb: "shared", source })?);
             self.connection.send(announcement);
         }
-        frame.segment = segment.id().0;
-        frame.offset = shared.offset;
-        frame.length = shared.length;
-        self.leases.entry(segment.id()).or_default().push(Arc::clone(&shared.lease));
+        self.leases.entry(segment.id()).or_default().push(lease);
         Ok(())
     }
 
@@ -203,6 +208,19 @@ impl Worker {
             self.connection.send(Frame::new(Kind::Stop));
         }
         is_outgrown
+    }
+
+    /// The attempt that it works on, if that is the one that a frame is about. Then it is over.
+    pub fn ended(&mut self, frame: &Frame) -> Option<Current> {
+        self.attempts.pop_front_if(|current| current.attempt.0 == frame.attempt)
+    }
+
+    /// The attempts that wait for a stage which cannot be prepared.
+    pub fn ended_with(&mut self, stage: StageId) -> Vec<Current> {
+        let waits = |current: &Current| current.stage == stage && current.waiting.is_some();
+        let (ended, left) = self.attempts.drain(..).partition(waits);
+        self.attempts = left;
+        Vec::from(ended)
     }
 
     /// What is left of an attempt that failed is no state to go on with: the worker is asked to end.
@@ -252,9 +270,21 @@ impl Worker {
         Ok(())
     }
 
+    /// The worker announces where it notes how much memory its arrays have.
+    pub fn announced_ledger(&mut self, frame: &mut Frame, id: SegmentId) -> Result<(), WorkerError> {
+        let fd = frame.fds.pop().ok_or(WorkerError::Unknown { what: "the descriptor of ledger", number: 0 })?;
+        self.memory.read_ledger(Segment::adopt(id, fd, frame.length)?);
+        Ok(())
+    }
+
     /// The worker has given a segment back to the system.
-    pub fn dropped_segment(&mut self, frame: &Frame) {
-        self.segments.remove(&frame.segment);
+    pub fn dropped_segment(&mut self, frame: &Frame) -> Option<Arc<Segment>> {
+        self.segments.remove(&frame.segment)
+    }
+
+    /// What the worker has written to, once it is gone.
+    pub fn into_segments(self) -> impl Iterator<Item = Arc<Segment>> {
+        self.segments.into_values()
     }
 
     /// One output of the current attempt. Its rows stay where the worker has written them.
@@ -264,22 +294,17 @@ impl Worker {
         let index_bytes = if frame.flags & FLAG_ORIGIN == 0 { 0 } else { frame.rows as usize * 4 };
         let inline_bytes = frame.data.len().checked_sub(index_bytes).ok_or(WorkerError::Origin)?;
         let (inline, index) = frame.data.split_at(inline_bytes);
-        let (buffer, shared) = if frame.segment == 0 {
-            (Buffer::from(inline), None)
-        } else {
-            let shared = self.shared(frame, mailbox)?;
-            let buffer = ipc::leased_buffer(&shared.lease, shared.offset, shared.length);
-            (
-                buffer.ok_or(WorkerError::Unknown { what: "a place outside segment", number: frame.segment })?,
-                Some(shared),
-            )
+        let (schema, rows) = (Arc::clone(schema), frame.rows as usize);
+        let shared = self.shared(frame, inline, mailbox)?;
+        let records = match &shared {
+            Some(shared) => shared.records(schema, rows)?,
+            None => ipc::decode(&Buffer::from(inline), schema)?,
         };
-        let records = ipc::decode(&buffer, Arc::clone(schema))?;
-        if records.num_rows() != frame.rows as usize {
+        if records.num_rows() != rows {
             return Err(WorkerError::Origin);
         }
         // An attempt that has failed already is not spoken of any more.
-        let current = self.current.as_mut().filter(|current| current.attempt.0 == frame.attempt);
+        let current = self.attempts.front_mut().filter(|current| current.attempt.0 == frame.attempt);
         let Some(current) = current else { return Ok(()) };
         let row_by_row = matches!(self.stages.get(&current.stage), Some(Opening::Open { row_by_row: true, .. }));
         let origin = if frame.flags & FLAG_ORIGIN != 0 {
@@ -301,20 +326,56 @@ impl Worker {
         Ok(())
     }
 
-    fn shared(&self, frame: &Frame, mailbox: &Mailbox) -> Result<Shared, WorkerError> {
-        let segment = self.segments.get(&frame.segment);
-        let segment = segment.ok_or(WorkerError::Unknown { what: "segment", number: frame.segment })?;
-        let (worker, number, mailbox) = (self.id, frame.segment, mailbox.clone());
-        // Runs wherever the last view is dropped: the loop tells the worker.
-        let give_back = Box::new(move |_| mailbox.send(Message::SegmentFree { worker, segment: number }));
-        let lease = Arc::new(Lease::new(Arc::clone(segment), give_back));
-        Ok(Shared { lease, offset: frame.offset, length: frame.length })
+    /// Where an output lies in shared memory, if it does not travel in the frame.
+    fn shared(&self, frame: &Frame, inline: &[u8], mailbox: &Mailbox) -> Result<Option<Shared>, WorkerError> {
+        if frame.flags & FLAG_SCATTERED != 0 {
+            let scattered = Scattered::read(inline, |holder| match holder {
+                Holder::Sender(segment) => self.lease(segment, mailbox),
+                Holder::Receiver(segment) => self.leased(segment),
+            })?;
+            return Ok(Some(Shared::Scattered(Arc::new(scattered))));
+        }
+        if frame.segment == 0 {
+            return Ok(None);
+        }
+        let lease = self.lease(frame.segment, mailbox)?;
+        if lease.segment().address(frame.offset, frame.length).is_none() {
+            return Err(WorkerError::Unknown { what: "a place outside segment", number: frame.segment });
+        }
+        Ok(Some(Shared::Whole { lease, offset: frame.offset, length: frame.length }))
     }
 
-    /// An output segment may be used again.
-    pub fn release_output(&mut self, segment: u32) {
-        let mut frame = Frame::new(Kind::Release);
-        frame.segment = segment;
-        self.connection.send(frame);
+    /// A lease of a segment that the worker has written.
+    fn lease(&self, segment: u32, mailbox: &Mailbox) -> Result<Arc<Lease>, WorkerError> {
+        let found = self.segments.get(&segment);
+        let found = found.ok_or(WorkerError::Unknown { what: "segment", number: segment })?;
+        let (worker, free, mailbox) = (self.id, Arc::clone(&self.free), mailbox.clone());
+        // Runs wherever the last view is dropped: the loop tells the worker.
+        let give_back = Box::new(move |_| {
+            let mut free = free.lock().unwrap_or_else(PoisonError::into_inner);
+            free.push(segment);
+            if free.len() == 1 {
+                mailbox.send(Message::SegmentsFree { worker });
+            }
+        });
+        Ok(Arc::new(Lease::new(Arc::clone(found), give_back)))
+    }
+
+    /// A further lease of a segment that the worker is reading.
+    fn leased(&self, segment: SegmentId) -> Result<Arc<Lease>, WorkerError> {
+        let lease = self.leases.get(&segment).and_then(|leases| leases.last());
+        lease
+            .cloned()
+            .ok_or(WorkerError::Unknown { what: "what it does not read any more, segment", number: segment.0 })
+    }
+
+    /// Output segments whose last view is gone may be used again.
+    pub fn release_outputs(&mut self) {
+        let free = std::mem::take(&mut *self.free.lock().unwrap_or_else(PoisonError::into_inner));
+        for segment in free {
+            let mut frame = Frame::new(Kind::Release);
+            frame.segment = segment;
+            self.connection.send(frame);
+        }
     }
 }

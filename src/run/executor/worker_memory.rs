@@ -4,6 +4,7 @@ use std::time::Instant;
 
 use bytesize::ByteSize;
 
+use crate::batch::Segment;
 use crate::plan::memory::killed_at;
 use crate::plan::{Stage, StageKind};
 
@@ -14,6 +15,8 @@ pub struct WorkerMemory {
     replaced_above: Option<u64>,
     /// At any time: above it the worker is killed.
     killed_above: Option<u64>,
+    /// Where the worker notes how many bytes its arrays have that lie in shared memory and are no batch yet.
+    ledger: Option<Segment>,
     end: Option<End>,
 }
 
@@ -36,13 +39,29 @@ impl WorkerMemory {
         // A new worker would have to do again all that a generator, or a stage with state, has done so far.
         let is_source = matches!(&stage.kind, StageKind::Python(python) if python.is_source);
         let has_state = is_source || stage.has_state();
-        Self { replaced_above: limit.filter(|_| !has_state), killed_above: limit.map(killed_at), end: None }
+        Self {
+            replaced_above: limit.filter(|_| !has_state),
+            killed_above: limit.map(killed_at),
+            ledger: None,
+            end: None,
+        }
+    }
+
+    pub fn read_ledger(&mut self, ledger: Segment) {
+        self.ledger = Some(ledger);
+    }
+
+    /// Bytes that a process has allocated, with what it has inherited from its template; not the batches in shared memory, which are
+    /// accounted for as such. `None` when it is gone.
+    fn own_bytes(&self, pid: i32) -> Option<u64> {
+        let in_ledger = self.ledger.as_ref().and_then(Segment::number).unwrap_or(0);
+        Some(anonymous_bytes(pid)?.saturating_add(in_ledger))
     }
 
     /// An attempt is over: returns whether the worker has too much to go on.
     pub fn is_outgrown(&mut self, pid: i32) -> bool {
         let Some(limit) = self.replaced_above.filter(|_| self.end.is_none()) else { return self.end.is_some() };
-        let Some(bytes) = own_bytes(pid).filter(|bytes| *bytes > limit) else { return false };
+        let Some(bytes) = self.own_bytes(pid).filter(|bytes| *bytes > limit) else { return false };
         let reason = format!(
             "it was replaced, as it had {} after a batch, more than its stage's `memory` of {}",
             size(bytes),
@@ -62,7 +81,7 @@ impl WorkerMemory {
         let Some(limit) = self.killed_above.filter(|_| !matches!(self.end, Some(End::Killed { .. }))) else {
             return false;
         };
-        let Some(bytes) = own_bytes(pid).filter(|bytes| *bytes > limit) else { return false };
+        let Some(bytes) = self.own_bytes(pid).filter(|bytes| *bytes > limit) else { return false };
         let reason =
             format!("it was killed, as it had {}, more than one and a half times its stage's `memory`", size(bytes));
         self.end = Some(End::Killed { reason });
@@ -98,9 +117,7 @@ fn size(bytes: u64) -> String {
     ByteSize::b(bytes).to_string()
 }
 
-/// Bytes that a process has allocated, with what it has inherited from its template; not the segments, which are accounted for as
-/// batches. `None` when it is gone.
-fn own_bytes(pid: i32) -> Option<u64> {
+fn anonymous_bytes(pid: i32) -> Option<u64> {
     let text = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
     let line = text.lines().find_map(|line| line.strip_prefix("RssAnon:"))?;
     let kilobytes = line.split_whitespace().next()?.parse::<u64>().ok()?;

@@ -24,7 +24,7 @@ pub enum Action {
         input: usize,
         batch: BatchId,
     },
-    /// An input of a resident stage has no more batches.
+    /// An input of a resident stage has no more batches, or none follows those for which attempts of the stage wait.
     EndInput {
         stage: StageId,
         input: usize,
@@ -113,6 +113,8 @@ pub enum Host {
     Worker(WorkerId),
     /// A process of its own.
     Process,
+    /// A process of its own that is started as soon as another one has ended: attempts in slots are never more than the slots.
+    NextProcess,
     /// A thread of this process.
     Native,
 }

@@ -95,6 +95,11 @@ pub enum Event {
         /// What the calls of a function took that is called row by row.
         spent: Duration,
     },
+    /// A process has taken all input of an attempt and may wait for that of the next one before it gives all output: the attempt
+    /// keeps no place any more. Not for attempts in workers.
+    AttemptWaits {
+        attempt: AttemptId,
+    },
     AttemptFailed {
         attempt: AttemptId,
         failure: Failure,

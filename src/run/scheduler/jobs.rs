@@ -8,6 +8,7 @@ use super::action::{Action, Dispatch, Reject, Work as Attempted};
 use super::blame::Blame;
 use super::clock::Activity;
 use super::event::{ExitCause, Failure, Meta, Output, Scope};
+use super::ready::Need;
 use super::scheduler::{Place, Scheduler};
 use super::stage_state::{Job, Jobs, MapHost, Phase, Role, Slice, SliceId, Step, Tries, Work, rest};
 use crate::plan::{OnError, Port, StageId, Verdict};
@@ -40,11 +41,16 @@ impl Scheduler {
             }
             return;
         }
+        if self.jobs(stage).waiting > 0 && self.nothing_follows(stage) {
+            self.actions.push(Action::EndInput { stage, input: 0 });
+        }
         let activity = self.look_for_work(stage);
-        let is_ready = activity == Activity::Busy && self.runnable(stage) > 0;
+        let available = self.available(stage);
+        self.stages[stage.index()].available = available;
+        let is_ready = activity == Activity::Busy && available > 0;
         self.set_ready(stage, is_ready);
         let activity = match activity {
-            _ if self.jobs(stage).running > 0 => Activity::Busy,
+            _ if self.jobs(stage).dispatched() > 0 => Activity::Busy,
             // Until it gets one, which may be at once.
             Activity::Busy => Activity::WaitsForWorker,
             other => other,
@@ -55,7 +61,7 @@ impl Scheduler {
     /// Whether nothing is left to begin.
     fn has_no_more(&mut self, stage: StageId) -> bool {
         let jobs = self.jobs(stage);
-        if !jobs.ready.is_empty() || jobs.running > 0 {
+        if !jobs.ready.is_empty() || jobs.dispatched() > 0 {
             return false;
         }
         if jobs.exhausted {
@@ -67,12 +73,36 @@ impl Scheduler {
         }
     }
 
+    /// Whether what waits for more waits in vain.
+    fn nothing_follows(&mut self, stage: StageId) -> bool {
+        let jobs = self.jobs(stage);
+        if !jobs.ready.is_empty() || jobs.dispatched() > jobs.waiting {
+            return false;
+        }
+        jobs.failed || jobs.exhausted || self.current_edge(stage, 0).is_none()
+    }
+
+    pub(super) fn set_ready(&mut self, stage: StageId, is_ready: bool) {
+        self.ready.set(stage, self.stages[stage.index()].need, is_ready);
+    }
+
+    /// Attempts of the stage that may be dispatched before they can begin.
+    fn queue_limit(&self, stage: StageId) -> u32 {
+        match self.stages[stage.index()].need {
+            Need::SlotSoon => self.plan.workers,
+            Need::Slot if self.may_queue(stage) => self.plan.stage(stage).workers.max.get(),
+            Need::Slot | Need::Thread => 0,
+        }
+    }
+
     /// What the stage could do now: `Busy` if it could begin an attempt.
     fn look_for_work(&mut self, stage: StageId) -> Activity {
         let limit = self.plan.stage(stage).workers.max.get();
         let serial = !matches!(self.stages[stage.index()].role, Role::Map(_));
+        let queue_limit = self.queue_limit(stage);
         let jobs = self.jobs(stage);
-        if jobs.running >= limit || (serial && jobs.running > 0) {
+        let is_full = jobs.running >= limit && jobs.queued >= queue_limit;
+        if is_full || (serial && jobs.dispatched() > 0) {
             return Activity::WaitsForWorker;
         }
         if !jobs.ready.is_empty() {
@@ -101,12 +131,18 @@ impl Scheduler {
         if open { usize::MAX } else { WINDOW_PER_WORKER * limit as usize }
     }
 
-    /// Attempts that the stage could begin now, by its own limits and its input.
-    pub(super) fn runnable(&mut self, stage: StageId) -> u32 {
-        let limit = self.plan.stage(stage).workers.max.get();
+    /// Attempts that a stage that has taken its steps could begin now, by its own limits and its input.
+    pub(super) fn runnable(&self, stage: StageId) -> u32 {
+        let state = &self.stages[stage.index()];
+        let Work::Jobs(jobs) = &state.work else { return 0 };
+        state.available.min(self.plan.stage(stage).workers.max.get().saturating_sub(jobs.running))
+    }
+
+    /// Attempts that there is input for.
+    fn available(&mut self, stage: StageId) -> u32 {
+        let most = self.plan.workers.saturating_mul(2);
         let role = self.stages[stage.index()].role;
         let jobs = self.jobs(stage);
-        let free = limit.saturating_sub(jobs.running);
         let closed = jobs.failed || jobs.exhausted;
         let open = jobs.jobs.len();
         let queued = match role {
@@ -115,7 +151,7 @@ impl Scheduler {
             Role::Map(_) => self.current_edge(stage, 0).map_or(0, |edge| self.queues[edge.index()].len() as u32),
             Role::Generator(_) | Role::Task | Role::Resident | Role::Keyed(_) => 1,
         };
-        (self.ready_slices(stage, free) + queued).min(free)
+        (self.ready_slices(stage, most) + queued).min(most)
     }
 
     /// Batches without rows need no attempt. (A native query is run for them, as it tells the columns of its output.)
@@ -152,13 +188,8 @@ impl Scheduler {
         self.cut(stage, id);
         let (attempt, host) = self.new_attempt(stage, id, place);
         let work = self.attempted(stage, id);
-        let jobs = self.jobs(stage);
-        jobs.running += 1;
-        let running = jobs.running;
         self.slice(stage, id).tries.total += 1;
-        let account = &mut self.stages[stage.index()].account;
-        account.peak_attempts = account.peak_attempts.max(running);
-        self.had_a_turn(stage);
+        self.ready.had_a_turn(stage, self.stages[stage.index()].need);
         self.actions.push(Action::Dispatch(Dispatch { attempt, stage, sequence: id.sequence, host, work }));
         self.touch(stage);
     }
@@ -224,9 +255,7 @@ impl Scheduler {
             return;
         }
         let (stage, id) = (running.stage, running.slice);
-        let jobs = self.jobs(stage);
-        jobs.running -= 1;
-        jobs.exhausted |= end;
+        self.jobs(stage).exhausted |= end;
         match &mut self.slice(stage, id).step {
             Step::Blaming(blame) => {
                 blame.passed();
@@ -277,7 +306,6 @@ impl Scheduler {
     /// An attempt of a slice failed; its place is free already.
     pub(super) fn slice_failed(&mut self, stage: StageId, id: SliceId, failure: Failure, cause: ExitCause) {
         let retry = self.plan.stage(stage).retry.clone();
-        self.jobs(stage).running -= 1;
         self.touch(stage);
         if cause == ExitCause::Engine {
             if self.slice(stage, id).tries.lose_to_engine() {
@@ -345,7 +373,7 @@ impl Scheduler {
         self.slice_done(stage, id, 0, Vec::new());
     }
 
-    fn again(&mut self, stage: StageId, id: SliceId) {
+    pub(super) fn again(&mut self, stage: StageId, id: SliceId) {
         self.jobs(stage).ready.insert(id);
         self.touch(stage);
     }

@@ -40,6 +40,8 @@ pub struct Keyed {
     pub failed: Option<u64>,
     /// All jobs have been made, the last one included.
     pub exhausted: bool,
+    /// Whether the next batch of the input could be made a job, as of its last steps.
+    pub can_begin: bool,
 }
 
 /// A run of neighbouring partitions, which one worker works on.
@@ -90,6 +92,7 @@ impl Keyed {
             next_publish: 0,
             failed: None,
             exhausted: false,
+            can_begin: false,
         }
     }
 
@@ -106,6 +109,12 @@ impl Keyed {
     pub(super) fn has_job(&self, lane: usize) -> bool {
         self.is_free(lane)
             && self.jobs.get(&self.lanes[lane].next).is_some_and(|job| matches!(job.parts[lane], Part::Open))
+    }
+
+    /// The lanes that could begin a job, if they had a worker: one that is there, or the one that can be made next.
+    fn with_work(&self) -> impl Iterator<Item = usize> {
+        let is_next = |lane: usize| self.can_begin && self.is_free(lane) && self.lanes[lane].next == self.next_sequence;
+        (0..self.lanes.len()).filter(move |lane| self.has_job(*lane) || is_next(*lane))
     }
 }
 
@@ -133,8 +142,8 @@ impl Scheduler {
             self.finish_ports(stage);
             return;
         }
-        let can_begin = next == Activity::Busy && keyed.failed.is_none();
-        let is_ready = can_begin || (0..keyed.lanes.len()).any(|lane| keyed.has_job(lane));
+        keyed.can_begin = next == Activity::Busy;
+        let is_ready = keyed.can_begin || (0..keyed.lanes.len()).any(|lane| keyed.has_job(lane));
         let running = keyed.running();
         self.set_ready(stage, is_ready);
         self.enter(
@@ -209,34 +218,22 @@ impl Scheduler {
     }
 
     /// The lane that could begin a job now, and the worker that would do it: the one that is furthest behind.
-    pub(super) fn lane_to_run(&mut self, stage: StageId, class: ClassId) -> Option<(usize, WorkerId)> {
-        let lanes = self.lanes_with_work(stage);
-        let pinned: Vec<Option<WorkerId>> = self.keyed(stage).lanes.iter().map(|lane| lane.worker).collect();
-        let unpinned = self.pool.idle_workers(class).find(|worker| !pinned.contains(&Some(*worker)));
-        let ready = lanes.into_iter().filter_map(|lane| match pinned[lane] {
+    pub(super) fn lane_to_run(&self, stage: StageId, class: ClassId) -> Option<Place> {
+        let Work::Keyed(keyed) = &self.stages[stage.index()].work else { return None };
+        let is_pinned = |worker: &WorkerId| keyed.lanes.iter().any(|lane| lane.worker == Some(*worker));
+        let unpinned = self.pool.idle_workers(class).find(|worker| !is_pinned(worker));
+        let ready = keyed.with_work().filter_map(|lane| match keyed.lanes[lane].worker {
             Some(worker) => self.pool.is_idle(class, worker).then_some((lane, worker)),
             None => Some((lane, unpinned?)),
         });
-        let ready: Vec<_> = ready.collect();
-        let keyed = self.keyed(stage);
-        ready.into_iter().min_by_key(|(lane, _)| (keyed.lanes[*lane].next, *lane))
-    }
-
-    fn lanes_with_work(&mut self, stage: StageId) -> Vec<usize> {
-        let can_begin = self.next_job(stage) == Activity::Busy;
-        let keyed = self.keyed(stage);
-        let next = keyed.next_sequence;
-        let has_work = |lane: &usize| {
-            keyed.has_job(*lane) || (can_begin && keyed.is_free(*lane) && keyed.lanes[*lane].next == next)
-        };
-        (0..keyed.lanes.len()).filter(has_work).collect()
+        let (lane, worker) = ready.min_by_key(|(lane, _)| (keyed.lanes[*lane].next, *lane))?;
+        Some(Place::Pinned { lane, worker })
     }
 
     /// Workers that lanes with work have not got.
-    pub(super) fn lanes_without_worker(&mut self, stage: StageId) -> u32 {
-        let lanes = self.lanes_with_work(stage);
-        let keyed = self.keyed(stage);
-        lanes.into_iter().filter(|lane| keyed.lanes[*lane].worker.is_none()).count() as u32
+    pub(super) fn lanes_without_worker(&self, stage: StageId) -> u32 {
+        let Work::Keyed(keyed) = &self.stages[stage.index()].work else { return 0 };
+        keyed.with_work().filter(|lane| keyed.lanes[*lane].worker.is_none()).count() as u32
     }
 
     pub(super) fn dispatch_lane(&mut self, stage: StageId, lane: usize, worker: WorkerId) {
@@ -245,20 +242,17 @@ impl Scheduler {
         }
         let sequence = self.keyed(stage).lanes[lane].next;
         let slice = SliceId { sequence, first: lane as u64 };
-        let (attempt, host) = self.new_attempt(stage, slice, Place::Pinned(worker));
         let keyed = self.keyed(stage);
         keyed.lanes[lane].worker = Some(worker);
         keyed.lanes[lane].running = true;
         keyed.lanes[lane].tries.total += 1;
-        let running = keyed.running();
         let number = lane as u32;
         let work = match keyed.jobs[&sequence].input {
             Some((_, batch)) => Attempted::Lane { batch, lane: number },
             None => Attempted::FinishLane { lane: number },
         };
-        let account = &mut self.stages[stage.index()].account;
-        account.peak_attempts = account.peak_attempts.max(running);
-        self.had_a_turn(stage);
+        let (attempt, host) = self.new_attempt(stage, slice, Place::Pinned { lane, worker });
+        self.ready.had_a_turn(stage, self.stages[stage.index()].need);
         self.actions.push(Action::Dispatch(Dispatch { attempt, stage, sequence, host, work }));
         self.touch(stage);
     }

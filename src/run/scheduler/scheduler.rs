@@ -1,7 +1,6 @@
 //! [`Scheduler`]: the state of a run, and the one function that changes it.
 
-use std::cmp::Reverse;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,19 +9,16 @@ use super::clock::Activity;
 use super::event::{Event, ExitCause, Failure, Meta, QueuedPieces};
 use super::keyed::Keyed;
 use super::queue::{Queue, Reservation};
+use super::ready::{Need, Ready};
 use super::slices::{Pace, Sight};
 use super::stage_state::{Estimate, InputState, Jobs, Phase, Resident, ResidentInput, Role, SliceId, StageState, Work};
 use super::worker_state::{ClassId, Classes, Pool, WorkerState};
 use super::{AttemptId, BatchId, WorkerId};
-use crate::plan::{EdgeId, Plan, StageId};
+use crate::plan::{CommandMode, EdgeId, Plan, StageId, StageKind};
 use crate::run::{AccountDifference, EdgeAccount, Ending, RunEvent, StageAccount, StageFailure};
 
 /// Starts of workers of one class that may fail in a row before the run fails.
 const FAILED_STARTS: u32 = 3;
-
-/// Attempts that may be given to other stages while a stage is ready, before it goes first. Deepest first alone would let a branch wait until
-/// another one is through.
-pub(super) const PATIENCE: u32 = 16;
 
 /// The pure scheduler of one run.
 #[derive(Debug)]
@@ -43,12 +39,15 @@ pub struct Scheduler {
     followers: Vec<Vec<StageId>>,
     /// Stages whose situation changed.
     dirty: BTreeSet<StageId>,
-    /// Stages that could begin an attempt, the deepest first.
-    pub(super) ready: BTreeSet<Reverse<StageId>>,
-    /// How many of them work on threads of this process.
-    ready_native: usize,
+    pub(super) ready: Ready,
+    /// Attempts that were sent ahead and have no slot yet, in their order.
+    waiting: VecDeque<AttemptId>,
+    /// How many of the slots are taken by processes.
+    busy_processes: u32,
     next_attempt: u64,
     workers_started: u32,
+    /// Stages in [`Phase::Finishing`].
+    finishing: usize,
     ended: usize,
     state: State,
 }
@@ -59,7 +58,10 @@ pub struct Running {
     pub stage: StageId,
     pub slice: SliceId,
     pub host: Host,
-    pub since: Duration,
+    /// `None` while it waits for a slot, or for the attempt that its worker runs.
+    pub since: Option<Duration>,
+    /// Whether it waits for the next one and has no place ([`Event::AttemptWaits`]).
+    pub waits: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -73,7 +75,8 @@ enum State {
 impl Scheduler {
     pub fn new(plan: Arc<Plan>) -> Self {
         let classes = Classes::new(&plan);
-        let stages = plan.stages.iter().map(|stage| new_stage(&plan, stage, &classes)).collect();
+        let stages: Vec<StageState> = plan.stages.iter().map(|stage| new_stage(stage, &plan, &classes)).collect();
+        let stage_count = stages.len();
         let queues = plan.edges.iter().map(Queue::new).collect();
         let pool = Pool::new(classes.classes.len());
         let mut followers = vec![Vec::new(); plan.stages.len()];
@@ -93,10 +96,12 @@ impl Scheduler {
             now: Duration::ZERO,
             followers,
             dirty: BTreeSet::new(),
-            ready: BTreeSet::new(),
-            ready_native: 0,
+            ready: Ready::new(stage_count),
+            waiting: VecDeque::new(),
+            busy_processes: 0,
             next_attempt: 1,
             workers_started: 0,
+            finishing: 0,
             ended: 0,
             state: State::New,
         }
@@ -152,6 +157,7 @@ impl Scheduler {
             Event::AttemptDone { attempt, rows, outputs, end, spent } => {
                 self.attempt_done(attempt, rows, outputs, end, spent);
             }
+            Event::AttemptWaits { attempt } => self.attempt_waits(attempt),
             Event::AttemptFailed { attempt, failure } => self.attempt_failed(attempt, failure),
             Event::Opened { stage, by_row } => self.opened(stage, by_row),
             Event::WorkerReady { worker } => {
@@ -190,76 +196,113 @@ impl Scheduler {
         }
     }
 
-    /// Notes whether the stage could begin an attempt.
-    pub(super) fn set_ready(&mut self, stage: StageId, is_ready: bool) {
-        let changed = if is_ready { self.ready.insert(Reverse(stage)) } else { self.ready.remove(&Reverse(stage)) };
-        match (changed && self.stages[stage.index()].role.is_native(), is_ready) {
-            (true, true) => self.ready_native += 1,
-            (true, false) => self.ready_native -= 1,
-            (false, _) => {}
-        }
-    }
-
     pub(super) fn touch(&mut self, stage: StageId) {
         self.dirty.insert(stage);
     }
 
-    /// Begins one attempt of the deepest ready stage for which there is a worker; starts workers where they are missing.
+    /// Begins one attempt of the deepest ready stage for which there is a place; starts workers where they are missing.
     /// Returns whether anything changed.
     fn assign(&mut self) -> bool {
-        let slots_taken = self.busy_slots >= self.plan.workers;
-        if slots_taken && (self.ready_native == 0 || self.busy_native >= self.plan.workers) {
-            return false;
+        let next = self.next_for_slot().or_else(|| self.next_for_thread());
+        match next {
+            Some((stage, Place::Pinned { lane, worker })) => self.dispatch_lane(stage, lane, worker),
+            Some((stage, place)) => self.dispatch_next(stage, place),
+            None => {}
         }
-        let mut workers_wanted = self.plan.workers.saturating_sub(self.busy_slots + self.pool.total_starting());
-        for stage in self.by_turn() {
-            let host = match self.stages[stage.index()].role {
-                Role::Map(super::MapHost::Native) => (self.busy_native < self.plan.workers).then_some(Place::Native),
-                _ if self.busy_slots >= self.plan.workers => None,
-                Role::Map(super::MapHost::Process) | Role::Task => Some(Place::Process),
-                Role::Map(super::MapHost::Worker(class)) | Role::Generator(class) => {
-                    if self.pool.has_idle(class) {
-                        Some(Place::Worker(class))
-                    } else {
-                        self.start_workers(stage, class, &mut workers_wanted);
-                        None
-                    }
+        next.is_some()
+    }
+
+    fn next_for_thread(&self) -> Option<(StageId, Place)> {
+        let is_free = self.busy_native < self.plan.workers;
+        is_free.then(|| self.ready.for_threads().next().map(|stage| (stage, Place::Native)))?
+    }
+
+    fn next_for_slot(&mut self) -> Option<(StageId, Place)> {
+        if self.busy_slots >= self.plan.workers {
+            return self.next_to_wait();
+        }
+        let mut without_worker = Vec::new();
+        let mut place = |stage: StageId| {
+            let role = self.stages[stage.index()].role;
+            let Some(class) = role.class() else { return Some(Place::Process) };
+            if let Role::Keyed(_) = role {
+                let pinned = self.lane_to_run(stage, class);
+                if pinned.is_none() {
+                    without_worker.push((stage, class));
                 }
-                Role::Keyed(class) => {
-                    if let Some((lane, worker)) = self.lane_to_run(stage, class) {
-                        self.dispatch_lane(stage, lane, worker);
-                        return true;
-                    }
-                    self.start_workers(stage, class, &mut workers_wanted);
-                    None
-                }
-                Role::Resident => unreachable!("resident stages have no attempts"),
-            };
-            if let Some(place) = host {
-                self.dispatch_next(stage, place);
-                return true;
+                return pinned;
             }
+            if self.runnable(stage) > 0 {
+                if self.pool.has_idle(class) {
+                    return Some(Place::Worker(class));
+                }
+                without_worker.push((stage, class));
+            }
+            self.place_behind(stage, class)
+        };
+        let found = self.ready.for_slots().find_map(|stage| Some((stage, place(stage)?)));
+        let mut wanted = self.plan.workers.saturating_sub(self.busy_slots + self.pool.total_starting());
+        for (stage, class) in without_worker {
+            self.start_workers(stage, class, &mut wanted);
         }
-        false
+        found
     }
 
-    /// The ready stages: those that have waited long enough, and then the deepest first.
-    fn by_turn(&self) -> Vec<StageId> {
-        let mut ready: Vec<StageId> = self.ready.iter().map(|stage| stage.0).collect();
-        let waited = |stage: &StageId| Some(self.stages[stage.index()].passed_over).filter(|turns| *turns >= PATIENCE);
-        // Stable: among the others, the deepest stays first.
-        ready.sort_by_key(|stage| Reverse(waited(stage)));
-        ready
+    /// An attempt that can be dispatched while all slots are taken: one that begins when a process ends, or when its worker has
+    /// ended another one.
+    fn next_to_wait(&self) -> Option<(StageId, Place)> {
+        if self.may_send_ahead() {
+            return self.ready.for_slots().next().map(|stage| (stage, Place::NextProcess));
+        }
+        // A stage that may not queue is a rival of those that may.
+        let queueing = self.ready.for_slots().take_while(|stage| self.may_queue(*stage));
+        queueing
+            .filter_map(|stage| Some((stage, self.stages[stage.index()].role.class()?)))
+            .find_map(|(stage, class)| self.place_behind(stage, class).map(|place| (stage, place)))
     }
 
-    /// A stage was given an attempt, before all others that are ready and could have had its place.
-    pub(super) fn had_a_turn(&mut self, stage: StageId) {
-        let is_native = self.stages[stage.index()].role.is_native();
-        for Reverse(other) in &self.ready {
-            let other = &mut self.stages[other.index()];
-            other.passed_over += u32::from(other.role.is_native() == is_native);
+    /// Whether a process may be asked for that takes the place of the next one to end. Only where it takes that from nobody else: not
+    /// while there are workers, or stages that want one.
+    fn may_send_ahead(&self) -> bool {
+        let is_room = self.waiting.len() < self.plan.workers as usize;
+        is_room && self.busy_processes == self.busy_slots && self.ready.all_can_wait()
+    }
+
+    /// The worker that is to have the stage's next attempt before it has ended the one that it runs, if the attempts are so short that the
+    /// way there and back counts. Not where another worker would be free first and have nothing to do, nor where another stage waits for
+    /// what would never be free.
+    fn place_behind(&self, stage: StageId, class: ClassId) -> Option<Place> {
+        if !self.may_queue(stage) {
+            return None;
         }
-        self.stages[stage.index()].passed_over = 0;
+        let is_mine = |other: StageId| self.classes.of(other) == Some(class);
+        let is_rival = |other: StageId| other != stage && !(is_mine(other) && self.may_queue_anywhere(other));
+        if self.ready.for_slots().any(is_rival) {
+            return None;
+        }
+        let fits = |attempt: &AttemptId| {
+            let other = self.running[attempt].stage;
+            (other == stage || self.may_queue_anywhere(stage)) && self.stages[other.index()].durations.are_short()
+        };
+        let running: Vec<(WorkerId, AttemptId)> = self.pool.without_next(class).collect();
+        let fitting = running.iter().filter(|(_, attempt)| fits(attempt));
+        let (worker, _) = *fitting.min_by_key(|(_, attempt)| self.running[attempt].since)?;
+        let taken = running.len() as u32 + self.pool.starting(class) + self.pool.idle(class);
+        let mine = self.ready.for_slots().filter(|other| is_mine(*other));
+        let available: u32 = mine.map(|other| self.stages[other.index()].available).sum();
+        (available > taken).then_some(Place::Behind(worker))
+    }
+
+    /// Whether an attempt of the stage may be with a worker that runs one of another stage: it may begin while as many of its own run as
+    /// may.
+    fn may_queue_anywhere(&self, stage: StageId) -> bool {
+        self.may_queue(stage) && self.plan.stage(stage).workers.max.get() >= self.plan.workers
+    }
+
+    /// Whether attempts of the stage may be with workers that run others.
+    pub(super) fn may_queue(&self, stage: StageId) -> bool {
+        let state = &self.stages[stage.index()];
+        matches!(state.role, Role::Map(super::MapHost::Worker(_))) && state.durations.are_short()
     }
 
     /// Starts as many workers as the stage has batches to work on, within the limits of its class and of the run.
@@ -288,47 +331,146 @@ impl Scheduler {
             }
             Place::Process => {
                 self.busy_slots += 1;
+                self.busy_processes += u32::from(!self.is_filter(stage));
                 Host::Process
+            }
+            Place::NextProcess => {
+                self.waiting.push_back(attempt);
+                Host::NextProcess
             }
             Place::Worker(class) => {
                 self.busy_slots += 1;
                 Host::Worker(self.pool.take(class, attempt).expect("`assign` saw an idle worker"))
             }
-            Place::Pinned(worker) => {
+            Place::Pinned { worker, .. } => {
                 self.busy_slots += 1;
                 let class = self.classes.of(stage).expect("only stages with workers have any pinned");
                 self.pool.take_worker(class, worker, attempt);
                 Host::Worker(worker)
             }
+            Place::Behind(worker) => {
+                self.pool.queue_behind(worker, attempt);
+                Host::Worker(worker)
+            }
         };
-        self.running.insert(attempt, Running { stage, slice, host, since: self.now });
+        let is_queued = matches!(place, Place::Behind(_) | Place::NextProcess);
+        self.running.insert(attempt, Running { stage, slice, host, since: None, waits: false });
+        if is_queued {
+            self.jobs(stage).queued += 1;
+        } else {
+            self.begin_attempt(attempt);
+        }
         (attempt, host)
     }
 
-    /// An attempt is over: its slot is free, and so is its worker if it lives.
+    fn begin_attempt(&mut self, attempt: AttemptId) {
+        let now = self.now;
+        let Some(running) = self.running.get_mut(&attempt) else { return };
+        running.since = Some(now);
+        let state = &mut self.stages[running.stage.index()];
+        if let Work::Jobs(jobs) = &mut state.work {
+            jobs.running += 1;
+        }
+        state.account.peak_attempts = state.account.peak_attempts.max(state.running());
+    }
+
+    /// An attempt is over: its slot is free, and so is its worker if it lives and has no other attempt.
     pub(super) fn end_attempt(&mut self, attempt: AttemptId) -> Option<Running> {
         let running = self.running.remove(&attempt)?;
+        self.count_end(&running);
         match running.host {
             Host::Native => self.busy_native -= 1,
-            Host::Process => self.busy_slots -= 1,
-            Host::Worker(worker) => {
-                self.busy_slots -= 1;
-                self.pool.make_idle(worker);
-            }
+            Host::Process if running.waits => {}
+            Host::Process => self.give_back_slot(running.stage),
+            Host::NextProcess => self.waiting.retain(|waiting| *waiting != attempt),
+            Host::Worker(worker) => match self.pool.end(worker, attempt) {
+                None => self.busy_slots -= 1,
+                Some(next) if running.since.is_some() => self.begin_queued(next),
+                Some(_) => {}
+            },
         }
-        let state = &mut self.stages[running.stage.index()];
-        state.account.busy += self.now.saturating_sub(running.since);
         self.touch(running.stage);
         Some(running)
+    }
+
+    /// The attempt's process waits for more before it gives the rest. Its place is free for what it waits for.
+    fn attempt_waits(&mut self, attempt: AttemptId) {
+        let Some(running) = self.running.get_mut(&attempt).filter(|running| !running.waits) else { return };
+        debug_assert_eq!(running.host, Host::Process, "only processes are fed one batch after the other");
+        running.waits = true;
+        let (stage, since) = (running.stage, running.since.unwrap_or(self.now));
+        let jobs = self.jobs(stage);
+        jobs.running -= 1;
+        jobs.waiting += 1;
+        self.stages[stage.index()].account.busy += self.now.saturating_sub(since);
+        self.give_back_slot(stage);
+        self.touch(stage);
+    }
+
+    /// Whether processes of the stage stay for more than one attempt.
+    fn is_filter(&self, stage: StageId) -> bool {
+        matches!(&self.plan.stage(stage).kind, StageKind::Command(command) if command.mode == CommandMode::Stream)
+    }
+
+    /// An attempt of the stage needs its slot no more. That of a process which is there for one attempt is taken by the first one that
+    /// waits for it, which needs not be told.
+    fn give_back_slot(&mut self, stage: StageId) {
+        if self.is_filter(stage) {
+            self.busy_slots -= 1;
+            return;
+        }
+        let Some(next) = self.waiting.pop_front() else {
+            self.busy_slots -= 1;
+            self.busy_processes -= 1;
+            return;
+        };
+        self.running.get_mut(&next).expect("an attempt that waits for a slot has not ended").host = Host::Process;
+        self.begin_queued(next);
+    }
+
+    /// What an attempt waited for is there.
+    fn begin_queued(&mut self, attempt: AttemptId) {
+        let stage = self.running[&attempt].stage;
+        self.jobs(stage).queued -= 1;
+        self.begin_attempt(attempt);
+        self.touch(stage);
+    }
+
+    /// An attempt has left its stage's count of those that run or are to run.
+    fn count_end(&mut self, running: &Running) {
+        let state = &mut self.stages[running.stage.index()];
+        // Lanes tell by themselves whether they run.
+        if let Work::Jobs(jobs) = &mut state.work {
+            let count = match running.since {
+                None => &mut jobs.queued,
+                Some(_) if running.waits => &mut jobs.waiting,
+                Some(_) => &mut jobs.running,
+            };
+            *count -= 1;
+        }
+        if let (Some(since), false) = (running.since, running.waits) {
+            let duration = self.now.saturating_sub(since);
+            state.account.busy += duration;
+            state.durations.learn(duration);
+        }
+    }
+
+    /// An attempt was not begun, and will not be: as if it had never been dispatched.
+    fn take_back(&mut self, attempt: AttemptId) {
+        let Some(running) = self.running.remove(&attempt) else { return };
+        self.count_end(&running);
+        self.slice(running.stage, running.slice).tries.total -= 1;
+        self.again(running.stage, running.slice);
     }
 
     fn worker_exited(&mut self, worker: WorkerId, failure: Failure, cause: ExitCause) {
         let Some((class, state, failed_starts)) = self.pool.remove(worker, cause) else { return };
         match state {
-            WorkerState::Running(attempt) => {
+            WorkerState::Running { attempt, next } => {
+                next.into_iter().for_each(|next| self.take_back(next));
                 let Some(running) = self.running.remove(&attempt) else { return };
                 self.busy_slots -= 1;
-                self.stages[running.stage.index()].account.busy += self.now.saturating_sub(running.since);
+                self.count_end(&running);
                 match self.stages[running.stage.index()].role {
                     Role::Keyed(_) => self.lane_failed(&running, failure, cause),
                     _ => self.slice_failed(running.stage, running.slice, failure, cause),
@@ -446,6 +588,7 @@ impl Scheduler {
     /// The stage publishes nothing more: asks for the last pieces of its edges.
     pub(super) fn finish_ports(&mut self, stage: StageId) {
         self.stages[stage.index()].phase = Phase::Finishing;
+        self.finishing += 1;
         self.actions.push(Action::FinishPorts { stage });
     }
 
@@ -456,6 +599,7 @@ impl Scheduler {
             self.touch(self.plan.edge(edge).to);
         }
         self.stages[stage.index()].phase = Phase::Ended;
+        self.finishing -= 1;
         self.ended += 1;
         for follower in std::mem::take(&mut self.followers[stage.index()]) {
             let awaited = &mut self.stages[follower.index()].awaited;
@@ -531,7 +675,7 @@ impl Scheduler {
 
     /// Nothing runs, and so nothing will ever happen: not a matter of time.
     fn is_stuck(&self) -> bool {
-        let at_work = self.pool.total_starting() > 0 || self.pool.has_retired();
+        let at_work = self.finishing > 0 || self.pool.total_starting() > 0 || self.pool.has_retired();
         self.running.is_empty() && !at_work && self.stages.iter().all(StageState::is_quiet)
     }
 
@@ -581,9 +725,16 @@ impl Scheduler {
 pub enum Place {
     Native,
     Process,
+    /// When a process that runs has ended.
+    NextProcess,
     Worker(ClassId),
-    /// In this worker, which is idle.
-    Pinned(WorkerId),
+    /// In the worker that has the lane's state, or is to get it. It is idle.
+    Pinned {
+        lane: usize,
+        worker: WorkerId,
+    },
+    /// With a worker that runs another attempt.
+    Behind(WorkerId),
 }
 
 /// What a run is doing at one moment.
@@ -619,8 +770,7 @@ impl StageFailure {
 
 impl StageState {
     fn is_quiet(&self) -> bool {
-        let phase = self.phase != Phase::Finishing && self.publishing.is_empty();
-        phase
+        self.publishing.is_empty()
             && match &self.work {
                 Work::Resident(resident) => {
                     let fed = resident.inputs.iter().any(|input| matches!(input, ResidentInput::Fed(..)));
@@ -646,7 +796,7 @@ impl StageState {
     }
 }
 
-fn new_stage(plan: &Plan, stage: &crate::plan::Stage, classes: &Classes) -> StageState {
+fn new_stage(stage: &crate::plan::Stage, plan: &Plan, classes: &Classes) -> StageState {
     let role = Role::of(stage, classes);
     let work = match role {
         Role::Resident => {
@@ -663,12 +813,29 @@ fn new_stage(plan: &Plan, stage: &crate::plan::Stage, classes: &Classes) -> Stag
         awaited: stage.after.len(),
         work,
         publishing: std::collections::VecDeque::new(),
-        passed_over: 0,
+        need: need(stage, plan, role),
+        available: 0,
         estimate: Estimate::default(),
         sight: Sight::of(stage, role),
         pace: Pace::default(),
+        durations: super::stage_state::Durations::default(),
         account: StageAccount::default(),
         clock: super::clock::StageClock::default(),
+    }
+}
+
+/// What an attempt of the stage takes. A process that is given little may be asked for before there is a slot for it; not if its stage
+/// may have fewer attempts at once than there are slots.
+fn need(stage: &crate::plan::Stage, plan: &Plan, role: Role) -> Need {
+    match &stage.kind {
+        _ if role.is_native() => Need::Thread,
+        StageKind::Command(command)
+            if matches!(command.mode, CommandMode::Row | CommandMode::Once)
+                && stage.workers.max.get() >= plan.workers =>
+        {
+            Need::SlotSoon
+        }
+        _ => Need::Slot,
     }
 }
 

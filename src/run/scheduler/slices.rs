@@ -294,3 +294,35 @@ impl Slice {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pace(attempts: &[(u64, Duration)]) -> Pace {
+        let mut pace = Pace::default();
+        attempts.iter().for_each(|(rows, spent)| pace.learn(*rows, *spent));
+        pace
+    }
+
+    #[test]
+    fn slices_are_as_long_as_is_good_to_watch() {
+        let unknown = pace(&[]);
+        assert_eq!((unknown.slices(8192), unknown.budget()), (1, Some(AT_FIRST)));
+        let slow = pace(&[(1, Duration::from_secs(1))]);
+        assert_eq!((slow.slices(100), slow.slices(1), slow.budget()), (100, 1, Some(AT_MOST)));
+        let middling = pace(&[(4, Duration::from_millis(40))]);
+        assert_eq!((middling.slices(100), middling.slices(20)), (10, 1));
+        let fast = pace(&[(8192, Duration::from_millis(98))]);
+        assert_eq!((fast.slices(1 << 20), fast.budget()), (1, None));
+    }
+
+    #[test]
+    fn a_first_row_that_loads_something_is_forgotten() {
+        let mut pace = pace(&[(1, Duration::from_secs(5))]);
+        for _ in 0..20 {
+            pace.learn(8192 / pace.slices(8192), Duration::from_micros(12));
+        }
+        assert_eq!((pace.slices(8192), pace.budget()), (1, None));
+    }
+}

@@ -2,12 +2,14 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
+use std::time::Duration;
 
 use super::action::Reject;
 use super::blame::Blame;
 use super::event::{Failure, Meta, Output};
 use super::keyed::Keyed;
 use super::queue::Reservation;
+use super::ready::Need;
 use super::slices::{Pace, Sight};
 use super::worker_state::{ClassId, Classes};
 use crate::plan::{CommandMode, EdgeId, Stage, StageKind};
@@ -41,6 +43,14 @@ impl Role {
         self == Self::Map(MapHost::Native)
     }
 
+    /// The workers that attempts of the stage run in.
+    pub fn class(self) -> Option<ClassId> {
+        match self {
+            Self::Map(MapHost::Worker(class)) | Self::Keyed(class) | Self::Generator(class) => Some(class),
+            Self::Map(MapHost::Process | MapHost::Native) | Self::Task | Self::Resident => None,
+        }
+    }
+
     pub fn of(stage: &Stage, classes: &Classes) -> Self {
         let class = || classes.of(stage.id).expect("every Python stage has a class");
         match &stage.kind {
@@ -51,7 +61,7 @@ impl Role {
             StageKind::Python(_) if stage.has_state() => Self::Keyed(class()),
             StageKind::Python(_) => Self::Map(MapHost::Worker(class())),
             StageKind::Command(command) => match (command.mode, command.output) {
-                (CommandMode::Batch | CommandMode::Row, _) => Self::Map(MapHost::Process),
+                (CommandMode::Batch | CommandMode::Stream | CommandMode::Row, _) => Self::Map(MapHost::Process),
                 (CommandMode::Once, None) => Self::Task,
                 (CommandMode::Once, Some(_)) => Self::Resident,
             },
@@ -85,11 +95,14 @@ pub struct StageState {
     pub work: Work,
     /// `Publish` actions that are not answered yet, each with its edges' reservations, in order.
     pub publishing: std::collections::VecDeque<Vec<(EdgeId, Reservation)>>,
-    /// Attempts given to other stages since the last one of this stage that this one, being ready, could have had.
-    pub passed_over: u32,
+    /// What an attempt takes.
+    pub need: Need,
+    /// Attempts that there is input for, as of its last steps.
+    pub available: u32,
     pub estimate: Estimate,
     pub sight: Sight,
     pub pace: Pace,
+    pub durations: Durations,
     pub account: StageAccount,
     pub clock: super::clock::StageClock,
 }
@@ -128,13 +141,25 @@ pub struct Jobs {
     pub jobs: BTreeMap<u64, Job>,
     /// What is to be dispatched (again); it goes before new input.
     pub ready: BTreeSet<SliceId>,
+    /// Attempts that have begun, and have neither ended nor wait.
     pub running: u32,
+    /// Attempts that keep no place, as their processes wait for more.
+    pub waiting: u32,
+    /// Attempts that are dispatched and have not begun: they wait for a slot, or with their workers.
+    pub queued: u32,
     pub next_sequence: u64,
     pub next_publish: u64,
     /// A job failed for good: no job after it is begun.
     pub failed: bool,
     /// Generators and tasks: there is nothing more to begin.
     pub exhausted: bool,
+}
+
+impl Jobs {
+    /// Attempts that are dispatched and have not ended.
+    pub fn dispatched(&self) -> u32 {
+        self.running + self.queued + self.waiting
+    }
 }
 
 /// One batch on its way through a stage.
@@ -233,6 +258,28 @@ impl Estimate {
         self.ratio += weight * (ratio - self.ratio);
         self.bytes += weight * (bytes - self.bytes);
         self.seen = true;
+    }
+}
+
+/// What an attempt of a stage takes: a moving average.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Durations {
+    seconds: Option<f64>,
+}
+
+impl Durations {
+    const WEIGHT: f64 = 0.3;
+    /// Shorter ones are worth to be with their worker before it has ended the one before; longer ones had better be with whoever is
+    /// free first.
+    const SHORT: f64 = 0.01;
+
+    pub fn learn(&mut self, duration: Duration) {
+        let seconds = duration.as_secs_f64();
+        self.seconds = Some(self.seconds.map_or(seconds, |before| before + Self::WEIGHT * (seconds - before)));
+    }
+
+    pub fn are_short(self) -> bool {
+        self.seconds.is_some_and(|seconds| seconds < Self::SHORT)
     }
 }
 

@@ -72,7 +72,11 @@ fn own_limit(plan: &Plan, stage: &Stage, is_source: bool) -> u32 {
 pub enum WorkerState {
     Starting,
     Idle,
-    Running(AttemptId),
+    /// `next` is with the worker already, which begins it at once when the other has ended.
+    Running {
+        attempt: AttemptId,
+        next: Option<AttemptId>,
+    },
 }
 
 /// All workers that live or are being started.
@@ -109,14 +113,14 @@ impl Pool {
     pub fn take(&mut self, class: ClassId, attempt: AttemptId) -> Option<WorkerId> {
         // The lowest id: the same few workers are used again, so that what they have loaded stays warm.
         let worker = self.classes[class.0].idle.pop_first()?;
-        self.workers.insert(worker, (class, WorkerState::Running(attempt)));
+        self.workers.insert(worker, (class, WorkerState::Running { attempt, next: None }));
         Some(worker)
     }
 
     /// Takes this worker, which is idle, for an attempt.
     pub fn take_worker(&mut self, class: ClassId, worker: WorkerId, attempt: AttemptId) {
         self.classes[class.0].idle.remove(&worker);
-        self.workers.insert(worker, (class, WorkerState::Running(attempt)));
+        self.workers.insert(worker, (class, WorkerState::Running { attempt, next: None }));
     }
 
     pub fn idle_workers(&self, class: ClassId) -> impl Iterator<Item = WorkerId> {
@@ -125,6 +129,40 @@ impl Pool {
 
     pub fn is_idle(&self, class: ClassId, worker: WorkerId) -> bool {
         self.classes[class.0].idle.contains(&worker)
+    }
+
+    /// Gives a worker that runs an attempt the one to go on with.
+    pub fn queue_behind(&mut self, worker: WorkerId, attempt: AttemptId) {
+        if let Some((_, WorkerState::Running { next, .. })) = self.workers.get_mut(&worker) {
+            *next = Some(attempt);
+        }
+    }
+
+    /// An attempt is over, or was never sent. Returns the one that its worker goes on with, or has been going on with.
+    pub fn end(&mut self, worker: WorkerId, ended: AttemptId) -> Option<AttemptId> {
+        let Some((_, WorkerState::Running { attempt, next })) = self.workers.get_mut(&worker) else { return None };
+        if *attempt != ended {
+            next.take_if(|next| *next == ended);
+            return Some(*attempt);
+        }
+        match next.take() {
+            Some(next) => *attempt = next,
+            None => {
+                self.make_idle(worker);
+                return None;
+            }
+        }
+        Some(*attempt)
+    }
+
+    /// Workers of a class that run an attempt and have none to go on with.
+    pub fn without_next(&self, class: ClassId) -> impl Iterator<Item = (WorkerId, AttemptId)> {
+        self.workers.iter().filter_map(move |(&worker, (of, state))| match state {
+            WorkerState::Running { attempt, next: None } if *of == class && !self.retired.contains(&worker) => {
+                Some((worker, *attempt))
+            }
+            _ => None,
+        })
     }
 
     pub fn has_idle(&self, class: ClassId) -> bool {

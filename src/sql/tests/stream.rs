@@ -2,7 +2,7 @@ use std::fs;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use arrow::array::{Array, AsArray, Float64Array, Int64Array, StringArray};
-use arrow::datatypes::{Int64Type, Schema};
+use arrow::datatypes::{Float64Type, Int64Type, Schema};
 use serde_json::json;
 
 use super::*;
@@ -335,6 +335,20 @@ fn a_sort_larger_than_the_limit_spills() {
 }
 
 #[test]
+fn a_sort_of_whole_rows_five_times_as_large_as_the_limit_spills() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let batches = many(30, 1000);
+    let bytes: usize = batches.iter().map(RecordBatch::get_array_memory_size).sum();
+    let sql = "SELECT * FROM t ORDER BY value, id";
+    let outcome = run(sql, vec![table("t", &batches)], &with_limit(bytes / 5, folder.path())).expect("a result");
+    let values =
+        outcome.batches.iter().flat_map(|batch| batch.column(2).as_primitive::<Float64Type>().values().to_vec());
+    let values: Vec<f64> = values.collect();
+    assert_eq!(values.len(), 30 * 8192);
+    assert!(values.is_sorted());
+}
+
+#[test]
 fn groups_larger_than_the_limit_spill() {
     let folder = tempfile::tempdir().expect("a folder");
     let settings = with_limit(4 << 20, folder.path());
@@ -361,6 +375,7 @@ fn a_join_that_does_not_fit_names_the_limit() {
     let error = run(sql, tables, &with_limit(4 << 20, folder.path())).err().expect("an error");
     assert_eq!(error.kind, SqlErrorKind::Memory, "{}", error.message);
     assert!(error.message.contains("memory limit of 4.0 MiB"), "{}", error.message);
+    assert!(error.message.ends_with("give its stage more with `memory`"), "{}", error.message);
 }
 
 #[test]

@@ -3,9 +3,13 @@
 //! It starts templates and commands when the coordinator asks, reaps them, and reports how they ended. It is a subreaper: whatever
 //! detaches itself (double forks, `setsid`) becomes its child. When its socket closes, because the run is over or because the
 //! coordinator died in whatever way, it kills all that is left and exits.
+//!
+//! Commands can be sent ahead: the guardian starts one the moment another one has ended, so that no core idles while the coordinator
+//! hears of it and decides.
 
 mod process;
 mod start;
+mod turns;
 
 pub use process::guard;
 
@@ -15,11 +19,12 @@ use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
 use super::connection::{Connection, ConnectionError};
-use super::frame::{FLAG_QUIET, Frame, Kind};
+use super::frame::{FLAG_NEXT, FLAG_QUIET, FLAG_SLOT, Frame, Kind};
 
 /// First argument that turns this binary into a guardian. Not for people.
 pub const GUARDIAN_ARGUMENT: &str = "__guardian";
@@ -39,6 +44,40 @@ pub struct Spawn<'a> {
     pub fds: Vec<OwnedFd>,
     /// Whether [`Report::Spawned`] is wanted.
     pub announced: bool,
+    pub turn: Turn,
+}
+
+/// When a process is started.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Turn {
+    /// At once; it has nothing to do with the others.
+    Beside,
+    /// At once, in one of the slots that attempts run in.
+    Now,
+    /// As soon as fewer than `slots` processes run in slots; after all that were sent ahead before it. If one of them has failed, not
+    /// before the coordinator has heard of it and goes on.
+    Next { slots: u32 },
+}
+
+impl Turn {
+    fn write(self, frame: &mut Frame) {
+        frame.flags |= match self {
+            Self::Beside => 0,
+            Self::Now => FLAG_SLOT,
+            Self::Next { .. } => FLAG_SLOT | FLAG_NEXT,
+        };
+        if let Self::Next { slots } = self {
+            frame.rows = slots;
+        }
+    }
+
+    fn read(frame: &Frame) -> Self {
+        match (frame.flags & FLAG_SLOT != 0, frame.flags & FLAG_NEXT != 0) {
+            (false, _) => Self::Beside,
+            (true, false) => Self::Now,
+            (true, true) => Self::Next { slots: frame.rows },
+        }
+    }
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -53,6 +92,12 @@ struct SpawnText {
 pub struct ProcessEnd {
     pub status: Option<i32>,
     pub signal: Option<i32>,
+}
+
+impl ProcessEnd {
+    fn is_good(self) -> bool {
+        self.status == Some(0)
+    }
 }
 
 /// What the guardian reports.
@@ -71,6 +116,8 @@ pub enum Report {
     Exited {
         process: ProcessId,
         end: ProcessEnd,
+        /// From its start to its end.
+        time: Duration,
     },
 }
 
@@ -80,6 +127,8 @@ pub struct Guardian {
     connection: Connection,
     child: Child,
     next: u64,
+    /// Whether a process in a slot may have failed since the guardian was last told to go on.
+    is_held_up: bool,
 }
 
 impl Guardian {
@@ -93,7 +142,7 @@ impl Guardian {
         let mut command = Command::new(program);
         command.arg(GUARDIAN_ARGUMENT).stdin(Stdio::from(theirs)).stdout(Stdio::null()).stderr(Stdio::inherit());
         let child = command.spawn()?;
-        Ok(Self { connection, child, next: 0 })
+        Ok(Self { connection, child, next: 0, is_held_up: false })
     }
 
     pub fn fd(&self) -> BorrowedFd<'_> {
@@ -102,6 +151,7 @@ impl Guardian {
 
     /// Starts a process in a session and process group of its own.
     pub fn spawn(&mut self, spawn: Spawn<'_>) -> ProcessId {
+        self.go_on();
         self.next += 1;
         let text = SpawnText {
             argv: spawn.argv.to_vec(),
@@ -112,9 +162,17 @@ impl Guardian {
         frame.text = serde_json::to_vec(&text).expect("strings are JSON");
         frame.attempt = self.next;
         frame.flags = if spawn.announced { 0 } else { FLAG_QUIET };
+        spawn.turn.write(&mut frame);
         frame.fds = spawn.fds;
         self.connection.send(frame);
         ProcessId(self.next)
+    }
+
+    /// The run goes on after all that has been reported: what was sent ahead may be started.
+    pub fn go_on(&mut self) {
+        if std::mem::take(&mut self.is_held_up) {
+            self.connection.send(Frame::new(Kind::GoOn));
+        }
     }
 
     pub fn wants_to_send(&self) -> bool {
@@ -134,7 +192,9 @@ impl Guardian {
         if frames.is_empty() && self.connection.is_closed() {
             return Ok(None);
         }
-        frames.iter().map(report).collect::<Result<Vec<_>, _>>().map(Some)
+        let reports = frames.iter().map(report).collect::<Result<Vec<_>, _>>()?;
+        self.is_held_up |= reports.iter().any(Report::is_bad);
+        Ok(Some(reports))
     }
 
     /// Ends everything that it started and that is left, and waits until it is gone.
@@ -148,11 +208,21 @@ impl Guardian {
     }
 }
 
+impl Report {
+    fn is_bad(&self) -> bool {
+        match self {
+            Self::Spawned { .. } => false,
+            Self::SpawnFailed { .. } => true,
+            Self::Exited { end, .. } => !end.is_good(),
+        }
+    }
+}
+
 fn report(frame: &Frame) -> Result<Report, ConnectionError> {
     let process = ProcessId(frame.attempt);
     Ok(match frame.kind {
         Kind::Spawned => Report::Spawned { process },
-        Kind::ProcessExited => Report::Exited { process, end: frame.text()? },
+        Kind::ProcessExited => Report::Exited { process, end: frame.text()?, time: Duration::from_nanos(frame.length) },
         _ => Report::SpawnFailed {
             process,
             errno: i32::try_from(frame.rows).ok().filter(|&errno| errno > 0),

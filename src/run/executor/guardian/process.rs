@@ -5,7 +5,7 @@ use std::fs;
 use std::io;
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
@@ -13,8 +13,9 @@ use rustix::process::{
     Pid, Signal, WaitOptions, getpid, kill_process, kill_process_group, set_child_subreaper, setsid, wait,
 };
 
-use super::start::start;
-use super::{ProcessEnd, SpawnText};
+use super::start::Starter;
+use super::turns::Turns;
+use super::{ProcessEnd, SpawnText, Turn};
 use crate::run::executor::connection::{Connection, ConnectionError};
 use crate::run::executor::frame::{FLAG_QUIET, Frame, Kind};
 
@@ -39,7 +40,13 @@ pub fn guard() -> io::Result<()> {
     let (deaths, writer) = UnixStream::pair()?;
     deaths.set_nonblocking(true)?;
     signal_hook::low_level::pipe::register(signal_hook::consts::SIGCHLD, writer)?;
-    let mut guard = Guard { connection: Connection::new(socket), processes: BTreeMap::new() };
+    let mut guard = Guard {
+        connection: Connection::new(socket),
+        processes: BTreeMap::new(),
+        turns: Turns::default(),
+        slots: 0,
+        starter: Starter::default(),
+    };
     let result = guard.serve(&deaths);
     kill_all();
     result.map_err(io::Error::other)
@@ -48,7 +55,18 @@ pub fn guard() -> io::Result<()> {
 struct Guard {
     connection: Connection,
     /// Processes that were asked for and are not reaped, by pid.
-    processes: BTreeMap<i32, u64>,
+    processes: BTreeMap<i32, Started>,
+    /// Frames of processes that are started when there is a slot.
+    turns: Turns<Frame>,
+    slots: u32,
+    starter: Starter,
+}
+
+struct Started {
+    /// The coordinator's number of the process.
+    process: u64,
+    has_slot: bool,
+    since: Instant,
 }
 
 impl Guard {
@@ -83,18 +101,38 @@ impl Guard {
     }
 
     fn handle(&mut self, frame: Frame) {
-        if frame.kind == Kind::Spawn {
-            self.spawn(frame);
+        match (frame.kind, Turn::read(&frame)) {
+            (Kind::Spawn, Turn::Beside) => self.start(frame),
+            (Kind::Spawn, Turn::Now) => {
+                self.turns.take_slot();
+                self.start(frame);
+            }
+            (Kind::Spawn, Turn::Next { slots }) => {
+                self.slots = slots;
+                self.turns.wait(frame);
+            }
+            (Kind::GoOn, _) => self.turns.go_on(),
+            _ => {}
+        }
+        self.start_waiting();
+    }
+
+    fn start_waiting(&mut self) {
+        while let Some(frame) = self.turns.next(self.slots) {
+            self.start(frame);
         }
     }
 
-    fn spawn(&mut self, mut frame: Frame) {
+    fn start(&mut self, mut frame: Frame) {
         let fds = std::mem::take(&mut frame.fds);
+        let has_slot = Turn::read(&frame) != Turn::Beside;
         let mut answer = Frame::new(Kind::Spawned);
         answer.attempt = frame.attempt;
-        match frame.text().map_err(io::Error::other).and_then(|text: SpawnText| start(&text, &fds)) {
+        let since = Instant::now();
+        let text = frame.text().map_err(io::Error::other);
+        match text.and_then(|text: SpawnText| self.starter.start(&text, &fds)) {
             Ok(pid) => {
-                self.processes.insert(pid, frame.attempt);
+                self.processes.insert(pid, Started { process: frame.attempt, has_slot, since });
                 if frame.flags & FLAG_QUIET != 0 {
                     return;
                 }
@@ -103,6 +141,9 @@ impl Guard {
                 answer.kind = Kind::SpawnFailed;
                 answer.rows = error.raw_os_error().map_or(0, i32::unsigned_abs);
                 answer.text = error.to_string().into_bytes();
+                if has_slot {
+                    self.turns.give_back(false);
+                }
             }
         }
         self.connection.send(answer);
@@ -113,18 +154,27 @@ impl Guard {
             self.kill_groups_of_the_dead();
             match wait(WaitOptions::NOHANG) {
                 Ok(Some((pid, status))) => {
-                    let Some(process) = self.processes.remove(&pid.as_raw_nonzero().get()) else { continue };
+                    let Some(started) = self.processes.remove(&pid.as_raw_nonzero().get()) else { continue };
                     let end = ProcessEnd { status: status.exit_status(), signal: status.terminating_signal() };
-                    let mut frame = Frame::new(Kind::ProcessExited);
-                    frame.attempt = process;
-                    frame.text = serde_json::to_vec(&end).expect("numbers are JSON");
-                    self.connection.send(frame);
+                    self.report(&started, end);
+                    if started.has_slot {
+                        self.turns.give_back(end.is_good());
+                        self.start_waiting();
+                    }
                 }
                 Ok(None) | Err(Errno::CHILD) => return,
                 Err(Errno::INTR) => {}
                 Err(_) => return,
             }
         }
+    }
+
+    fn report(&mut self, started: &Started, end: ProcessEnd) {
+        let mut frame = Frame::new(Kind::ProcessExited);
+        frame.attempt = started.process;
+        frame.length = u64::try_from(started.since.elapsed().as_nanos()).unwrap_or(u64::MAX);
+        frame.text = serde_json::to_vec(&end).expect("numbers are JSON");
+        self.connection.send(frame);
     }
 
     /// Kills what is left of the groups of processes that have died but are not reaped: their ids cannot belong to anybody else yet.
@@ -150,18 +200,25 @@ fn drain(mut deaths: &UnixStream) {
 /// this process too.
 fn kill_all() {
     for round in 0..KILL_ROUNDS {
+        if !has_children() {
+            return;
+        }
         for pid in descendants() {
             let _ = kill_process(pid, Signal::KILL);
         }
-        loop {
-            match wait(WaitOptions::NOHANG) {
-                Ok(Some(_)) | Err(Errno::INTR) => {}
-                Err(_) => return,
-                Ok(None) => break,
-            }
-        }
         // Killed processes take a moment to die.
         std::thread::sleep(Duration::from_millis(if round < 20 { 1 } else { 5 }));
+    }
+}
+
+/// Whether anything is left, once the dead are reaped. What has lost its parents is a child: without children, there are no descendants.
+fn has_children() -> bool {
+    loop {
+        match wait(WaitOptions::NOHANG) {
+            Ok(Some(_)) | Err(Errno::INTR) => {}
+            Err(_) => return false,
+            Ok(None) => return true,
+        }
     }
 }
 

@@ -4,6 +4,7 @@
 //! memory, and the guardian stands still until the child has become its program (`CLONE_VM | CLONE_VFORK`). `posix_spawn` does the
 //! same, but knows no signal at the death of the parent: without it, what runs would outlive a guardian that is killed.
 
+use std::collections::BTreeMap;
 use std::ffi::{CStr, CString, OsString, c_char, c_int, c_void};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd};
@@ -24,6 +25,8 @@ const SIG_SETMASK: c_int = 2;
 const SIG_DFL: usize = 0;
 /// Room for the few calls that the child makes before it is its program.
 const STACK_BYTES: usize = 64 << 10;
+/// Programs whose places are remembered.
+const REMEMBERED: usize = 1000;
 /// Where programs are looked for if `PATH` is not set.
 const USUAL_PATH: &str = "/usr/local/bin:/usr/bin:/bin";
 /// Runs a script that does not say what runs it, as every shell does.
@@ -41,22 +44,46 @@ unsafe extern "C" {
     fn sigprocmask(how: c_int, set: *const SignalSet, old: *mut SignalSet) -> c_int;
 }
 
-/// Starts a program in a session of its own, in its folder, with `fds` as its standard input, output, error, and descriptor 3.
-/// It is killed when the guardian dies. Returns its pid.
-///
-/// # Errors
-/// Why it could not be started.
-pub fn start(text: &SpawnText, fds: &[OwnedFd]) -> io::Result<i32> {
-    let Some((program, _)) = text.argv.split_first() else {
-        return Err(io::Error::new(io::ErrorKind::InvalidInput, "there is no program to start"));
-    };
+/// Starts programs, and remembers where they are.
+#[derive(Debug, Default)]
+pub struct Starter {
+    /// Where a bare name was found last. Each place where a program is not costs a failed `execve`.
+    found: BTreeMap<(String, Option<String>), CString>,
+}
+
+impl Starter {
+    /// Starts a program in a session of its own, in its folder, with `fds` as its standard input, output, error, and
+    /// descriptor 3. It is killed when the guardian dies. Returns its pid.
+    ///
+    /// # Errors
+    /// Why it could not be started.
+    pub fn start(&mut self, text: &SpawnText, fds: &[OwnedFd]) -> io::Result<i32> {
+        let Some((program, _)) = text.argv.split_first() else {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "there is no program to start"));
+        };
+        let name = (program.clone(), text.env.get("PATH").cloned());
+        let found = self.found.get(&name);
+        let programs = found.cloned().into_iter().chain(candidates(program, text)?).collect::<Vec<_>>();
+        let (pid, at) = start(text, fds, &programs)?;
+        let is_bare = !program.contains('/');
+        if is_bare && found != programs.get(at) {
+            if self.found.len() >= REMEMBERED {
+                self.found.clear();
+            }
+            self.found.insert(name, programs[at].clone());
+        }
+        Ok(pid)
+    }
+}
+
+/// Starts the first of `programs` that there is. Returns its pid, and which one it was.
+fn start(text: &SpawnText, fds: &[OwnedFd], programs: &[CString]) -> io::Result<(i32, usize)> {
     let argv = strings(&text.argv)?;
     let env = environment(text)?;
-    let programs = candidates(program, text)?;
     let cwd = CString::new(text.cwd.as_str())?;
     let env_pointers = pointers(&env);
     let mut child = Child {
-        programs: &programs,
+        programs,
         argv: &pointers(&argv),
         script_argv: script_argv(&argv),
         // SAFETY: this process has one thread, and nothing in it changes the environment.
@@ -65,11 +92,12 @@ pub fn start(text: &SpawnText, fds: &[OwnedFd]) -> io::Result<i32> {
         fds,
         guardian: Some(getpid()),
         mask: [0; 16],
+        tried: 0,
         failure: None,
     };
     let pid = run(&mut child)?;
     match child.failure {
-        None => Ok(pid.as_raw_nonzero().get()),
+        None => Ok((pid.as_raw_nonzero().get(), child.tried)),
         Some(Failure::Folder(errno)) => {
             let _ = waitpid(Some(pid), WaitOptions::empty());
             let reason = io::Error::from(errno);
@@ -94,6 +122,8 @@ struct Child<'a> {
     guardian: Option<Pid>,
     /// The signals that the guardian itself does not take.
     mask: SignalSet,
+    /// The last of `programs` that was tried. Set by the child, as is `failure`.
+    tried: usize,
     /// Set by the child, in the memory of the guardian, if it fails.
     failure: Option<Failure>,
 }
@@ -145,7 +175,8 @@ impl Child<'_> {
             return Failure::Folder(errno);
         }
         let mut failure = Errno::NOENT;
-        for program in self.programs {
+        for (at, program) in self.programs.iter().enumerate() {
+            self.tried = at;
             // SAFETY: all are pointers to strings that end in zero, in lists that end in null.
             unsafe { execve(program.as_ptr(), self.argv.as_ptr(), self.env) };
             let mut errno = last_errno();
@@ -170,6 +201,7 @@ impl Child<'_> {
             // SAFETY: what becomes of signals is this process's own (`CLONE_SIGHAND` is not asked for).
             unsafe { signal(taken, SIG_DFL) };
         }
+        // A group is what can be ended as a whole; and as the kernel shares cores between sessions, a busy one delays no other.
         setsid()?;
         set_parent_process_death_signal(Some(Signal::KILL))?;
         if getppid() != self.guardian {

@@ -1,6 +1,7 @@
 //! [`LocalExecutor`]: carries out actions on this machine: threads for resident stages, a pool of Python workers, processes for
 //! commands. One event loop owns all of it; nothing in it waits for anything but the loop's descriptors.
 
+mod filters;
 mod keyed;
 mod native;
 mod processes;
@@ -14,10 +15,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use arrow::array::{RecordBatch, RecordBatchOptions};
-use arrow::compute::concat_batches;
-
-use super::guardian::{Guardian, ProcessId};
+use super::guardian::{Guardian, ProcessId, Turn};
 use super::log::OutputLog;
 use super::mailbox::{Inbox, Mailbox, Message, mailbox};
 use super::opening;
@@ -29,18 +27,18 @@ use super::rejects;
 use super::resident::{Resident, failure};
 use super::stage::read::Source;
 use super::stage::write::Sink;
-use crate::batch::{Batch, Columns, FileTable, Origin, SegmentPool, SpillSpace};
+use crate::batch::{Batch, Columns, FileTable, SegmentPool, SpillSpace};
+use crate::plan::memory::SPILL_LIMIT;
 use crate::plan::{EdgeId, Plan, StageId, StageKind, Verdict};
 use crate::run::publish::{RunFolder, Staging};
 use crate::run::scheduler::{Action, BatchId, Dispatch, Event, Failure, Host, Meta, Output, Scope, Work};
+use filters::Filters;
 pub use keyed::InPartitions;
 use keyed::KeyedInput;
 use native::Planned;
 use processes::Running;
 pub use processes::end_text;
 
-/// Bytes that the edges of a run may spill together, and each of its queries.
-pub const SPILL_LIMIT: u64 = 64 << 30;
 /// How often pipes are read at the end of a run, at most.
 const DRAIN_ROUNDS: u32 = 1000;
 /// In the run's folder, for what queries and edges spill.
@@ -79,8 +77,11 @@ pub struct LocalExecutor {
     keyed: BTreeMap<StageId, KeyedInput>,
     spill: SpillSpace,
     commands: BTreeMap<ProcessId, Running>,
+    filters: Filters,
     /// Commands that have ended, while something that they left running holds their pipes.
     lingering: BTreeSet<ProcessId>,
+    /// What was read from a pipe.
+    buffer: Box<[u8]>,
     /// The input of commands that get none.
     null: OwnedFd,
     runtime: Option<tokio::runtime::Runtime>,
@@ -129,7 +130,9 @@ impl LocalExecutor {
             unions: BTreeMap::new(),
             queries: BTreeMap::new(),
             commands: BTreeMap::new(),
+            filters: Filters::default(),
             lingering: BTreeSet::new(),
+            buffer: vec![0; processes::READ_BYTES].into(),
             null: std::fs::File::open("/dev/null")?.into(),
             runtime: None,
             events: VecDeque::new(),
@@ -165,11 +168,12 @@ impl LocalExecutor {
     /// # Errors
     /// If the loop itself fails, or the guardian dies.
     pub fn wait(&mut self, timeout: Option<Duration>) -> io::Result<Vec<Token>> {
+        self.guardian.go_on();
         self.watch_output();
         let mut others = Vec::new();
         for token in self.poller.wait(timeout)? {
             match token {
-                Token::Mailbox => self.inbox.take().into_iter().for_each(|message| self.deliver(message)),
+                Token::Mailbox => self.inbox.take().into_iter().try_for_each(|message| self.deliver(message))?,
                 Token::Guardian => self.guardian_reports()?,
                 Token::Signals => others.push(token),
                 Token::Command(process, stream) => self.command_speaks(process, stream),
@@ -192,7 +196,7 @@ impl LocalExecutor {
         self.pool.watch_output(&mut self.poller);
     }
 
-    fn deliver(&mut self, message: Message) {
+    fn deliver(&mut self, message: Message) -> io::Result<()> {
         let event = match message {
             Message::Produced { stage, batch } => {
                 let batch = self.keep(batch);
@@ -204,7 +208,7 @@ impl LocalExecutor {
                 if let Some(resident) = self.residents.get_mut(&stage) {
                     resident.input_changed(input);
                 }
-                return;
+                return Ok(());
             }
             Message::Ended { stage, schema } => {
                 if let Some(schema) = schema
@@ -216,6 +220,7 @@ impl LocalExecutor {
             }
             Message::StageFailed { stage, failure } => Event::StageFailed { stage, failure },
             Message::AttemptDone { attempt, rows, batch } => {
+                self.filters.rest(attempt);
                 let outputs = batch.map(|batch| Output { port: 0, batch: self.keep(batch) });
                 Event::AttemptDone {
                     attempt,
@@ -225,21 +230,30 @@ impl LocalExecutor {
                     spent: Duration::ZERO,
                 }
             }
-            Message::AttemptFailed { attempt, failure } => Event::AttemptFailed { attempt, failure },
+            Message::AttemptFailed { attempt, failure } => {
+                self.filters.rest(attempt);
+                Event::AttemptFailed { attempt, failure }
+            }
+            Message::AttemptWaits { attempt } => {
+                self.filters.rest(attempt);
+                Event::AttemptWaits { attempt }
+            }
+            Message::FilterEnded(remains) => return self.filter_ended(remains),
             Message::SnapshotKept { stage, lane, next, result } => {
                 self.snapshot_kept(stage, lane, next, result);
-                return;
+                return Ok(());
             }
             Message::Partitioned { stage, sequence, result } => {
                 self.partitioned(stage, sequence, result);
-                return;
+                return Ok(());
             }
-            Message::SegmentFree { worker, segment } => {
-                self.pool.release_output(worker, segment);
-                return;
+            Message::SegmentsFree { worker } => {
+                self.pool.release_outputs(worker);
+                return Ok(());
             }
         };
         self.events.push_back(event);
+        Ok(())
     }
 
     fn keep(&mut self, batch: Batch) -> Meta {
@@ -264,6 +278,7 @@ impl LocalExecutor {
             Action::Pull { stage } => self.with_resident(stage, |resident| resident.pull()),
             Action::Feed { stage, input, batch } => self.feed(stage, input, batch),
             Action::EndInput { stage, input } => {
+                self.filters.finish(Some(stage));
                 let schema = self.publisher.input_columns(stage, input);
                 self.with_resident(stage, |resident| resident.end(input, schema));
             }
@@ -295,8 +310,8 @@ impl LocalExecutor {
         let plan = Arc::clone(&self.plan);
         let stage = plan.stage(id);
         let resident = match &stage.kind {
-            StageKind::Read(read) => match Source::open(read, stage.cut, &self.files) {
-                Ok(source) => Resident::source(id, source, self.mailbox.clone()),
+            StageKind::Read(read) => match Source::open(read, stage.cut, !plan.is_read_as_lines(id), &self.files) {
+                Ok(source) => Resident::source(id, source.serving(self.consumers(read)), self.mailbox.clone()),
                 Err(error) => {
                     self.stage_failed(id, Scope::Input, &error);
                     return Ok(());
@@ -343,9 +358,8 @@ impl LocalExecutor {
             stored.batch = loaded.clone();
             return Ok(loaded);
         }
-        let records = loaded.records().map_err(|error| internal(&error))?;
         let columns = self.unions.entry((stage, input)).or_insert_with(Columns::from_first);
-        let conformed = columns.conform(records.clone()).map_err(|error| {
+        let united = loaded.conform(columns).map_err(|error| {
             let from = edge.map_or("one of them", |edge| self.plan.stage(self.plan.edge(edge).from).name.as_str());
             let message = format!(
                 "the inputs of the stage do not have the same columns: `{from}` differs from those before it: {error}; make \
@@ -353,25 +367,15 @@ impl LocalExecutor {
             );
             failure(Scope::Opening, Verdict::Schema, message)
         })?;
-        let united = if conformed.schema_ref() == records.schema_ref() {
-            loaded
-        } else {
-            Batch::new(conformed, loaded.origin().clone())
-        };
         stored.batch = united.clone();
         Ok(united)
     }
 
     fn feed(&mut self, stage: StageId, input: usize, batch: BatchId) {
-        // A query may keep what it is given for as long as it runs; a sink writes it and lets it go.
-        let is_query = matches!(self.plan.stage(stage).kind, StageKind::Sql(_));
-        let taken = self.take_for(stage, input, batch).and_then(|batch| {
-            let records = if is_query { batch.private_records() } else { batch.records() };
-            records.map_err(|error| failure(Scope::Output, Verdict::Exception, error.to_string()))
-        });
+        let taken = self.take_for(stage, input, batch);
         self.store.remove(&batch);
         match taken {
-            Ok(records) => self.with_resident(stage, |resident| resident.feed(input, records)),
+            Ok(batch) => self.with_resident(stage, |resident| resident.feed(input, &batch)),
             Err(failure) => self.events.push_back(Event::StageFailed { stage, failure }),
         }
     }
@@ -408,7 +412,17 @@ impl LocalExecutor {
                     (Err(failure), _) => self.events.push_back(Event::AttemptFailed { attempt, failure }),
                 }
             }
-            Host::Process => self.run_command(attempt, stage, batch)?,
+            Host::Process => {
+                let alone = match &work {
+                    Work::Rows { batch: meta, rows, .. } => *rows != [0..meta.rows] || self.filters.is_tried(meta.id),
+                    _ => false,
+                };
+                self.run_command(attempt, stage, batch, Turn::Now, alone)?;
+            }
+            Host::NextProcess => {
+                let turn = Turn::Next { slots: self.plan.workers };
+                self.run_command(attempt, stage, batch, turn, false)?;
+            }
             Host::Native => self.run_native(attempt, stage, sequence, batch)?,
         }
         Ok(())
@@ -476,8 +490,9 @@ impl LocalExecutor {
     /// If the loop itself fails.
     pub fn stop_workers(&mut self, grace: Duration) -> io::Result<bool> {
         self.pool.stop_all();
+        self.filters.finish(None);
         let deadline = std::time::Instant::now() + grace;
-        while self.pool.has_workers() {
+        while self.pool.has_workers() || !self.filters.is_empty() {
             let left = deadline.saturating_duration_since(std::time::Instant::now());
             if left.is_zero() {
                 break;
@@ -532,32 +547,12 @@ impl LocalExecutor {
 
     /// Gives workers the news of segments that are gone.
     pub fn tidy(&mut self) {
-        let dropped = self.segments.dropped();
-        if !dropped.is_empty() {
-            self.pool.forget(&dropped);
-        }
+        self.pool.forget(self.segments.dropped());
     }
 }
 
 /// The rows of a batch in these ranges, as a batch.
 fn select(batch: &Batch, rows: &[Range<u64>]) -> Result<Batch, Failure> {
-    if *rows == [0..batch.rows() as u64] {
-        return Ok(batch.clone());
-    }
-    let internal = |error: &dyn std::error::Error| failure(Scope::Internal, Verdict::Exception, error.to_string());
-    let records = batch.records().map_err(|error| internal(&error))?;
-    let mut origin = Origin::default();
-    let mut slices: Vec<RecordBatch> = Vec::with_capacity(rows.len());
-    for range in rows {
-        let (start, end) = (range.start as usize, range.end as usize);
-        slices.push(records.slice(start, end - start));
-        origin.extend(batch.origin().slice(start..end));
-    }
-    let selected = if records.num_columns() == 0 {
-        let options = RecordBatchOptions::new().with_row_count(Some(origin.len()));
-        RecordBatch::try_new_with_options(records.schema(), Vec::new(), &options)
-    } else {
-        concat_batches(&records.schema(), &slices)
-    };
-    Ok(Batch::new(selected.map_err(|error| internal(&error))?, origin))
+    let ranges: Vec<_> = rows.iter().map(|range| range.start as usize..range.end as usize).collect();
+    batch.select(&ranges).map_err(|error| failure(Scope::Internal, Verdict::Exception, error.to_string()))
 }

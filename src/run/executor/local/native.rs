@@ -5,12 +5,13 @@ use std::sync::{Arc, Mutex};
 
 use arrow::datatypes::SchemaRef;
 
-use super::{LocalExecutor, SPILL_FOLDER, SPILL_LIMIT};
+use super::{LocalExecutor, SPILL_FOLDER};
 use crate::batch::Batch;
-use crate::plan::memory::QUERY_MEMORY;
-use crate::plan::{Stage, StageId, StageKind, Verdict};
+use crate::plan::memory::SPILL_LIMIT;
+use crate::plan::{Read, Stage, StageId, StageKind, Verdict};
 use crate::run::executor::mailbox::Message;
 use crate::run::executor::resident::{failure, guarded, sql_failure};
+use crate::run::executor::stage::read::Consumer;
 use crate::run::scheduler::{AttemptId, Failure, Scope};
 use crate::sql::{RowWise, Settings};
 
@@ -27,10 +28,21 @@ impl LocalExecutor {
             params: self.plan.params.clone(),
             seed: self.plan.seed,
             started: self.surroundings.started,
-            memory_limit: usize::try_from(QUERY_MEMORY).unwrap_or(usize::MAX),
+            memory_limit: stage.memory.map_or(usize::MAX, |limit| usize::try_from(limit.get()).unwrap_or(usize::MAX)),
             spill_folder: self.folder.join(SPILL_FOLDER),
             spill_limit: SPILL_LIMIT,
         }
+    }
+
+    /// The queries whose conditions decide which rows of a source are read.
+    pub(super) fn consumers(&self, read: &Read) -> Vec<Consumer> {
+        let consumer = |id: &StageId| {
+            let stage = self.plan.stage(*id);
+            let StageKind::Sql(sql) = &stage.kind else { return None };
+            let table = stage.inputs.first()?.table.clone();
+            Some(Consumer { query: sql.query.clone(), table, settings: self.sql_settings(stage) })
+        };
+        read.filtered_by.iter().filter_map(consumer).collect()
     }
 
     pub(super) fn runtime(&mut self) -> io::Result<tokio::runtime::Handle> {

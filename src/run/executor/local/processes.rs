@@ -3,38 +3,41 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 
 use rustix::io::Errno;
 
 use super::LocalExecutor;
-use crate::batch::{Batch, BatchError};
+use crate::batch::Batch;
 use crate::plan::{Command, CommandLine, CommandMode, Stage, StageId, StageKind, Verdict};
 use crate::run::executor::capture::{Capture, Heard, STDOUT_BYTES};
-use crate::run::executor::command::{EndSender, Exchange, Pipes, check_end, signal_name};
-use crate::run::executor::guardian::{ProcessEnd, ProcessId, Report, Spawn};
+use crate::run::executor::command::{EndSender, Exchange, OutputForm, Pipes, check_end, signal_name};
+use crate::run::executor::filter::Portion;
+use crate::run::executor::guardian::{ProcessEnd, ProcessId, Report, Spawn, Turn};
 use crate::run::executor::mailbox::Message;
 use crate::run::executor::poller::Token;
 use crate::run::executor::resident::{failure, guarded};
 use crate::run::executor::row_command::{self, Ran};
 use crate::run::executor::source_command::{self, SourcePipes};
+use crate::run::executor::talk::Voice;
 use crate::run::scheduler::{AttemptId, Event, Failure, Output, Scope};
 use crate::run::{Speaker, Stream};
 
 const STREAMS: [Stream; 2] = [Stream::Stdout, Stream::Stderr];
 /// Bytes that are read from a pipe at once.
-const READ_BYTES: usize = 64 << 10;
+pub(super) const READ_BYTES: usize = 64 << 10;
 /// How often a pipe is read before others have their turn.
 const READS: u32 = 16;
 
 /// A command that runs.
 pub(super) struct Running {
-    attempt: Option<AttemptId>,
-    stage: StageId,
-    talk: Talk,
+    pub(super) attempt: Option<AttemptId>,
+    pub(super) stage: StageId,
+    pub(super) talk: Talk,
 }
 
 /// Who listens to a command.
-enum Talk {
+pub(super) enum Talk {
     /// A thread of its own, begun when the process runs.
     Thread { end: EndSender, start: Option<Box<dyn FnOnce() + Send>> },
     /// The event loop. `row` is the row that the command is run for.
@@ -42,7 +45,7 @@ enum Talk {
 }
 
 impl LocalExecutor {
-    fn command_env(&self, stage: &Stage, line: &CommandLine) -> BTreeMap<String, String> {
+    pub(super) fn command_env(&self, stage: &Stage, line: &CommandLine) -> BTreeMap<String, String> {
         let mut env = BTreeMap::new();
         if let CommandLine::Shell(_) = line {
             env.extend(self.plan.params.iter().map(|(name, value)| (name.clone(), param_text(value))));
@@ -51,45 +54,56 @@ impl LocalExecutor {
         env
     }
 
-    pub(super) fn run_command(&mut self, attempt: AttemptId, id: StageId, batch: Option<Batch>) -> io::Result<()> {
+    /// `alone`: whether the batch failed before, or is a part of one.
+    pub(super) fn run_command(
+        &mut self,
+        attempt: AttemptId,
+        id: StageId,
+        batch: Option<Batch>,
+        turn: Turn,
+        alone: bool,
+    ) -> io::Result<()> {
         let plan = Arc::clone(&self.plan);
         let stage = plan.stage(id);
         let StageKind::Command(command) = &stage.kind else { unreachable!("only commands are processes") };
         match (command.mode, &batch) {
-            (CommandMode::Batch, Some(batch)) => self.run_for_batch(attempt, stage, command, batch),
-            _ => self.run_alone(attempt, stage, command, batch),
+            (CommandMode::Batch, Some(batch)) => self.run_for_batch(attempt, stage, command, batch, turn),
+            (CommandMode::Stream, Some(batch)) => {
+                let batch = batch.clone();
+                self.run_for_stream(stage, command, Portion { attempt, batch }, alone)
+            }
+            _ => self.run_alone(attempt, stage, command, batch, turn),
         }
     }
 
     /// One process with a batch as its input, and a thread that talks to it.
-    fn run_for_batch(&mut self, attempt: AttemptId, stage: &Stage, command: &Command, batch: &Batch) -> io::Result<()> {
+    fn run_for_batch(
+        &mut self,
+        attempt: AttemptId,
+        stage: &Stage,
+        command: &Command,
+        batch: &Batch,
+        turn: Turn,
+    ) -> io::Result<()> {
         let origin = batch.origin().clone();
         let rows = batch.rows() as u64;
-        let input = match command.input.map(|format| Ok((format, batch.records()?))).transpose() {
-            Ok(input) => input,
-            Err(error) => {
-                let error: BatchError = error;
-                let failure = failure(Scope::Output, Verdict::Exception, error.to_string());
-                self.events.push_back(Event::AttemptFailed { attempt, failure });
-                return Ok(());
-            }
-        };
         let exchange = Exchange {
-            stage: stage.id,
-            name: stage.name.clone(),
-            input,
-            output: command.output,
-            returns: command.returns.clone(),
-            log: self.log.clone(),
+            voice: Voice { stage: stage.id, name: stage.name.clone(), log: self.log.clone() },
+            input: command.input.map(|format| (format, batch.clone())),
+            output: command.output.map(|format| OutputForm {
+                format,
+                as_columns: !self.plan.is_read_as_lines(stage.id),
+                returns: command.returns.clone(),
+            }),
         };
         let pipes = Pipes::new()?;
         let mailbox = self.mailbox.clone();
         let start = move || {
             mailbox.send(match guarded(|| exchange.run(pipes.ours)) {
                 Ok(output) => {
-                    let batch = output.map(|records| {
-                        let origin = origin.blur(records.num_rows());
-                        Batch::new(records, origin)
+                    let batch = output.map(|rows| {
+                        let origin = origin.blur(rows.len());
+                        Batch::new(rows, origin)
                     });
                     Message::AttemptDone { attempt, rows, batch }
                 }
@@ -98,7 +112,7 @@ impl LocalExecutor {
         };
         let argv = argv(&command.line);
         let env = self.command_env(stage, &command.line);
-        let spawn = Spawn { argv: &argv, env: &env, cwd: &stage.cwd, fds: pipes.theirs, announced: true };
+        let spawn = Spawn { argv: &argv, env: &env, cwd: &stage.cwd, fds: pipes.theirs, announced: true, turn };
         let process = self.guardian.spawn(spawn);
         let talk = Talk::Thread { end: pipes.end, start: Some(Box::new(start)) };
         self.commands.insert(process, Running { attempt: Some(attempt), stage: stage.id, talk });
@@ -112,6 +126,7 @@ impl LocalExecutor {
         stage: &Stage,
         command: &Command,
         row: Option<Batch>,
+        turn: Turn,
     ) -> io::Result<()> {
         let (argv, env) = match self.row_line(stage, &command.line, row.as_ref()) {
             Ok(line) => line,
@@ -122,7 +137,8 @@ impl LocalExecutor {
         };
         let (capture, [stdout, stderr]) = Capture::new()?;
         let fds = vec![self.null.try_clone()?, stdout, stderr];
-        let process = self.guardian.spawn(Spawn { argv: &argv, env: &env, cwd: &stage.cwd, fds, announced: false });
+        let spawn = Spawn { argv: &argv, env: &env, cwd: &stage.cwd, fds, announced: false, turn };
+        let process = self.guardian.spawn(spawn);
         for stream in STREAMS {
             let pipe = capture.fd(stream).expect("just made");
             self.poller.add(Token::Command(process, stream), pipe)?;
@@ -165,10 +181,9 @@ impl LocalExecutor {
         let Some(Running { stage, talk: Talk::Loop { capture, row }, .. }) = self.commands.get_mut(&process) else {
             return false;
         };
-        let mut buffer = [0; READ_BYTES];
         let mut heard = false;
         for _ in 0..READS {
-            match capture.hear(stream, &mut buffer) {
+            match capture.hear(stream, &mut self.buffer) {
                 Heard::Bytes(bytes) => {
                     heard = true;
                     // A row keeps its output to itself.
@@ -242,11 +257,21 @@ impl LocalExecutor {
         let pipes = SourcePipes::new()?;
         let argv = argv(&command.line);
         let env = self.command_env(stage, &command.line);
-        let spawn = Spawn { argv: &argv, env: &env, cwd: &stage.cwd, fds: pipes.theirs, announced: false };
+        let spawn =
+            Spawn { argv: &argv, env: &env, cwd: &stage.cwd, fds: pipes.theirs, announced: false, turn: Turn::Beside };
         let process = self.guardian.spawn(spawn);
         let (log, name) = (self.log.clone(), stage.name.clone());
-        let resident =
-            source_command::resident(stage, format, pipes.ours, log, name, &self.files, self.mailbox.clone());
+        let as_columns = !self.plan.is_read_as_lines(stage.id);
+        let resident = source_command::resident(
+            stage,
+            format,
+            as_columns,
+            pipes.ours,
+            log,
+            name,
+            &self.files,
+            self.mailbox.clone(),
+        );
         match resident {
             Ok(resident) => {
                 self.residents.insert(stage.id, resident);
@@ -272,17 +297,17 @@ impl LocalExecutor {
                     }
                 }
                 Report::SpawnFailed { process, errno, message } => self.spawn_failed(process, errno, message),
-                Report::Exited { process, end } => self.process_exited(process, end),
+                Report::Exited { process, end, time } => self.process_exited(process, end, time),
             }
         }
         Ok(())
     }
 
-    fn process_exited(&mut self, process: ProcessId, end: ProcessEnd) {
+    fn process_exited(&mut self, process: ProcessId, end: ProcessEnd, time: Duration) {
         match self.commands.get_mut(&process) {
             None => self.pool.template_exited(process, &end_text(end), &mut self.poller),
             Some(Running { talk: Talk::Loop { capture, .. }, .. }) => {
-                capture.end(end);
+                capture.end(end, time);
                 let mut heard = false;
                 for stream in STREAMS {
                     heard |= self.listen(process, stream);
@@ -306,6 +331,7 @@ impl LocalExecutor {
         if let Talk::Loop { capture, .. } = &running.talk {
             self.stop_listening(process, capture);
         }
+        self.filters.remove(process);
         let line = match &self.plan.stage(running.stage).kind {
             StageKind::Command(command) => &command.line,
             kind => unreachable!("{kind:?} is no command"),
@@ -347,7 +373,7 @@ fn judge(capture: &mut Capture, end: ProcessEnd, row: Option<&Batch>) -> Result<
     Ok(Some(Batch::new(row_command::output(&records, ran)?, row.origin().clone())))
 }
 
-fn argv(line: &CommandLine) -> Vec<String> {
+pub(super) fn argv(line: &CommandLine) -> Vec<String> {
     match line {
         CommandLine::Argv(argv) => argv.clone(),
         CommandLine::Row(templates) => templates.iter().map(|template| template.source.clone()).collect(),

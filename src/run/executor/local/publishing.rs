@@ -3,8 +3,9 @@
 use std::sync::Arc;
 
 use super::LocalExecutor;
+use crate::batch::BatchError;
 use crate::plan::{CommandMode, Port, StageId, StageKind, Verdict};
-use crate::run::executor::publisher::{PublishError, Put};
+use crate::run::executor::publisher::Put;
 use crate::run::executor::resident::{failure, sql_failure};
 use crate::run::executor::{rejects, row_command};
 use crate::run::fail_point;
@@ -25,7 +26,7 @@ impl LocalExecutor {
         self.published(stage, put);
     }
 
-    fn published(&mut self, stage: StageId, put: Result<Vec<Put>, PublishError>) {
+    fn published(&mut self, stage: StageId, put: Result<Vec<Put>, BatchError>) {
         match put {
             Ok(puts) => {
                 let queued = self.keep_pieces(puts);
@@ -70,6 +71,7 @@ impl LocalExecutor {
 
     pub(super) fn finish_ports(&mut self, stage: StageId) {
         self.know_columns_without_rows(stage);
+        self.filters.finish(Some(stage));
         match self.publisher.finish(stage) {
             Ok(puts) => {
                 let queued = self.keep_pieces(puts);
@@ -119,6 +121,7 @@ impl LocalExecutor {
     }
 
     pub(super) fn release(&mut self, batch: BatchId) {
+        self.filters.forget(batch);
         if let Some(stored) = self.store.remove(&batch)
             && let Some(edge) = stored.edge
         {

@@ -49,14 +49,15 @@ impl Pool {
     /// Gives a new process the state of its lane.
     pub fn restore(&mut self, id: WorkerId, attempt: AttemptId, state: Vec<u8>) {
         let Some(worker) = self.workers.get_mut(&id) else { return };
-        let Some(current) = worker.current.as_mut().filter(|current| current.attempt == attempt) else { return };
+        let Some(current) = worker.attempts.front_mut().filter(|current| current.attempt == attempt) else { return };
         current.is_to_be_restored = false;
+        let stage = current.stage;
         let mut frame = Frame::new(Kind::Restore);
-        frame.stage = current.stage.0;
+        frame.stage = stage.0;
         frame.attempt = attempt.0;
         frame.data = state;
         worker.connection.send(frame);
-        self.go_on(id);
+        self.go_on(id, stage);
     }
 
     /// Sends rows of a lane, or `None` at the end of its rows, to the worker that has the lane's state, or that gets it by doing the batches
@@ -71,6 +72,8 @@ impl Pool {
     ) -> Result<Option<Batch>, Failure> {
         let plan = Arc::clone(&self.plan);
         let Some(worker) = self.workers.get_mut(&id) else { return Ok(rows.map(|rows| rows.batch)) };
+        // Before it makes the next output, so that it need not make a segment for it.
+        worker.release_outputs();
         let has_rows = rows.is_some();
         let (mut frame, placed) =
             lane_frame(worker, &current, current.sequence, rows, &mut self.schemas, &self.segments)?;
@@ -92,9 +95,9 @@ impl Pool {
         poller: &mut Poller,
     ) -> Result<(), Failure> {
         let Some(worker) = self.workers.get_mut(&id) else { return Ok(()) };
-        let Some(current) = worker.current.take_if(|current| current.attempt == attempt) else { return Ok(()) };
+        let Some(current) = worker.attempts.pop_front_if(|current| current.attempt == attempt) else { return Ok(()) };
         let made = lane_frame(worker, &current, sequence, Some(rows), &mut self.schemas, &self.segments);
-        worker.current = Some(current);
+        worker.attempts.push_front(current);
         let (mut frame, _) = made?;
         frame.flags |= FLAG_AGAIN;
         worker.connection.send(frame);
@@ -107,18 +110,43 @@ impl Pool {
         self.blamed.get(&(stage, sequence))?.values().next().cloned()
     }
 
-    /// The worker's stage is open: it does what it has to do again, and then its attempt.
-    pub(super) fn go_on(&mut self, id: WorkerId) {
+    /// What is to be said of an attempt that failed: of that of a lane, the rows of its batch at fault are remembered, if they are known.
+    pub(super) fn lane_failure(
+        &mut self,
+        current: &Current,
+        rows: Option<Range<usize>>,
+        mut failure: Failure,
+    ) -> Failure {
+        match (current.lane, current.again.front(), rows) {
+            (_, Some(sequence), _) => {
+                let when = format!(" (when batch {sequence}, which had passed, was done again in a new worker)");
+                failure.message.push_str(&when);
+            }
+            (Some(lane), None, Some(rows)) => {
+                self.blamed.entry((current.stage, current.sequence)).or_default().insert(lane, rows);
+            }
+            _ => {}
+        }
+        failure
+    }
+
+    /// A stage is open in a worker: it does what it has to do again, and then its attempts.
+    pub(super) fn go_on(&mut self, id: WorkerId, stage: StageId) {
         let Some(worker) = self.workers.get_mut(&id) else { return };
-        let Some(current) = &mut worker.current else { return };
-        let (attempt, stage) = (current.attempt, current.stage);
-        if let (true, Some(lane)) = (current.is_to_be_restored, current.lane) {
-            self.happened.push(Happened::WantsSnapshot { worker: id, attempt, stage, lane });
-        } else if let (Some(&sequence), Some(lane)) = (current.again.front(), current.lane) {
-            self.happened.push(Happened::DoesAgain { worker: id, attempt, stage, sequence, lane });
-        } else if let Some(waiting) = current.waiting.take() {
-            current.is_catching_up = false;
-            worker.connection.send(waiting);
+        for current in worker.attempts.iter_mut().filter(|current| current.stage == stage) {
+            let attempt = current.attempt;
+            if let Some(lane) = current.lane {
+                if current.is_to_be_restored {
+                    self.happened.push(Happened::WantsSnapshot { worker: id, attempt, stage, lane });
+                    return;
+                }
+                if let Some(&sequence) = current.again.front() {
+                    self.happened.push(Happened::DoesAgain { worker: id, attempt, stage, sequence, lane });
+                    return;
+                }
+                current.is_catching_up = false;
+            }
+            current.waiting.take().into_iter().for_each(|waiting| worker.connection.send(waiting));
         }
     }
 }

@@ -1,18 +1,23 @@
 //! [`Fake`]: an executor that does nothing but keep rows, and answers in random order.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use proptest::prelude::*;
 use proptest::test_runner::TestRng;
 
 use super::shape::{Kind, MapKind, Shape, is_poison};
-use crate::plan::{EdgeId, Plan, StageId, Verdict};
+use crate::plan::{CommandMode, EdgeId, Plan, StageId, StageKind, Verdict};
 use crate::run::Ending;
 use crate::run::scheduler::*;
 
 /// How often something else goes before what a slow stage does.
 const SLOWNESS: u32 = 6;
+
+/// What there was of some things in all histories: they are only proven if they happen.
+pub static JOINS: AtomicU64 = AtomicU64::new(0);
+pub static QUEUED: AtomicU64 = AtomicU64::new(0);
 
 pub struct Fake<'a> {
     pub shapes: &'a [Shape],
@@ -28,8 +33,12 @@ pub struct Fake<'a> {
     /// What will happen, in any order but within one lane, which is first in, first out.
     pub lanes: BTreeMap<Lane, Vec<Event>>,
     pub busy: BTreeMap<AttemptId, Host>,
+    /// Attempts that were sent ahead, and how each will end when it has had a slot.
+    pub waiting: VecDeque<(AttemptId, Event)>,
     /// Workers that live.
     pub workers: BTreeSet<WorkerId>,
+    /// What workers have besides the attempt that they run.
+    pub behind: BTreeMap<WorkerId, Dispatch>,
     /// Stages that workers have prepared.
     pub opened: BTreeSet<(WorkerId, StageId)>,
     /// What slices have given.
@@ -45,6 +54,9 @@ pub struct Fake<'a> {
     pub states: BTreeMap<WorkerId, (StageId, u32, u64)>,
     /// Workers that will still be killed.
     pub kills: u32,
+    /// Workers that will still be replaced, and those that are to end when they have answered what they were sent.
+    pub replaced: u32,
+    pub ending_workers: BTreeSet<WorkerId>,
     /// How often all workers will still fall together.
     pub falls: u32,
     /// How often workers may still die while they start.
@@ -124,19 +136,35 @@ impl Fake<'_> {
                 lane = lanes[self.rng.random_range(0..lanes.len())];
             }
         }
+        if let Some(worker) = self.replaces_in(lane) {
+            return Some(Event::WorkerRetired { worker });
+        }
         let events = self.lanes.get_mut(&lane)?;
         let event = events.remove(0);
         if events.is_empty() {
             self.lanes.remove(&lane);
         }
         match &event {
-            Event::AttemptDone { attempt, .. } | Event::AttemptFailed { attempt, .. } => {
-                self.busy.remove(attempt);
+            Event::AttemptDone { attempt, .. }
+            | Event::AttemptFailed { attempt, .. }
+            | Event::AttemptWaits { attempt } => {
+                let host = self.busy.remove(attempt);
+                if let Some(Host::Worker(worker)) = host {
+                    match self.behind.remove(&worker) {
+                        Some(next) => self.dispatch(next),
+                        None if self.ending_workers.contains(&worker) => self.dies(worker, ExitCause::Engine),
+                        None => {}
+                    }
+                }
+                self.start_waiting();
             }
             Event::PortsFinished { stage, .. } => {
                 self.over.insert(*stage);
             }
-            Event::WorkerExited { worker, .. } => self.busy.retain(|_, host| *host != Host::Worker(*worker)),
+            Event::WorkerExited { worker, .. } => {
+                self.behind.remove(worker);
+                self.busy.retain(|_, host| *host != Host::Worker(*worker));
+            }
             _ => {}
         }
         let (stage, outputs) = match &event {
@@ -152,6 +180,22 @@ impl Fake<'_> {
             }
         }
         Some(event)
+    }
+
+    /// The worker that has too much memory after the attempt that ends in this lane, if one is still to be replaced.
+    fn replaces_in(&mut self, lane: Lane) -> Option<WorkerId> {
+        let Lane::Attempt(attempt) = lane else { return None };
+        let Some(Host::Worker(worker)) = self.busy.get(&attempt).copied() else { return None };
+        // One whose state is spoilt ends anyway.
+        if !self.workers.contains(&worker) {
+            return None;
+        }
+        let is_end = matches!(self.lanes[&lane][0], Event::AttemptDone { .. } | Event::AttemptFailed { .. });
+        if !is_end || self.replaced == 0 || !self.rng.random_bool(0.2) || !self.ending_workers.insert(worker) {
+            return None;
+        }
+        self.replaced -= 1;
+        Some(worker)
     }
 
     fn is_slow(&self, lane: Lane) -> bool {
@@ -178,6 +222,20 @@ impl Fake<'_> {
             }
         }
         edges
+    }
+
+    fn is_filter(&self, stage: StageId) -> bool {
+        matches!(&self.plan.stage(stage).kind, StageKind::Command(command) if command.mode == CommandMode::Stream)
+    }
+
+    /// A process that was sent ahead has a slot as soon as there is one, whatever the scheduler knows by then.
+    fn start_waiting(&mut self) {
+        while self.busy.values().filter(|host| **host != Host::Native).count() < index(self.plan.workers.into())
+            && let Some((attempt, event)) = self.waiting.pop_front()
+        {
+            self.busy.insert(attempt, Host::Process);
+            self.push(Lane::Attempt(attempt), event);
+        }
     }
 
     /// Perhaps a worker is killed, or all fall with the engine's template.
@@ -221,6 +279,7 @@ impl Fake<'_> {
     /// The scheduler learns of it later; until then it may still give the worker an attempt.
     fn dies(&mut self, worker: WorkerId, cause: ExitCause) {
         self.workers.remove(&worker);
+        self.behind.remove(&worker);
         // What the worker would have given is lost with it.
         let lost = self.running_on(worker).and_then(|attempt| self.lanes.remove(&Lane::Attempt(attempt)));
         for event in lost.unwrap_or_default() {
@@ -266,7 +325,7 @@ impl Fake<'_> {
             Action::EndInput { stage, input } => {
                 if self.shapes[stage.index()].kind == Kind::Sink {
                     self.end(stage);
-                } else {
+                } else if !matches!(self.shapes[stage.index()].kind, Kind::Map(_)) {
                     self.residents.entry(stage).or_default().fed.entry(input).or_default().1 = true;
                     self.go_on(stage);
                 }
@@ -358,21 +417,33 @@ impl Fake<'_> {
     }
 
     fn dispatch(&mut self, dispatch: Dispatch) {
+        if let Host::Worker(worker) = dispatch.host
+            && self.running_on(worker).is_some()
+        {
+            let is_lane = matches!(dispatch.work, Work::Lane { .. } | Work::FinishLane { .. });
+            assert!(!is_lane, "an attempt of a lane waits behind another one");
+            QUEUED.fetch_add(1, Ordering::Relaxed);
+            let before = self.behind.insert(worker, dispatch);
+            assert!(before.is_none(), "{worker:?} has three attempts");
+            return;
+        }
         let Dispatch { attempt, stage, sequence, host, work } = dispatch;
         let shape = &self.shapes[stage.index()];
         let right = match shape.kind {
             Kind::Generator { .. } | Kind::Keyed | Kind::Map(MapKind::Worker) => matches!(host, Host::Worker(_)),
-            Kind::Task | Kind::Map(MapKind::Process) => host == Host::Process,
+            Kind::Task | Kind::Map(MapKind::Process) => matches!(host, Host::Process | Host::NextProcess),
             _ => host == Host::Native,
         };
         assert!(right, "{:?} on {host:?}", shape.kind);
-        if let Host::Worker(worker) = host {
-            assert!(!self.busy.values().any(|other| *other == host), "{worker:?} runs two attempts");
-        }
         if let Work::Rows { batch, .. } = &work {
             self.may_be_as_large_as(stage, *batch);
         }
-        self.busy.insert(attempt, host);
+        if host == Host::NextProcess {
+            let on_workers = self.busy.values().any(|host| matches!(host, Host::Worker(_)));
+            assert!(!on_workers, "sent ahead, while a worker may want the slot");
+        } else {
+            self.busy.insert(attempt, host);
+        }
         self.attempts.insert(attempt, stage);
         if let (Host::Worker(worker), Work::Lane { lane, .. } | Work::FinishLane { lane }) = (host, &work) {
             let state = self.states.entry(worker).or_insert((stage, *lane, sequence));
@@ -398,6 +469,7 @@ impl Fake<'_> {
                 self.run_rows(attempt, stage, self.rows_of(batch.id, rows), is_part, budget)
             }
             Work::Join { batch, rows, parts } => {
+                JOINS.fetch_add(1, Ordering::Relaxed);
                 let rows = self.rows_of(batch.id, rows);
                 assert!(parts.iter().all(|part| self.parts.contains(&part.id)), "a batch of its own is joined");
                 let joined: Vec<u64> = parts.iter().flat_map(|part| self.batches[&part.id].clone()).collect();
@@ -449,7 +521,15 @@ impl Fake<'_> {
                 Event::AttemptDone { attempt, rows: 0, outputs: Vec::new(), end: true, spent: Duration::ZERO }
             }
         };
-        self.push(Lane::Attempt(attempt), event);
+        if self.is_filter(stage) && self.rng.random_bool(0.3) {
+            self.push(Lane::Attempt(attempt), Event::AttemptWaits { attempt });
+        }
+        if host == Host::NextProcess {
+            self.waiting.push_back((attempt, event));
+            self.start_waiting();
+        } else {
+            self.push(Lane::Attempt(attempt), event);
+        }
     }
 
     /// An attempt of a lane fails: its worker is given nothing more.

@@ -1,10 +1,13 @@
 //! The scheduler against random pipelines, random speeds, random failures: every history must end with every row where it
 //! belongs, in order, and no queue over its bound on the way; or with the failure that the data calls for.
+//!
+//! `cargo test --release --lib histor` runs some hundreds of them, `MILLPOND_LONG=1` a hundred thousand on two threads.
+//! `MILLPOND_HISTORIES=<number> MILLPOND_SEED=<number>` runs as many as are asked for, and again those that a run has printed.
 
 mod fake;
 mod shape;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -22,8 +25,12 @@ use shape::{Kind, Shape, expected, is_poison, plan, shapes};
 struct Weather {
     /// Workers that are killed.
     kills: u32,
+    /// Workers that are replaced, as they have too much memory.
+    replaced: u32,
     /// How often all workers fall with the engine's template.
     falls: u32,
+    /// Time between two steps.
+    tick: Duration,
     blow: Blow,
 }
 
@@ -42,7 +49,15 @@ fn weather() -> impl Strategy<Value = Weather> {
         1 => (0u64..300).prop_map(Blow::Interrupt),
         1 => (0u64..300, any::<prop::sample::Index>()).prop_map(|(step, stage)| Blow::Failure(step, stage)),
     ];
-    (0u32..3, 0u32..4, blow).prop_map(|(kills, falls, blow)| Weather { kills, falls, blow })
+    let tick = prop_oneof![Just(Duration::from_micros(20)), Just(Duration::from_millis(1))];
+    let deaths = (0u32..3, 0u32..3, 0u32..4);
+    (deaths, tick, blow).prop_map(|((kills, replaced, falls), tick, blow)| Weather {
+        kills,
+        replaced,
+        falls,
+        tick,
+        blow,
+    })
 }
 
 impl Blow {
@@ -75,7 +90,9 @@ fn run(shapes: &[Shape], workers: u32, weather: Weather, rng: TestRng) {
         next_batch: 0,
         lanes: BTreeMap::new(),
         busy: BTreeMap::new(),
+        waiting: VecDeque::new(),
         workers: BTreeSet::new(),
+        behind: BTreeMap::new(),
         opened: BTreeSet::new(),
         parts: BTreeSet::new(),
         single: BTreeSet::new(),
@@ -86,6 +103,8 @@ fn run(shapes: &[Shape], workers: u32, weather: Weather, rng: TestRng) {
         tasks: BTreeSet::new(),
         states: BTreeMap::new(),
         kills: weather.kills,
+        replaced: weather.replaced,
+        ending_workers: BTreeSet::new(),
         falls: weather.falls,
         failed_starts: 2,
         ending: None,
@@ -95,6 +114,7 @@ fn run(shapes: &[Shape], workers: u32, weather: Weather, rng: TestRng) {
     let mut turns = Turns::default();
     let mut actions = scheduler.start(Duration::ZERO);
     let mut steps = 0;
+    let now = |steps: u64| weather.tick * u32::try_from(steps).expect("small");
     loop {
         turns.look(&scheduler, &actions);
         for action in actions {
@@ -107,14 +127,14 @@ fn run(shapes: &[Shape], workers: u32, weather: Weather, rng: TestRng) {
             return;
         }
         if let Some((event, ending)) = weather.blow.at(steps, &plan) {
-            for action in scheduler.handle(event, Duration::from_millis(steps)) {
+            for action in scheduler.handle(event, now(steps)) {
                 fake.perform(action);
             }
             assert_eq!(fake.ending, Some(ending));
             return;
         }
         let event = fake.next().unwrap_or_else(|| panic!("nothing happens any more: {:?}", scheduler.snapshot()));
-        actions = scheduler.handle(event, Duration::from_millis(steps));
+        actions = scheduler.handle(event, now(steps));
         steps += 1;
         assert!(steps < 200_000, "the run does not end");
     }
@@ -224,6 +244,7 @@ fn check_bounds(scheduler: &Scheduler, plan: &Plan, fake: &Fake) {
         assert!(jobs <= bound, "{}: {jobs} batches open, bound {bound}", stage.name);
     }
     let (native, slots): (Vec<Host>, Vec<Host>) = fake.busy.values().copied().partition(|host| *host == Host::Native);
+    assert!(fake.waiting.len() <= index(plan.workers.into()), "{} attempts were sent ahead", fake.waiting.len());
     for (running, name) in [(native.len(), "threads"), (slots.len(), "workers")] {
         assert!(running <= index(plan.workers.into()), "{running} attempts on {} {name}", plan.workers);
     }
@@ -258,23 +279,35 @@ struct Turns {
 
 impl Turns {
     /// Nobody waits for ever: sooner or later a stage with input, credit and a worker goes before all others.
+    /// And no attempt waits behind another one while a worker is idle that could run it.
     fn look(&mut self, scheduler: &Scheduler, actions: &[Action]) {
         let has_place = |stage: StageId| match scheduler.stages[stage.index()].role {
             Role::Map(MapHost::Worker(class)) | Role::Generator(class) => scheduler.pool.has_idle(class),
             Role::Keyed(class) => has_idle_lane(scheduler, stage, class),
             _ => true,
         };
-        let ready = scheduler.ready.iter().map(|stage| stage.0).filter(|stage| has_place(*stage));
+        // One that runs as many attempts as it may is ready for no more than to queue.
+        let has_place = |stage: StageId| {
+            let is_full = |jobs: &stage_state::Jobs| jobs.running >= scheduler.plan.stage(stage).workers.max.get();
+            let is_full =
+                matches!(&scheduler.stages[stage.index()].work, stage_state::Work::Jobs(jobs) if is_full(jobs));
+            !is_full && has_place(stage)
+        };
+        let all = scheduler.plan.stages.iter().map(|stage| stage.id);
+        let ready = all.filter(|stage| scheduler.ready.contains(*stage) && has_place(*stage));
         let mut waited: BTreeMap<StageId, u32> =
             ready.map(|stage| (stage, self.waited.get(&stage).copied().unwrap_or(0))).collect();
         for action in actions {
-            let Action::Dispatch(Dispatch { stage, .. }) = action else { continue };
+            let Action::Dispatch(Dispatch { stage, attempt, host, .. }) = action else { continue };
+            let waits = scheduler.running.get(attempt).is_some_and(|running| running.since.is_none());
+            let is_idle = || has_place(*stage) && scheduler.busy_slots < scheduler.plan.workers;
+            assert!(!waits || !is_idle(), "{stage:?} waits behind another attempt on {host:?}, while others are idle");
             let is_native = |stage: StageId| scheduler.stages[stage.index()].role.is_native();
             let rivals = waited.iter_mut().filter(|(other, _)| is_native(**other) == is_native(*stage));
             rivals.for_each(|(_, turns)| *turns += 1);
             waited.entry(*stage).and_modify(|turns| *turns = 0);
         }
-        let bound = scheduler::PATIENCE + scheduler.stages.len() as u32;
+        let bound = ready::PATIENCE + scheduler.stages.len() as u32;
         assert!(waited.values().all(|turns| *turns <= bound), "turns of others: {waited:?}, bound {bound}");
         self.waited = waited;
     }
@@ -317,6 +350,8 @@ fn every_history_ends_with_every_row_in_its_place() {
             scope.spawn(move || histories(cases, seed.wrapping_add(thread)));
         }
     });
+    let happened = [&fake::JOINS, &fake::QUEUED].map(|count| count.load(std::sync::atomic::Ordering::Relaxed));
+    assert!(cases < 100 || happened.iter().all(|count| *count > 0), "joins and attempts behind others: {happened:?}");
 }
 
 fn rng(seed: u64) -> TestRng {

@@ -296,6 +296,8 @@ fn stage(at: usize, shape: &Shape, inputs: Vec<Input>) -> Stage {
         schema: Vec::new(),
         delimiter: b',',
         header: true,
+        used: None,
+        filtered_by: Vec::new(),
     };
     let write = Write {
         target: WriteTarget::Stdout,
@@ -308,6 +310,9 @@ fn stage(at: usize, shape: &Shape, inputs: Vec<Input>) -> Stage {
         Kind::Generator { .. } => python(true, false),
         Kind::Keyed => python(false, true),
         Kind::Map(MapKind::Worker) => python(false, false),
+        // What is not given batches may be sent ahead.
+        Kind::Map(MapKind::Process) if at % 3 == 0 => command(CommandMode::Row, None),
+        Kind::Map(MapKind::Process) if at % 3 == 1 => command(CommandMode::Stream, Some(crate::format::Format::Lines)),
         Kind::Map(MapKind::Process) => command(CommandMode::Batch, Some(crate::format::Format::Lines)),
         Kind::Task => command(CommandMode::Once, None),
         Kind::Join | Kind::Limit { .. } | Kind::Map(MapKind::Native) => {
@@ -321,6 +326,7 @@ fn stage(at: usize, shape: &Shape, inputs: Vec<Input>) -> Stage {
     Stage {
         id: StageId(at as u32),
         name: format!("s{at}"),
+        foreach: None,
         description: None,
         ports: if matches!(shape.kind, Kind::Sink | Kind::Task) {
             Vec::new()
@@ -337,6 +343,7 @@ fn stage(at: usize, shape: &Shape, inputs: Vec<Input>) -> Stage {
         env: BTreeMap::new(),
         cwd: "/".into(),
         after: shape.after.iter().map(|&awaited| StageId(awaited as u32)).collect(),
+        supply: None,
         line: 1,
     }
 }

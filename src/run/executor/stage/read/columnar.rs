@@ -16,10 +16,12 @@ use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions};
 use super::error::ReadError;
 use super::input::{Canceller, Input, failure, open_file};
 use super::parquet_file::{self, SharedFile};
+use super::row_groups::{Conditions, Consumer, RowGroups, RowNumbers};
 use super::{FileToRead, Target};
-use crate::batch::{Columns, Cutter, FileId, FileTable, Origin};
+use crate::batch::{Batch, Columns, Cutter, FileId, FileTable, Origin, Rows};
 use crate::format::{Compression, Format, declare};
 use crate::plan::{Cut, Read};
+use crate::sql::UsedColumns;
 
 const ARROW_MAGIC: &[u8; 6] = b"ARROW1";
 
@@ -27,15 +29,20 @@ const ARROW_MAGIC: &[u8; 6] = b"ARROW1";
 pub(super) struct ColumnarSource {
     format: Format,
     declared: Vec<(String, DataType)>,
+    used: Option<UsedColumns>,
     files: VecDeque<FileToRead>,
     table: FileTable,
     canceller: Canceller,
     bytes_read: Arc<AtomicU64>,
     cut: Cut,
-    columns: Option<Columns>,
+    /// All columns of the files, and those that are read.
+    columns: Option<(Columns, Columns)>,
+    consumers: Vec<Consumer>,
+    /// Planned with the columns of the first file; `None` if every row is read.
+    conditions: Option<Conditions>,
     current: Option<Current>,
     cutter: Cutter,
-    ready: VecDeque<(RecordBatch, Origin)>,
+    ready: VecDeque<(Rows, Origin)>,
 }
 
 type Batches = Box<dyn Iterator<Item = Result<RecordBatch, ArrowError>> + Send>;
@@ -44,10 +51,9 @@ type Batches = Box<dyn Iterator<Item = Result<RecordBatch, ArrowError>> + Send>;
 struct Current {
     path: PathBuf,
     file: FileId,
-    schema: SchemaRef,
     batches: Batches,
-    /// 1-based number of the next row.
-    row: u64,
+    /// The numbers of the rows to come.
+    rows: RowNumbers,
     /// Whether what has come is passed on at once, because the next batch may be long in coming.
     is_live: bool,
     progress: Progress,
@@ -73,26 +79,34 @@ impl ColumnarSource {
         Self {
             format: read.format,
             declared: read.schema.clone(),
+            used: read.used.clone(),
             files: files.into(),
             table,
             canceller,
             bytes_read,
             cut,
             columns: None,
+            consumers: Vec::new(),
+            conditions: None,
             current: None,
             cutter: Cutter::new(cut.rows, cut.bytes),
             ready: VecDeque::new(),
         }
     }
 
-    pub(super) fn schema(&self) -> Option<SchemaRef> {
-        self.columns.as_ref().and_then(Columns::settled)
+    /// Says who reads the source, if all who do are queries that read nothing else: what none of them needs is not read.
+    pub(super) fn serve(&mut self, consumers: Vec<Consumer>) {
+        self.consumers = consumers;
     }
 
-    pub(super) fn next_batch(&mut self) -> Result<Option<(RecordBatch, Origin)>, ReadError> {
+    pub(super) fn schema(&self) -> Option<SchemaRef> {
+        self.columns.as_ref().and_then(|(_, read)| read.settled())
+    }
+
+    pub(super) fn next_batch(&mut self) -> Result<Option<Batch>, ReadError> {
         loop {
-            if let Some(batch) = self.ready.pop_front() {
-                return Ok(Some(batch));
+            if let Some((rows, origin)) = self.ready.pop_front() {
+                return Ok(Some(Batch::new(rows, origin)));
             }
             if self.canceller.is_cancelled() {
                 return Err(ReadError::Cancelled);
@@ -102,25 +116,43 @@ impl ColumnarSource {
             } else if let Some(file) = self.files.pop_front() {
                 self.start(&file)?;
             } else {
-                return Ok(self.cutter.finish());
+                return Ok(self.cutter.finish().map(|(rows, origin)| Batch::new(rows, origin)));
             }
         }
     }
 
     fn start(&mut self, file: &FileToRead) -> Result<(), ReadError> {
-        let current = self.open(file)?;
-        if self.columns.is_none() {
-            self.columns = Some(if self.declared.is_empty() {
-                Columns::from_first()
-            } else {
-                let path = current.path.clone();
-                declare(&current.schema, &self.declared).map_err(|problem| ReadError::Columns { path, problem })?
-            });
-        }
-        let empty = RecordBatch::new_empty(Arc::clone(&current.schema));
-        current.conform(self.columns.as_mut().expect("just set"), empty)?;
-        self.current = Some(current);
+        self.current = Some(self.open(file)?);
         Ok(())
+    }
+
+    /// Checks the columns of a file against those of the first, and returns the places of those that are read.
+    fn admit(&mut self, path: &Path, schema: &SchemaRef) -> Result<Vec<usize>, ReadError> {
+        let problem = |problem| ReadError::Columns { path: path.to_owned(), problem };
+        let misfit = |source| ReadError::Conform { path: path.to_owned(), row: 1, source };
+        let is_first = self.columns.is_none();
+        let (mut all, read) = match self.columns.take() {
+            Some((all, read)) => (all, Some(read)),
+            None if self.declared.is_empty() => (Columns::from_first(), None),
+            None => (declare(schema, &self.declared).map_err(problem)?, None),
+        };
+        let settled = all.conform(RecordBatch::new_empty(Arc::clone(schema))).map_err(misfit)?.schema();
+        let mut read = read.unwrap_or_else(|| {
+            let names: Vec<_> = settled.fields().iter().map(|field| field.name().clone()).collect();
+            match self.used.as_ref().and_then(|used| used.choose(names.iter().map(String::as_str))) {
+                Some(chosen) => all.only(&chosen.into_iter().map(|at| names[at].clone()).collect::<Vec<_>>()),
+                None => all.clone(),
+            }
+        });
+        let is_read = |name: &str| read.settled().is_some_and(|columns| columns.index_of(name).is_ok());
+        let places: Vec<_> = (0..schema.fields().len()).filter(|at| is_read(schema.field(*at).name())).collect();
+        let shown = Arc::new(schema.project(&places).expect("places of its own"));
+        let columns = read.conform(RecordBatch::new_empty(shown)).map_err(misfit)?.schema();
+        if is_first {
+            self.conditions = Conditions::plan(&self.consumers, &columns);
+        }
+        self.columns = Some((all, read));
+        Ok(places)
     }
 
     /// Reads one batch of the current file, or ends it.
@@ -133,11 +165,11 @@ impl ColumnarSource {
         let batch = match batch {
             Err(_) if self.canceller.is_cancelled() => return Err(ReadError::Cancelled),
             Err(error) => return Err(damage(&current.path, error)),
-            Ok(batch) => current.conform(self.columns.as_mut().expect("set at the start"), batch)?,
+            Ok(batch) => current.conform(&mut self.columns.as_mut().expect("set at the start").1, batch)?,
         };
-        let origin = Origin::consecutive(current.file, current.row, batch.num_rows());
-        current.row += batch.num_rows() as u64;
-        current.progress.add(batch.num_rows(), self.format, &self.bytes_read);
+        let origin = current.rows.take(current.file, batch.num_rows());
+        let done = if self.format == Format::Parquet { batch.num_rows() as u64 } else { 1 };
+        current.progress.add(done, &self.bytes_read);
         let is_live = current.is_live;
         self.ready.extend(self.cutter.push(batch, origin));
         if is_live {
@@ -146,7 +178,7 @@ impl ColumnarSource {
         Ok(())
     }
 
-    fn open(&self, file: &FileToRead) -> Result<Current, ReadError> {
+    fn open(&mut self, file: &FileToRead) -> Result<Current, ReadError> {
         match (self.format, &file.target) {
             (Format::Parquet, Target::Path(path)) => self.open_parquet(path),
             (Format::Parquet, Target::Stdin) => Err(ReadError::NotRegular { path: PathBuf::from(super::input::STDIN) }),
@@ -155,26 +187,26 @@ impl ColumnarSource {
         }
     }
 
-    fn open_parquet(&self, path: &Path) -> Result<Current, ReadError> {
+    fn open_parquet(&mut self, path: &Path) -> Result<Current, ReadError> {
         let (file, size) = regular(path)?.ok_or_else(|| ReadError::NotRegular { path: path.to_owned() })?;
         let corrupt = |error: parquet::errors::ParquetError| damage(path, error.into());
         let file = SharedFile::new(file, size);
         let reader_metadata = ArrowReaderMetadata::load(&file, ArrowReaderOptions::default()).map_err(corrupt)?;
-        let schema = Arc::clone(reader_metadata.schema());
+        let places = self.admit(path, reader_metadata.schema())?;
         let metadata = Arc::clone(reader_metadata.metadata());
         let rows = u64::try_from(metadata.file_metadata().num_rows()).unwrap_or(0);
-        let bytes: i64 =
-            metadata.row_groups().iter().map(parquet::file::metadata::RowGroupMetaData::total_byte_size).sum();
-        let row_bytes = (u64::try_from(bytes).unwrap_or(0) / rows.max(1)).max(1);
+        let row_bytes = (parquet_file::bytes_of(&metadata, &places) / rows.max(1)).max(1);
         // Rows are decoded a batch at a time; long ones must not be decoded by the thousand.
         let fitting = usize::try_from(self.cut.bytes.get() / row_bytes).unwrap_or(usize::MAX).max(1);
         let fitting = fitting.min(self.cut.rows.get() as usize);
-        let batches = parquet_file::read(file, reader_metadata, fitting).map_err(corrupt)?;
-        let progress = Progress::Share { size, total: rows, done: 0 };
-        Ok(self.current(path, schema, batches, false, progress))
+        let groups = RowGroups::select(self.conditions.as_ref(), &reader_metadata);
+        let batches = parquet_file::read(&file, &reader_metadata, &groups.places, &places, fitting).map_err(corrupt)?;
+        let mut progress = Progress::Share { size, total: rows, done: 0 };
+        progress.add(groups.skipped, &self.bytes_read);
+        Ok(self.current(path, batches, groups.numbers, false, progress))
     }
 
-    fn open_arrow(&self, path: &Path, compression: Compression) -> Result<Current, ReadError> {
+    fn open_arrow(&mut self, path: &Path, compression: Compression) -> Result<Current, ReadError> {
         if compression == Compression::None
             && let Some((mut file, size)) = regular(path)?
         {
@@ -184,7 +216,8 @@ impl ColumnarSource {
             if magic[..count] == ARROW_MAGIC[..] {
                 let reader = FileReader::try_new(BufReader::new(file), None).map_err(|error| damage(path, error))?;
                 let progress = Progress::Share { size, total: reader.num_batches() as u64, done: 0 };
-                return Ok(self.current(path, reader.schema(), Box::new(reader), false, progress));
+                let places = self.admit(path, &reader.schema())?;
+                return Ok(self.current(path, projected(reader, places), RowNumbers::all(), false, progress));
             }
         }
         self.stream(Input::open(path, compression, &self.canceller, &self.bytes_read)?)
@@ -192,7 +225,7 @@ impl ColumnarSource {
 
     /// Reads Arrow's stream format. A file is a stream between a magic number and a footer, so that it, too, can be read from a
     /// pipe.
-    fn stream(&self, input: Input) -> Result<Current, ReadError> {
+    fn stream(&mut self, input: Input) -> Result<Current, ReadError> {
         let (path, is_live) = (input.path().to_owned(), !input.is_regular());
         let mut reader = input.into_reader();
         let start = stream_start(&mut reader).map_err(|error| match error {
@@ -202,29 +235,39 @@ impl ColumnarSource {
         let reader = BufReader::new(Cursor::new(start).chain(reader));
         let reader = StreamReader::try_new(reader, None)
             .map_err(|error| if self.canceller.is_cancelled() { ReadError::Cancelled } else { damage(&path, error) })?;
-        Ok(self.current(&path, reader.schema(), Box::new(reader), is_live, Progress::Counted))
+        let places = self.admit(&path, &reader.schema())?;
+        Ok(self.current(&path, projected(reader, places), RowNumbers::all(), is_live, Progress::Counted))
     }
 
-    fn current(&self, path: &Path, schema: SchemaRef, batches: Batches, is_live: bool, progress: Progress) -> Current {
+    fn current(&self, path: &Path, batches: Batches, rows: RowNumbers, is_live: bool, progress: Progress) -> Current {
         let file = self.table.register(path);
-        Current { path: path.to_owned(), file, schema, batches, row: 1, is_live, progress }
+        Current { path: path.to_owned(), file, batches, rows, is_live, progress }
     }
 }
 
 impl Current {
     fn conform(&self, columns: &mut Columns, batch: RecordBatch) -> Result<RecordBatch, ReadError> {
-        let failed = |source| ReadError::Conform { path: self.path.clone(), row: self.row, source };
+        let failed = |source| ReadError::Conform { path: self.path.clone(), row: self.rows.next(), source };
         columns.conform(batch).map_err(failed)
     }
 }
 
 impl Progress {
-    fn add(&mut self, rows: usize, format: Format, bytes_read: &AtomicU64) {
+    /// Adds rows or batches, of which the total is.
+    fn add(&mut self, read: u64, bytes_read: &AtomicU64) {
         let Self::Share { size, total, done } = self else { return };
         let before = share(*size, *done, *total);
-        *done += if format == Format::Parquet { rows as u64 } else { 1 };
+        *done += read;
         bytes_read.fetch_add(share(*size, *done, *total) - before, Ordering::Relaxed);
     }
+}
+
+/// The columns at these places.
+fn projected(
+    batches: impl Iterator<Item = Result<RecordBatch, ArrowError>> + Send + 'static,
+    places: Vec<usize>,
+) -> Batches {
+    Box::new(batches.map(move |batch| batch?.project(&places)))
 }
 
 /// The first bytes of the stream, after the magic number of a file and its padding if there is one.

@@ -19,6 +19,8 @@ use crate::format::{Compression, decompress};
 const SILENCE: Timespec = Timespec { tv_sec: 0, tv_nsec: 100_000_000 };
 
 const FILE_BUFFER: usize = 1 << 20;
+/// For files whose size says little: those of a pseudo file system have none.
+const SMALLEST_FILE_BUFFER: usize = 4 << 10;
 const PIPE_BUFFER: usize = 64 << 10;
 
 /// Name of standard input in messages and in the table of files.
@@ -68,7 +70,10 @@ pub(super) enum Fill {
 pub(super) struct Input {
     path: PathBuf,
     reader: Box<dyn Read + Send>,
+    /// Made with the first [`Input::fill`]; a reader with a place of its own needs none.
     buffer: Vec<u8>,
+    /// Bytes that it is to have.
+    size: usize,
     start: usize,
     end: usize,
     is_regular: bool,
@@ -108,7 +113,8 @@ impl Input {
         bytes_read: &Arc<AtomicU64>,
     ) -> Result<Self, ReadError> {
         let unreadable = |source| ReadError::Unreadable { path: path.to_owned(), source };
-        let is_regular = file.metadata().map_err(unreadable)?.is_file();
+        let metadata = file.metadata().map_err(unreadable)?;
+        let is_regular = metadata.is_file();
         let waits_for_ever = Arc::new(AtomicBool::new(true));
         let raw = RawInput {
             file,
@@ -117,11 +123,16 @@ impl Input {
             canceller: canceller.clone(),
             bytes_read: Arc::clone(bytes_read),
         };
-        let size = if is_regular { FILE_BUFFER } else { PIPE_BUFFER };
+        let size = match compression {
+            _ if !is_regular => PIPE_BUFFER,
+            Compression::None => buffer_of_file(metadata.len()),
+            _ => FILE_BUFFER,
+        };
         Ok(Self {
             path: path.to_owned(),
             reader: decompress(raw, compression).map_err(unreadable)?,
-            buffer: vec![0; size],
+            buffer: Vec::new(),
+            size,
             start: 0,
             end: 0,
             is_regular,
@@ -152,19 +163,29 @@ impl Input {
     /// is silent.
     pub(super) fn fill(&mut self, waits_for_ever: bool) -> Result<Fill, ReadError> {
         debug_assert!(self.bytes().is_empty(), "nothing is overwritten");
+        let mut buffer = std::mem::take(&mut self.buffer);
+        buffer.resize(self.size, 0);
+        let read = self.read_into(&mut buffer, waits_for_ever);
+        self.buffer = buffer;
+        let (fill, count) = read?;
+        (self.start, self.end) = (0, count);
+        Ok(fill)
+    }
+
+    /// Reads what is there to `room`, which is not empty, and returns how much it was. As [`Input::fill`], for a reader that has a
+    /// place for the bytes.
+    pub(super) fn read_into(&mut self, room: &mut [u8], waits_for_ever: bool) -> Result<(Fill, usize), ReadError> {
         self.waits_for_ever.store(waits_for_ever, Ordering::Relaxed);
-        (self.start, self.end) = (0, 0);
         if self.canceller.is_cancelled() {
             return Err(ReadError::Cancelled);
         }
-        match self.reader.read(&mut self.buffer) {
-            Ok(0) => Ok(Fill::End),
-            Ok(count) => {
-                self.end = count;
-                Ok(Fill::Bytes)
-            }
+        // Of a pipe no more is taken at once than a buffer: the rest is left to whoever reads it next.
+        let room = if self.is_regular { room } else { first(room, PIPE_BUFFER) };
+        match self.reader.read(room) {
+            Ok(0) => Ok((Fill::End, 0)),
+            Ok(count) => Ok((Fill::Bytes, count)),
             Err(_) if self.canceller.is_cancelled() => Err(ReadError::Cancelled),
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(Fill::Silence),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok((Fill::Silence, 0)),
             Err(error) => Err(failure(&self.path, error)),
         }
     }
@@ -174,6 +195,17 @@ impl Input {
         self.waits_for_ever.store(true, Ordering::Relaxed);
         self.reader
     }
+}
+
+fn first(room: &mut [u8], count: usize) -> &mut [u8] {
+    let count = room.len().min(count);
+    &mut room[..count]
+}
+
+/// Bytes of the buffer for a file of `length` bytes. A buffer is cleared when it is made, which costs more than to read a small
+/// file; one byte more than the file has lets the second read find its end.
+fn buffer_of_file(length: u64) -> usize {
+    usize::try_from(length.saturating_add(1)).unwrap_or(FILE_BUFFER).clamp(SMALLEST_FILE_BUFFER, FILE_BUFFER)
 }
 
 /// Opens a file that was there when the source was opened.

@@ -2,13 +2,16 @@
 //!
 //! Reading is lazy: a batch is read when it is asked for. Of pipes no more than one buffer is read beyond it; files are read and
 //! decoded a few batches ahead, on other threads, and their batches and errors come in order all the same. Text is handled in
-//! `text.rs`, formats that carry their own types in `columnar.rs`; `input.rs` is where bytes come from.
+//! `text.rs` and `lines.rs`, formats that carry their own types in `columnar.rs`; `input.rs` is where bytes come from.
 
 mod columnar;
 mod error;
 mod input;
+mod lines;
 mod parquet_file;
 mod paths;
+mod row_groups;
+mod sizes;
 #[cfg(test)]
 mod tests;
 mod text;
@@ -17,17 +20,19 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
 
 pub use self::error::ReadError;
 pub use self::input::Canceller;
+pub use self::row_groups::Consumer;
+pub use self::sizes::file_sizes;
 
 use self::columnar::ColumnarSource;
 use self::input::STDIN;
+use self::lines::LineSource;
 use self::text::TextSource;
-use crate::batch::{FileTable, Origin};
-use crate::format::Compression;
+use crate::batch::{Batch, FileTable, line_schema};
+use crate::format::{Compression, Format};
 use crate::plan::{Cut, Read};
 
 /// Reads the files of one `read` stage, in order. Used from one thread; [`Canceller`] works from any.
@@ -40,6 +45,7 @@ pub struct Source {
 
 enum Batches {
     Text(Box<TextSource>),
+    Lines(Box<LineSource>),
     Columnar(Box<ColumnarSource>),
 }
 
@@ -55,8 +61,9 @@ enum Target {
 }
 
 impl Source {
-    /// Finds the files. They are opened, and registered in `files`, one by one when it is their turn.
-    pub fn open(read: &Read, cut: Cut, files: &FileTable) -> Result<Self, ReadError> {
+    /// Finds the files. They are opened, and registered in `files`, one by one when it is their turn. `as_columns`: whether lines
+    /// are wanted as columns.
+    pub fn open(read: &Read, cut: Cut, as_columns: bool, files: &FileTable) -> Result<Self, ReadError> {
         let unreadable = |source| ReadError::Unreadable { path: PathBuf::from(STDIN), source };
         let canceller = Canceller::new().map_err(unreadable)?;
         let paths = paths::expand(&read.paths, read.format)?;
@@ -72,23 +79,36 @@ impl Source {
         }
         let bytes_read = Arc::new(AtomicU64::new(0));
         let (table, cancel, count) = (files.clone(), canceller.clone(), Arc::clone(&bytes_read));
-        let batches = if read.format.is_text() {
-            Batches::Text(Box::new(TextSource::new(read, cut, found, known_size.is_some(), table, cancel, count)))
+        let is_known = known_size.is_some();
+        let batches = if read.format == Format::Lines {
+            Batches::Lines(Box::new(LineSource::new(cut, as_columns, found, is_known, table, cancel, count)))
+        } else if read.format.is_text() {
+            Batches::Text(Box::new(TextSource::new(read, cut, found, is_known, table, cancel, count)))
         } else {
             Batches::Columnar(Box::new(ColumnarSource::new(read, cut, found, table, cancel, count)))
         };
         Ok(Self { batches, canceller, known_size, bytes_read })
     }
 
+    /// Says who reads the source, if all who do are queries that read nothing else: rows that none of them needs may be left out.
+    #[must_use]
+    pub fn serving(mut self, consumers: Vec<Consumer>) -> Self {
+        if let Batches::Columnar(columnar) = &mut self.batches {
+            columnar.serve(consumers);
+        }
+        self
+    }
+
     /// Reads the next batch; `None` after the last. Blocks while a pipe is silent, until it is cancelled.
     ///
     /// A batch ends by `cut` alone, except that rows from a pipe are passed on when nothing has come for 100 ms.
-    pub fn next_batch(&mut self) -> Result<Option<(RecordBatch, Origin)>, ReadError> {
+    pub fn next_batch(&mut self) -> Result<Option<Batch>, ReadError> {
         if self.canceller.is_cancelled() {
             return Err(ReadError::Cancelled);
         }
         match &mut self.batches {
             Batches::Text(text) => text.next_batch(),
+            Batches::Lines(lines) => lines.next_batch(),
             Batches::Columnar(columnar) => columnar.next_batch(),
         }
     }
@@ -103,6 +123,7 @@ impl Source {
     pub fn schema(&self) -> Option<SchemaRef> {
         let schema = match &self.batches {
             Batches::Text(text) => text.schema(),
+            Batches::Lines(_) => Some(line_schema()),
             Batches::Columnar(columnar) => columnar.schema(),
         };
         schema.filter(|schema| !schema.fields().is_empty())

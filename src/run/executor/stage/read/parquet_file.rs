@@ -13,34 +13,46 @@ use bytes::Bytes;
 use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder};
 use parquet::errors::{ParquetError, Result};
+use parquet::file::metadata::ParquetMetaData;
 use parquet::file::reader::{ChunkReader, Length};
 
 use crate::format::RunAhead;
 
 type Batch = std::result::Result<RecordBatch, ArrowError>;
 
-/// Reads the rows of a file, `rows` at a time.
+/// Reads the rows of some row groups of a file, `rows` at a time, of the `columns` at these places.
 pub(super) fn read(
-    file: SharedFile,
-    metadata: ArrowReaderMetadata,
+    file: &SharedFile,
+    metadata: &ArrowReaderMetadata,
+    groups: &[usize],
+    columns: &[usize],
     rows: usize,
 ) -> Result<Box<dyn Iterator<Item = Batch> + Send>> {
-    let columns = metadata.schema().fields().len();
     let description = metadata.metadata().file_metadata().schema_descr_ptr();
     let with_leaves: BTreeSet<_> =
         (0..description.num_columns()).map(|leaf| description.get_column_root_idx(leaf)).collect();
     let reader = |mask| {
         ParquetRecordBatchReaderBuilder::new_with_metadata(file.clone(), metadata.clone())
             .with_projection(mask)
+            .with_row_groups(groups.to_vec())
             .with_batch_size(rows)
             .build()
     };
     // Without leaves a column has no pages from which its rows could be told.
-    if columns == 0 || with_leaves.len() < columns {
-        return Ok(Box::new(reader(ProjectionMask::all())?));
+    if columns.is_empty() || !columns.iter().all(|column| with_leaves.contains(column)) {
+        return Ok(Box::new(reader(ProjectionMask::roots(&description, columns.iter().copied()))?));
     }
-    let columns = (0..columns).map(|at| Ok(RunAhead::new(reader(ProjectionMask::roots(&description, [at]))?)));
+    let columns =
+        columns.iter().map(|column| Ok(RunAhead::new(reader(ProjectionMask::roots(&description, [*column]))?)));
     Ok(Box::new(SideBySide { columns: columns.collect::<Result<_>>()? }))
+}
+
+/// Bytes of the pages of the `columns` at these places, before compression.
+pub(super) fn bytes_of(metadata: &ParquetMetaData, columns: &[usize]) -> u64 {
+    let description = metadata.file_metadata().schema_descr();
+    let chunks = metadata.row_groups().iter().flat_map(|group| group.columns().iter().enumerate());
+    let read = chunks.filter(|(leaf, _)| columns.contains(&description.get_column_root_idx(*leaf)));
+    read.map(|(_, chunk)| u64::try_from(chunk.uncompressed_size()).unwrap_or(0)).sum()
 }
 
 /// Columns that are read each for itself.

@@ -4,13 +4,14 @@ use std::os::unix::fs::OpenOptionsExt as _;
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
-use arrow::array::AsArray;
+use arrow::array::{AsArray, RecordBatch};
 use arrow::datatypes::{DataType, Int64Type};
 use rustix::fs::{CWD, Mode};
 use tempfile::TempDir;
 
 use super::*;
-use crate::format::{EncodeMode, FileEncoder, Format};
+use crate::batch::Origin;
+use crate::format::{EncodeMode, FileEncoder};
 
 struct Folder(TempDir);
 
@@ -48,6 +49,8 @@ fn read(format: Format, paths: &[PathBuf]) -> Read {
         schema: Vec::new(),
         delimiter: b',',
         header: true,
+        used: None,
+        filtered_by: Vec::new(),
     }
 }
 
@@ -58,9 +61,10 @@ fn cut(rows: u32) -> Cut {
 /// Batches as their values of the first column, and their places as `file:first row`.
 fn batches(read: &Read, cut: Cut) -> Result<Vec<(Vec<i64>, String)>, ReadError> {
     let files = FileTable::default();
-    let mut source = Source::open(read, cut, &files)?;
+    let mut source = Source::open(read, cut, true, &files)?;
     let mut found = Vec::new();
-    while let Some((batch, origin)) = source.next_batch()? {
+    while let Some(batch) = source.next_batch()? {
+        let (batch, origin) = parts(&batch);
         assert_eq!(batch.num_rows(), origin.len());
         let values = batch.column(0).as_primitive::<Int64Type>().values().to_vec();
         let place = origin.place(0).unwrap();
@@ -68,6 +72,10 @@ fn batches(read: &Read, cut: Cut) -> Result<Vec<(Vec<i64>, String)>, ReadError> 
         found.push((values, format!("{name}:{}", place.first)));
     }
     Ok(found)
+}
+
+fn parts(batch: &Batch) -> (RecordBatch, Origin) {
+    (batch.records().unwrap(), batch.origin().clone())
 }
 
 fn error(read: &Read) -> ReadError {
@@ -85,6 +93,20 @@ fn batches_cross_files_and_rows_keep_their_places() {
     let listed = [folder.path("b.csv"), folder.path("a.csv")];
     let found = batches(&read(Format::Csv, &listed), cut(8)).unwrap();
     assert_eq!(found, [(vec![4, 5, 1, 2, 3], "b.csv:1".to_owned())]);
+}
+
+#[test]
+fn files_of_every_size_are_read_to_their_end() {
+    for length in [4, 4094, 4095, 4096, 4097, (1 << 20) - 1, 1 << 20, (1 << 20) + 1] {
+        let text: String = "n\n".chars().chain("7\n".chars().cycle()).take(length).collect();
+        let folder = Folder::new(&[("a.csv", &text), ("b.csv", "n\n8\n")]);
+        let read = read(Format::Csv, &[folder.path("a.csv"), folder.path("b.csv")]);
+        let values: Vec<i64> =
+            batches(&read, Cut::default()).unwrap().into_iter().flat_map(|(batch, _)| batch).collect();
+        let sevens = (length - 1) / 2;
+        assert_eq!(values.len(), sevens + 1, "{length} bytes");
+        assert_eq!((values[sevens - 1], values[sevens]), (7, 8), "{length} bytes");
+    }
 }
 
 /// Numbers, some of them quoted, with texts that may hold a line break.
@@ -122,9 +144,9 @@ fn errors_of_what_is_read_ahead_come_in_order() {
     let folder = Folder::new(&[("a.csv", &format!("n,s\n{}{}x,y\n{}1,2,3\n", good, good, good))]);
     let schema = vec![("n".to_owned(), DataType::Int64)];
     let read = Read { schema, ..read(Format::Csv, &[folder.path("a.csv")]) };
-    let mut source = Source::open(&read, cut(1000), &FileTable::default()).unwrap();
+    let mut source = Source::open(&read, cut(1000), true, &FileTable::default()).unwrap();
     for _ in 0..10 {
-        assert_eq!(source.next_batch().unwrap().unwrap().0.num_rows(), 1000);
+        assert_eq!(source.next_batch().unwrap().unwrap().rows(), 1000);
     }
     let error = source.next_batch().unwrap_err();
     assert!(folder.bare(&error).starts_with("a.csv, row 10001: "), "{error}");
@@ -133,7 +155,8 @@ fn errors_of_what_is_read_ahead_come_in_order() {
 #[test]
 fn a_source_that_reads_ahead_can_be_cancelled() {
     let folder = Folder::new(&[("a.csv", &format!("n,s\n{}", mixed_rows(1000)))]);
-    let mut source = Source::open(&read(Format::Csv, &[folder.path("a.csv")]), cut(10), &FileTable::default()).unwrap();
+    let mut source =
+        Source::open(&read(Format::Csv, &[folder.path("a.csv")]), cut(10), true, &FileTable::default()).unwrap();
     source.next_batch().unwrap();
     source.canceller().cancel();
     assert!(matches!(source.next_batch(), Err(ReadError::Cancelled)));
@@ -166,7 +189,8 @@ fn columnar_files_are_cut_alike() {
 #[test]
 fn the_whole_size_is_read_and_counted() {
     let folder = Folder::new(&[("a.csv", "n\n1\n"), ("b.csv", "n\n2\n")]);
-    let mut source = Source::open(&read(Format::Csv, &[folder.path("*.csv")]), cut(1), &FileTable::default()).unwrap();
+    let mut source =
+        Source::open(&read(Format::Csv, &[folder.path("*.csv")]), cut(1), true, &FileTable::default()).unwrap();
     assert_eq!((source.known_size(), source.bytes_read()), (Some(8), 0));
     while source.next_batch().unwrap().is_some() {}
     assert_eq!(source.bytes_read(), 8);
@@ -175,11 +199,12 @@ fn the_whole_size_is_read_and_counted() {
 #[test]
 fn a_header_alone_tells_the_columns() {
     let folder = Folder::new(&[("a.csv", "n,m\n"), ("empty.csv", "")]);
-    let mut source = Source::open(&read(Format::Csv, &[folder.path("a.csv")]), cut(1), &FileTable::default()).unwrap();
+    let mut source =
+        Source::open(&read(Format::Csv, &[folder.path("a.csv")]), cut(1), true, &FileTable::default()).unwrap();
     assert!(source.next_batch().unwrap().is_none());
     assert_eq!(source.schema().unwrap().fields().len(), 2);
     let mut source =
-        Source::open(&read(Format::Csv, &[folder.path("empty.csv")]), cut(1), &FileTable::default()).unwrap();
+        Source::open(&read(Format::Csv, &[folder.path("empty.csv")]), cut(1), true, &FileTable::default()).unwrap();
     assert!(source.next_batch().unwrap().is_none());
     assert!(source.schema().is_none());
 }
@@ -187,8 +212,9 @@ fn a_header_alone_tells_the_columns() {
 #[test]
 fn the_sample_spans_batches_and_files() {
     let folder = Folder::new(&[("a.csv", "n,x\n1,\n2,\n"), ("b.csv", "n,x\n3,\n4,0.5\n")]);
-    let mut source = Source::open(&read(Format::Csv, &[folder.path("*.csv")]), cut(1), &FileTable::default()).unwrap();
-    let (first, _) = source.next_batch().unwrap().unwrap();
+    let mut source =
+        Source::open(&read(Format::Csv, &[folder.path("*.csv")]), cut(1), true, &FileTable::default()).unwrap();
+    let (first, _) = parts(&source.next_batch().unwrap().unwrap());
     assert_eq!(first.schema().field(1).data_type(), &DataType::Float64);
 }
 
@@ -230,7 +256,8 @@ fn errors_name_file_and_row() {
 #[test]
 fn a_file_that_goes_away_is_missed() {
     let folder = Folder::new(&[("a.csv", "n\n1\n")]);
-    let mut source = Source::open(&read(Format::Csv, &[folder.path("a.csv")]), cut(1), &FileTable::default()).unwrap();
+    let mut source =
+        Source::open(&read(Format::Csv, &[folder.path("a.csv")]), cut(1), true, &FileTable::default()).unwrap();
     fs::remove_file(folder.path("a.csv")).unwrap();
     assert!(matches!(source.next_batch(), Err(ReadError::Vanished { .. })));
 }
@@ -242,7 +269,7 @@ fn a_pipe_passes_on_what_it_has_when_it_is_silent() {
         let path = folder.fifo(name);
         let mut read = read(Format::Jsonl, std::slice::from_ref(&path));
         read.compression = Some(compression);
-        let mut source = Source::open(&read, Cut::default(), &FileTable::default()).unwrap();
+        let mut source = Source::open(&read, Cut::default(), true, &FileTable::default()).unwrap();
         assert_eq!(source.known_size(), None);
         let (resume, wait) = mpsc::channel::<()>();
         let writer = std::thread::spawn(move || {
@@ -257,10 +284,10 @@ fn a_pipe_passes_on_what_it_has_when_it_is_silent() {
             wait.recv().unwrap();
             output.write_all(b"3}\n").unwrap();
         });
-        let (first, _) = source.next_batch().unwrap().unwrap();
+        let (first, _) = parts(&source.next_batch().unwrap().unwrap());
         assert_eq!(first.num_rows(), 2, "{name}: the third record is not whole");
         resume.send(()).unwrap();
-        let (second, origin) = source.next_batch().unwrap().unwrap();
+        let (second, origin) = parts(&source.next_batch().unwrap().unwrap());
         assert_eq!((second.num_rows(), origin.place(0).unwrap().first), (1, 3));
         assert!(source.next_batch().unwrap().is_none());
         writer.join().unwrap();
@@ -272,7 +299,7 @@ fn a_source_reads_no_further_than_it_must() {
     let folder = Folder::new(&[]);
     let path = folder.fifo("pipe");
     let mut source =
-        Source::open(&read(Format::Lines, std::slice::from_ref(&path)), cut(10), &FileTable::default()).unwrap();
+        Source::open(&read(Format::Lines, std::slice::from_ref(&path)), cut(10), true, &FileTable::default()).unwrap();
     let nonblocking = rustix::fs::OFlags::NONBLOCK.bits().cast_signed();
     // A named pipe can be written to without blocking only once it is open for reading.
     let reader = fs::File::options().read(true).custom_flags(nonblocking).open(&path).unwrap();
@@ -292,7 +319,8 @@ fn a_blocked_read_can_be_cancelled() {
     {
         let path = folder.fifo(&format!("{format:?}-{has_writer}"));
         let mut source =
-            Source::open(&read(format, std::slice::from_ref(&path)), Cut::default(), &FileTable::default()).unwrap();
+            Source::open(&read(format, std::slice::from_ref(&path)), Cut::default(), true, &FileTable::default())
+                .unwrap();
         let keeper = has_writer.then(|| fs::File::options().read(true).write(true).open(&path).unwrap());
         let canceller = source.canceller();
         let reader = std::thread::spawn(move || source.next_batch());
@@ -314,10 +342,10 @@ fn declared_columns_are_cast_in_columnar_files() {
     fs::write(folder.path("a.parquet"), bytes).unwrap();
     let mut read = read(Format::Parquet, &[folder.path("a.parquet")]);
     read.schema = vec![("n".to_owned(), DataType::Int16)];
-    let mut source = Source::open(&read, Cut::default(), &FileTable::default()).unwrap();
-    assert_eq!(source.next_batch().unwrap().unwrap().0.column(0).data_type(), &DataType::Int16);
+    let mut source = Source::open(&read, Cut::default(), true, &FileTable::default()).unwrap();
+    assert_eq!(parts(&source.next_batch().unwrap().unwrap()).0.column(0).data_type(), &DataType::Int16);
     read.schema = vec![("n".to_owned(), DataType::Int8)];
-    let mut source = Source::open(&read, Cut::default(), &FileTable::default()).unwrap();
+    let mut source = Source::open(&read, Cut::default(), true, &FileTable::default()).unwrap();
     assert!(matches!(source.next_batch(), Err(ReadError::Conform { .. })));
 }
 
@@ -327,8 +355,8 @@ fn csv_without_a_header_takes_declared_names() {
     let mut read = read(Format::Csv, &[folder.path("a.csv")]);
     read.header = false;
     let names = |read: &Read| -> Result<Vec<String>, ReadError> {
-        let mut source = Source::open(read, Cut::default(), &FileTable::default())?;
-        let (batch, _) = source.next_batch()?.unwrap();
+        let mut source = Source::open(read, Cut::default(), true, &FileTable::default())?;
+        let (batch, _) = parts(&source.next_batch()?.unwrap());
         assert_eq!(batch.num_rows(), 2);
         Ok(batch.schema().fields().iter().map(|field| field.name().clone()).collect())
     };
@@ -339,3 +367,178 @@ fn csv_without_a_header_takes_declared_names() {
     let error = names(&read).unwrap_err();
     assert_eq!(folder.bare(&error), "a.csv: the record has 2 fields, but there are 1 columns");
 }
+
+proptest::proptest! {
+    #![proptest_config(proptest::prelude::ProptestConfig::with_cases(64))]
+
+    /// What is read of lines does not depend on whether somebody wants them as columns.
+    #[test]
+    fn lines_are_the_same_as_text_and_as_columns(
+        files in proptest::collection::vec(
+            proptest::collection::vec(
+                proptest::sample::select(vec![&b"a"[..], b"bcd", b"\n", b"\n", b"\r\n", b"\r", b"\0", b"\xc3\xa9", b"\xc3\n"]),
+                0..40,
+            ),
+            1..4,
+        ),
+        rows in 1_u32..12, bytes in 1_u64..60,
+    ) {
+        let folder = Folder::new(&[]);
+        for (index, pieces) in files.iter().enumerate() {
+            fs::write(folder.path(&format!("{index}.txt")), pieces.concat()).unwrap();
+        }
+        let cut = Cut { rows: rows.try_into().unwrap(), bytes: bytes.try_into().unwrap() };
+        let found = |as_columns| {
+            let mut source =
+                Source::open(&read(Format::Lines, &[folder.path("*.txt")]), cut, as_columns, &FileTable::default()).unwrap();
+            let mut batches = Vec::new();
+            loop {
+                match source.next_batch() {
+                    Ok(Some(batch)) => batches.push((parts(&batch), batch.bytes())),
+                    Ok(None) => return (batches, None),
+                    Err(error) => return (batches, Some(error.to_string())),
+                }
+            }
+        };
+        let (text, columns) = (found(false), found(true));
+        proptest::prop_assert_eq!(&text, &columns);
+
+        // The rows are numbered through each file, whatever the batches.
+        let mut expected = Vec::new();
+        for (index, pieces) in files.iter().enumerate() {
+            let (bytes, mut row) = (pieces.concat(), 0);
+            let mut lines: Vec<_> = bytes.split(|byte| *byte == b'\n').collect();
+            lines.pop_if(|last| last.is_empty());
+            for line in lines {
+                row += 1;
+                expected.push((index as u32, row, line.strip_suffix(b"\r").unwrap_or(line).to_vec()));
+            }
+        }
+        let broken = expected.iter().position(|(.., line)| std::str::from_utf8(line).is_err());
+        let mut given = Vec::new();
+        for ((records, origin), _) in &text.0 {
+            for (row, line) in records.column(0).as_string::<i32>().iter().enumerate() {
+                let place = origin.place(row).unwrap();
+                given.push((place.file.0, place.first, line.unwrap().as_bytes().to_vec()));
+            }
+        }
+        match broken {
+            None => proptest::prop_assert_eq!(given, expected),
+            Some(at) => {
+                // The batch with the broken line is not given.
+                proptest::prop_assert!(given.len() <= at && expected.starts_with(&given));
+                let message = text.1.as_ref().unwrap();
+                let place = format!("{}.txt, row {}", expected[at].0, expected[at].1);
+                proptest::prop_assert!(message.contains(&place), "{message}: {place}");
+            }
+        }
+    }
+}
+/// Three columns and three rows.
+fn three_columns(format: Format, folder: &Folder) -> Read {
+    let (ids, texts) = ([1, 2, 3], ["x", "y", "z"]);
+    let columns: [(&str, arrow::array::ArrayRef); 3] = [
+        ("a", Arc::new(arrow::array::Int64Array::from(ids.to_vec()))),
+        ("b", Arc::new(arrow::array::StringArray::from(texts.to_vec()))),
+        ("c", Arc::new(arrow::array::Int64Array::from(ids.map(|id| id * 10).to_vec()))),
+    ];
+    let mut bytes = Vec::new();
+    crate::format::encode(format, &RecordBatch::try_from_iter(columns).unwrap(), &mut bytes).unwrap();
+    let path = folder.path(&format!("a.{}", format.extensions()[0]));
+    fs::write(&path, bytes).unwrap();
+    read(format, &[path])
+}
+
+fn using(read: &Read, sql: &str) -> Read {
+    let query = crate::sql::Query::parse(sql).unwrap();
+    Read { used: query.columns("t").cloned(), ..read.clone() }
+}
+
+/// The batches as one text each, and the columns that the source says it has.
+fn shown(read: &Read) -> Result<(Vec<String>, String), ReadError> {
+    let mut source = Source::open(read, Cut::default(), true, &FileTable::default())?;
+    let mut found = Vec::new();
+    while let Some(batch) = source.next_batch()? {
+        let (batch, _) = parts(&batch);
+        let text = arrow::util::pretty::pretty_format_batches(&[batch]).unwrap().to_string();
+        let rows = text.lines().filter(|line| line.starts_with('|')).map(|line| line.replace(['|', ' '], ""));
+        found.push(rows.collect::<Vec<_>>().join(" "));
+    }
+    let schema = source.schema().unwrap();
+    let names = schema.fields().iter().map(|field| field.name().as_str()).collect::<Vec<_>>().join(" ");
+    Ok((found, names))
+}
+
+#[test]
+fn only_used_columns_are_read() {
+    let folder = Folder::new(&[]);
+    for format in [Format::Csv, Format::Jsonl, Format::Parquet, Format::Arrow] {
+        let read = three_columns(format, &folder);
+        let rows = |sql: &str| shown(&using(&read, sql)).unwrap().0;
+        assert_eq!(rows("SELECT c, a FROM t"), ["ac 110 220 330"], "{format:?}");
+        assert_eq!(rows("SELECT lower(b) AS z FROM t ORDER BY z"), ["b x y z"], "{format:?}");
+        assert_eq!(rows("SELECT count(*) FROM t"), ["a 1 2 3"], "{format:?}: one, to count rows");
+        assert_eq!(rows("SELECT C FROM t"), ["abc 1x10 2y20 3z30"], "{format:?}: the message can say what there is");
+        assert_eq!(shown(&using(&read, "SELECT c FROM t")).unwrap().1, "c", "{format:?}");
+    }
+}
+
+#[test]
+fn files_must_agree_on_columns_that_are_not_used() {
+    let folder = Folder::new(&[]);
+    for format in [Format::Parquet, Format::Arrow] {
+        let first = three_columns(format, &folder);
+        let other = RecordBatch::try_from_iter([
+            ("a", Arc::new(arrow::array::Int64Array::from(vec![4])) as arrow::array::ArrayRef),
+            ("b", Arc::new(arrow::array::Int64Array::from(vec![4]))),
+            ("c", Arc::new(arrow::array::Int64Array::from(vec![40]))),
+        ]);
+        let mut bytes = Vec::new();
+        crate::format::encode(format, &other.unwrap(), &mut bytes).unwrap();
+        let path = folder.path("z");
+        fs::write(&path, bytes).unwrap();
+        let both = Read { paths: vec![first.paths[0].clone(), path], ..first };
+        let error = shown(&using(&both, "SELECT a FROM t")).unwrap_err();
+        assert_eq!(folder.bare(&error), shown(&both).map(|_| ()).map_err(|error| folder.bare(&error)).unwrap_err());
+    }
+}
+
+#[test]
+fn values_of_columns_that_are_not_used_are_not_looked_at() {
+    let csv = format!("a,b,c\n{}x,y,z\n", "1,2,3\n".repeat(SAMPLE));
+    let jsonl =
+        format!("{}{{\"a\":1,\"b\":{{\"q\":[1]}},\"c\":\"z\"}}\n", "{\"a\":1,\"b\":2,\"c\":3}\n".repeat(SAMPLE));
+    let unknown = format!("{}{{\"a\":1,\"d\":2}}\n", "{\"a\":1,\"b\":2,\"c\":3}\n".repeat(SAMPLE));
+    let ragged = format!("a,b,c\n{}1,2\n", "1,2,3\n".repeat(SAMPLE));
+    let folder = Folder::new(&[
+        ("a.csv", &csv.replace('x', "1")),
+        ("a.jsonl", &jsonl),
+        ("b.jsonl", &unknown),
+        ("b.csv", &ragged),
+    ]);
+    let rows = |name: &str, sql: &str| {
+        let format = if name.ends_with("csv") { Format::Csv } else { Format::Jsonl };
+        let mut source = Source::open(
+            &using(&read(format, &[folder.path(name)]), sql),
+            Cut::default(),
+            true,
+            &FileTable::default(),
+        )?;
+        let mut rows = 0;
+        while let Some(batch) = source.next_batch()? {
+            rows += batch.rows();
+        }
+        Ok::<_, ReadError>(rows)
+    };
+    for name in ["a.csv", "a.jsonl"] {
+        assert_eq!(rows(name, "SELECT a FROM t").unwrap(), SAMPLE + 1, "{name}");
+        assert!(rows(name, "SELECT a, c FROM t").is_err(), "{name}");
+    }
+    for name in ["b.csv", "b.jsonl"] {
+        let error = rows(name, "SELECT a FROM t").unwrap_err();
+        assert!(folder.bare(&error).contains(&format!("row {}", SAMPLE + 1)), "{error}");
+    }
+}
+
+/// More rows than decide the types of columns.
+const SAMPLE: usize = crate::format::SAMPLE_ROWS + 10;

@@ -1,4 +1,4 @@
-//! [`TextSource`]: files of CSV, JSONL or lines.
+//! [`TextSource`]: files of CSV or JSONL.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -10,17 +10,19 @@ use arrow::datatypes::{DataType, SchemaRef};
 use super::error::ReadError;
 use super::input::{Canceller, Fill, Input};
 use super::{FileToRead, Target};
-use crate::batch::{Cutter, FileId, FileTable, Origin};
+use crate::batch::{Batch, Cutter, FileId, FileTable, Origin};
 use crate::format::{
     Deferred, Format, Limit, Problem, RecordError, Records, SAMPLE_BYTES, SAMPLE_ROWS, SampleError, Splitter,
     TextDecoder, headerless, in_the_making,
 };
 use crate::plan::{Cut, Read};
+use crate::sql::UsedColumns;
 
 /// Reads files of text one after the other, as if they were one: a batch may hold the end of one and the start of the next.
 pub(super) struct TextSource {
     format: Format,
     declared: Vec<(String, DataType)>,
+    used: Option<UsedColumns>,
     files: VecDeque<FileToRead>,
     table: FileTable,
     canceller: Canceller,
@@ -36,11 +38,11 @@ pub(super) struct TextSource {
     reads_ahead: bool,
     /// Chunks that are being decoded, in order.
     ahead: VecDeque<Ahead>,
-    ready: VecDeque<(RecordBatch, Origin)>,
+    ready: VecDeque<Batch>,
 }
 
 /// What became of a chunk.
-type Decoded = Result<Vec<(RecordBatch, Origin)>, ReadError>;
+type Decoded = Result<Vec<Batch>, ReadError>;
 
 /// What has been read ahead.
 enum Ahead {
@@ -75,12 +77,12 @@ impl TextSource {
     ) -> Self {
         let splitter = match read.format {
             Format::Jsonl => Splitter::jsonl(),
-            Format::Lines => Splitter::lines(),
             _ => Splitter::csv(read.delimiter, read.header),
         };
         Self {
             format: read.format,
             declared: read.schema.clone(),
+            used: read.used.clone(),
             files: files.into(),
             table,
             canceller,
@@ -100,7 +102,7 @@ impl TextSource {
         self.decoder.as_deref().map(TextDecoder::schema)
     }
 
-    pub(super) fn next_batch(&mut self) -> Result<Option<(RecordBatch, Origin)>, ReadError> {
+    pub(super) fn next_batch(&mut self) -> Result<Option<Batch>, ReadError> {
         if self.decoder.is_none() {
             self.take_sample()?;
         }
@@ -174,10 +176,15 @@ impl TextSource {
         };
         let sample: Vec<_> = self.sample.iter().map(|chunk| &chunk.records).collect();
         let decoder = TextDecoder::from_sample(self.format, &header, &self.declared, &sample);
-        let decoder = decoder.map_err(|error| match error {
+        let mut decoder = decoder.map_err(|error| match error {
             SampleError::Record(chunk, error) => located(&self.table, &self.sample[chunk].origin, error),
             SampleError::Columns(problem) => self.in_first_file(problem),
         })?;
+        if let Some(used) = &self.used
+            && let Some(chosen) = used.choose(decoder.columns().iter().map(String::as_str))
+        {
+            decoder.keep(&chosen);
+        }
         self.decoder = Some(Arc::new(decoder));
         Ok(())
     }
@@ -254,7 +261,7 @@ impl Chunk {
         let mut cutter = Cutter::new(cut.rows, cut.bytes);
         let mut batches = cutter.push(batch, self.origin);
         batches.extend(cutter.finish());
-        Ok(batches)
+        Ok(batches.into_iter().map(|(rows, origin)| Batch::new(rows, origin)).collect())
     }
 }
 

@@ -6,15 +6,16 @@ mod tests;
 
 use std::fs::File;
 use std::io::{self, ErrorKind, Write as _};
+use std::num::NonZeroU64;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use arrow::array::RecordBatch;
 use arrow::datatypes::{Schema, SchemaRef};
+use rustix::fs::{Advice, fadvise};
 
 use self::spool::Spool;
-use crate::batch::{Columns, ConformError};
+use crate::batch::{Columns, ConformError, Rows};
 use crate::format::{EncodeError, EncodeMode, FileEncoder, Format};
 use crate::plan::{Write, WriteTarget};
 use crate::run::fail_point::reach;
@@ -77,19 +78,19 @@ impl Sink {
                 File::from(stdout.map_err(|source| WriteError::Unwritable { path: path.clone(), source })?)
             }
         };
-        let output = Output { file, bytes: 0 };
+        let output = Output { file, bytes: 0, begun: 0 };
         let spool = Box::new(Spool::new(staging.folder()));
         let state = State::Waiting { output, spool };
         Ok(Self { write: write.clone(), columns: Columns::from_first(), state, rows: 0 })
     }
 
     /// Writes a batch. Batches come in sequence order; to standard output they are passed on at once.
-    pub fn write(&mut self, batch: &RecordBatch) -> Result<(), WriteError> {
+    pub fn write(&mut self, rows: impl Into<Rows>) -> Result<(), WriteError> {
         let path = shown(&self.write.target);
-        let conformed = self.columns.conform(batch.clone());
-        let batch = conformed.map_err(|source| WriteError::Conform { path: path.clone(), source })?;
-        self.rows += batch.num_rows() as u64;
-        self.put(&batch).map_err(|source| self.failure(source))
+        let conformed = rows.into().conform(&mut self.columns);
+        let rows = conformed.map_err(|source| WriteError::Conform { path: path.clone(), source })?;
+        self.rows += rows.len() as u64;
+        self.put(&rows).map_err(|source| self.failure(source))
     }
 
     /// Writes the end of the output and syncs it. `schema_if_no_rows` are the columns of an output to which no batch came.
@@ -100,16 +101,19 @@ impl Sink {
         Ok(Written { rows: self.rows, bytes })
     }
 
-    fn put(&mut self, batch: &RecordBatch) -> Result<(), EncodeError> {
+    fn put(&mut self, rows: &Rows) -> Result<(), EncodeError> {
         if let State::Waiting { spool, .. } = &mut self.state
             && self.write.format.needs_settled_types()
             && !self.columns.is_settled()
         {
-            return spool.push(batch);
+            return spool.push(&rows.records()?);
         }
         let schema = self.columns.settled().expect("a batch has come");
         let mut encoder = self.start(&schema)?;
-        encoder.write(batch)?;
+        match rows {
+            Rows::Columns(records) => encoder.write(records)?,
+            Rows::Lines(text) => encoder.write_lines(text)?,
+        }
         self.state = State::Writing(encoder);
         Ok(())
     }
@@ -188,16 +192,35 @@ fn shown(target: &WriteTarget) -> PathBuf {
     }
 }
 
+/// Bytes after which the system is asked to begin to write them to the disk. At the end all are waited for, and only then may they be
+/// published.
+const BEGIN_SYNC: u64 = 32 << 20;
+
 /// A file and how much was written to it.
 struct Output {
     file: File,
     bytes: u64,
+    /// How much of it is on its way to the disk.
+    begun: u64,
+}
+
+impl Output {
+    fn begin_sync(&mut self) {
+        let Some(length) = NonZeroU64::new(self.bytes - self.begun).filter(|length| length.get() >= BEGIN_SYNC) else {
+            return;
+        };
+        // Linux begins to write what it is told is not needed, and drops from memory only what was written before. What is no file
+        // cannot take the advice, and needs none.
+        let _ = fadvise(&self.file, self.begun, Some(length), Advice::DontNeed);
+        self.begun = self.bytes;
+    }
 }
 
 impl io::Write for Output {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let count = self.file.write(bytes)?;
         self.bytes += count as u64;
+        self.begin_sync();
         Ok(count)
     }
 

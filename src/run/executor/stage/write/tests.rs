@@ -1,6 +1,6 @@
 use std::fs;
 
-use arrow::array::{ArrayRef, Int64Array, NullArray, StringArray};
+use arrow::array::{ArrayRef, Int64Array, NullArray, RecordBatch, StringArray};
 use arrow::datatypes::{DataType, Field};
 use tempfile::TempDir;
 
@@ -26,7 +26,7 @@ fn publish(format: Format, batches: &[RecordBatch], schema: Option<SchemaRef>) -
         Write { target: WriteTarget::File(target.clone()), format, compression: Compression::None, header: true };
     let mut sink = Sink::create(&write, &mut staging).unwrap();
     for batch in batches {
-        sink.write(batch).unwrap();
+        sink.write(batch.clone()).unwrap();
     }
     let written = sink.finish(schema).unwrap();
     assert!(!target.exists());
@@ -78,9 +78,9 @@ fn batches_with_other_columns_are_refused() {
     let target = WriteTarget::File(folder.path().join("out.csv"));
     let write = Write { target, format: Format::Csv, compression: Compression::None, header: true };
     let mut sink = Sink::create(&write, &mut staging).unwrap();
-    sink.write(&batch(nulls(1), nulls(1))).unwrap();
+    sink.write(batch(nulls(1), nulls(1))).unwrap();
     let other = RecordBatch::try_from_iter_with_nullable([("a", nulls(1), true)]).unwrap();
-    let error = sink.write(&other).unwrap_err();
+    let error = sink.write(other).unwrap_err();
     assert!(matches!(error, WriteError::Conform { source: ConformError::Missing { .. }, .. }), "{error}");
 }
 
@@ -131,10 +131,10 @@ fn child() {
         Write { target: WriteTarget::Stdout, format: Format::Jsonl, compression: Compression::None, header: true };
     let mut sink = Sink::create(&write, &mut staging).unwrap();
     let row = batch(Arc::new(Int64Array::from(vec![1])), nulls(1));
-    sink.write(&row).unwrap();
+    sink.write(row.clone()).unwrap();
     // The parent closes this pipe once it has seen the row and has stopped to listen.
     io::read_to_string(io::stdin()).unwrap();
-    assert!(matches!(sink.write(&row), Err(WriteError::Closed)));
+    assert!(matches!(sink.write(row), Err(WriteError::Closed)));
     std::process::exit(7);
 }
 
