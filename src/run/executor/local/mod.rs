@@ -102,7 +102,7 @@ impl LocalExecutor {
         std::fs::create_dir(folder.join(SPILL_FOLDER))?;
         let log = OutputLog::new(folder.join("logs"));
         let segments = SegmentPool::default();
-        Ok(Self {
+        let mut executor = Self {
             pool: Pool::new(Arc::clone(&plan), &surroundings, log.clone(), mailbox.clone(), segments.clone()),
             publisher: Publisher::new(Arc::clone(&plan), SpillSpace::new(folder.join(SPILL_FOLDER), SPILL_LIMIT)),
             plan,
@@ -128,7 +128,9 @@ impl LocalExecutor {
             null: std::fs::File::open("/dev/null")?.into(),
             runtime: None,
             events: VecDeque::new(),
-        })
+        };
+        executor.pool.warm_up(&mut executor.guardian, &mut executor.poller)?;
+        Ok(executor)
     }
 
     pub fn poller(&mut self) -> &mut Poller {
