@@ -33,7 +33,7 @@ use super::worker::{Current, ErrorText, Opening, Worker, WorkerError};
 use super::worker_memory::WorkerMemory;
 use crate::batch::{Batch, Origin, Segment, SegmentId, SegmentPool};
 use crate::environment::{template_variables, threads_per_worker, worker_variables};
-use crate::plan::{Plan, PythonTarget, StageId, StageKind, Verdict};
+use crate::plan::{Plan, PythonTarget, Stage, StageId, StageKind, Verdict};
 use crate::run::scheduler::{AttemptId, ClassId, Classes, ExitCause, Failure, Scope, WorkerId};
 use crate::run::{RunEvent, Speaker, Stream};
 
@@ -205,6 +205,18 @@ impl Pool {
 
     pub fn has_workers(&self) -> bool {
         !self.workers.is_empty()
+    }
+
+    /// Starts the template if workers will be wanted, so that it imports what they need while the first batch is made.
+    ///
+    /// # Errors
+    /// If there are no descriptors left.
+    pub fn warm_up(&mut self, guardian: &mut Guardian, poller: &mut Poller) -> io::Result<()> {
+        let is_wanted = |stage: &Stage| matches!(stage.kind, StageKind::Python(_)) && stage.after.is_empty();
+        if self.plan.stages.iter().any(is_wanted) {
+            self.start_template(guardian, poller)?;
+        }
+        Ok(())
     }
 
     /// Forks a worker from the template, which is started first if there is none.

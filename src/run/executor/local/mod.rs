@@ -108,7 +108,7 @@ impl LocalExecutor {
         let log = OutputLog::new(folder.join("logs"));
         let segments = SegmentPool::default();
         let spill = SpillSpace::new(folder.join(SPILL_FOLDER), SPILL_LIMIT);
-        Ok(Self {
+        let mut executor = Self {
             pool: Pool::new(Arc::clone(&plan), &surroundings, log.clone(), mailbox.clone(), segments.clone()),
             publisher: Publisher::new(Arc::clone(&plan), spill.clone()),
             keyed: keyed::inputs(&plan),
@@ -136,7 +136,9 @@ impl LocalExecutor {
             null: std::fs::File::open("/dev/null")?.into(),
             runtime: None,
             events: VecDeque::new(),
-        })
+        };
+        executor.pool.warm_up(&mut executor.guardian, &mut executor.poller)?;
+        Ok(executor)
     }
 
     pub fn poller(&mut self) -> &mut Poller {
