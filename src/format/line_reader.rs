@@ -222,7 +222,7 @@ mod tests {
                 }
                 let failed = failed.or_else(|| reader.finish(&mut text).err());
                 prop_assert_eq!(lines(&text), &expected[..]);
-                let expected = is_broken.then(|| RecordError { record: expected.len(), problem: Problem::NotUtf8 });
+                let expected = is_broken.then_some(RecordError { record: expected.len(), problem: Problem::NotUtf8 });
                 prop_assert_eq!(&failed, &expected);
                 if failed.is_some() {
                     break;

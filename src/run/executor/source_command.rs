@@ -58,7 +58,6 @@ pub fn resident(
     as_columns: bool,
     ours: OurEnds,
     log: OutputLog,
-    name: String,
     files: &FileTable,
     mailbox: Mailbox,
 ) -> Result<Resident, ReadError> {
@@ -78,7 +77,7 @@ pub fn resident(
     };
     let source = Source::open(&read, stage.cut, as_columns, files)?;
     let errors = Arc::new(Mutex::new(Vec::new()));
-    let (tail, id) = (Arc::clone(&errors), stage.id);
+    let (tail, id, name) = (Arc::clone(&errors), stage.id, stage.name.clone());
     let drain = move || {
         let mut buffer = [0; 64 << 10];
         while let Ok(length @ 1..) = rustix::io::read(&stderr, &mut buffer) {

@@ -260,18 +260,10 @@ impl LocalExecutor {
         let spawn =
             Spawn { argv: &argv, env: &env, cwd: &stage.cwd, fds: pipes.theirs, announced: false, turn: Turn::Beside };
         let process = self.guardian.spawn(spawn);
-        let (log, name) = (self.log.clone(), stage.name.clone());
+        let log = self.log.clone();
         let as_columns = !self.plan.is_read_as_lines(stage.id);
-        let resident = source_command::resident(
-            stage,
-            format,
-            as_columns,
-            pipes.ours,
-            log,
-            name,
-            &self.files,
-            self.mailbox.clone(),
-        );
+        let resident =
+            source_command::resident(stage, format, as_columns, pipes.ours, log, &self.files, self.mailbox.clone());
         match resident {
             Ok(resident) => {
                 self.residents.insert(stage.id, resident);

@@ -311,7 +311,7 @@ fn stage(at: usize, shape: &Shape, inputs: Vec<Input>) -> Stage {
         Kind::Keyed => python(false, true),
         Kind::Map(MapKind::Worker) => python(false, false),
         // What is not given batches may be sent ahead.
-        Kind::Map(MapKind::Process) if at % 3 == 0 => command(CommandMode::Row, None),
+        Kind::Map(MapKind::Process) if at.is_multiple_of(3) => command(CommandMode::Row, None),
         Kind::Map(MapKind::Process) if at % 3 == 1 => command(CommandMode::Stream, Some(crate::format::Format::Lines)),
         Kind::Map(MapKind::Process) => command(CommandMode::Batch, Some(crate::format::Format::Lines)),
         Kind::Task => command(CommandMode::Once, None),
