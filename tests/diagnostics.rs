@@ -160,7 +160,7 @@ stages:
     spec::unknown_key 9:5 the stage `a` has no key `stages` (`stages` belongs at the top level of the file)
     spec::bad_value 10:15 `on_error` cannot be `rejct` (did you mean `reject`?)
     spec::wrong_type 11:6 the stage `b` must be a mapping, not a list
-    spec::bad_value 14:30 `as` cannot be `dataframe` (choose from `arrow`, `numpy`, `pandas`, `row`, `rows`)
+    spec::bad_value 14:30 `as` cannot be `dataframe` (choose from `arrow`, `numpy`, `pandas`, `row`, `rows`, `stream`)
     spec::unknown_key 15:16 `workers` has no key `mim` (did you mean `min`?)
     spec::bad_value 16:30 an item of `on` cannot be `timeout` (choose from `crash`, `exception`, `oom`)
     ");
@@ -346,6 +346,33 @@ stages:
     plan::unknown_table 15:37 the query reads the table `b`, which is no input of `m` (add `b` to `from`)
     plan::unknown_sql_param 15:49 the query uses `$y`, but there is no param `y`
     plan::bad_input 16:18 `d` is an input, but the query does not read it (take it out of `from`, or use it in the query)
+    ");
+}
+
+#[test]
+fn only_python_stages_with_rows_keep_state() {
+    let yaml = "version: 1
+stages:
+  rows: { read: lines.txt }
+  a: { from: rows, python: m:A, partition_by: line }
+  b: { from: rows, python: m:B, partition_by: [lin, line], on_error: reject }
+  c: { from: rows, python: { call: m:c, as: stream }, on_error: skip }
+  d: { python: { call: m:d, as: stream } }
+  e: { python: m:e, partition_by: line }
+  f: { from: a, sql: SELECT line FROM a, partition_by: line }
+  g: { from: a, python: m:g, partition_by: [line, k, line] }
+  h: { from: c.rejected, python: m:h, partition_by: [] }
+";
+    insta::assert_snapshot!(problems(yaml), @"
+    plan::bad_input 5:48 `lin` is no column of the rows that `b` gets (did you mean `line`?)
+    plan::on_error_unsupported 5:70 the stage `b` cannot `reject` rows (what a row has done to a state cannot be undone: let a stage in front of this one sort out bad rows)
+    plan::on_error_unsupported 6:65 the stage `c` cannot `skip` rows (what a row has done to a state cannot be undone: let a stage in front of this one sort out bad rows)
+    plan::bad_option 7:33 a stage without `from` gets no rows, so `as: stream` has no meaning for it (remove it: a source is a generator, which yields rows or batches as it is)
+    plan::bad_option 8:21 `partition_by` has no meaning for the stage `e`: it makes rows and gets none (remove it; it is for `python` stages with `from`)
+    plan::bad_option 9:42 `partition_by` has no meaning for the stage `f`: a `sql` stage keeps no state per key (remove it; it is for `python` stages with `from`)
+    plan::bad_option 10:54 `partition_by` names the column `line` twice
+    plan::unknown_port 11:14 stage `c` has no port `rejected` (the only choice is `out`)
+    spec::bad_value 11:53 `partition_by` must not be empty
     ");
 }
 

@@ -195,14 +195,14 @@ stages:
       fetch__en_gb__2023 -> all: 8 batches, 24.0 MiB; spills to disk
       fetch__en_gb__2024 -> all: 8 batches, 24.0 MiB; spills to disk
 
-    memory: at most 876.1 MiB
+    memory: at most 892.1 MiB
         20.1 MiB  coordinator (estimated)
        240.0 MiB  10 edges (enforced)
         80.0 MiB  batches larger than there is room for (estimated)
        112.0 MiB  batches made for edges that spill (estimated)
        256.0 MiB  1 query (enforced)
         96.0 MiB  reading, writing and row-wise queries (estimated)
-        72.0 MiB  commands (estimated)
+        88.0 MiB  commands (estimated)
     disk for what spills: at most 64.0 GiB for edges, 64.0 GiB for each query
     ");
 }

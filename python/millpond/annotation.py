@@ -19,6 +19,7 @@ _CONVENTIONS = [
     (re.compile(r"(.+\.)?DataFrame"), "pandas"),
     (re.compile(r"(.+\.)?RecordBatch"), "arrow"),
     (_TABLE, "arrow"),
+    (re.compile(r"(.+\.)?(Iterator|Iterable|Generator)(\[.*\])?"), "stream"),
     (re.compile(r"(.+\.)?(list|List|Sequence)(\[.*(dict|Dict|Mapping).*\])?"), "rows"),
     (re.compile(r"(.+\.)?(dict|Dict|Mapping)\[.*(ndarray|NDArray|MaskedArray).*\]"), "numpy"),
     (re.compile(r"(.+\.)?(dict|Dict|Mapping)(\[.*\])?"), "row"),

@@ -68,37 +68,39 @@ log = _logger()
 _seed = 0
 _stage = "none"
 _sequence = 0
+_partition: int | None = None
 
 
 def batch_id() -> str:
-    """`stage/sequence` of the batch at hand: the same for every attempt."""
-    return f"{_stage}/{_sequence}"
+    """`stage/sequence` of the batch at hand, and `/partition` in a stage with state: the same for every attempt."""
+    return f"{_stage}/{_sequence}" if _partition is None else f"{_stage}/{_sequence}/{_partition}"
 
 
-def enter_batch(seed: int, stage: str, sequence: int) -> None:
+def enter_batch(seed: int, stage: str, sequence: int, partition: int | None = None) -> None:
     """Names the batch at hand. Its random numbers come from `seed_batch` or `seed_row`."""
-    global _seed, _stage, _sequence
-    _seed, _stage, _sequence = seed, stage, sequence
+    global _seed, _stage, _sequence, _partition
+    _seed, _stage, _sequence, _partition = seed, stage, sequence, partition
 
 
-def enter_attempt(seed: int, stage: str, sequence: int) -> None:
+def enter_attempt(seed: int, stage: str, sequence: int, partition: int | None = None) -> None:
     """Names the batch at hand and seeds the random generators from it."""
-    enter_batch(seed, stage, sequence)
+    enter_batch(seed, stage, sequence, partition)
     seed_batch()
 
 
 def seed_batch() -> None:
     """Seeds the random generators for the batch at hand, so that a retry draws the same numbers."""
-    _seed_all(f"{_seed}\0{_stage}\0{_sequence}")
+    _seed_all("")
 
 
 def seed_row(number: int) -> None:
     """The same for one row of it, so that it draws the same numbers whatever rows it is run with."""
-    _seed_all(f"{_seed}\0{_stage}\0{_sequence}\0{number}")
+    _seed_all(f"\0{number}")
 
 
-def _seed_all(key: str) -> None:
-    digest = hashlib.sha256(key.encode()).digest()
+def _seed_all(row: str) -> None:
+    of_partition = "" if _partition is None else f"\0partition {_partition}"
+    digest = hashlib.sha256(f"{_seed}\0{_stage}\0{_sequence}{of_partition}{row}".encode()).digest()
     number = int.from_bytes(digest[:8], "little")
     random.seed(number)
     modules = sys.modules

@@ -1,7 +1,7 @@
 """Random numbers of functions that are called row by row: each row draws its own, with whatever rows it is run.
 
-To seed the generators takes longer than a fast function, and few functions draw. So a function is trusted not to draw until it
-does; the rows that it drew for with the numbers of another row are run again.
+To seed the generators takes longer than a fast function, and few functions draw. So a function is trusted not to draw
+until it does; the rows that it drew for with the numbers of another row are run again.
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ class Draws:
         self._before: object = None
 
     def each(self, rows: Iterator[dict[str, Any]], numbers: Sequence[int]) -> Iterator[dict[str, Any]]:
-        """The rows, each with its random numbers where the function is known to draw. `numbers` are theirs in the batch."""
+        """The rows, each with its random numbers where the function is known to draw. `numbers` are the places of the
+        rows in the batch."""
         self._before = None
         pairs = zip(numbers, rows, strict=True)
         if not self._known and len(numbers) > _FEW:

@@ -48,7 +48,7 @@ class SchemaError(MillpondError):
         self.row = row
 
 
-def report(error: BaseException, row: int | None = None) -> dict[str, Any]:
+def report(error: BaseException, row: int | None = None, rows: tuple[int, int] | None = None) -> dict[str, Any]:
     """The text of an `ERROR` frame. Never raises, whatever the exception does when it is looked at."""
     return {
         "type": _safely(lambda: _type_name(type(error)), "Exception"),
@@ -57,6 +57,7 @@ def report(error: BaseException, row: int | None = None) -> dict[str, Any]:
             _safely(lambda: _format(error), "<the traceback could not be formatted>"), TRACEBACK_LIMIT
         ),
         "row": row,
+        "rows": rows,
         "verdict": "schema" if isinstance(error, SchemaError) else "exception",
     }
 

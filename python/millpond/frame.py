@@ -36,6 +36,8 @@ class Kind(enum.IntEnum):
     RELEASE_OUTPUT = 6
     FORGET = 7
     STOP = 8
+    FINISH_KEYS = 9
+    RESTORE = 10
 
     HELLO = 16
     OPENED = 17
@@ -48,6 +50,8 @@ class Kind(enum.IntEnum):
     DROP = 24
     CAUGHT_UP = 25
     LEDGER = 26
+    DONE_AGAIN = 27
+    SNAPSHOT = 28
 
     PREPARE = 32
     FORK = 33
@@ -62,6 +66,8 @@ class Flag(enum.IntFlag):
     PART = 4
     JOIN = 8
     SCATTERED = 16
+    AGAIN = 32
+    SNAPSHOT = 64
 
 
 class ProtocolError(Exception):

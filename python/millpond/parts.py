@@ -1,8 +1,8 @@
 """What a row function gave for some rows of a batch, on its way to the worker that makes one batch of it.
 
 Types are told from all rows of a batch, so rows that are run apart are handed over as Python objects: in one column of
-bytes, a pickle for each input row. They come from a worker of the same stage and go to one. For a value that the function
-has passed on as it is there is a note of that, as it decides about the column's type.
+bytes, a pickle for each input row. They come from a worker of the same stage and go to one. For a value that the
+function has passed on as it is there is a note of that, as it decides about the column's type.
 """
 
 from __future__ import annotations

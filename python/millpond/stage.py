@@ -26,6 +26,7 @@ from .column_types import declared_schema
 from .draws import Draws
 from .errors import SchemaError, StageError
 from .source import Source
+from .stream import Stream
 
 
 @dataclasses.dataclass
@@ -95,11 +96,12 @@ class Stage:
         # Nobody reads the rows of a stage that works by its side effects: it need not give any.
         self._unread: bool = spec.get("unread", False)
         self.row: int | None = None
+        self.partition: int | None = None  # Of a stage with state.
         target = _find(spec["module"], spec["function"])
         self.is_class = isinstance(target, type)
         if not self.is_class:
             _check_arguments(target, spec)
-        self._instance = target(**spec["with"]) if self.is_class else None
+        self._instance: Any = target(**spec["with"]) if self.is_class else None
         function = self._instance if self.is_class else target
         if not callable(function):
             raise StageError(
@@ -113,14 +115,19 @@ class Stage:
         self._finished: dict[int, pa.Schema] = {}  # By port.
         self._rows_codec = DictCodec(self._declared)
         self._source = self._open_source(spec) if spec["source"] else None
+        self._stream = Stream(self._call) if self.convention == "stream" else None
 
     def run(self, batch: pa.RecordBatch, sequence: int, share: Share | None = None) -> Ran:
         """Calls the function on one batch, or on each row of it. When it raises, `row` is the row at fault."""
-        context.enter_batch(self._seed, self.name, sequence)
+        context.enter_batch(self._seed, self.name, sequence, self.partition)
         self.row = None
-        if self.convention == "row":
+        if self.convention == "row" and self.partition is None:
             return self._run_rows(batch, share or Share(range(batch.num_rows)))
         context.seed_batch()
+        if self.convention == "row":
+            return self._run_in_turn(batch)
+        if self._stream is not None:
+            return Ran(self._yielded(self._stream.give(batch)), batch.num_rows)
         argument, given = self._codec.give(batch)
         result = self._call(argument)
         if result is None and len(self._ports) <= 1 and not self._unread:
@@ -128,12 +135,48 @@ class Stage:
                 f"returned `None`, but `as: {self.convention}` gives rows back; is a `return` missing? "
                 "(A result without rows is an empty one of its kind)"
             )
+        return Ran(self._taken(result, given), batch.num_rows)
+
+    def finish(self, sequence: int) -> list[Output]:
+        """What a stage with state gives at its end: a stream until it returns, a class by `finish()` if it has one."""
+        context.enter_attempt(self._seed, self.name, sequence, self.partition)
+        self.row = None
+        if self._stream is not None:
+            return self._yielded(self._stream.end())
+        last = getattr(self._instance, "finish", None)
+        if last is None:
+            return []
+        result, given = last(), Given(None)
+        if self.convention != "row":
+            return self._taken(result, given)
+        outputs = []
+        for port, part in self._by_port(result):
+            output = self._row_output(port, _rows_made(part), array.array("I"), given)
+            if output is not None:
+                outputs.append(Output(port, output.batch))
+        return outputs
+
+    def has_snapshots(self) -> bool:
+        """Whether the code can give its state, and can be given it."""
+        return all(hasattr(self._instance, name) for name in ("get_state", "set_state"))
+
+    def get_state(self) -> Any:
+        return self._instance.get_state()
+
+    def set_state(self, state: Any) -> None:
+        self._instance.set_state(state)
+
+    def _yielded(self, batches: list[pa.RecordBatch]) -> list[Output]:
+        return [Output(0, self._finish(0, batch)) for batch in batches]
+
+    def _taken(self, result: Any, given: Given) -> list[Output]:
+        """What a function gave that sees whole batches."""
         outputs = []
         for port, part in self._by_port(result):
             taken = None if part is None else self._codec.take(part, given)
             if taken is not None:
                 outputs.append(Output(port, self._finish(port, taken)))
-        return Ran(outputs, batch.num_rows)
+        return outputs
 
     def join(self, batch: pa.RecordBatch, sequence: int) -> Ran:
         """Makes one batch of what the function gave for rows that were run apart."""
@@ -157,6 +200,8 @@ class Stage:
         """Calls `close()` of the class, if it has one."""
         if self._source is not None:
             self._source.close()
+        if self._stream is not None:
+            self._stream.close()
         close = getattr(self._instance, "close", None)
         if close is not None:
             close()
@@ -196,8 +241,16 @@ class Stage:
                 return self._outputs(made, batch.num_rows, given)
         return self._outputs(self._made_of_all(batch, numbers, given), batch.num_rows, given)
 
+    def _run_in_turn(self, batch: pa.RecordBatch) -> Ran:
+        """Calls a function with state on each row, once: to run a row again would change the state again."""
+        given = Given(batch)
+        made = self._made_of(rows_of(batch, given))
+        return Ran(self._outputs(made, batch.num_rows, given), batch.num_rows)
+
     def _made_of_all(self, batch: pa.RecordBatch, numbers: Sequence[int], given: Given) -> list[_Made]:
-        rows = self._draws.each(rows_of(batch, given), numbers)
+        return self._made_of(self._draws.each(rows_of(batch, given), numbers))
+
+    def _made_of(self, rows: Iterator[dict[str, Any]]) -> list[_Made]:
         made = [_Made() for _ in self._ports]
         called = self._run_while_one_to_one(rows, made[0]) if len(made) == 1 else 0
         for index, row in enumerate(rows, called):
@@ -261,7 +314,7 @@ class Stage:
             return None if batch is None else Output(port, self._finish(port, batch), origin)
         except SchemaError as error:
             if error.row is not None:
-                self.row = error.row if origin is None else origin[error.row]
+                self.row = error.row if origin is None else next(iter(origin[error.row : error.row + 1]), None)
             raise
 
     def _finish(self, port: int, batch: pa.RecordBatch) -> pa.RecordBatch:
@@ -313,6 +366,8 @@ def _convention(spec: Mapping[str, Any], function: Callable[..., Any]) -> tuple[
     if chosen is None and spec["source"]:
         return annotation.DEFAULT, False
     inferred, as_table = annotation.infer(function)
+    if chosen is None and inferred == "stream":  # How a stage is run depends on it, and is known before its code is.
+        raise StageError("its first parameter is an iterator: say `as: stream` in the file to give it all batches")
     return (chosen, as_table) if chosen is not None else (inferred, as_table)
 
 

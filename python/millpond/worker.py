@@ -18,6 +18,7 @@ import pyarrow as pa
 
 from . import allocator, context, errors, process
 from .frame import PROTOCOL, Channel, Flag, Frame, Kind, ProtocolError
+from .keyed import KeyedStage
 from .leases import Leases
 from .outputs import Outputs, Written
 from .stage import Output, Ran, Share, Stage
@@ -51,7 +52,7 @@ class Worker:
         self._channel = channel
         self._pid = os.getpid()
         self._schemas: dict[int, pa.Schema] = {}
-        self._stages: dict[int, Stage] = {}
+        self._stages: dict[int, Stage | KeyedStage] = {}
         self._leases = Leases()
         self._allocator = allocator.load()
         self._outputs = Outputs(channel, self._leases, self._allocator)
@@ -66,7 +67,7 @@ class Worker:
                 self._schemas[frame.schema] = pa.ipc.read_schema(pa.py_buffer(frame.data))
             elif frame.kind == Kind.SEGMENT_IN:
                 self._leases.add_segment(frame)
-            elif frame.kind in (Kind.RUN, Kind.PULL):
+            elif frame.kind in (Kind.RUN, Kind.PULL, Kind.FINISH_KEYS, Kind.RESTORE):
                 self._attempt(frame)
             elif frame.kind == Kind.RELEASE_OUTPUT:
                 self._outputs.release(frame.segment)
@@ -91,9 +92,8 @@ class Worker:
     def _open(self, frame: Frame) -> None:
         context.params.set(frame.text["params"])
         try:
-            # What code makes while it is imported or an instance is made, it means to keep.
-            with contextlib.nullcontext() if self._allocator is None else self._allocator.paused():
-                stage = Stage(frame.text)
+            with self._keeping():
+                stage = KeyedStage(frame.text, self._keeping) if frame.text["has_state"] else Stage(frame.text)
             self._watch_numpy()
         except SystemExit:
             raise
@@ -103,7 +103,13 @@ class Worker:
         self._end_copies()
         self._stages[frame.stage] = stage
         text = {"as": stage.convention, "class": stage.is_class}
+        if isinstance(stage, KeyedStage):
+            text["snapshots"] = stage.has_snapshots
         self._channel.send(Frame(Kind.OPENED, stage=frame.stage, text=text))
+
+    def _keeping(self) -> contextlib.AbstractContextManager[None]:
+        """For code that is imported, and instances that are made: what they make meanwhile, they mean to keep."""
+        return contextlib.nullcontext() if self._allocator is None else self._allocator.paused()
 
     def _watch_numpy(self) -> None:
         """Has numpy, once it is there, put arrays where they need not be copied from."""
@@ -122,23 +128,39 @@ class Worker:
         except SystemExit:
             raise
         except BaseException as error:
-            answer = [self._failure(Frame(Kind.ERROR, stage=frame.stage, attempt=frame.attempt), error, stage.row)]
+            rows = stage.rows if isinstance(stage, KeyedStage) else None
+            error_frame = Frame(Kind.ERROR, stage=frame.stage, attempt=frame.attempt)
+            answer = [self._failure(error_frame, error, stage.row, rows)]
         self._leases.collect_old()
         process.flush_stdio()
         self._channel.send(*answer, *self._leases.release())
 
-    def _run(self, stage: Stage, frame: Frame) -> list[Frame]:
+    def _run(self, stage: Stage | KeyedStage, frame: Frame) -> list[Frame]:
         """Runs an attempt; the frames that tell its outcome."""
+        if frame.kind == Kind.RESTORE:
+            if isinstance(stage, KeyedStage):
+                stage.restore(frame.data)
+            return []
         ran, end = self._call(stage, frame)
         self._end_copies()
-        answer = self._written(frame, ran.outputs)
+        if frame.flags & Flag.AGAIN:
+            return [Frame(Kind.DONE_AGAIN, stage=frame.stage, attempt=frame.attempt)]
+        answer = []
+        if frame.flags & Flag.SNAPSHOT and isinstance(stage, KeyedStage):
+            answer.append(Frame(Kind.SNAPSHOT, stage=frame.stage, attempt=frame.attempt, data=stage.snapshot()))
+        answer += self._written(frame, ran.outputs)
         done = Frame(Kind.DONE, Flag.END if end else 0, stage=frame.stage, attempt=frame.attempt)
         done.rows, done.length = ran.rows, int(ran.seconds * 1e6)
         answer.append(done)
         return answer
 
-    def _call(self, stage: Stage, frame: Frame) -> tuple[Ran, bool]:
+    def _call(self, stage: Stage | KeyedStage, frame: Frame) -> tuple[Ran, bool]:
         """What came of an attempt, and whether its outputs are the last ones of a source."""
+        if isinstance(stage, KeyedStage):
+            if frame.kind == Kind.FINISH_KEYS:
+                return Ran(stage.finish(frame.sequence), 0), False
+            batch = self._leases.read(frame, self._schemas[frame.schema])
+            return stage.run(batch, frame.text, frame.sequence), False
         if frame.kind == Kind.PULL:
             outputs, end = stage.pull(frame.sequence, lambda: self._caught_up(frame))
             return Ran(outputs, 0), end
@@ -179,10 +201,12 @@ class Worker:
         self._outputs.trim()
         return headers
 
-    def _failure(self, answer: Frame, error: BaseException, row: int | None) -> Frame:
+    def _failure(
+        self, answer: Frame, error: BaseException, row: int | None, rows: tuple[int, int] | None = None
+    ) -> Frame:
         """`answer` with what is to be said of `error`, of which nothing is kept."""
         self._end_copies()
-        answer.text = errors.report(error, row)
+        answer.text = errors.report(error, row, rows)
         errors.forget_frames(error)
         return answer
 

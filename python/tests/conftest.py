@@ -186,7 +186,15 @@ class Worker:
         os.close(fd)
         return self.inputs[segment]
 
-    def start(self, batch: pa.RecordBatch, stage: int = 1, sequence: int = 0, segment: int = 0, offset: int = 0) -> int:
+    def start(
+        self,
+        batch: pa.RecordBatch,
+        stage: int = 1,
+        sequence: int = 0,
+        segment: int = 0,
+        offset: int = 0,
+        **fields: Any,
+    ) -> int:
         attempt = next(self.attempts)
         schema = batch.schema
         if schema not in self.schema_ids:
@@ -206,6 +214,7 @@ class Worker:
             schema=self.schema_ids[schema],
             length=len(message),
             **place,
+            **fields,
         )
         return attempt
 
@@ -362,6 +371,8 @@ def open_text(function: str, **spec: Any) -> dict[str, Any]:
         "ports": ["out"],
         "returns": [],
         "source": False,
+        "has_state": False,
+        "by_key": True,
         "seed": 7,
         "params": {},
         "batch_rows": 8192,

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::{Component, Path, PathBuf};
 
-use super::link::{After, CommandShape, Link, ports};
+use super::link::{self, After, CommandShape, Link, ports};
 use super::stage::{Command, CommandLine, Port, StageKind, WriteTarget};
 use crate::diagnostic::{Code, Diagnostic, Span, did_you_mean, nearest};
 use crate::format::Format;
@@ -88,10 +88,50 @@ pub fn on_error(draft: &StageDraft) -> Option<Diagnostic> {
     };
     let ports = ports(draft)?;
     let message = format!("the stage `{}` cannot `{word}` rows", draft.name);
+    let help = if link::keeps_state(draft) {
+        "what a row has done to a state cannot be undone: let a stage in front of this one sort out bad rows"
+    } else {
+        "python stages with `from` and commands in mode `batch` or `row` can"
+    };
     let problem = Diagnostic::new(Code::PlanOnErrorUnsupported, draft.span(&["on_error"]), message)
-        .help("python stages with `from` and commands in mode `batch` or `row` can".to_owned())
+        .help(help.to_owned())
         .through(draft.alias);
     (!ports.contains(&Port::REJECTED)).then_some(problem)
+}
+
+/// Only python stages that get rows can keep state per key.
+pub fn partition_by(draft: &StageDraft) -> Option<Diagnostic> {
+    let kind = draft.kind()?;
+    let reason = match kind {
+        _ if !draft.has("partition_by") => return None,
+        "python" if draft.has("from") || misspells(draft, "from") => return None,
+        "python" => "it makes rows and gets none".to_owned(),
+        _ => format!("a `{kind}` stage keeps no state per key"),
+    };
+    let message = format!("`partition_by` has no meaning for the stage `{}`: {reason}", draft.name);
+    let problem = Diagnostic::new(Code::PlanBadOption, draft.key_span("partition_by"), message);
+    Some(problem.help("remove it; it is for `python` stages with `from`".to_owned()).through(draft.alias))
+}
+
+/// Columns of a key that the rows of a stage, as far as the file tells their columns, do not have.
+pub fn keys(document: &Document, links: &[Link], kinds: &[Option<StageKind>], into: &[Vec<usize>]) -> Vec<Diagnostic> {
+    let mut problems = Vec::new();
+    for (at, (draft, kind)) in document.stages.iter().zip(kinds).enumerate() {
+        let Some(StageKind::Python(python)) = kind else { continue };
+        let node = draft.find(&["partition_by"]);
+        for link in &into[at] {
+            let Some(known) = known_columns(&links[*link], kinds) else { continue };
+            for (position, column) in python.partition_by.iter().enumerate().filter(|(_, name)| !known.contains(name)) {
+                let item = node.and_then(|node| node.items().get(position).or(Some(node)));
+                let span = item.map_or(draft.name_span, |item| item.span);
+                let message = format!("`{column}` is no column of the rows that `{}` gets", draft.name);
+                let help = did_you_mean(column, known.iter().map(String::as_str));
+                let problem = Diagnostic::new(Code::PlanBadInput, span, message).help(help);
+                problems.push(problem.through(item.and_then(|item| item.alias)));
+            }
+        }
+    }
+    problems
 }
 
 /// No two sinks have one path, and no source reads what the run writes. `kinds` has an entry per stage.

@@ -4,7 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::stage::Port;
 use crate::diagnostic::{Code, Diagnostic, Span, did_you_mean};
-use crate::spec::model::{AfterSpec, CommandModeSpec, CommandSpec, FromSpec, OnErrorSpec, PipeFormatSpec};
+use crate::spec::model::{
+    AfterSpec, CommandModeSpec, CommandSpec, ConventionSpec, FromSpec, OnErrorSpec, PipeFormatSpec, PythonSpec,
+};
 use crate::spec::tree::Node;
 use crate::spec::{Document, StageDraft};
 
@@ -242,7 +244,7 @@ fn check_tables(draft: &StageDraft, links: &[Link], problems: &mut Vec<Diagnosti
 /// The ports of a stage, the main one first; `None` when its kind is not clear.
 pub fn ports(draft: &StageDraft) -> Option<Vec<&'static str>> {
     let kind = draft.kind()?;
-    let rejects = kind == "python" && draft.has("from");
+    let rejects = kind == "python" && draft.has("from") && !keeps_state(draft);
     match kind {
         "write" => Some(Vec::new()),
         "command" => {
@@ -255,6 +257,12 @@ pub fn ports(draft: &StageDraft) -> Option<Vec<&'static str>> {
         _ if rejects => Some(vec![Port::MAIN, Port::REJECTED]),
         _ => Some(vec![Port::MAIN]),
     }
+}
+
+/// Whether a stage keeps state from batch to batch. Rows that have changed it cannot be taken out of it again.
+pub fn keeps_state(draft: &StageDraft) -> bool {
+    let is_stream = matches!(&draft.spec.python, Some(PythonSpec::Options(options)) if options.convention == Some(ConventionSpec::Stream));
+    draft.has("partition_by") || is_stream
 }
 
 /// How a command is run, defaults applied.

@@ -88,6 +88,9 @@ impl MemoryBound {
         let made = plan.edges.iter().filter(|edge| edge.spills);
         let in_the_making = made.map(|edge| u64::from(plan.workers) * largest_batch(plan, edge));
         add("batches made for edges that spill".to_owned(), sum(in_the_making), Estimated);
+        let again = plan.stages.iter().filter(|stage| stage.has_state());
+        let again = again.map(|stage| u64::from(plan.lanes(stage)).saturating_mul(largest_input(plan, stage)));
+        add("batches that stages with state do again after a death".to_owned(), sum(again), Estimated);
         let pools = workers(plan);
         let processes = pools.iter().map(|pool| pool.count).sum::<u64>();
         let rounded = sum_by_port(plan, |edge| if is_shared(plan, edge) { rounding(plan, edge) } else { 0 });
@@ -190,9 +193,10 @@ fn is_shared(plan: &Plan, edge: &Edge) -> bool {
     (is_python(plan, edge.from) || is_python(plan, edge.to)) && largest_batch(plan, edge) > INLINE_BATCH
 }
 
-/// Whether batches of the edge are written to shared memory when they are worked on.
+/// Whether batches of the edge are written to shared memory when they are worked on: what comes from the coordinator, or is put in the
+/// order of its partitions there.
 fn is_copied(plan: &Plan, edge: &Edge) -> bool {
-    is_python(plan, edge.to) && !is_python(plan, edge.from)
+    is_python(plan, edge.to) && (!is_python(plan, edge.from) || plan.stage(edge.to).has_state())
 }
 
 /// A segment is up to twice as large as its batch, and never smaller than the smallest.
@@ -239,6 +243,11 @@ fn workers(plan: &Plan) -> Vec<Workers> {
         let StageKind::Python(python) = &stage.kind else { continue };
         match python.target {
             _ if python.is_source => own.push(of_pool(plan, 1, &[stage])),
+            _ if stage.has_state() => {
+                // Every batch is for all of them.
+                let count = u64::from(plan.lanes(stage));
+                own.push(Workers { count, ..of_pool(plan, plan.lanes(stage), &[stage]) });
+            }
             PythonTarget::Class => own.push(of_pool(plan, stage.workers.max.get(), &[stage])),
             PythonTarget::Function => shared.entry((&stage.env, &stage.cwd, stage.memory)).or_default().push(stage),
         }

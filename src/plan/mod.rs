@@ -20,7 +20,7 @@ mod template;
 pub mod view;
 
 pub use compile::{Compiled, Settings, compile, validate};
-pub use plan::{Edge, EdgeId, Plan, PythonPlan, StageId};
+pub use plan::{Edge, EdgeId, PARTITIONS, Plan, PythonPlan, StageId};
 pub use queue::{Capacity, Cut};
 pub use stage::{
     Call, ColumnType, Command, CommandLine, CommandMode, Convention, Input, OnError, Port, Python, PythonTarget, Read,

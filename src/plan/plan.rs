@@ -6,6 +6,9 @@ use std::path::PathBuf;
 use super::queue::{Capacity, Cut};
 use super::stage::{Stage, StageKind};
 
+/// Partitions of a stage with state: not cores, not workers, so that results do not depend on either.
+pub const PARTITIONS: u32 = 64;
+
 /// Index of a stage in [`Plan::stages`]. Ids follow a topological order: a stage's inputs have smaller ids than the stage.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct StageId(pub u32);
@@ -90,6 +93,14 @@ impl Plan {
     /// Bytes that may wait in all queues together; what spills does not count, as it waits on disk.
     pub fn edge_bytes(&self) -> u64 {
         self.edges.iter().map(|edge| edge.capacity.bytes.get()).fold(0, u64::saturating_add)
+    }
+
+    /// Workers among which a stage with state divides its partitions: without a key, there is one for all rows.
+    pub fn lanes(&self, stage: &Stage) -> u32 {
+        if !stage.has_keys() {
+            return 1;
+        }
+        stage.workers.max.get().min(self.workers).min(PARTITIONS).max(1)
     }
 
     /// Returns whether all that read the main output of a stage take lines as the text that they are.

@@ -16,8 +16,8 @@ use crate::diagnostic::{Code, Diagnostic, Span, did_you_mean};
 use crate::format::{Compression, Format, column_type};
 use crate::spec::model::{
     BatchSpec, CommandModeSpec, CommandSpec, CompressionSpec, ConventionSpec, FormatSpec, MaxWorkersSpec, OnErrorSpec,
-    PathsSpec, PipeFormatSpec, PythonOptions, PythonSpec, QueueSpec, ReadOptions, ReadSpec, SizeSpec, VerdictSpec,
-    WorkersSpec, WriteOptions, WriteSpec,
+    PartitionBySpec, PathsSpec, PipeFormatSpec, PythonOptions, PythonSpec, QueueSpec, ReadOptions, ReadSpec, SizeSpec,
+    VerdictSpec, WorkersSpec, WriteOptions, WriteSpec,
 };
 use crate::spec::tree::Node;
 use crate::spec::{Document, StageDraft};
@@ -236,6 +236,11 @@ impl Resolver<'_> {
                 Some("write `module:name`, such as `cleaning:normalise`".to_owned());
             return None;
         };
+        if options.convention == Some(ConventionSpec::Stream) && !self.draft.has("from") {
+            let message = "a stage without `from` gets no rows, so `as: stream` has no meaning for it";
+            self.report(Code::PlanBadOption, &["python", "as"], message).help =
+                Some("remove it: a source is a generator, which yields rows or batches as it is".to_owned());
+        }
         let last = call.name.rsplit('.').next().unwrap_or_default().trim_start_matches('_');
         let is_class = last.starts_with(char::is_uppercase);
         Some(Python {
@@ -244,8 +249,25 @@ impl Resolver<'_> {
             with: options.with.clone().unwrap_or_default(),
             returns: self.columns(&["python", "returns"], options.returns.as_ref()),
             is_source: !self.draft.has("from"),
+            partition_by: self.partition_by(),
             target: if is_class { PythonTarget::Class } else { PythonTarget::Function },
         })
+    }
+
+    /// The columns of the key, each once.
+    fn partition_by(&mut self) -> Vec<String> {
+        let columns = match &self.draft.spec.partition_by {
+            None => return Vec::new(),
+            Some(PartitionBySpec::One(column)) => std::slice::from_ref(column),
+            Some(PartitionBySpec::Many(columns)) => columns,
+        };
+        if let Some(at) = (1..columns.len()).find(|&at| columns[..at].contains(&columns[at])) {
+            let message = format!("`partition_by` names the column `{}` twice", columns[at]);
+            let items = self.draft.find(&["partition_by"]).map(Node::items).unwrap_or_default();
+            let span = items.get(at).map_or(self.draft.span(&["partition_by"]), |item| item.span);
+            self.report_at(Code::PlanBadOption, span, None, message);
+        }
+        columns.to_vec()
     }
 
     fn command(&mut self, spec: &CommandSpec) -> Option<Command> {
@@ -539,6 +561,7 @@ fn convention(spec: ConventionSpec) -> Convention {
         ConventionSpec::Arrow => Convention::Arrow,
         ConventionSpec::Pandas => Convention::Pandas,
         ConventionSpec::Numpy => Convention::Numpy,
+        ConventionSpec::Stream => Convention::Stream,
     }
 }
 

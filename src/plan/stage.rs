@@ -59,6 +59,16 @@ impl Stage {
         }
     }
 
+    /// Whether the stage keeps state from batch to batch: per key (`partition_by`), or over the whole stream (`as: stream`).
+    pub fn has_state(&self) -> bool {
+        matches!(&self.kind, StageKind::Python(python) if !python.partition_by.is_empty() || python.is_stream())
+    }
+
+    /// Whether all that the stage keeps is kept per key.
+    pub fn has_keys(&self) -> bool {
+        matches!(&self.kind, StageKind::Python(python) if !python.partition_by.is_empty())
+    }
+
     /// Returns whether rows that are lines of text may come to the stage as the text that they are.
     pub fn takes_lines(&self) -> bool {
         match &self.kind {
@@ -162,8 +172,16 @@ pub struct Python {
     pub returns: Vec<(String, ColumnType)>,
     /// A stage without inputs: the function is a generator.
     pub is_source: bool,
+    /// The columns of its key, if rows are routed by one; else none.
+    pub partition_by: Vec<String>,
     /// `class` keeps its instances in workers of its own.
     pub target: PythonTarget,
+}
+
+impl Python {
+    fn is_stream(&self) -> bool {
+        self.convention == Some(Convention::Stream) && !self.is_source
+    }
 }
 
 /// `module:name`.
@@ -181,6 +199,7 @@ pub enum Convention {
     Arrow,
     Pandas,
     Numpy,
+    Stream,
 }
 
 /// Whether `call` names a function or a class: by its spelling, as nothing is imported before the run (`CamelCase` or a

@@ -178,7 +178,8 @@ pub fn at_once(stage: &Stage, workers: u32) -> u32 {
     let parallel = match &stage.kind {
         StageKind::Read(_) | StageKind::Write(_) => false,
         StageKind::Sql(sql) => sql.row_wise,
-        StageKind::Python(python) => !python.is_source,
+        // Without keys, a state sees one batch after the other.
+        StageKind::Python(python) => !python.is_source && (stage.has_keys() || !stage.has_state()),
         StageKind::Command(command) => command.mode != CommandMode::Once,
     };
     if parallel { workers.min(stage.workers.max.get()) } else { 1 }

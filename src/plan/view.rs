@@ -193,6 +193,10 @@ fn running_text(stage: &Stage) -> String {
             format!("native, over the whole stream{memory}")
         }
         StageKind::Python(python) if python.is_source => "in a worker, as a source".to_owned(),
+        StageKind::Python(python) if stage.has_keys() => {
+            format!("in workers, with state per partition of ({})", python.partition_by.join(", "))
+        }
+        StageKind::Python(_) if stage.has_state() => "in a worker, with state over the whole stream".to_owned(),
         StageKind::Python(_) => "in workers, per batch".to_owned(),
         StageKind::Command(command) => match command.mode {
             CommandMode::Batch => "in workers, one process per batch".to_owned(),

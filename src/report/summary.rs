@@ -47,12 +47,14 @@ fn stage_failure(plan: &Plan, outcome: &Outcome, failed: &StageFailure) -> Strin
         Scope::Output => format!("stage `{}` could not write: {}", stage.name, failed.failure.message),
         _ => format!("stage `{}` failed ({verdict}): {}", stage.name, failed.failure.message),
     };
+    let lane_place = outcome.place.as_ref().map(|place| format!("at {place}"));
     let place = failed.rows.as_ref().map(|(_, rows)| match (&outcome.place, rows.end - rows.start) {
         (Some(place), 1) => format!("at {place}"),
         (Some(place), number) => format!("at {} that fail together, the first being {place}", counted(number, "row")),
         (None, 1) => format!("at row {} of its batch", rows.start + 1),
         (None, _) => format!("at rows {} to {} of its batch", rows.start + 1, rows.end),
     });
+    let place = place.or(lane_place);
     let batch = failed
         .sequence
         .map(|sequence| format!("batch {sequence}, after {}", counted(failed.attempts.into(), "attempt")));

@@ -149,7 +149,11 @@ fn go_on_to_the_end(
 fn outcome(ending: Ending, scheduler: &Scheduler, executor: &LocalExecutor, duration: Duration) -> Outcome {
     let (stages, edges) = scheduler.accounts();
     let place = match &ending {
-        Ending::Failed(failure) => failure.rows.as_ref().and_then(|(batch, rows)| executor.place(*batch, rows.start)),
+        Ending::Failed(failure) => match (&failure.rows, failure.sequence) {
+            (Some((batch, rows)), _) => executor.place(*batch, rows.start),
+            (None, Some(sequence)) => executor.lane_place(failure.stage, sequence),
+            (None, None) => None,
+        },
         _ => None,
     };
     Outcome { ending, duration, stages, edges, workers_started: scheduler.workers_started(), place }

@@ -143,6 +143,10 @@ pub struct StageSpec {
     /// times as much is killed, and its batch is tried again. Of a `sql` stage that joins, aggregates or sorts, what the query may
     /// keep in memory before it spills to disk.
     pub memory: Option<SizeSpec>,
+    /// Columns whose values are the key of a row (`python` with `from` only). All rows with one key go to one instance of the stage's code, in
+    /// their order, so that it may keep state per key; `finish()` of a class may give rows at the end.
+    #[schemars(example = &"user", example = &["country", "user"])]
+    pub partition_by: Option<PartitionBySpec>,
     /// How rows are cut into batches for this stage. A batch ends at whichever bound comes first.
     pub batch: Option<BatchSpec>,
     /// Bound of the queue in front of this stage. Both bounds hold.
@@ -179,6 +183,16 @@ pub enum AfterSpec {
     One(String),
     /// Several stages.
     Many(Vec<String>),
+}
+
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(untagged)]
+#[schemars(inline)]
+pub enum PartitionBySpec {
+    /// A column.
+    One(String),
+    /// Several columns, whose values together are the key.
+    Many(#[schemars(length(min = 1))] Vec<String>),
 }
 
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
@@ -327,6 +341,8 @@ pub enum ConventionSpec {
     Pandas,
     /// A dict of numpy arrays.
     Numpy,
+    /// An iterator of all batches (`pyarrow.RecordBatch`); yields batches. It may keep state from its first row to its last.
+    Stream,
 }
 
 #[derive(Clone, Debug, Deserialize, JsonSchema)]

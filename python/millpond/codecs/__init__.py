@@ -30,7 +30,7 @@ def codec(convention: str, declared: pa.Schema | None, *, as_table: bool = False
         from .dicts import DictCodec
 
         return DictCodec(declared)
-    if convention == "arrow":
+    if convention in ("arrow", "stream"):
         from .arrow import ArrowCodec
 
         return ArrowCodec(as_table)
@@ -42,4 +42,4 @@ def codec(convention: str, declared: pa.Schema | None, *, as_table: bool = False
         from .arrays import ArraysCodec
 
         return ArraysCodec()
-    raise StageError(f"`{convention}` is not a convention; `as` is one of row, rows, arrow, pandas, numpy")
+    raise StageError(f"`{convention}` is not a convention; `as` is one of row, rows, arrow, pandas, numpy, stream")

@@ -25,6 +25,8 @@ pub enum Kind {
     Release = 6,
     Forget = 7,
     Stop = 8,
+    FinishKeys = 9,
+    Restore = 10,
     // From a worker.
     Hello = 16,
     Opened = 17,
@@ -37,6 +39,8 @@ pub enum Kind {
     Dropped = 24,
     CaughtUp = 25,
     Ledger = 26,
+    DoneAgain = 27,
+    Snapshot = 28,
     // To and from a template.
     Prepare = 32,
     Fork = 33,
@@ -52,7 +56,7 @@ pub enum Kind {
 }
 
 impl Kind {
-    const ALL: [Self; 29] = [
+    const ALL: [Self; 33] = [
         Self::Open,
         Self::Schema,
         Self::Segment,
@@ -61,6 +65,8 @@ impl Kind {
         Self::Release,
         Self::Forget,
         Self::Stop,
+        Self::FinishKeys,
+        Self::Restore,
         Self::Hello,
         Self::Opened,
         Self::WorkerSchema,
@@ -72,6 +78,8 @@ impl Kind {
         Self::Dropped,
         Self::CaughtUp,
         Self::Ledger,
+        Self::DoneAgain,
+        Self::Snapshot,
         Self::Prepare,
         Self::Fork,
         Self::Forked,
@@ -100,6 +108,10 @@ pub const FLAG_PART: u16 = 4;
 pub const FLAG_JOIN: u16 = 8;
 /// Flag of `Run` and `Batch`: the batch is scattered, and the data say where its buffers lie.
 pub const FLAG_SCATTERED: u16 = 16;
+/// Flag of `Run`: only the state that it leaves is wanted.
+pub const FLAG_AGAIN: u16 = 32;
+/// Flag of `Run`: the state that it leaves is to be given too.
+pub const FLAG_SNAPSHOT: u16 = 64;
 
 /// Flag of `Spawn`: only a failure and the end are to be reported.
 pub const FLAG_QUIET: u16 = 4;

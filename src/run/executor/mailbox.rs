@@ -9,6 +9,7 @@ use crossbeam_channel::{Receiver, Sender, unbounded};
 use rustix::event::{EventfdFlags, eventfd};
 
 use super::filter::Remains;
+use super::local::InPartitions;
 use crate::batch::Batch;
 use crate::plan::StageId;
 use crate::run::scheduler::{AttemptId, Failure, WorkerId};
@@ -57,6 +58,19 @@ pub enum Message {
         attempt: AttemptId,
     },
     FilterEnded(Remains),
+    /// The state of a lane before the batch `next` is on disk.
+    SnapshotKept {
+        stage: StageId,
+        lane: u32,
+        next: u64,
+        result: Result<Batch, Failure>,
+    },
+    /// A batch of a stage with state is in the order of its partitions.
+    Partitioned {
+        stage: StageId,
+        sequence: u64,
+        result: Result<Box<InPartitions>, Failure>,
+    },
     /// The last views of some of a worker's output segments are gone.
     SegmentsFree {
         worker: WorkerId,

@@ -22,7 +22,7 @@ pub fn preload(plan: &Plan) -> Vec<&'static str> {
 /// The frame that prepares a stage in a worker.
 pub fn open(plan: &Plan, stage: &Stage) -> Frame {
     let StageKind::Python(python) = &stage.kind else { unreachable!("only python stages are opened in workers") };
-    let Python { call, convention, with, returns, is_source, .. } = python;
+    let Python { call, convention, with, returns, is_source, partition_by, .. } = python;
     let returns: Vec<_> = returns
         .iter()
         .map(|(column, data_type)| json!([column, column_type::word(data_type).expect("it was parsed from a word")]))
@@ -39,6 +39,8 @@ pub fn open(plan: &Plan, stage: &Stage) -> Frame {
         "ports": ports,
         "returns": returns,
         "source": is_source,
+        "has_state": stage.has_state(),
+        "by_key": !partition_by.is_empty(),
         "unread": is_unread,
         "seed": plan.seed,
         "params": plan.params,
@@ -65,7 +67,8 @@ pub fn attempt(attempt: AttemptId, stage: StageId, sequence: u64, work: &Work) -
             }
         }
         Work::Join { .. } => frame.flags = FLAG_JOIN,
-        Work::Pull | Work::Task => {}
+        // The rows of a lane are told where they are known.
+        Work::Pull | Work::Task | Work::Lane { .. } | Work::FinishLane { .. } => {}
     }
     frame.stage = stage.0;
     frame.attempt = attempt.0;
@@ -80,5 +83,6 @@ fn word(convention: Convention) -> &'static str {
         Convention::Arrow => "arrow",
         Convention::Pandas => "pandas",
         Convention::Numpy => "numpy",
+        Convention::Stream => "stream",
     }
 }

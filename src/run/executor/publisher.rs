@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use arrow::datatypes::{DataType, SchemaRef};
 
-use crate::batch::{Batch, BatchError, Columns, Cutter, LINE, SpillSpace};
+use crate::batch::{Batch, BatchError, Columns, ConformError, Cutter, LINE, Origin, Rows, SpillSpace};
 use crate::format::Format;
 use crate::plan::{EdgeId, Plan, Port, Stage, StageId, StageKind};
 
@@ -69,6 +69,15 @@ impl Publisher {
         let batch = batch.conform(columns)?;
         let edges = self.plan.stage(stage).ports[port].edges.clone();
         edges.into_iter().map(|edge| self.put_on(edge, &batch)).collect()
+    }
+
+    /// Puts the rows of several batches on all edges of a port, as one batch.
+    ///
+    /// # Errors
+    /// As for [`Publisher::put`], or if they do not have the same columns.
+    pub fn put_joined(&mut self, stage: StageId, port: usize, parts: &[Batch]) -> Result<Vec<Put>, BatchError> {
+        let joined = join(parts)?;
+        self.put(stage, port, joined)
     }
 
     fn put_on(&mut self, edge: EdgeId, batch: &Batch) -> Result<Put, BatchError> {
@@ -147,6 +156,38 @@ impl Publisher {
             self.columns(edge.from, edge.port)
         })
     }
+}
+
+/// One batch with the rows of all. Its columns are those of the first of the parts that all others can be brought to; how rows that have the
+/// same columns are divided among parts does not matter.
+fn join(parts: &[Batch]) -> Result<Batch, BatchError> {
+    if let [part] = parts {
+        return Ok(part.clone());
+    }
+    let contents = parts.iter().map(Batch::contents).collect::<Result<Vec<_>, _>>()?;
+    let mut first_error = None;
+    for base in &contents {
+        match conformed(base, &contents) {
+            Ok(alike) => {
+                let schema = alike[0].schema();
+                let mut origin = Origin::default();
+                parts.iter().for_each(|part| origin.extend(part.origin().clone()));
+                return Ok(Batch::new(Rows::join(&schema, alike)?, origin));
+            }
+            Err(error) => first_error = first_error.or(Some(error)),
+        }
+    }
+    Err(first_error.expect("there are parts").into())
+}
+
+fn conformed(base: &Rows, contents: &[Rows]) -> Result<Vec<Rows>, ConformError> {
+    let mut columns = Columns::from_first();
+    base.clone().conform(&mut columns)?;
+    // Once for the columns that are open in some of them, and once more when they are settled.
+    for rows in contents {
+        rows.clone().conform(&mut columns)?;
+    }
+    contents.iter().map(|rows| rows.clone().conform(&mut columns)).collect()
 }
 
 fn first_columns(stage: &Stage, port: usize) -> Columns {

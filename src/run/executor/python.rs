@@ -1,9 +1,12 @@
 //! [`Pool`]: the template and the Python workers that it forks.
 
+mod lanes;
+
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io;
 use std::num::NonZeroU32;
+use std::ops::Range;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -33,6 +36,8 @@ use crate::environment::{template_variables, threads_per_worker, worker_variable
 use crate::plan::{Plan, PythonTarget, Stage, StageId, StageKind, Verdict};
 use crate::run::scheduler::{AttemptId, ClassId, Classes, ExitCause, Failure, Scope, WorkerId};
 use crate::run::{RunEvent, Speaker, Stream};
+
+pub use lanes::LaneRows;
 
 /// Time between two looks at the memory of workers that run an attempt.
 const WEIGHED_EVERY: Duration = Duration::from_millis(100);
@@ -72,6 +77,28 @@ pub enum Happened {
         attempt: AttemptId,
         failure: Failure,
     },
+    /// A new process is to be given this batch of its lane, so that it has the state that the batch left.
+    DoesAgain {
+        worker: WorkerId,
+        attempt: AttemptId,
+        stage: StageId,
+        sequence: u64,
+        lane: u32,
+    },
+    /// A new process is to be given the last snapshot of its lane.
+    WantsSnapshot {
+        worker: WorkerId,
+        attempt: AttemptId,
+        stage: StageId,
+        lane: u32,
+    },
+    /// The state of a lane before the batch `next`.
+    Snapshot {
+        stage: StageId,
+        lane: u32,
+        next: u64,
+        state: Vec<u8>,
+    },
     Done {
         attempt: AttemptId,
         rows: u64,
@@ -101,6 +128,8 @@ pub struct Pool {
     schemas: Vec<SchemaRef>,
     happened: Vec<Happened>,
     news: Vec<RunEvent>,
+    /// Rows of a batch of a stage with state for which its lanes have failed.
+    blamed: BTreeMap<(StageId, u64), BTreeMap<u32, Range<usize>>>,
     /// Instances of classes that could not be closed.
     unclosed: Vec<(StageId, Failure)>,
     /// All workers have been asked to stop.
@@ -159,6 +188,7 @@ impl Pool {
             schemas: Vec::new(),
             happened: Vec::new(),
             news: Vec::new(),
+            blamed: BTreeMap::new(),
             unclosed: Vec::new(),
             is_closing: false,
             weighed: Instant::now(),
@@ -297,18 +327,10 @@ impl Pool {
                 .map_err(|error| failure(Scope::Output, Verdict::Exception, error.to_string()))?;
             origin = batch.origin().clone();
         }
-        let is_catching_up = placed.is_none() && frame.sequence > 0 && !worker.stages.contains_key(&stage);
-        let mut current = Current { attempt, stage, origin, is_catching_up, waiting: None, outputs: Vec::new() };
-        match worker.stages.get(&stage) {
-            Some(Opening::Open { .. }) => worker.connection.send(frame),
-            Some(Opening::Asked) => current.waiting = Some(frame),
-            None => {
-                worker.stages.insert(stage, Opening::Asked);
-                worker.connection.send(opening::open(&plan, plan.stage(stage)));
-                current.waiting = Some(frame);
-            }
-        }
-        worker.attempts.push_back(current);
+        let sequence = frame.sequence;
+        let is_catching_up = placed.is_none() && sequence > 0 && !worker.stages.contains_key(&stage);
+        let current = Current { origin, is_catching_up, ..Current::new(attempt, stage, sequence) };
+        begin(worker, &plan, current, frame);
         poller.watch_output(Token::Worker(id), worker.connection.fd(), worker.connection.wants_to_send());
         Ok(placed)
     }
@@ -475,9 +497,7 @@ impl Pool {
             Kind::Opened => {
                 let by_row = worker.opened(&frame)?;
                 self.happened.push(Happened::Opened { stage: StageId(frame.stage), by_row });
-                for current in worker.attempts.iter_mut().filter(|current| current.stage.0 == frame.stage) {
-                    current.waiting.take().into_iter().for_each(|waiting| worker.connection.send(waiting));
-                }
+                self.go_on(id, StageId(frame.stage));
             }
             Kind::WorkerSchema => worker.announced_schema(&frame)?,
             Kind::WorkerSegment => {
@@ -494,6 +514,10 @@ impl Pool {
                     if let Some(current) = worker.ended(&frame) {
                         let message = format!("the result is not valid Arrow data: {error}");
                         let failure = failure(Scope::Rows, Verdict::Schema, message);
+                        if current.lane.is_some() {
+                            worker.end_state();
+                            self.happened.push(Happened::Retired { worker: id });
+                        }
                         self.happened.push(Happened::Failed { attempt: current.attempt, failure });
                     }
                 }
@@ -503,6 +527,16 @@ impl Pool {
                 if let Some(current) = worker.ended(&frame) {
                     if worker.is_outgrown() {
                         self.happened.push(Happened::Retired { worker: id });
+                    }
+                    if let Some(lane) = current.lane
+                        && let Some(blamed) = self.blamed.get_mut(&(current.stage, current.sequence))
+                    {
+                        blamed.remove(&lane);
+                    }
+                    // Only now: an attempt that is tried again must not begin with the state that it leaves.
+                    if let (Some(lane), Some(state)) = (current.lane, current.snapshot) {
+                        let (stage, next) = (current.stage, current.sequence + 1);
+                        self.happened.push(Happened::Snapshot { stage, lane, next, state });
                     }
                     self.happened.push(Happened::Done {
                         attempt: current.attempt,
@@ -528,12 +562,30 @@ impl Pool {
                 } else {
                     worker.ended(&frame).into_iter().collect()
                 };
-                if !ended.is_empty() && worker.is_outgrown() {
+                let is_spoilt = ended.iter().any(|current| current.lane.is_some());
+                let is_ending = !ended.is_empty() && worker.is_outgrown();
+                if is_spoilt {
+                    worker.end_state();
+                }
+                if is_ending || is_spoilt {
                     self.happened.push(Happened::Retired { worker: id });
                 }
+                let rows = text.rows.map(|(from, to)| from..to);
                 let failure = user_failure(text, is_opening);
                 for current in ended {
-                    self.happened.push(Happened::Failed { attempt: current.attempt, failure: failure.clone() });
+                    let failure = self.lane_failure(&current, rows.clone(), failure.clone());
+                    self.happened.push(Happened::Failed { attempt: current.attempt, failure });
+                }
+            }
+            Kind::DoneAgain => {
+                if let Some(current) = worker.attempts.front_mut() {
+                    current.again.pop_front();
+                }
+                self.go_on(id, StageId(frame.stage));
+            }
+            Kind::Snapshot => {
+                if let Some(current) = worker.attempts.front_mut() {
+                    current.snapshot = Some(frame.data);
                 }
             }
             Kind::CaughtUp => {
@@ -672,6 +724,21 @@ impl Pool {
         self.workers.clear();
         self.template = None;
     }
+}
+
+/// Gives a worker its next attempt, once the attempt's stage is open.
+fn begin(worker: &mut Worker, plan: &Plan, mut current: Current, frame: Frame) {
+    let stage = current.stage;
+    match worker.stages.get(&stage) {
+        Some(Opening::Open { .. }) => worker.connection.send(frame),
+        Some(Opening::Asked) => current.waiting = Some(frame),
+        None => {
+            worker.stages.insert(stage, Opening::Asked);
+            worker.connection.send(opening::open(plan, plan.stage(stage)));
+            current.waiting = Some(frame);
+        }
+    }
+    worker.attempts.push_back(current);
 }
 
 fn schema_id(known: &mut Vec<SchemaRef>, schema: &SchemaRef) -> u32 {

@@ -52,6 +52,8 @@ pub enum Opening {
     /// `row_by_row`: as many rows out as in means that row `i` comes from row `i`.
     Open {
         row_by_row: bool,
+        /// Its code can give its state, and can be given it.
+        has_snapshots: bool,
     },
 }
 
@@ -64,6 +66,15 @@ pub struct Current {
     pub origin: Origin,
     /// A generator in a new process is making again what was made before: a death is no fault of this attempt.
     pub is_catching_up: bool,
+    /// The lane of a stage with state whose rows these are.
+    pub lane: Option<u32>,
+    /// A new process is given a snapshot before anything else.
+    pub is_to_be_restored: bool,
+    /// Batches that a new process does again before this one, so that it has the state that they left.
+    pub again: VecDeque<u64>,
+    pub sequence: u64,
+    /// The state that the attempt has left, if it was asked for.
+    pub snapshot: Option<Vec<u8>>,
     /// Sent when the stage is open.
     pub waiting: Option<Frame>,
     pub outputs: Vec<(usize, Batch)>,
@@ -93,12 +104,35 @@ pub struct ErrorText {
     pub message: String,
     pub traceback: String,
     pub verdict: String,
+    /// Of a lane: the rows at fault in its batch, from and to.
+    pub rows: Option<(usize, usize)>,
 }
 
 #[derive(Debug, Deserialize)]
 struct OpenedText {
     #[serde(rename = "as")]
     convention: String,
+    /// Of a stage with state.
+    #[serde(default)]
+    snapshots: bool,
+}
+
+impl Current {
+    pub fn new(attempt: AttemptId, stage: StageId, sequence: u64) -> Self {
+        Self {
+            attempt,
+            stage,
+            origin: Origin::default(),
+            is_catching_up: false,
+            lane: None,
+            is_to_be_restored: false,
+            again: VecDeque::new(),
+            sequence,
+            snapshot: None,
+            waiting: None,
+            outputs: Vec::new(),
+        }
+    }
 }
 
 impl Worker {
@@ -189,6 +223,14 @@ impl Worker {
         Vec::from(ended)
     }
 
+    /// What is left of an attempt that failed is no state to go on with: the worker is asked to end.
+    pub fn end_state(&mut self) {
+        if self.memory.replaced().is_none() {
+            self.memory.replace("it was replaced, as an attempt that failed has spoilt its state");
+            self.connection.send(Frame::new(Kind::Stop));
+        }
+    }
+
     /// Tells the worker that a segment is gone.
     pub fn forget(&mut self, segment: SegmentId) {
         if self.segments_sent.remove(&segment) {
@@ -209,7 +251,8 @@ impl Worker {
     pub fn opened(&mut self, frame: &Frame) -> Result<bool, WorkerError> {
         let text: OpenedText = frame.text()?;
         let row_by_row = text.convention == "row";
-        self.stages.insert(StageId(frame.stage), Opening::Open { row_by_row });
+        let opening = Opening::Open { row_by_row, has_snapshots: text.snapshots };
+        self.stages.insert(StageId(frame.stage), opening);
         Ok(row_by_row)
     }
 
@@ -263,7 +306,7 @@ impl Worker {
         // An attempt that has failed already is not spoken of any more.
         let current = self.attempts.front_mut().filter(|current| current.attempt.0 == frame.attempt);
         let Some(current) = current else { return Ok(()) };
-        let row_by_row = self.stages.get(&current.stage) == Some(&Opening::Open { row_by_row: true });
+        let row_by_row = matches!(self.stages.get(&current.stage), Some(Opening::Open { row_by_row: true, .. }));
         let origin = if frame.flags & FLAG_ORIGIN != 0 {
             let index = index.chunks_exact(4).map(|bytes| u32::from_le_bytes(bytes.try_into().expect("four bytes")));
             current.origin.take(index.map(|row| row as usize))

@@ -36,10 +36,11 @@ impl WorkerMemory {
     /// The limits of workers of the class of `stage`.
     pub fn of(stage: &Stage) -> Self {
         let limit = stage.memory.map(std::num::NonZeroU64::get);
-        // A new worker would have to make again all that a generator has made so far.
+        // A new worker would have to do again all that a generator, or a stage with state, has done so far.
         let is_source = matches!(&stage.kind, StageKind::Python(python) if python.is_source);
+        let has_state = is_source || stage.has_state();
         Self {
-            replaced_above: limit.filter(|_| !is_source),
+            replaced_above: limit.filter(|_| !has_state),
             killed_above: limit.map(killed_at),
             ledger: None,
             end: None,
@@ -68,6 +69,11 @@ impl WorkerMemory {
         );
         self.end = Some(End::Replaced { reason, since: Instant::now() });
         true
+    }
+
+    /// The worker is to end, though it does not have too much.
+    pub fn replace(&mut self, reason: &str) {
+        self.end.get_or_insert(End::Replaced { reason: reason.to_owned(), since: Instant::now() });
     }
 
     /// Returns whether the worker has so much that it must be killed now.

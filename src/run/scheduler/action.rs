@@ -45,6 +45,12 @@ pub enum Action {
         port: usize,
         batch: BatchId,
     },
+    /// Put these batches together, in this order, and publish them as one. Answered by `Queued`.
+    PublishJoined {
+        stage: StageId,
+        port: usize,
+        batches: Vec<BatchId>,
+    },
     /// Make and publish the rejected rows of a batch. Answered by `Queued`.
     PublishRejects {
         stage: StageId,
@@ -91,6 +97,10 @@ pub enum Work {
     },
     /// What the function gave for these rows of this batch is in the parts, in the same order: to make one output of it.
     Join { batch: Meta, rows: Vec<Range<u64>>, parts: Vec<Meta> },
+    /// The rows of this batch whose partitions are those of the lane.
+    Lane { batch: Meta, lane: u32 },
+    /// The lane gets no more rows, and may give some for the keys that it has seen.
+    FinishLane { lane: u32 },
     /// The next batch of a generator.
     Pull,
     /// A task without input.

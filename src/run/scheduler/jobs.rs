@@ -69,7 +69,7 @@ impl Scheduler {
         }
         match self.stages[stage.index()].role {
             Role::Map(_) => self.current_edge(stage, 0).is_none(),
-            Role::Generator(_) | Role::Task | Role::Resident => false,
+            Role::Generator(_) | Role::Task | Role::Resident | Role::Keyed(_) => false,
         }
     }
 
@@ -82,7 +82,7 @@ impl Scheduler {
         jobs.failed || jobs.exhausted || self.current_edge(stage, 0).is_none()
     }
 
-    fn set_ready(&mut self, stage: StageId, is_ready: bool) {
+    pub(super) fn set_ready(&mut self, stage: StageId, is_ready: bool) {
         self.ready.set(stage, self.stages[stage.index()].need, is_ready);
     }
 
@@ -149,14 +149,15 @@ impl Scheduler {
             _ if closed => 0,
             _ if open >= self.window(stage) => 0,
             Role::Map(_) => self.current_edge(stage, 0).map_or(0, |edge| self.queues[edge.index()].len() as u32),
-            Role::Generator(_) | Role::Task | Role::Resident => 1,
+            Role::Generator(_) | Role::Task | Role::Resident | Role::Keyed(_) => 1,
         };
         (self.ready_slices(stage, most) + queued).min(most)
     }
 
     /// Batches without rows need no attempt. (A native query is run for them, as it tells the columns of its output.)
-    fn pass_empty_batches(&mut self, stage: StageId) {
-        if !matches!(self.stages[stage.index()].role, Role::Map(MapHost::Worker(_) | MapHost::Process)) {
+    pub(super) fn pass_empty_batches(&mut self, stage: StageId) {
+        let role = self.stages[stage.index()].role;
+        if !matches!(role, Role::Map(MapHost::Worker(_) | MapHost::Process) | Role::Keyed(_)) {
             return;
         }
         while let Some(edge) = self.current_edge(stage, 0)
@@ -227,7 +228,9 @@ impl Scheduler {
                 self.jobs(stage).exhausted = true;
                 (None, Vec::new())
             }
-            Role::Generator(_) | Role::Resident => (None, self.reserve(stage, None).expect("`look_for_work` saw room")),
+            Role::Generator(_) | Role::Resident | Role::Keyed(_) => {
+                (None, self.reserve(stage, None).expect("`look_for_work` saw room"))
+            }
         };
         let (input, reservations) = input;
         let jobs = self.jobs(stage);
@@ -247,6 +250,10 @@ impl Scheduler {
         spent: Duration,
     ) {
         let Some(running) = self.end_attempt(attempt) else { return };
+        if let Role::Keyed(_) = self.stages[running.stage.index()].role {
+            self.lane_done(&running, rows, outputs);
+            return;
+        }
         let (stage, id) = (running.stage, running.slice);
         self.jobs(stage).exhausted |= end;
         match &mut self.slice(stage, id).step {
@@ -290,7 +297,10 @@ impl Scheduler {
 
     pub(super) fn attempt_failed(&mut self, attempt: AttemptId, failure: Failure) {
         let Some(running) = self.end_attempt(attempt) else { return };
-        self.slice_failed(running.stage, running.slice, failure, ExitCause::Own);
+        match self.stages[running.stage.index()].role {
+            Role::Keyed(_) => self.lane_failed(&running, failure, ExitCause::Own),
+            _ => self.slice_failed(running.stage, running.slice, failure, ExitCause::Own),
+        }
     }
 
     /// An attempt of a slice failed; its place is free already.
@@ -298,10 +308,7 @@ impl Scheduler {
         let retry = self.plan.stage(stage).retry.clone();
         self.touch(stage);
         if cause == ExitCause::Engine {
-            let tries = &mut self.slice(stage, id).tries;
-            tries.engine += 1;
-            // Bounded all the same: what never stops is nobody's accident.
-            if tries.engine < ENGINE_DEATHS {
+            if self.slice(stage, id).tries.lose_to_engine() {
                 self.again(stage, id);
                 return;
             }
@@ -511,6 +518,7 @@ impl Scheduler {
         match &mut self.stages[stage.index()].work {
             Work::Jobs(jobs) => jobs,
             Work::Resident(_) => unreachable!("`{}` is resident", self.plan.stage(stage).name),
+            Work::Keyed(_) => unreachable!("`{}` works lane by lane", self.plan.stage(stage).name),
         }
     }
 
@@ -556,8 +564,15 @@ impl Tries {
         self.oom = 0;
     }
 
+    /// An attempt was lost through no fault of its own. Returns whether it is to be forgotten.
+    pub(super) fn lose_to_engine(&mut self) -> bool {
+        self.engine += 1;
+        // Bounded all the same: what never stops is nobody's accident.
+        self.engine < ENGINE_DEATHS
+    }
+
     /// Counts a failed attempt; returns how many have failed with this verdict.
-    fn count(&mut self, verdict: Verdict) -> u32 {
+    pub(super) fn count(&mut self, verdict: Verdict) -> u32 {
         let tries = match verdict {
             Verdict::Crash => &mut self.crash,
             Verdict::Oom => &mut self.oom,

@@ -2,14 +2,15 @@
 //!
 //! [`Scheduler::handle`] is all there is to call. It applies one [`Event`], then lets every stage that the event touched take
 //! its next steps, gives free workers to the deepest ready stages (work nearest a sink), and returns the [`Action`]s in the order in
-//! which they are to be carried out. Stages that work batch by batch are in `jobs.rs`, resident ones in `resident.rs`; the credits of the
-//! edges are counted in `queue.rs`; the search for the rows to blame is `blame.rs`.
+//! which they are to be carried out. Stages that work batch by batch are in `jobs.rs`, those with state per key in `keyed.rs`, resident
+//! ones in `resident.rs`; the credits of the edges are counted in `queue.rs`; the search for the rows to blame is `blame.rs`.
 
 mod action;
 mod blame;
 mod clock;
 mod event;
 mod jobs;
+mod keyed;
 mod queue;
 mod ready;
 mod resident;

@@ -101,7 +101,7 @@ impl Scheduler {
     fn resident(&mut self, stage: StageId) -> &mut Resident {
         match &mut self.stages[stage.index()].work {
             Work::Resident(resident) => resident,
-            Work::Jobs(_) => unreachable!("`{}` works batch by batch", self.plan.stage(stage).name),
+            Work::Jobs(_) | Work::Keyed(_) => unreachable!("`{}` works batch by batch", self.plan.stage(stage).name),
         }
     }
 }

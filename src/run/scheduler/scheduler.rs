@@ -7,6 +7,7 @@ use std::time::Duration;
 use super::action::{Action, Host};
 use super::clock::Activity;
 use super::event::{Event, ExitCause, Failure, Meta, QueuedPieces};
+use super::keyed::Keyed;
 use super::queue::{Queue, Reservation};
 use super::ready::{Need, Ready};
 use super::slices::{Pace, Sight};
@@ -190,6 +191,7 @@ impl Scheduler {
         }
         match self.stages[stage.index()].role {
             Role::Resident => self.step_resident(stage),
+            Role::Keyed(_) => self.step_keyed(stage),
             Role::Map(_) | Role::Generator(_) | Role::Task => self.step_jobs(stage),
         }
     }
@@ -202,8 +204,10 @@ impl Scheduler {
     /// Returns whether anything changed.
     fn assign(&mut self) -> bool {
         let next = self.next_for_slot().or_else(|| self.next_for_thread());
-        if let Some((stage, place)) = next {
-            self.dispatch_next(stage, place);
+        match next {
+            Some((stage, Place::Pinned { lane, worker })) => self.dispatch_lane(stage, lane, worker),
+            Some((stage, place)) => self.dispatch_next(stage, place),
+            None => {}
         }
         next.is_some()
     }
@@ -219,7 +223,15 @@ impl Scheduler {
         }
         let mut without_worker = Vec::new();
         let mut place = |stage: StageId| {
-            let Some(class) = self.stages[stage.index()].role.class() else { return Some(Place::Process) };
+            let role = self.stages[stage.index()].role;
+            let Some(class) = role.class() else { return Some(Place::Process) };
+            if let Role::Keyed(_) = role {
+                let pinned = self.lane_to_run(stage, class);
+                if pinned.is_none() {
+                    without_worker.push((stage, class));
+                }
+                return pinned;
+            }
             if self.runnable(stage) > 0 {
                 if self.pool.has_idle(class) {
                     return Some(Place::Worker(class));
@@ -295,7 +307,11 @@ impl Scheduler {
 
     /// Starts as many workers as the stage has batches to work on, within the limits of its class and of the run.
     fn start_workers(&mut self, stage: StageId, class: ClassId, wanted: &mut u32) {
-        let missing = self.runnable(stage).saturating_sub(self.pool.starting(class));
+        let missing = match self.stages[stage.index()].role {
+            Role::Keyed(_) => self.lanes_without_worker(stage),
+            _ => self.runnable(stage),
+        };
+        let missing = missing.saturating_sub(self.pool.starting(class));
         let room = self.classes.get(class).limit.saturating_sub(self.pool.alive(class));
         for _ in 0..missing.min(room).min(*wanted) {
             let worker = self.pool.start(class);
@@ -326,6 +342,12 @@ impl Scheduler {
                 self.busy_slots += 1;
                 Host::Worker(self.pool.take(class, attempt).expect("`assign` saw an idle worker"))
             }
+            Place::Pinned { worker, .. } => {
+                self.busy_slots += 1;
+                let class = self.classes.of(stage).expect("only stages with workers have any pinned");
+                self.pool.take_worker(class, worker, attempt);
+                Host::Worker(worker)
+            }
             Place::Behind(worker) => {
                 self.pool.queue_behind(worker, attempt);
                 Host::Worker(worker)
@@ -345,12 +367,11 @@ impl Scheduler {
         let now = self.now;
         let Some(running) = self.running.get_mut(&attempt) else { return };
         running.since = Some(now);
-        let stage = running.stage;
-        let jobs = self.jobs(stage);
-        jobs.running += 1;
-        let running = jobs.running;
-        let account = &mut self.stages[stage.index()].account;
-        account.peak_attempts = account.peak_attempts.max(running);
+        let state = &mut self.stages[running.stage.index()];
+        if let Work::Jobs(jobs) = &mut state.work {
+            jobs.running += 1;
+        }
+        state.account.peak_attempts = state.account.peak_attempts.max(state.running());
     }
 
     /// An attempt is over: its slot is free, and so is its worker if it lives and has no other attempt.
@@ -417,20 +438,21 @@ impl Scheduler {
 
     /// An attempt has left its stage's count of those that run or are to run.
     fn count_end(&mut self, running: &Running) {
-        let jobs = self.jobs(running.stage);
-        let Some(since) = running.since else {
-            jobs.queued -= 1;
-            return;
-        };
-        if running.waits {
-            jobs.waiting -= 1;
-            return;
-        }
-        jobs.running -= 1;
-        let duration = self.now.saturating_sub(since);
         let state = &mut self.stages[running.stage.index()];
-        state.account.busy += duration;
-        state.durations.learn(duration);
+        // Lanes tell by themselves whether they run.
+        if let Work::Jobs(jobs) = &mut state.work {
+            let count = match running.since {
+                None => &mut jobs.queued,
+                Some(_) if running.waits => &mut jobs.waiting,
+                Some(_) => &mut jobs.running,
+            };
+            *count -= 1;
+        }
+        if let (Some(since), false) = (running.since, running.waits) {
+            let duration = self.now.saturating_sub(since);
+            state.account.busy += duration;
+            state.durations.learn(duration);
+        }
     }
 
     /// An attempt was not begun, and will not be: as if it had never been dispatched.
@@ -449,12 +471,16 @@ impl Scheduler {
                 let Some(running) = self.running.remove(&attempt) else { return };
                 self.busy_slots -= 1;
                 self.count_end(&running);
-                self.slice_failed(running.stage, running.slice, failure, cause);
+                match self.stages[running.stage.index()].role {
+                    Role::Keyed(_) => self.lane_failed(&running, failure, cause),
+                    _ => self.slice_failed(running.stage, running.slice, failure, cause),
+                }
             }
             WorkerState::Starting if failed_starts >= FAILED_STARTS => {
                 self.fail(StageFailure::of_stage(self.classes.get(class).stage, failure));
             }
-            WorkerState::Starting | WorkerState::Idle => {}
+            WorkerState::Starting => {}
+            WorkerState::Idle => self.unpin(class, worker),
         }
     }
 
@@ -702,6 +728,11 @@ pub enum Place {
     /// When a process that runs has ended.
     NextProcess,
     Worker(ClassId),
+    /// In the worker that has the lane's state, or is to get it. It is idle.
+    Pinned {
+        lane: usize,
+        worker: WorkerId,
+    },
     /// With a worker that runs another attempt.
     Behind(WorkerId),
 }
@@ -749,13 +780,14 @@ impl StageState {
                         && !resident.inputs.is_empty();
                     resident.pull.is_none() && !fed && !(ending || resident.closing && self.phase == Phase::Running)
                 }
-                Work::Jobs(_) => true,
+                Work::Jobs(_) | Work::Keyed(_) => true,
             }
     }
 
     fn running(&self) -> u32 {
         match &self.work {
             Work::Jobs(jobs) => jobs.running,
+            Work::Keyed(keyed) => keyed.running(),
             Work::Resident(resident) => {
                 let fed = resident.inputs.iter().any(|input| matches!(input, ResidentInput::Fed(..)));
                 u32::from(resident.pull.is_some() || fed)
@@ -771,6 +803,7 @@ fn new_stage(stage: &crate::plan::Stage, plan: &Plan, classes: &Classes) -> Stag
             Work::Resident(Resident { inputs: vec![ResidentInput::Waiting; stage.inputs.len()], ..Resident::default() })
         }
         Role::Map(_) | Role::Generator(_) | Role::Task => Work::Jobs(Jobs::default()),
+        Role::Keyed(_) => Work::Keyed(Keyed::new(plan.lanes(stage))),
     };
     let inputs = stage.inputs.iter().map(|input| InputState { members: input.members.clone(), current: 0 });
     StageState {

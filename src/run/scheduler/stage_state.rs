@@ -7,6 +7,7 @@ use std::time::Duration;
 use super::action::Reject;
 use super::blame::Blame;
 use super::event::{Failure, Meta, Output};
+use super::keyed::Keyed;
 use super::queue::Reservation;
 use super::ready::Need;
 use super::slices::{Pace, Sight};
@@ -21,6 +22,8 @@ pub enum Role {
     Resident,
     /// Batch by batch, in any order, published in order.
     Map(MapHost),
+    /// In workers, batch by batch and lane by lane: each lane of keys in its own order, published in order.
+    Keyed(ClassId),
     /// A generator in a worker: batch by batch, one after the other.
     Generator(ClassId),
     /// One attempt without input and output.
@@ -43,7 +46,7 @@ impl Role {
     /// The workers that attempts of the stage run in.
     pub fn class(self) -> Option<ClassId> {
         match self {
-            Self::Map(MapHost::Worker(class)) | Self::Generator(class) => Some(class),
+            Self::Map(MapHost::Worker(class)) | Self::Keyed(class) | Self::Generator(class) => Some(class),
             Self::Map(MapHost::Process | MapHost::Native) | Self::Task | Self::Resident => None,
         }
     }
@@ -55,6 +58,7 @@ impl Role {
             StageKind::Sql(sql) if sql.row_wise && !stage.inputs.is_empty() => Self::Map(MapHost::Native),
             StageKind::Sql(_) => Self::Resident,
             StageKind::Python(python) if python.is_source => Self::Generator(class()),
+            StageKind::Python(_) if stage.has_state() => Self::Keyed(class()),
             StageKind::Python(_) => Self::Map(MapHost::Worker(class())),
             StageKind::Command(command) => match (command.mode, command.output) {
                 (CommandMode::Batch | CommandMode::Stream | CommandMode::Row, _) => Self::Map(MapHost::Process),
@@ -107,6 +111,7 @@ pub struct StageState {
 pub enum Work {
     Resident(Resident),
     Jobs(Jobs),
+    Keyed(Keyed),
 }
 
 /// A resident stage as seen from outside.

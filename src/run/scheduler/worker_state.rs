@@ -10,8 +10,8 @@ use crate::plan::{Plan, PythonTarget, Stage, StageId, StageKind};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ClassId(pub usize);
 
-/// Workers that can run the same stages: same environment variables, same working directory, same memory. A stage with a class, or
-/// a generator, has workers of its own, so that its state is where it expects it and no more often than `workers` says.
+/// Workers that can run the same stages: same environment variables, same working directory, same memory. A stage with a class or
+/// with state, or a generator, has workers of its own, so that its state is where it expects it and no more often than `workers` says.
 #[derive(Clone, Debug)]
 pub struct Class {
     /// A stage of the class; its `env` and `cwd` are those of all its workers.
@@ -33,8 +33,8 @@ impl Classes {
         let mut shared = BTreeMap::new();
         for stage in &plan.stages {
             let StageKind::Python(python) = &stage.kind else { continue };
-            let own = python.is_source || python.target == PythonTarget::Class;
-            let limit = if own { own_limit(stage, python.is_source) } else { plan.workers };
+            let own = python.is_source || stage.has_state() || python.target == PythonTarget::Class;
+            let limit = if own { own_limit(plan, stage, python.is_source) } else { plan.workers };
             let class = if own {
                 classes.add(stage.id, limit)
             } else {
@@ -59,8 +59,12 @@ impl Classes {
     }
 }
 
-fn own_limit(stage: &Stage, is_source: bool) -> u32 {
-    if is_source { 1 } else { stage.workers.max.get() }
+fn own_limit(plan: &Plan, stage: &Stage, is_source: bool) -> u32 {
+    match is_source {
+        true => 1,
+        false if stage.has_state() => plan.lanes(stage),
+        false => stage.workers.max.get(),
+    }
 }
 
 /// The life of one worker.
@@ -111,6 +115,20 @@ impl Pool {
         let worker = self.classes[class.0].idle.pop_first()?;
         self.workers.insert(worker, (class, WorkerState::Running { attempt, next: None }));
         Some(worker)
+    }
+
+    /// Takes this worker, which is idle, for an attempt.
+    pub fn take_worker(&mut self, class: ClassId, worker: WorkerId, attempt: AttemptId) {
+        self.classes[class.0].idle.remove(&worker);
+        self.workers.insert(worker, (class, WorkerState::Running { attempt, next: None }));
+    }
+
+    pub fn idle_workers(&self, class: ClassId) -> impl Iterator<Item = WorkerId> {
+        self.classes[class.0].idle.iter().copied()
+    }
+
+    pub fn is_idle(&self, class: ClassId, worker: WorkerId) -> bool {
+        self.classes[class.0].idle.contains(&worker)
     }
 
     /// Gives a worker that runs an attempt the one to go on with.

@@ -2,6 +2,7 @@
 //! commands. One event loop owns all of it; nothing in it waits for anything but the loop's descriptors.
 
 mod filters;
+mod keyed;
 mod native;
 mod processes;
 mod publishing;
@@ -32,6 +33,8 @@ use crate::plan::{EdgeId, Plan, StageId, StageKind, Verdict};
 use crate::run::publish::{RunFolder, Staging};
 use crate::run::scheduler::{Action, BatchId, Dispatch, Event, Failure, Host, Meta, Output, Scope, Work};
 use filters::Filters;
+pub use keyed::InPartitions;
+use keyed::KeyedInput;
 use native::Planned;
 use processes::Running;
 pub use processes::end_text;
@@ -71,6 +74,8 @@ pub struct LocalExecutor {
     /// The columns of inputs that several edges lead to.
     unions: BTreeMap<(StageId, usize), Columns>,
     queries: BTreeMap<StageId, Arc<Planned>>,
+    keyed: BTreeMap<StageId, KeyedInput>,
+    spill: SpillSpace,
     commands: BTreeMap<ProcessId, Running>,
     filters: Filters,
     /// Commands that have ended, while something that they left running holds their pipes.
@@ -102,9 +107,12 @@ impl LocalExecutor {
         std::fs::create_dir(folder.join(SPILL_FOLDER))?;
         let log = OutputLog::new(folder.join("logs"));
         let segments = SegmentPool::default();
+        let spill = SpillSpace::new(folder.join(SPILL_FOLDER), SPILL_LIMIT);
         let mut executor = Self {
             pool: Pool::new(Arc::clone(&plan), &surroundings, log.clone(), mailbox.clone(), segments.clone()),
-            publisher: Publisher::new(Arc::clone(&plan), SpillSpace::new(folder.join(SPILL_FOLDER), SPILL_LIMIT)),
+            publisher: Publisher::new(Arc::clone(&plan), spill.clone()),
+            keyed: keyed::inputs(&plan),
+            spill,
             plan,
             surroundings,
             folder,
@@ -233,6 +241,14 @@ impl LocalExecutor {
                 Event::AttemptWaits { attempt }
             }
             Message::FilterEnded(remains) => return self.filter_ended(remains),
+            Message::SnapshotKept { stage, lane, next, result } => {
+                self.snapshot_kept(stage, lane, next, result);
+                return Ok(());
+            }
+            Message::Partitioned { stage, sequence, result } => {
+                self.partitioned(stage, sequence, result);
+                return Ok(());
+            }
             Message::SegmentsFree { worker } => {
                 self.pool.release_outputs(worker);
                 return Ok(());
@@ -274,6 +290,7 @@ impl LocalExecutor {
             }
             Action::Dispatch(dispatch) => self.dispatch(dispatch)?,
             Action::Publish { stage, port, batch } => self.publish(stage, port, batch),
+            Action::PublishJoined { stage, port, batches } => self.publish_joined(stage, port, &batches),
             Action::PublishRejects { stage, port, batch, rejects } => {
                 self.publish_rejects(stage, port, batch, &rejects)
             }
@@ -367,6 +384,10 @@ impl LocalExecutor {
 
     fn dispatch(&mut self, dispatch: Dispatch) -> io::Result<()> {
         let Dispatch { attempt, stage, sequence, host, work } = dispatch;
+        if let Work::Lane { .. } | Work::FinishLane { .. } = &work {
+            self.dispatch_lane(attempt, stage, sequence, host, &work);
+            return Ok(());
+        }
         let batch = match self.batch_of(stage, &work) {
             Ok(batch) => batch,
             Err(failure) => {
@@ -421,6 +442,7 @@ impl LocalExecutor {
                 parts::beside(&rows, &parts).map(Some)
             }
             Work::Pull | Work::Task => Ok(None),
+            Work::Lane { .. } | Work::FinishLane { .. } => unreachable!("lanes are dispatched by themselves"),
         }
     }
 
@@ -430,6 +452,18 @@ impl LocalExecutor {
             Happened::Retired { worker } => Event::WorkerRetired { worker },
             Happened::Exited { worker, failure, cause } => Event::WorkerExited { worker, failure, cause },
             Happened::Failed { attempt, failure } => Event::AttemptFailed { attempt, failure },
+            Happened::WantsSnapshot { worker, attempt, stage, lane } => {
+                self.restore(worker, attempt, stage, lane);
+                return;
+            }
+            Happened::Snapshot { stage, lane, next, state } => {
+                self.keep_snapshot(stage, lane, next, state);
+                return;
+            }
+            Happened::DoesAgain { worker, attempt, stage, sequence, lane } => {
+                self.do_again(worker, attempt, stage, sequence, lane);
+                return;
+            }
             Happened::Opened { stage, by_row } => Event::Opened { stage, by_row },
             Happened::Done { attempt, rows, end, spent, outputs } => {
                 let outputs = outputs.into_iter().map(|(port, batch)| Output { port, batch: self.keep(batch) });
@@ -508,6 +542,7 @@ impl LocalExecutor {
         }
         // Spilled batches remove their files; the folder is empty then.
         drop(self.store);
+        drop(self.keyed);
         let _ = std::fs::remove_dir_all(self.folder.join(SPILL_FOLDER));
         result
     }

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::LocalExecutor;
+use crate::batch::BatchError;
 use crate::plan::{CommandMode, Port, StageId, StageKind, Verdict};
 use crate::run::executor::publisher::Put;
 use crate::run::executor::resident::{failure, sql_failure};
@@ -14,7 +15,19 @@ use crate::sql::RowWise;
 impl LocalExecutor {
     pub(super) fn publish(&mut self, stage: StageId, port: usize, batch: BatchId) {
         let batch = self.store.remove(&batch).expect("the scheduler publishes batches that exist").batch;
-        match self.publisher.put(stage, port, batch) {
+        let put = self.publisher.put(stage, port, batch);
+        self.published(stage, put);
+    }
+
+    pub(super) fn publish_joined(&mut self, stage: StageId, port: usize, parts: &[BatchId]) {
+        let take = |part| self.store.remove(part).expect("the scheduler publishes batches that exist").batch;
+        let parts: Vec<_> = parts.iter().map(take).collect();
+        let put = self.publisher.put_joined(stage, port, &parts);
+        self.published(stage, put);
+    }
+
+    fn published(&mut self, stage: StageId, put: Result<Vec<Put>, BatchError>) {
+        match put {
             Ok(puts) => {
                 let queued = self.keep_pieces(puts);
                 self.events.push_back(Event::Queued { stage, queued });

@@ -50,6 +50,8 @@ pub struct Fake<'a> {
     pub cutters: BTreeMap<EdgeId, FakeCutter>,
     pub sinks: BTreeMap<StageId, Vec<u64>>,
     pub tasks: BTreeSet<StageId>,
+    /// Workers that have the state of a lane, and the job that is next in it.
+    pub states: BTreeMap<WorkerId, (StageId, u32, u64)>,
     /// Workers that will still be killed.
     pub kills: u32,
     /// Workers that will still be replaced, and those that are to end when they have answered what they were sent.
@@ -184,6 +186,10 @@ impl Fake<'_> {
     fn replaces_in(&mut self, lane: Lane) -> Option<WorkerId> {
         let Lane::Attempt(attempt) = lane else { return None };
         let Some(Host::Worker(worker)) = self.busy.get(&attempt).copied() else { return None };
+        // One whose state is spoilt ends anyway.
+        if !self.workers.contains(&worker) {
+            return None;
+        }
         let is_end = matches!(self.lanes[&lane][0], Event::AttemptDone { .. } | Event::AttemptFailed { .. });
         if !is_end || self.replaced == 0 || !self.rng.random_bool(0.2) || !self.ending_workers.insert(worker) {
             return None;
@@ -336,6 +342,12 @@ impl Fake<'_> {
                 let weight = self.shapes[stage.index()].weight;
                 self.put(stage, port, &rows, weight);
             }
+            Action::PublishJoined { stage, port, batches } => {
+                let take = |batch| self.batches.remove(batch).expect("a batch that is published exists");
+                let rows: Vec<u64> = batches.iter().flat_map(take).collect();
+                let weight = self.shapes[stage.index()].weight;
+                self.put(stage, port, &rows, weight);
+            }
             Action::PublishRejects { stage, port, batch, rejects } => {
                 let rows = &self.batches[&batch];
                 let rows: Vec<u64> =
@@ -408,6 +420,8 @@ impl Fake<'_> {
         if let Host::Worker(worker) = dispatch.host
             && self.running_on(worker).is_some()
         {
+            let is_lane = matches!(dispatch.work, Work::Lane { .. } | Work::FinishLane { .. });
+            assert!(!is_lane, "an attempt of a lane waits behind another one");
             QUEUED.fetch_add(1, Ordering::Relaxed);
             let before = self.behind.insert(worker, dispatch);
             assert!(before.is_none(), "{worker:?} has three attempts");
@@ -416,7 +430,7 @@ impl Fake<'_> {
         let Dispatch { attempt, stage, sequence, host, work } = dispatch;
         let shape = &self.shapes[stage.index()];
         let right = match shape.kind {
-            Kind::Generator { .. } | Kind::Map(MapKind::Worker) => matches!(host, Host::Worker(_)),
+            Kind::Generator { .. } | Kind::Keyed | Kind::Map(MapKind::Worker) => matches!(host, Host::Worker(_)),
             Kind::Task | Kind::Map(MapKind::Process) => matches!(host, Host::Process | Host::NextProcess),
             _ => host == Host::Native,
         };
@@ -431,6 +445,15 @@ impl Fake<'_> {
             self.busy.insert(attempt, host);
         }
         self.attempts.insert(attempt, stage);
+        if let (Host::Worker(worker), Work::Lane { lane, .. } | Work::FinishLane { lane }) = (host, &work) {
+            let state = self.states.entry(worker).or_insert((stage, *lane, sequence));
+            assert_eq!(
+                *state,
+                (stage, *lane, sequence),
+                "{worker:?} has the state of another lane, or of another time"
+            );
+            state.2 += 1;
+        }
         if matches!(host, Host::Worker(worker) if !self.workers.contains(&worker)) {
             return;
         }
@@ -454,6 +477,31 @@ impl Fake<'_> {
                 let given = rows.len() as u64;
                 let outputs = vec![Output { port: 0, batch: self.make(stage, rows) }];
                 Event::AttemptDone { attempt, rows: given, outputs, end: false, spent: Duration::ZERO }
+            }
+            Work::Lane { batch, lane } => {
+                self.may_be_as_large_as(stage, batch);
+                let lanes = index(self.plan.lanes(self.plan.stage(stage)).into());
+                let all = &self.batches[&batch.id];
+                let [from, to] = [index(lane.into()), index(lane.into()) + 1].map(|lane| lane * all.len() / lanes);
+                let rows = all[from..to].to_vec();
+                match rows.iter().find(|row| shape.fails && is_poison(**row)) {
+                    Some(row) => {
+                        self.state_is_spoilt(attempt, host, format!("boom at {row}"));
+                        return;
+                    }
+                    None => {
+                        let given = rows.len() as u64;
+                        let outputs = if rows.is_empty() {
+                            Vec::new()
+                        } else {
+                            vec![Output { port: 0, batch: self.make(stage, rows) }]
+                        };
+                        Event::AttemptDone { attempt, rows: given, outputs, end: false, spent: Duration::ZERO }
+                    }
+                }
+            }
+            Work::FinishLane { .. } => {
+                Event::AttemptDone { attempt, rows: 0, outputs: Vec::new(), end: false, spent: Duration::ZERO }
             }
             Work::Pull => {
                 let Kind::Generator { rows } = shape.kind else { panic!("not a generator") };
@@ -484,7 +532,18 @@ impl Fake<'_> {
         }
     }
 
-    /// What the slices of a batch give lies there together, before it is one batch.
+    /// An attempt of a lane fails: its worker is given nothing more.
+    fn state_is_spoilt(&mut self, attempt: AttemptId, host: Host, message: String) {
+        let Host::Worker(worker) = host else { panic!("a lane is in a worker") };
+        self.workers.remove(&worker);
+        let lane = Lane::Attempt(attempt);
+        self.push(lane, Event::WorkerRetired { worker });
+        self.push(lane, Event::AttemptFailed { attempt, failure: Failure { message, ..failure(Verdict::Exception) } });
+        let failure = failure(Verdict::Crash);
+        self.push(lane, Event::WorkerExited { worker, failure, cause: ExitCause::Engine });
+    }
+
+    /// What the slices or lanes of a batch give lies there together, before it is one batch.
     fn may_be_as_large_as(&mut self, stage: StageId, batch: Meta) {
         let bytes = batch.rows * self.shapes[stage.index()].weight;
         for edge in self.plan.stage(stage).ports.iter().flat_map(|port| &port.edges) {

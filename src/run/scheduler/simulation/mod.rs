@@ -101,6 +101,7 @@ fn run(shapes: &[Shape], workers: u32, weather: Weather, rng: TestRng) {
         cutters: BTreeMap::new(),
         sinks: BTreeMap::new(),
         tasks: BTreeSet::new(),
+        states: BTreeMap::new(),
         kills: weather.kills,
         replaced: weather.replaced,
         ending_workers: BTreeSet::new(),
@@ -191,12 +192,27 @@ fn check_accounts(scheduler: &Scheduler, fake: &Fake) {
 fn check_failure(failure: &StageFailure, fake: &Fake) {
     let shape = &fake.shapes[failure.stage.index()];
     assert!(shape.fails, "{failure:?}");
+    if shape.kind == Kind::Keyed {
+        check_lane_failure(failure, fake);
+        return;
+    }
     let (batch, rows) = failure.rows.clone().expect("rows are to blame");
     assert_eq!(rows.end - rows.start, 1);
     let expected = expected(fake.shapes);
     let given = shape.from.iter().flat_map(|&(from, rejected)| &expected[from][usize::from(rejected)]);
     let first = given.copied().find(|row| is_poison(*row));
     assert_eq!(Some(fake.batches[&batch][index(rows.start)]), first);
+    assert!(!fake.committed);
+}
+
+/// A batch is not divided to find the row; but of its lanes, the first that failed is the one that counts.
+fn check_lane_failure(failure: &StageFailure, fake: &Fake) {
+    let expected = expected(fake.shapes);
+    let from = &fake.shapes[failure.stage.index()].from;
+    let mut given = from.iter().flat_map(|&(from, rejected)| &expected[from][usize::from(rejected)]);
+    let first = given.find(|row| is_poison(**row)).expect("there is one");
+    assert_eq!(failure.failure.message, format!("boom at {first}"));
+    assert!(failure.sequence.is_some() && failure.rows.is_none());
     assert!(!fake.committed);
 }
 
@@ -214,14 +230,18 @@ fn check_bounds(scheduler: &Scheduler, plan: &Plan, fake: &Fake) {
         check_bytes(scheduler, queue, edge, in_memory, fake);
     }
     for (state, stage) in scheduler.stages.iter().zip(&plan.stages) {
-        let stage_state::Work::Jobs(jobs) = &state.work else { continue };
+        let jobs = match &state.work {
+            stage_state::Work::Jobs(jobs) => jobs.jobs.len(),
+            stage_state::Work::Keyed(keyed) => keyed.jobs.len(),
+            stage_state::Work::Resident(_) => continue,
+        };
         let edges = stage.ports.iter().flat_map(|port| &port.edges).map(|edge| &plan.edges[edge.index()]);
         let open = edges.filter(|edge| !scheduler.queues[edge.id.index()].is_closed());
         let credits = open.map(|edge| index(edge.capacity.batches.get().into())).min();
         let bound = credits.unwrap_or(8 * index(stage.workers.max.get().min(plan.workers).into())).max(1);
         // An output that is closed in the meantime bounds nothing from then on.
         let bound = if stage.ports.iter().flat_map(|port| &port.edges).count() > 0 { bound.max(8 * 4) } else { bound };
-        assert!(jobs.jobs.len() <= bound, "{}: {} batches open, bound {bound}", stage.name, jobs.jobs.len());
+        assert!(jobs <= bound, "{}: {jobs} batches open, bound {bound}", stage.name);
     }
     let (native, slots): (Vec<Host>, Vec<Host>) = fake.busy.values().copied().partition(|host| *host == Host::Native);
     assert!(fake.waiting.len() <= index(plan.workers.into()), "{} attempts were sent ahead", fake.waiting.len());
@@ -263,6 +283,7 @@ impl Turns {
     fn look(&mut self, scheduler: &Scheduler, actions: &[Action]) {
         let has_place = |stage: StageId| match scheduler.stages[stage.index()].role {
             Role::Map(MapHost::Worker(class)) | Role::Generator(class) => scheduler.pool.has_idle(class),
+            Role::Keyed(class) => has_idle_lane(scheduler, stage, class),
             _ => true,
         };
         // One that runs as many attempts as it may is ready for no more than to queue.
@@ -290,6 +311,16 @@ impl Turns {
         assert!(waited.values().all(|turns| *turns <= bound), "turns of others: {waited:?}, bound {bound}");
         self.waited = waited;
     }
+}
+
+/// Whether a lane has a job, and the idle worker that is to do it.
+fn has_idle_lane(scheduler: &Scheduler, stage: StageId, class: ClassId) -> bool {
+    let stage_state::Work::Keyed(keyed) = &scheduler.stages[stage.index()].work else { return false };
+    keyed
+        .lanes
+        .iter()
+        .enumerate()
+        .any(|(at, lane)| keyed.has_job(at) && lane.worker.is_some_and(|worker| scheduler.pool.is_idle(class, worker)))
 }
 
 /// Cases and seed are printed, so that a failure can be seen again: `MILLPOND_HISTORIES=<cases> MILLPOND_SEED=<seed>`.

@@ -51,6 +51,8 @@ pub enum Kind {
     },
     /// Works batch by batch.
     Map(MapKind),
+    /// Works batch by batch and lane by lane. The lanes take the rows of a batch in order, so that its order stays.
+    Keyed,
     /// A query that reads so many rows of its one input, and then wants no more.
     Limit {
         rows: u64,
@@ -121,7 +123,7 @@ pub fn shapes() -> impl Strategy<Value = (Vec<Shape>, u32)> {
     let from = (any::<[prop::sample::Index; 3]>(), any::<[bool; 3]>(), wiring);
     let after = prop_oneof![4 => Just(0usize), 1 => 1usize..3];
     let after = (any::<[prop::sample::Index; 2]>(), after);
-    let stage = (0u8..12, from, any::<bool>(), numbers(), after);
+    let stage = (0u8..13, from, any::<bool>(), numbers(), after);
     (prop::collection::vec(stage, 2..12), 1u32..5).prop_map(|(stages, workers)| {
         let mut shapes: Vec<Shape> = Vec::new();
         for (kind, (from, ports, wiring), flag, numbers, (awaited, after)) in stages {
@@ -143,6 +145,7 @@ pub fn shapes() -> impl Strategy<Value = (Vec<Shape>, u32)> {
                 7 => Kind::Join,
                 8 if flag => Kind::Limit { rows: rows / 3 },
                 8 => Kind::Task,
+                9 => Kind::Keyed,
                 _ => Kind::Sink,
             };
             let needs_input = !matches!(kind, Kind::Source { .. } | Kind::Generator { .. } | Kind::Task);
@@ -152,7 +155,7 @@ pub fn shapes() -> impl Strategy<Value = (Vec<Shape>, u32)> {
                 Kind::Join => from[..inputs.clamp(2, 3)].to_vec(),
                 // Tables are single stages; only the others put several together.
                 Kind::Limit { .. } | Kind::Map(MapKind::Native) => from[..1].to_vec(),
-                Kind::Map(_) | Kind::Sink => from[..inputs].to_vec(),
+                Kind::Map(_) | Kind::Keyed | Kind::Sink => from[..inputs].to_vec(),
             };
             let from = from.iter().zip(ports).map(|(index, port)| {
                 let at = *index.get(&producers);
@@ -162,7 +165,7 @@ pub fn shapes() -> impl Strategy<Value = (Vec<Shape>, u32)> {
             if from.len() > 1 {
                 from[1] = wiring.second(from[0], from[1], &shapes);
             }
-            let fails = fails < 3 && !flag && matches!(kind, Kind::Map(_));
+            let fails = fails < 3 && !flag && matches!(kind, Kind::Map(_) | Kind::Keyed);
             shapes.push(Shape {
                 kind,
                 from,
@@ -266,7 +269,7 @@ pub fn plan(shapes: &[Shape], workers: u32) -> Plan {
 }
 
 fn stage(at: usize, shape: &Shape, inputs: Vec<Input>) -> Stage {
-    let python = |is_source| {
+    let python = |is_source, is_keyed: bool| {
         StageKind::Python(Python {
             call: Call { module: "m".into(), name: "f".into() },
             convention: match shape.row_micros {
@@ -277,6 +280,7 @@ fn stage(at: usize, shape: &Shape, inputs: Vec<Input>) -> Stage {
             with: serde_json::Map::new(),
             returns: Vec::new(),
             is_source,
+            partition_by: is_keyed.then(|| "key".to_owned()).into_iter().collect(),
             target: if shape.workers == 2 { PythonTarget::Class } else { PythonTarget::Function },
         })
     };
@@ -303,8 +307,9 @@ fn stage(at: usize, shape: &Shape, inputs: Vec<Input>) -> Stage {
     };
     let kind = match shape.kind {
         Kind::Source { .. } => StageKind::Read(read),
-        Kind::Generator { .. } => python(true),
-        Kind::Map(MapKind::Worker) => python(false),
+        Kind::Generator { .. } => python(true, false),
+        Kind::Keyed => python(false, true),
+        Kind::Map(MapKind::Worker) => python(false, false),
         // What is not given batches may be sent ahead.
         Kind::Map(MapKind::Process) if at.is_multiple_of(3) => command(CommandMode::Row, None),
         Kind::Map(MapKind::Process) if at % 3 == 1 => command(CommandMode::Stream, Some(crate::format::Format::Lines)),
