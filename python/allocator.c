@@ -7,7 +7,8 @@ gone in every process, it becomes the memory of another array.
 Whether somebody can still reach an array is not guessed: numpy frees the memory of an array when its last reference (of a view,
 a buffer, a list) ends. `pin` keeps a block from being used again when that happens; `lend` tells whether it has happened.
 
-A fork copies memory, and what is shared is not copied: `before_fork` gives every array memory of its own first.
+A fork copies memory, and what is shared is not copied: the child's arrays are copied before the fork, and put in their places in the child.
+In the parent nothing changes, as other threads may be writing to its arrays all the while.
 
 All functions may be called by any thread. Loaded by `millpond/allocator.py`. */
 
@@ -51,7 +52,7 @@ enum State {
     FREE,    /* nobody has it */
     LIVE,    /* an array has it */
     LENT,    /* the coordinator has it */
-    PRIVATE, /* an array has it, and it is not shared: there was a fork */
+    PRIVATE, /* an array has it, and it is not shared: this process was forked by user code */
 };
 
 typedef struct {
@@ -64,6 +65,7 @@ typedef struct {
     int is_known;  /* to the coordinator */
     int is_zero;   /* never used */
     uint64_t used; /* when it became free */
+    char *copy;    /* during a fork: what the child is to have */
 } Block;
 
 static pthread_mutex_t mutex = PTHREAD_MUTEX_INITIALIZER;
@@ -72,8 +74,6 @@ static Functions before;
 static _Atomic int is_enabled;
 static int is_copy; /* of a worker: this process was forked by user code */
 static uint64_t clock_ticks;
-/* Blocks that the coordinator knows and that are shared no more: it is to be told before there is another of that number. */
-static int is_unshared[BLOCKS];
 /* Bytes of live and of free blocks, where the coordinator can see them at any time. */
 static _Atomic uint64_t *ledger;
 
@@ -120,7 +120,7 @@ static void discard(Block *block) {
 
 static Block *new_block(size_t size) {
     Block *block = blocks;
-    while (block < blocks + BLOCKS && (block->state != NONE || is_unshared[block - blocks]))
+    while (block < blocks + BLOCKS && block->state != NONE)
         block++;
     size_t unlent = bytes_of(FREE) + bytes_of(LIVE);
     if (block == blocks + BLOCKS || (unlent > 0 && unlent + size > MOST))
@@ -243,35 +243,40 @@ static Handler handler = {
     .functions = {NULL, array_malloc, array_calloc, array_realloc, array_free},
 };
 
-/* Gives an array memory of its own, at the address where it is. */
-static void make_private(Block *block) {
-    void *own = mmap(NULL, block->size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    if (own == MAP_FAILED)
-        return; /* Then there is no memory for the fork itself. */
-    memcpy(own, block->address, block->size);
-    if (mremap(own, block->size, block->size, MREMAP_MAYMOVE | MREMAP_FIXED, block->address) == MAP_FAILED) {
-        munmap(own, block->size);
-        return;
-    }
-    close(block->fd);
-    block->fd = -1;
-    block->state = PRIVATE;
-    is_unshared[block - blocks] = block->is_known;
-}
-
 static void before_fork(void) {
     pthread_mutex_lock(&mutex);
-    for (Block *block = blocks; block < blocks + BLOCKS; block++)
-        if (block->state == LIVE)
-            make_private(block);
-    note();
+    for (Block *block = blocks; block < blocks + BLOCKS; block++) {
+        if (block->state != LIVE)
+            continue;
+        void *copy = mmap(NULL, block->size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+        block->copy = copy == MAP_FAILED ? NULL : memcpy(copy, block->address, block->size);
+    }
 }
 
-static void after_fork(void) { pthread_mutex_unlock(&mutex); }
+static void after_fork(void) {
+    for (Block *block = blocks; block < blocks + BLOCKS; block++)
+        if (block->copy) {
+            munmap(block->copy, block->size);
+            block->copy = NULL;
+        }
+    pthread_mutex_unlock(&mutex);
+}
 
 static void after_fork_in_child(void) {
     is_copy = 1;
     is_enabled = 0;
+    for (Block *block = blocks; block < blocks + BLOCKS; block++) {
+        if (block->state != LIVE)
+            continue;
+        if (!block->copy ||
+            mremap(block->copy, block->size, block->size, MREMAP_MAYMOVE | MREMAP_FIXED, block->address) == MAP_FAILED)
+            /* There was no memory. Rather than change the parent's array, it dies if it writes to its own. */
+            mprotect(block->address, block->size, PROT_READ);
+        close(block->fd);
+        block->fd = -1;
+        block->copy = NULL;
+        block->state = PRIVATE;
+    }
     pthread_mutex_unlock(&mutex);
 }
 
@@ -367,17 +372,4 @@ int millpond_evict_but_one(void) {
     }
     pthread_mutex_unlock(&mutex);
     return found > 1 ? oldest : -1;
-}
-
-/* The number of a block that is shared no more and of which nobody has been told yet, or -1. */
-int millpond_unshared(void) {
-    int found = -1;
-    pthread_mutex_lock(&mutex);
-    for (int number = 0; number < BLOCKS && found < 0; number++)
-        if (is_unshared[number]) {
-            is_unshared[number] = 0;
-            found = number;
-        }
-    pthread_mutex_unlock(&mutex);
-    return found;
 }

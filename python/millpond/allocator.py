@@ -101,11 +101,6 @@ class Allocator:
         number: int = self._library.millpond_evict_but_one()
         return number if number >= 0 else None
 
-    def unshared(self) -> Iterator[int]:
-        """Blocks that are shared no more, as user code has forked: the numbers that are new since the last call."""
-        while (number := self._library.millpond_unshared()) >= 0:
-            yield number
-
 
 def load() -> Allocator | None:
     """The library, if it is there and can be loaded."""

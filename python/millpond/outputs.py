@@ -158,7 +158,6 @@ class Outputs:
         numbers = {piece.block for one in written for piece in one.pieces if piece.block is not None}
         if self._allocator is None or not numbers:
             return
-        self._drop_unshared()
         kept = {number for number in numbers if not self._allocator.lend(number)}
         for one in written:
             self._lease_arrays(one, kept)
@@ -309,11 +308,6 @@ class Outputs:
             self._in_use[segment.id] = segment
             segment.leases += 1
             written.leased.append(segment)
-
-    def _drop_unshared(self) -> None:
-        if self._allocator is not None:
-            for number in self._allocator.unshared():
-                self._forget_block(number)
 
     def _forget_block(self, number: int) -> None:
         segment = self._arrays.pop(number, None)

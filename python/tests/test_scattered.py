@@ -287,6 +287,36 @@ def test_a_forked_copy_has_arrays_of_its_own(stage: Any) -> None:
         assert result.batch.column("n").to_pylist() == list(range(1, ROWS + 1))
 
 
+def test_a_fork_loses_nothing_that_other_threads_write(stage: Any) -> None:
+    code = """
+    import os
+    import threading
+    import numpy as np
+
+    def f(x):
+        out = np.zeros(1 << 20)
+        begun = threading.Event()
+
+        def add():
+            for _ in range(100):
+                np.add(out, 1, out=out)
+                begun.set()
+
+        thread = threading.Thread(target=add)
+        thread.start()
+        begun.wait()
+        for _ in range(3):
+            child = os.fork()
+            if child == 0:
+                os._exit(0 if out.base is None else 1)
+            assert os.waitpid(child, 0)[1] == 0
+        thread.join()
+        return {"n": out}
+    """
+    result = stage(code, as_="numpy").run(SMALL)
+    assert set(result.batch.column("n").to_pylist()) == {100.0}
+
+
 def test_a_fork_while_results_are_lent_changes_nothing(stage: Any) -> None:
     code = """
     import os

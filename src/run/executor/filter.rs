@@ -240,11 +240,19 @@ impl Filter {
     /// Takes the rest of the output. What it leaves open is to be tried again.
     fn judge(&mut self, talk: Talk, end: ProcessEnd) -> Result<(), Failure> {
         let errors = talk.errors();
-        if let Err(failure) = check_end(end, &errors) {
-            return self.fail(failure);
-        }
         let Body::Lines(lines) = talk.output.body else { unreachable!("filters give lines") };
-        let mut rest = match lines.finish() {
+        let rest = lines.finish();
+        if let Err(failure) = check_end(end, &errors) {
+            let is_all = rest.as_ref().is_ok_and(|rest| self.rows_given + rest.lines() == self.rows_fed);
+            match failure.verdict {
+                _ if !is_all => return self.fail(failure),
+                // Somebody killed it, and nothing is lost.
+                Verdict::Crash => {}
+                // It says itself that what it gave is not right, and not about which batch.
+                _ => return Err(Failure { scope: Scope::Opening, ..failure }),
+            }
+        }
+        let mut rest = match rest {
             Ok(rest) => rest,
             Err(error) => return self.fail(Failure { traceback: errors, ..self.form.misread(&error.into()) }),
         };

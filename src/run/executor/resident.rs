@@ -307,8 +307,9 @@ pub fn guarded<T>(body: impl FnOnce() -> Result<T, Failure>) -> Result<T, Failur
     })
 }
 
-/// Starts the thread of a stage.
+/// Starts the thread of a stage. If the system has none left, the stage has failed.
 fn spawn(name: &str, stage: StageId, mailbox: Mailbox, body: impl FnOnce() + Send + 'static) {
+    let without_thread = mailbox.clone();
     let guarded = move || {
         let ended = guarded(|| {
             body();
@@ -319,5 +320,8 @@ fn spawn(name: &str, stage: StageId, mailbox: Mailbox, body: impl FnOnce() + Sen
         }
     };
     let builder = thread::Builder::new().name(format!("millpond-{name}")).stack_size(STACK);
-    builder.spawn(guarded).expect("the system has threads left");
+    if let Err(error) = builder.spawn(guarded) {
+        let failure = failure(Scope::Opening, Verdict::Exception, format!("no thread could be started: {error}"));
+        without_thread.send(Message::StageFailed { stage, failure });
+    }
 }

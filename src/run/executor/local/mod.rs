@@ -503,9 +503,11 @@ impl LocalExecutor {
                 return Ok(false);
             }
         }
-        let Some((stage, failure)) = self.pool.close_failure() else { return Ok(true) };
-        self.events.push_back(Event::StageFailed { stage, failure });
-        Ok(false)
+        if let Some((stage, failure)) = self.pool.close_failure() {
+            self.events.push_back(Event::StageFailed { stage, failure });
+        }
+        // Of a filter that ended badly, too.
+        Ok(!self.events.iter().any(|event| matches!(event, Event::StageFailed { .. })))
     }
 
     /// Reads what processes that have ended left in their pipes.

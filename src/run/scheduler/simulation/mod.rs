@@ -307,7 +307,8 @@ impl Turns {
             rivals.for_each(|(_, turns)| *turns += 1);
             waited.entry(*stage).and_modify(|turns| *turns = 0);
         }
-        let bound = ready::PATIENCE + scheduler.stages.len() as u32;
+        // Of those that have waited long enough, the longest goes first; in one step, as many attempts begin as there are slots.
+        let bound = ready::PATIENCE + scheduler.stages.len() as u32 + scheduler.plan.workers;
         assert!(waited.values().all(|turns| *turns <= bound), "turns of others: {waited:?}, bound {bound}");
         self.waited = waited;
     }
