@@ -248,7 +248,7 @@ fn bytes(hash: &mut u64, tag: u8, bytes: &[u8]) {
 fn decimal(hash: &mut u64, mut digits: i256, mut scale: i8) {
     let ten = i256::from_i128(10);
     while digits != i256::ZERO && digits % ten == i256::ZERO {
-        digits = digits / ten;
+        digits /= ten;
         scale -= 1;
     }
     let scale = if digits == i256::ZERO { 0 } else { scale };

@@ -100,7 +100,7 @@ impl Plan {
         if !stage.has_keys() {
             return 1;
         }
-        stage.workers.max.get().min(self.workers).min(PARTITIONS).max(1)
+        stage.workers.max.get().min(self.workers).clamp(1, PARTITIONS)
     }
 
     /// Returns whether all that read the main output of a stage take lines as the text that they are.

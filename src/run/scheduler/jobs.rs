@@ -307,11 +307,9 @@ impl Scheduler {
     pub(super) fn slice_failed(&mut self, stage: StageId, id: SliceId, failure: Failure, cause: ExitCause) {
         let retry = self.plan.stage(stage).retry.clone();
         self.touch(stage);
-        if cause == ExitCause::Engine {
-            if self.slice(stage, id).tries.lose_to_engine() {
-                self.again(stage, id);
-                return;
-            }
+        if cause == ExitCause::Engine && self.slice(stage, id).tries.lose_to_engine() {
+            self.again(stage, id);
+            return;
         }
         let limit = retry.attempts(failure.verdict);
         let has_input = self.job(stage, id.sequence).input.is_some();

@@ -55,7 +55,7 @@ enum State {
     /// These attempts wait for their rows.
     Partitioning(Vec<Waiting>),
     Kept {
-        partitions: Partitioned,
+        partitions: Box<Partitioned>,
         rows: Batch,
     },
 }
@@ -184,7 +184,7 @@ impl LocalExecutor {
             if let Some(stored) = self.store.get_mut(&known.id) {
                 stored.batch = batch;
             }
-            State::Kept { partitions, rows: kept }
+            State::Kept { partitions: Box::new(partitions), rows: kept }
         });
         match made {
             Ok(state) => {
@@ -372,7 +372,8 @@ mod tests {
     fn keep(input: &mut KeyedInput, sequence: u64, keys: &[i64]) {
         let origin = Origin::unknown(keys.len());
         let partitions = input.partitioner.apply(&records(keys), &origin).expect("integers are keys");
-        let state = State::Kept { partitions: partitions.without_rows(), rows: Batch::new(records(keys), origin) };
+        let state =
+            State::Kept { partitions: Box::new(partitions.without_rows()), rows: Batch::new(records(keys), origin) };
         input.batches.insert(sequence, KeyedBatch { id: BatchId(sequence), state });
     }
 
