@@ -3,6 +3,7 @@
 mod lanes;
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::fs::File;
 use std::io;
 use std::num::NonZeroU32;
@@ -311,7 +312,6 @@ impl Pool {
         batch: Option<Batch>,
         poller: &mut Poller,
     ) -> Result<Option<Batch>, Failure> {
-        let plan = Arc::clone(&self.plan);
         let Some(worker) = self.workers.get_mut(&id) else {
             // Its death is on its way to the scheduler.
             return Ok(batch);
@@ -330,9 +330,22 @@ impl Pool {
         let sequence = frame.sequence;
         let is_catching_up = placed.is_none() && sequence > 0 && !worker.stages.contains_key(&stage);
         let current = Current { origin, is_catching_up, ..Current::new(attempt, stage, sequence) };
-        begin(worker, &plan, current, frame);
-        poller.watch_output(Token::Worker(id), worker.connection.fd(), worker.connection.wants_to_send());
+        self.begin(id, current, frame);
+        self.watch_output_of(id, poller);
         Ok(placed)
+    }
+
+    /// Gives a worker one more attempt. It is sent as soon as the stage is open, and those before it have been sent.
+    fn begin(&mut self, id: WorkerId, mut current: Current, frame: Frame) {
+        let Some(worker) = self.workers.get_mut(&id) else { return };
+        let stage = current.stage;
+        if let Entry::Vacant(unknown) = worker.stages.entry(stage) {
+            unknown.insert(Opening::Asked);
+            worker.connection.send(opening::open(&self.plan, self.plan.stage(stage)));
+        }
+        current.waiting = Some(frame);
+        worker.attempts.push_back(current);
+        self.go_on(id);
     }
 
     /// Something can be read from, or written to, one of the pool's descriptors.
@@ -349,13 +362,16 @@ impl Pool {
     }
 
     pub fn watch_output(&self, poller: &mut Poller) {
-        for (&id, worker) in &self.workers {
-            poller.watch_output(Token::Worker(id), worker.connection.fd(), worker.connection.wants_to_send());
-        }
+        self.workers.keys().for_each(|&id| self.watch_output_of(id, poller));
         if let Some(template) = &self.template {
             let wants = template.connection.wants_to_send();
             poller.watch_output(Token::Template(template.process), template.connection.fd(), wants);
         }
+    }
+
+    fn watch_output_of(&self, id: WorkerId, poller: &mut Poller) {
+        let Some(worker) = self.workers.get(&id) else { return };
+        poller.watch_output(Token::Worker(id), worker.connection.fd(), worker.connection.wants_to_send());
     }
 
     fn template_ready(&mut self, process: ProcessId, poller: &mut Poller) {
@@ -497,7 +513,7 @@ impl Pool {
             Kind::Opened => {
                 let by_row = worker.opened(&frame)?;
                 self.happened.push(Happened::Opened { stage: StageId(frame.stage), by_row });
-                self.go_on(id, StageId(frame.stage));
+                self.go_on(id);
             }
             Kind::WorkerSchema => worker.announced_schema(&frame)?,
             Kind::WorkerSegment => {
@@ -576,12 +592,13 @@ impl Pool {
                     let failure = self.lane_failure(&current, rows.clone(), failure.clone());
                     self.happened.push(Happened::Failed { attempt: current.attempt, failure });
                 }
+                self.go_on(id);
             }
             Kind::DoneAgain => {
                 if let Some(current) = worker.attempts.front_mut() {
                     current.again.pop_front();
                 }
-                self.go_on(id, StageId(frame.stage));
+                self.go_on(id);
             }
             Kind::Snapshot => {
                 if let Some(current) = worker.attempts.front_mut() {
@@ -724,21 +741,6 @@ impl Pool {
         self.workers.clear();
         self.template = None;
     }
-}
-
-/// Gives a worker its next attempt, once the attempt's stage is open.
-fn begin(worker: &mut Worker, plan: &Plan, mut current: Current, frame: Frame) {
-    let stage = current.stage;
-    match worker.stages.get(&stage) {
-        Some(Opening::Open { .. }) => worker.connection.send(frame),
-        Some(Opening::Asked) => current.waiting = Some(frame),
-        None => {
-            worker.stages.insert(stage, Opening::Asked);
-            worker.connection.send(opening::open(plan, plan.stage(stage)));
-            current.waiting = Some(frame);
-        }
-    }
-    worker.attempts.push_back(current);
 }
 
 fn schema_id(known: &mut Vec<SchemaRef>, schema: &SchemaRef) -> u32 {

@@ -20,10 +20,6 @@ use crate::run::{AccountDifference, EdgeAccount, Ending, RunEvent, StageAccount,
 /// Starts of workers of one class that may fail in a row before the run fails.
 const FAILED_STARTS: u32 = 3;
 
-/// Whether a worker may be given an attempt before it has ended the one that it runs. Off, as runs with failing rows were seen to stand still
-/// with it: what is missing must be found first.
-pub(super) const QUEUES_IN_WORKERS: bool = false;
-
 /// The pure scheduler of one run.
 #[derive(Debug)]
 pub struct Scheduler {
@@ -307,7 +303,7 @@ impl Scheduler {
     pub(super) fn may_queue(&self, stage: StageId) -> bool {
         let state = &self.stages[stage.index()];
         let is_map = matches!(state.role, Role::Map(super::MapHost::Worker(_)));
-        QUEUES_IN_WORKERS && is_map && state.durations.are_short()
+        is_map && state.durations.are_short()
     }
 
     /// Starts as many workers as the stage has batches to work on, within the limits of its class and of the run.

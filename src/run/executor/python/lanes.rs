@@ -7,7 +7,7 @@ use std::sync::Arc;
 use arrow::datatypes::SchemaRef;
 use serde_json::json;
 
-use super::{Happened, Pool, begin, schema_id};
+use super::{Happened, Pool, schema_id};
 use crate::batch::{Batch, SegmentPool};
 use crate::plan::{StageId, Verdict};
 use crate::run::executor::frame::{FLAG_AGAIN, FLAG_SNAPSHOT, Frame, Kind};
@@ -57,7 +57,7 @@ impl Pool {
         frame.attempt = attempt.0;
         frame.data = state;
         worker.connection.send(frame);
-        self.go_on(id, stage);
+        self.go_on(id);
     }
 
     /// Sends rows of a lane, or `None` at the end of its rows, to the worker that has the lane's state, or that gets it by doing the batches
@@ -70,7 +70,6 @@ impl Pool {
         wants_snapshot: bool,
         poller: &mut Poller,
     ) -> Result<Option<Batch>, Failure> {
-        let plan = Arc::clone(&self.plan);
         let Some(worker) = self.workers.get_mut(&id) else { return Ok(rows.map(|rows| rows.batch)) };
         // Before it makes the next output, so that it need not make a segment for it.
         worker.release_outputs();
@@ -80,8 +79,8 @@ impl Pool {
         if has_rows && wants_snapshot {
             frame.flags |= FLAG_SNAPSHOT;
         }
-        begin(worker, &plan, current, frame);
-        poller.watch_output(Token::Worker(id), worker.connection.fd(), worker.connection.wants_to_send());
+        self.begin(id, current, frame);
+        self.watch_output_of(id, poller);
         Ok(placed)
     }
 
@@ -130,11 +129,15 @@ impl Pool {
         failure
     }
 
-    /// A stage is open in a worker: it does what it has to do again, and then its attempts.
-    pub(super) fn go_on(&mut self, id: WorkerId, stage: StageId) {
+    /// Sends a worker what it can begin, in the order in which it is to answer: first what its attempt has to do again, then the attempts
+    /// whose stages are open, up to the first one that has to wait.
+    pub(super) fn go_on(&mut self, id: WorkerId) {
         let Some(worker) = self.workers.get_mut(&id) else { return };
-        for current in worker.attempts.iter_mut().filter(|current| current.stage == stage) {
-            let attempt = current.attempt;
+        for current in worker.attempts.iter_mut().filter(|current| current.waiting.is_some()) {
+            let (attempt, stage) = (current.attempt, current.stage);
+            if !matches!(worker.stages.get(&stage), Some(Opening::Open { .. })) {
+                return;
+            }
             if let Some(lane) = current.lane {
                 if current.is_to_be_restored {
                     self.happened.push(Happened::WantsSnapshot { worker: id, attempt, stage, lane });

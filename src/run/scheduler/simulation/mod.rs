@@ -351,9 +351,8 @@ fn every_history_ends_with_every_row_in_its_place() {
             scope.spawn(move || histories(cases, seed.wrapping_add(thread)));
         }
     });
-    let [joins, queued] = [&fake::JOINS, &fake::QUEUED].map(|count| count.load(std::sync::atomic::Ordering::Relaxed));
-    assert!(cases < 100 || joins > 0, "no parts were joined");
-    assert_eq!(cases >= 100 && super::scheduler::QUEUES_IN_WORKERS, queued > 0, "attempts behind others: {queued}");
+    let happened = [&fake::JOINS, &fake::QUEUED].map(|count| count.load(std::sync::atomic::Ordering::Relaxed));
+    assert!(cases < 100 || happened.iter().all(|count| *count > 0), "joins and attempts behind others: {happened:?}");
 }
 
 fn rng(seed: u64) -> TestRng {
