@@ -276,7 +276,9 @@ impl Scheduler {
             return None;
         }
         let is_mine = |other: StageId| self.classes.of(other) == Some(class);
-        let is_rival = |other: StageId| other != stage && !(is_mine(other) && self.may_queue_anywhere(other));
+        // Only those that may all have the same places: else one of them would take what the other waits for, again and again.
+        let are_alike = |other: StageId| [stage, other].iter().all(|stage| self.may_queue_anywhere(*stage));
+        let is_rival = |other: StageId| other != stage && !(is_mine(other) && are_alike(other));
         if self.ready.for_slots().any(is_rival) {
             return None;
         }

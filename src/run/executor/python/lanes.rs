@@ -2,7 +2,6 @@
 //! again, and then its attempt.
 
 use std::ops::Range;
-use std::sync::Arc;
 
 use arrow::datatypes::SchemaRef;
 use serde_json::json;

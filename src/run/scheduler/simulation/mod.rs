@@ -293,24 +293,23 @@ impl Turns {
                 matches!(&scheduler.stages[stage.index()].work, stage_state::Work::Jobs(jobs) if is_full(jobs));
             !is_full && has_place(stage)
         };
-        let all = scheduler.plan.stages.iter().map(|stage| stage.id);
-        let ready = all.filter(|stage| scheduler.ready.contains(*stage) && has_place(*stage));
-        let mut waited: BTreeMap<StageId, u32> =
-            ready.map(|stage| (stage, self.waited.get(&stage).copied().unwrap_or(0))).collect();
         for action in actions {
             let Action::Dispatch(Dispatch { stage, attempt, host, .. }) = action else { continue };
             let waits = scheduler.running.get(attempt).is_some_and(|running| running.since.is_none());
             let is_idle = || has_place(*stage) && scheduler.busy_slots < scheduler.plan.workers;
             assert!(!waits || !is_idle(), "{stage:?} waits behind another attempt on {host:?}, while others are idle");
             let is_native = |stage: StageId| scheduler.stages[stage.index()].role.is_native();
-            let rivals = waited.iter_mut().filter(|(other, _)| is_native(**other) == is_native(*stage));
+            let rivals = self.waited.iter_mut().filter(|(other, _)| is_native(**other) == is_native(*stage));
             rivals.for_each(|(_, turns)| *turns += 1);
-            waited.entry(*stage).and_modify(|turns| *turns = 0);
+            self.waited.entry(*stage).and_modify(|turns| *turns = 0);
         }
-        // Of those that have waited long enough, the longest goes first; in one step, as many attempts begin as there are slots.
-        let bound = ready::PATIENCE + 2 * scheduler.stages.len() as u32 + scheduler.plan.workers;
-        assert!(waited.values().all(|turns| *turns <= bound), "turns of others: {waited:?}, bound {bound}");
-        self.waited = waited;
+        // One that could not begin before this step has waited for nobody in it.
+        let all = scheduler.plan.stages.iter().map(|stage| stage.id);
+        let ready = all.filter(|stage| scheduler.ready.contains(*stage) && has_place(*stage));
+        self.waited = ready.map(|stage| (stage, self.waited.get(&stage).copied().unwrap_or(0))).collect();
+        // Of those that have waited long enough, the longest goes first.
+        let bound = ready::PATIENCE + scheduler.stages.len() as u32;
+        assert!(self.waited.values().all(|turns| *turns <= bound), "turns of others: {:?}, bound {bound}", self.waited);
     }
 }
 
