@@ -7,6 +7,9 @@ import os
 import signal
 import sys
 
+# The signal at which a worker shows what all its threads are doing. `executor/worker_clock.rs` has the same number.
+SHOW_STACKS = 62
+
 _PR_SET_PDEATHSIG = 1
 _PR_SET_NAME = 15
 _PR_SET_CHILD_SUBREAPER = 36

@@ -149,14 +149,16 @@ def _become_worker(frame: Frame, template: int) -> NoReturn:
         os.setsid()
         process.die_with_parent(template)
         process.reset_signals()
-        connection, stdout, stderr = frame.fds
+        connection, stdout, stderr, *stacks = frame.fds
         _set_stdio(stdout, stderr)
-        process.close_fds_except({0, 1, 2, connection})
+        process.close_fds_except({0, 1, 2, connection, *stacks})
         process.set_name(f"millpond-{frame.attempt}")
         _enter(frame.text or {})
         sys.argv = ["millpond-worker"]
         terminal.take_away()
         faulthandler.enable(file=2)
+        for fd in stacks:
+            faulthandler.register(process.SHOW_STACKS, file=fd, all_threads=True)
 
         from millpond import worker
 

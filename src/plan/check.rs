@@ -7,7 +7,7 @@ use super::link::{self, After, CommandShape, Link, ports};
 use super::stage::{Command, CommandLine, Port, StageKind, WriteTarget};
 use crate::diagnostic::{Code, Diagnostic, Span, did_you_mean, nearest};
 use crate::format::Format;
-use crate::spec::model::{CommandModeSpec, OnErrorSpec};
+use crate::spec::model::{CommandModeSpec, OnErrorWordSpec};
 use crate::spec::schema::KINDS;
 use crate::spec::tree::{Node, Value};
 use crate::spec::{Document, StageDraft};
@@ -81,10 +81,10 @@ fn names_nothing(from: &Node) -> bool {
 
 /// Only stages that can reject rows can go on without them.
 pub fn on_error(draft: &StageDraft) -> Option<Diagnostic> {
-    let word = match draft.spec.on_error? {
-        OnErrorSpec::Fail => return None,
-        OnErrorSpec::Skip => "skip",
-        OnErrorSpec::Reject => "reject",
+    let word = match draft.spec.on_error.as_ref()?.word() {
+        OnErrorWordSpec::Fail => return None,
+        OnErrorWordSpec::Skip => "skip",
+        OnErrorWordSpec::Reject => "reject",
     };
     let ports = ports(draft)?;
     let message = format!("the stage `{}` cannot `{word}` rows", draft.name);

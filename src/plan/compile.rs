@@ -5,13 +5,14 @@ use std::num::{NonZeroU32, NonZeroU64};
 
 use super::check;
 use super::deadlock;
+use super::failing::{Budget, OnError, Retry, Timeout};
 use super::graph::StageGraph;
 use super::link::{self, After, Link};
 use super::plan::{Edge, EdgeId, Plan, PythonPlan, StageId};
 use super::pushdown;
 use super::queue::{Capacity, Cut, GivenCapacity};
 use super::resolve::{Resolver, absolute, variable};
-use super::stage::{Input, OnError, Port, Read, Retry, Stage, StageKind, WorkerLimits};
+use super::stage::{Input, Port, Read, Stage, StageKind, WorkerLimits};
 use super::supply::{self, FileSizes, Supply};
 use crate::diagnostic::{Code, Diagnostic, sort_and_merge};
 use crate::spec::model::RequirementsSpec;
@@ -53,8 +54,10 @@ struct Resolved {
     memory: Option<NonZeroU64>,
     cut: Option<Cut>,
     capacity: GivenCapacity,
+    timeout: Option<Timeout>,
     retry: Retry,
     on_error: OnError,
+    budget: Budget,
 }
 
 /// Everything that is wrong or odd, sorted by place, without making a plan. Values that only a run knows are left open.
@@ -138,11 +141,13 @@ fn resolve(
     Resolved {
         workers: resolver.workers(settings.workers, settings.cores),
         memory: resolver.memory(kind.as_ref()),
-        kind,
         cut: resolver.cut(),
         capacity: resolver.capacity(),
+        timeout: resolver.timeout(kind.as_ref()),
         retry: resolver.retry(),
         on_error: resolver.on_error(),
+        budget: resolver.budget(),
+        kind,
     }
 }
 
@@ -302,8 +307,10 @@ fn stage(
         ports: ports.into_iter().map(|name| Port { name: name.to_owned(), edges: Vec::new() }).collect(),
         workers: resolved.workers,
         memory: resolved.memory,
-        retry: resolved.retry.clone(),
+        timeout: resolved.timeout,
+        retry: resolved.retry,
         on_error: resolved.on_error,
+        budget: resolved.budget,
         cut: resolved.cut.unwrap_or_default(),
         env: env.map(|(name, value)| (name.clone(), variable(value))).collect(),
         cwd: resolver.cwd(),

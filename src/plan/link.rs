@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::stage::Port;
 use crate::diagnostic::{Code, Diagnostic, Span, did_you_mean};
 use crate::spec::model::{
-    AfterSpec, CommandModeSpec, CommandSpec, ConventionSpec, FromSpec, OnErrorSpec, PipeFormatSpec, PythonSpec,
+    AfterSpec, CommandModeSpec, CommandSpec, ConventionSpec, FromSpec, OnErrorWordSpec, PipeFormatSpec, PythonSpec,
 };
 use crate::spec::tree::Node;
 use crate::spec::{Document, StageDraft};
@@ -201,7 +201,8 @@ fn check_port(producer: &StageDraft, port: &str, reference: &Reference<'_>) -> O
     let ports = ports(producer)?;
     let name = producer.written_name();
     if port == Port::REJECTED && ports.contains(&port) {
-        let rejects = producer.is_lost("on_error") || producer.spec.on_error == Some(OnErrorSpec::Reject);
+        let rejects = producer.is_lost("on_error")
+            || producer.spec.on_error.as_ref().is_some_and(|on_error| on_error.word() == OnErrorWordSpec::Reject);
         let message = format!("nothing ever arrives from `{name}.{port}`");
         let warning = Diagnostic::new(Code::PlanNothingRejected, reference.span, message)
             .help(format!("add `on_error: reject` to the stage `{name}`"));

@@ -5,6 +5,7 @@
 mod check;
 mod compile;
 mod deadlock;
+mod failing;
 mod graph;
 mod link;
 pub mod memory;
@@ -20,11 +21,12 @@ mod template;
 pub mod view;
 
 pub use compile::{Compiled, Settings, compile, validate};
+pub use failing::{Backoff, Budget, OnError, Retry, Timeout, Verdict};
 pub use plan::{Edge, EdgeId, PARTITIONS, Plan, PythonPlan, StageId};
 pub use queue::{Capacity, Cut};
 pub use stage::{
-    Call, ColumnType, Command, CommandLine, CommandMode, Convention, Input, OnError, Port, Python, PythonTarget, Read,
-    Retry, Sql, Stage, StageKind, TableName, Verdict, WorkerLimits, Write, WriteTarget,
+    Call, ColumnType, Command, CommandLine, CommandMode, Convention, Input, Port, Python, PythonTarget, Read, Sql,
+    Stage, StageKind, TableName, WorkerLimits, Write, WriteTarget,
 };
 pub use supply::{FileSizes, Supply};
 pub use template::{Piece, Template};

@@ -8,16 +8,16 @@ use serde_json::{Map, Value};
 use super::link::{CommandShape, Link};
 use super::queue::{Cut, GivenCapacity};
 use super::stage::{
-    Call, ColumnType, Command, CommandLine, CommandMode, Convention, OnError, Python, PythonTarget, Read, Retry,
-    StageKind, WorkerLimits, Write, WriteTarget,
+    Call, ColumnType, Command, CommandLine, CommandMode, Convention, Python, PythonTarget, Read, StageKind,
+    WorkerLimits, Write, WriteTarget,
 };
 use super::template::{LoneBrace, Template};
 use crate::diagnostic::{Code, Diagnostic, Span, did_you_mean};
 use crate::format::{Compression, Format, column_type};
 use crate::spec::model::{
-    BatchSpec, CommandModeSpec, CommandSpec, CompressionSpec, ConventionSpec, FormatSpec, MaxWorkersSpec, OnErrorSpec,
+    BatchSpec, CommandModeSpec, CommandSpec, CompressionSpec, ConventionSpec, FormatSpec, MaxWorkersSpec,
     PartitionBySpec, PathsSpec, PipeFormatSpec, PythonOptions, PythonSpec, QueueSpec, ReadOptions, ReadSpec, SizeSpec,
-    VerdictSpec, WorkersSpec, WriteOptions, WriteSpec,
+    WorkersSpec, WriteOptions, WriteSpec,
 };
 use crate::spec::tree::Node;
 use crate::spec::{Document, StageDraft};
@@ -446,27 +446,6 @@ impl Resolver<'_> {
                 Some("write a positive number of bytes, or one with a unit, such as `64MiB`".to_owned());
         }
         bytes
-    }
-
-    pub fn retry(&self) -> Retry {
-        let once = NonZeroU32::MIN;
-        let thrice = NonZeroU32::new(3).expect("not zero");
-        let Some(spec) = &self.draft.spec.retry else { return Retry { exception: once, crash: thrice, oom: thrice } };
-        let attempts = spec.attempts.and_then(NonZeroU32::new).unwrap_or(thrice);
-        let counts = |verdict| spec.on.as_ref().is_none_or(|on| on.contains(&verdict));
-        Retry {
-            exception: if counts(VerdictSpec::Exception) { attempts } else { once },
-            crash: if counts(VerdictSpec::Crash) { attempts } else { once },
-            oom: if counts(VerdictSpec::Oom) { attempts } else { once },
-        }
-    }
-
-    pub fn on_error(&self) -> OnError {
-        match self.draft.spec.on_error {
-            None | Some(OnErrorSpec::Fail) => OnError::Fail,
-            Some(OnErrorSpec::Skip) => OnError::Skip,
-            Some(OnErrorSpec::Reject) => OnError::Reject,
-        }
     }
 
     pub fn cwd(&self) -> PathBuf {

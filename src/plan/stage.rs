@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::num::{NonZeroU32, NonZeroU64};
 use std::path::PathBuf;
 
+use super::failing::{Budget, OnError, Retry, Timeout};
 use super::plan::{EdgeId, StageId};
 use super::queue::Cut;
 use super::supply::Supply;
@@ -31,8 +32,12 @@ pub struct Stage {
     /// Bytes of its own that a worker of the stage may have, where `None` is without a limit; of a query over whole streams, what
     /// it may keep before it spills, which is always known.
     pub memory: Option<NonZeroU64>,
+    /// Of stages whose attempts are in workers and processes.
+    pub timeout: Option<Timeout>,
     pub retry: Retry,
     pub on_error: OnError,
+    /// How many rows may fail if the run goes on without them.
+    pub budget: Budget,
     /// How a source cuts its rows. Other stages are cut at their incoming edges ([`super::Edge::cut`]).
     pub cut: Cut,
     /// Environment variables of the stage's processes, on top of the inherited ones.
@@ -222,6 +227,13 @@ pub struct Command {
     pub returns: Vec<(String, ColumnType)>,
 }
 
+impl Command {
+    /// Whether it is one process, whose output is read while it runs.
+    pub fn is_source(&self) -> bool {
+        self.mode == CommandMode::Once && self.output.is_some()
+    }
+}
+
 #[derive(Clone, Debug)]
 pub enum CommandLine {
     /// Program and arguments; no shell is involved.
@@ -248,55 +260,4 @@ pub enum CommandMode {
 pub struct WorkerLimits {
     pub min: u32,
     pub max: NonZeroU32,
-}
-
-/// How often a batch is tried. `attempts` counts all verdicts in `on`; a verdict that is not in `on` gets one attempt.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Retry {
-    pub exception: NonZeroU32,
-    pub crash: NonZeroU32,
-    pub oom: NonZeroU32,
-}
-
-impl Retry {
-    /// Attempts of rows that fail with this verdict, before they are given up.
-    pub fn attempts(&self, verdict: Verdict) -> u32 {
-        match verdict {
-            Verdict::Crash => self.crash.get(),
-            Verdict::Oom => self.oom.get(),
-            Verdict::Exception | Verdict::Schema => self.exception.get(),
-        }
-    }
-}
-
-/// Why a row or a batch could not be processed. The same words are used in `retry.on`, in events and in rejects.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Verdict {
-    /// The user's code raised, or a command exited with a status other than 0.
-    Exception,
-    /// The process died: a signal, or an exit that the engine did not ask for.
-    Crash,
-    /// The worker was killed, as it had much more memory than it may have.
-    Oom,
-    /// What the stage returned does not fit its declared or settled columns.
-    Schema,
-}
-
-impl Verdict {
-    pub fn word(self) -> &'static str {
-        match self {
-            Self::Exception => "exception",
-            Self::Crash => "crash",
-            Self::Oom => "oom",
-            Self::Schema => "schema",
-        }
-    }
-}
-
-/// What happens to rows that keep failing (`on_error`).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum OnError {
-    Fail,
-    Skip,
-    Reject,
 }

@@ -6,9 +6,10 @@ use std::path::Path;
 
 use bytesize::ByteSize;
 
+use super::failing::Budget;
 use super::memory::{MemoryBound, SPILL_LIMIT, is_query};
 use super::plan::{EdgeId, Plan};
-use super::stage::{CommandLine, CommandMode, OnError, Port, Read, Stage, StageKind, WriteTarget};
+use super::stage::{CommandLine, CommandMode, Port, Read, Stage, StageKind, WriteTarget};
 use crate::format::Format;
 use crate::sql::UsedColumns;
 
@@ -80,18 +81,28 @@ fn stage_text(plan: &Plan, stage: &Stage, out: &mut String) {
     if stage.runs_in_workers() {
         let workers = stage.workers;
         let retry = &stage.retry;
-        let on_error = match stage.on_error {
-            OnError::Fail => "fail",
-            OnError::Skip => "skip",
-            OnError::Reject => "reject",
-        };
+        let on_error = on_error_text(stage);
         let attempts = format!("attempts: {} (exception), {} (crash)", retry.exception, retry.crash);
         let memory = stage.memory.map(|limit| format!(", {} each", size(limit.get()))).unwrap_or_default();
         line(
             out,
             format!("      workers: {} to {}{memory}; {attempts}; on_error: {on_error}", workers.min, workers.max),
         );
+        if let Some(timeout) = stage.timeout {
+            line(out, format!("      timeout: {} for an attempt", humantime::format_duration(timeout.attempt)));
+        }
     }
+}
+
+fn on_error_text(stage: &Stage) -> String {
+    let Budget { max_rows, max_fraction } = stage.budget;
+    let limits = [
+        max_rows.map(|rows| format!("at most {rows} {}", if rows == 1 { "row" } else { "rows" })),
+        max_fraction.map(|fraction| format!("at most {} % of the rows", fraction * 100.0)),
+    ];
+    let limits: Vec<String> = limits.into_iter().flatten().collect();
+    let word = stage.on_error.word();
+    if limits.is_empty() { word.to_owned() } else { format!("{word} ({})", limits.join(", ")) }
 }
 
 fn kind_text(plan: &Plan, stage: &Stage) -> String {

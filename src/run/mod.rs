@@ -131,11 +131,15 @@ fn go_on_to_the_end(
             if let Some(event) = executor.next_event() {
                 break event;
             }
-            let ready = executor.wait(Some(PROGRESS))?;
+            let wakes_in = scheduler.wakes_at().map(|at| at.saturating_sub(started.elapsed()));
+            let ready = executor.wait(Some(wakes_in.map_or(PROGRESS, |wait| wait.min(PROGRESS))))?;
             executor.worker_news().into_iter().for_each(&mut *report);
             executor.log().take().into_iter().for_each(&mut *report);
             if ready.contains(&Token::Signals) || signals.last() != 0 {
                 break Event::Interrupted;
+            }
+            if scheduler.wakes_at().is_some_and(|at| at <= started.elapsed()) {
+                break Event::Woken;
             }
             if shown.elapsed() >= PROGRESS {
                 shown = Instant::now();

@@ -192,6 +192,9 @@ pub(super) fn broken_pipes(errno: Errno) -> Failure {
 /// If it did not.
 pub fn check_end(end: ProcessEnd, errors: &str) -> Result<(), Failure> {
     let (verdict, message) = match end {
+        ProcessEnd { is_overdue: true, .. } => {
+            (Verdict::Timeout, "the command was stopped, as it took longer than its stage's `timeout`".to_owned())
+        }
         ProcessEnd { signal: Some(signal), .. } => {
             (Verdict::Crash, format!("the command was killed by {}", signal_name(signal)))
         }

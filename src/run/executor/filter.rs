@@ -80,8 +80,9 @@ pub struct Filter {
     pub process: ProcessId,
     pub input: Format,
     pub form: OutputForm,
-    /// Whether what fails is a failure of its one batch.
-    is_alone: bool,
+    care: Care,
+    /// The process is being stopped, as it was silent for too long.
+    is_overdue: bool,
     orders: Receiver<Order>,
     wake: Arc<OwnedFd>,
     mailbox: Mailbox,
@@ -92,6 +93,15 @@ pub struct Filter {
     unfed: Vec<Portion>,
     rows_fed: usize,
     rows_given: usize,
+}
+
+/// What is special about the batches of a filter.
+#[derive(Clone, Copy, Debug)]
+pub struct Care {
+    /// Whether what fails is a failure of its one batch.
+    pub is_alone: bool,
+    /// How long the process may say nothing and take nothing while it owes output.
+    pub silence: Option<Duration>,
 }
 
 impl Orders {
@@ -119,7 +129,7 @@ impl Filter {
         process: ProcessId,
         input: Format,
         form: OutputForm,
-        is_alone: bool,
+        care: Care,
         mailbox: Mailbox,
     ) -> io::Result<(Self, Orders)> {
         let (sender, orders) = unbounded();
@@ -128,7 +138,8 @@ impl Filter {
             process,
             input,
             form,
-            is_alone,
+            care,
+            is_overdue: false,
             orders,
             wake: Arc::clone(&wake),
             mailbox,
@@ -164,11 +175,22 @@ impl Filter {
             if owes && silence >= PATIENCE && talk.is_read() {
                 talk.say_last(VecDeque::new());
             }
+            self.stop_if_overdue(silence);
             // One that has not read everything is slow, and is asked again later.
-            let patience = owes.then(|| PATIENCE.checked_sub(silence).unwrap_or(PATIENCE));
+            let looks_again = owes || self.care.silence.is_some() && !self.open.is_empty();
+            let patience = looks_again.then(|| PATIENCE.checked_sub(silence).unwrap_or(PATIENCE));
             if let Some(end) = talk.turn(Some(self.wake.as_fd()), patience).map_err(broken_pipes)? {
                 return Ok(end);
             }
+        }
+    }
+
+    /// A process that owes output, and neither says nor takes anything for longer than it may, hangs.
+    fn stop_if_overdue(&mut self, silence: Duration) {
+        let is_late = self.care.silence.is_some_and(|most| silence >= most);
+        if is_late && !self.open.is_empty() && !self.is_overdue {
+            self.is_overdue = true;
+            self.mailbox.send(Message::FilterOverdue { process: self.process });
         }
     }
 
@@ -272,7 +294,7 @@ impl Filter {
         if self.open.is_empty() {
             return Err(Failure { scope: Scope::Opening, ..failure });
         }
-        if self.is_alone {
+        if self.care.is_alone {
             for Portion { attempt, .. } in self.open.drain(..) {
                 self.mailbox.send(Message::AttemptFailed { attempt, failure: failure.clone() });
             }

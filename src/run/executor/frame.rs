@@ -53,10 +53,11 @@ pub enum Kind {
     SpawnFailed = 50,
     ProcessExited = 51,
     GoOn = 52,
+    StopProcess = 53,
 }
 
 impl Kind {
-    const ALL: [Self; 33] = [
+    const ALL: [Self; 34] = [
         Self::Open,
         Self::Schema,
         Self::Segment,
@@ -90,6 +91,7 @@ impl Kind {
         Self::SpawnFailed,
         Self::ProcessExited,
         Self::GoOn,
+        Self::StopProcess,
     ];
 
     fn from_byte(byte: u8) -> Option<Self> {

@@ -9,6 +9,7 @@ use crossbeam_channel::{Receiver, Sender, unbounded};
 use rustix::event::{EventfdFlags, eventfd};
 
 use super::filter::Remains;
+use super::guardian::ProcessId;
 use super::local::InPartitions;
 use crate::batch::Batch;
 use crate::plan::StageId;
@@ -58,6 +59,10 @@ pub enum Message {
         attempt: AttemptId,
     },
     FilterEnded(Remains),
+    /// A filter owes output and has been silent for too long.
+    FilterOverdue {
+        process: ProcessId,
+    },
     /// The state of a lane before the batch `next` is on disk.
     SnapshotKept {
         stage: StageId,

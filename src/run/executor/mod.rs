@@ -27,6 +27,7 @@ mod source_command;
 pub mod stage;
 mod talk;
 mod worker;
+mod worker_clock;
 mod worker_memory;
 
 pub use guardian::{GUARDIAN_ARGUMENT, guard};

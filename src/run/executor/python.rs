@@ -31,6 +31,7 @@ use super::opening;
 use super::poller::{Poller, Token};
 use super::resident::failure;
 use super::worker::{Current, ErrorText, Opening, Worker, WorkerError};
+use super::worker_clock::WorkerClock;
 use super::worker_memory::WorkerMemory;
 use crate::batch::{Batch, Origin, Segment, SegmentId, SegmentPool};
 use crate::environment::{template_variables, threads_per_worker, worker_variables};
@@ -243,14 +244,25 @@ impl Pool {
         let mut env: BTreeMap<String, String> =
             worker_variables(self.threads).into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
         env.extend(stage.env.clone());
+        let (clock, stacks) = self.clock_for(class)?;
         let mut frame = Frame::new(Kind::Fork).with_text(&json!({"env": env, "cwd": stage.cwd.to_string_lossy()}));
         frame.attempt = u64::from(worker.0);
-        frame.fds = vec![socket, stdout, stderr];
-        self.workers.insert(worker, Worker::new(worker, connection, WorkerMemory::of(stage)));
+        frame.fds = [socket, stdout, stderr].into_iter().chain(stacks).collect();
+        self.workers.insert(worker, Worker::new(worker, connection, WorkerMemory::of(stage), clock));
         if let Some(template) = &mut self.template {
             template.connection.send(frame);
         }
         Ok(())
+    }
+
+    /// The clock of a worker, and where it is to show its stacks if it may be stopped for the time that it takes.
+    fn clock_for(&self, class: ClassId) -> io::Result<(WorkerClock, Option<OwnedFd>)> {
+        let of_class = |stage: &&Stage| self.classes.of(stage.id) == Some(class);
+        if self.plan.stages.iter().filter(of_class).all(|stage| stage.timeout.is_none()) {
+            return Ok((WorkerClock::default(), None));
+        }
+        let (clock, stacks) = WorkerClock::with_stacks()?;
+        Ok((clock, Some(stacks)))
     }
 
     fn start_template(&mut self, guardian: &mut Guardian, poller: &mut Poller) -> io::Result<()> {
@@ -273,6 +285,7 @@ impl Pool {
             cwd,
             fds: vec![stdin, stdout, stderr, socket],
             announced: false,
+            timeout: None,
             turn: Turn::Beside,
         });
         let path: Vec<_> = self.plan.python.path.iter().map(|path| path.to_string_lossy()).collect();
@@ -345,6 +358,7 @@ impl Pool {
         }
         current.waiting = Some(frame);
         worker.attempts.push_back(current);
+        worker.set_clock(&self.plan);
         self.go_on(id);
     }
 
@@ -484,6 +498,9 @@ impl Pool {
                     if let Err(error) = self.worker_said(id, frame) {
                         self.condemn(id, &error.to_string());
                         return;
+                    }
+                    if let Some(worker) = self.workers.get_mut(&id) {
+                        worker.set_clock(&self.plan);
                     }
                 }
             }
@@ -628,13 +645,26 @@ impl Pool {
         let is_catching_up = worker.attempts.front().is_some_and(|current| current.is_catching_up);
         let is_replaced = worker.memory.replaced().is_some();
         let killed = worker.memory.killed();
-        let cause = if (is_catching_up && killed.is_none()) || is_replaced { ExitCause::Engine } else { cause };
-        let verdict = if killed.is_some() { Verdict::Oom } else { Verdict::Crash };
-        let reason = killed.or(worker.memory.replaced()).map_or(reason, str::to_owned);
+        let is_own = killed.is_some() || worker.clock.overdue().is_some();
+        let cause = if (is_catching_up && !is_own) || is_replaced || worker.clock.is_unjust() {
+            ExitCause::Engine
+        } else {
+            cause
+        };
+        let overdue = worker.clock.overdue();
+        let verdict = match (killed, overdue) {
+            (Some(_), _) => Verdict::Oom,
+            (None, Some(_)) => Verdict::Timeout,
+            (None, None) => Verdict::Crash,
+        };
+        let reason = killed.or(overdue).or(worker.memory.replaced()).map_or(reason, str::to_owned);
         let opening = worker.attempts.front().is_none_or(|current| current.waiting.is_some());
         let scope = if opening { Scope::Opening } else { Scope::Rows };
         self.news.push(RunEvent::WorkerExited { worker: id, pid: worker.pid, reason: reason.clone() });
-        let failure = failure(scope, verdict, format!("the worker died: {reason}"));
+        let failure = Failure {
+            traceback: worker.clock.stacks(),
+            ..failure(scope, verdict, format!("the worker died: {reason}"))
+        };
         self.happened.push(Happened::Exited { worker: id, failure, cause });
         self.fading.extend(worker.into_segments());
     }
@@ -678,7 +708,7 @@ impl Pool {
         }
     }
 
-    /// Kills workers that have far too much memory, and those that do not end although they are being replaced.
+    /// Kills workers that have far too much memory, those that take too long, and those that do not end although they are being replaced.
     pub fn weigh(&mut self) {
         if self.weighed.elapsed() < WEIGHED_EVERY {
             return;
@@ -691,6 +721,9 @@ impl Pool {
                 self.did_not_close(id, "`close()` did not return in time");
             }
             let Some(worker) = self.workers.get_mut(&id) else { continue };
+            if let Some(pidfd) = &worker.pidfd {
+                worker.clock.enforce(pidfd);
+            }
             let is_fatal = !worker.attempts.is_empty() && worker.memory.is_fatal(worker.pid);
             if (is_late || is_fatal)
                 && let Some(pidfd) = &worker.pidfd

@@ -40,7 +40,7 @@ pub(super) struct Talk {
     is_logged: bool,
     pub output: Output,
     errors: Vec<u8>,
-    heard: Instant,
+    moved: Instant,
     ended: Option<(ProcessEnd, Instant)>,
 }
 
@@ -99,7 +99,7 @@ impl Talk {
             is_logged: output.is_none(),
             output: Output { body, bytes: 0 },
             errors: Vec::new(),
-            heard: Instant::now(),
+            moved: Instant::now(),
             ended: None,
         }
     }
@@ -108,7 +108,7 @@ impl Talk {
     pub fn say(&mut self, text: VecDeque<Bytes>) {
         self.unwritten += text.iter().map(Bytes::len).sum::<usize>();
         self.input.extend(text.into_iter().filter(|part| !part.is_empty()));
-        self.heard = Instant::now();
+        self.moved = Instant::now();
     }
 
     /// Adds to what is to be written, and closes standard input behind it.
@@ -140,9 +140,9 @@ impl Talk {
         self.is_written() && unread.unwrap_or(0) == 0
     }
 
-    /// How long it has been since something was said or heard.
+    /// How long it has been since the process took something or said something.
     pub fn silence(&self) -> Duration {
-        self.heard.elapsed()
+        self.moved.elapsed()
     }
 
     /// The last of what was written to standard error.
@@ -165,6 +165,9 @@ impl Talk {
         }
         let ready = self.wait(wake, patience)?;
         let written = if ready.stdin { self.write() } else { 0 };
+        if written > 0 {
+            self.moved = Instant::now();
+        }
         let (was_heard, read) = self.hear(ready);
         if (1..WORTH_BYTES).contains(&(written + read)) && self.unwritten > WORTH_BYTES {
             std::thread::sleep(NAP);
@@ -260,7 +263,7 @@ impl Talk {
             });
         }
         if was_heard {
-            self.heard = Instant::now();
+            self.moved = Instant::now();
         }
         (was_heard, read)
     }

@@ -12,12 +12,13 @@ use serde::Deserialize;
 use super::connection::Connection;
 use super::frame::{FLAG_ORIGIN, FLAG_SCATTERED, Frame, FrameError, Kind};
 use super::mailbox::{Mailbox, Message};
+use super::worker_clock::{Part, Turn, WorkerClock};
 use super::worker_memory::WorkerMemory;
 use crate::batch::{
     Batch, BatchError, Holder, Lease, Origin, Scattered, ScatteredError, Segment, SegmentError, SegmentId, SegmentPool,
     Shared, ipc,
 };
-use crate::plan::StageId;
+use crate::plan::{Plan, StageId};
 use crate::run::scheduler::{AttemptId, WorkerId};
 
 /// One worker process.
@@ -33,6 +34,7 @@ pub struct Worker {
     /// What it was sent and has not answered: it works on the first one.
     pub attempts: VecDeque<Current>,
     pub memory: WorkerMemory,
+    pub clock: WorkerClock,
     /// Schemas and segments that it has been told.
     schemas_sent: BTreeSet<u32>,
     segments_sent: BTreeSet<SegmentId>,
@@ -136,7 +138,7 @@ impl Current {
 }
 
 impl Worker {
-    pub fn new(id: WorkerId, connection: Connection, memory: WorkerMemory) -> Self {
+    pub fn new(id: WorkerId, connection: Connection, memory: WorkerMemory, clock: WorkerClock) -> Self {
         Self {
             id,
             connection,
@@ -145,6 +147,7 @@ impl Worker {
             stages: BTreeMap::new(),
             attempts: VecDeque::new(),
             memory,
+            clock,
             schemas_sent: BTreeSet::new(),
             segments_sent: BTreeSet::new(),
             leases: BTreeMap::new(),
@@ -213,6 +216,29 @@ impl Worker {
     /// The attempt that it works on, if that is the one that a frame is about. Then it is over.
     pub fn ended(&mut self, frame: &Frame) -> Option<Current> {
         self.attempts.pop_front_if(|current| current.attempt.0 == frame.attempt)
+    }
+
+    /// Tells the clock what the worker does now.
+    pub fn set_clock(&mut self, plan: &Plan) {
+        let turn = self.attempts.front().and_then(|current| {
+            let timeout = plan.stage(current.stage).timeout?;
+            let part = match self.stages.get(&current.stage) {
+                Some(Opening::Asked) => Part::Opening,
+                _ if current.lane.is_some() && !current.again.is_empty() => Part::Again(current.again.len()),
+                _ if current.lane.is_none() && current.is_catching_up => Part::CatchingUp,
+                _ => Part::Itself,
+            };
+            let limit = match part {
+                Part::Opening => timeout.open,
+                Part::Again(_) | Part::Itself => timeout.attempt,
+                // Each batch may take as long as it might for the first time.
+                Part::CatchingUp => {
+                    timeout.attempt.saturating_mul(u32::try_from(current.sequence + 1).unwrap_or(u32::MAX))
+                }
+            };
+            Some(Turn { attempt: current.attempt, part, limit })
+        });
+        self.clock.set(turn);
     }
 
     /// The attempts that wait for a stage which cannot be prepared.

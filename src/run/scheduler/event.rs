@@ -122,6 +122,8 @@ pub enum Event {
         failure: Failure,
         cause: ExitCause,
     },
+    /// It is the moment that [`Scheduler::wakes_at`](super::Scheduler::wakes_at) named.
+    Woken,
     Interrupted,
     Committed,
     CommitFailed {

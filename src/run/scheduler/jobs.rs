@@ -305,7 +305,7 @@ impl Scheduler {
 
     /// An attempt of a slice failed; its place is free already.
     pub(super) fn slice_failed(&mut self, stage: StageId, id: SliceId, failure: Failure, cause: ExitCause) {
-        let retry = self.plan.stage(stage).retry.clone();
+        let retry = self.plan.stage(stage).retry;
         self.touch(stage);
         if cause == ExitCause::Engine && self.slice(stage, id).tries.lose_to_engine() {
             self.again(stage, id);
@@ -339,7 +339,7 @@ impl Scheduler {
                 blame.next_failed(failure);
                 self.go_on_blaming(stage, id);
             }
-            _ if is_retried => self.again(stage, id),
+            _ if is_retried => self.again_after(stage, id, tried),
             Step::Whole if divisible && is_sliced && slice.tries.acquittals == 0 => self.divide(stage, id, failure),
             Step::Whole if divisible => self.blame(stage, id, failure),
             Step::Join { .. } if divisible => self.could_not_join(stage, id, failure),
@@ -560,6 +560,7 @@ impl Tries {
         self.exception = 0;
         self.crash = 0;
         self.oom = 0;
+        self.timeout = 0;
     }
 
     /// An attempt was lost through no fault of its own. Returns whether it is to be forgotten.
@@ -574,6 +575,7 @@ impl Tries {
         let tries = match verdict {
             Verdict::Crash => &mut self.crash,
             Verdict::Oom => &mut self.oom,
+            Verdict::Timeout => &mut self.timeout,
             Verdict::Exception | Verdict::Schema => &mut self.exception,
         };
         *tries += 1;

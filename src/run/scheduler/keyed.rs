@@ -50,6 +50,8 @@ pub struct Lane {
     /// The process that has the lane's state, if there is one.
     pub worker: Option<WorkerId>,
     pub running: bool,
+    /// Its job has failed, and is tried again later.
+    pub is_resting: bool,
     /// The job that the lane does now, or next.
     pub next: u64,
     /// Attempts of that job.
@@ -102,7 +104,8 @@ impl Keyed {
 
     /// Whether the lane may begin its next job, if there is one.
     fn is_free(&self, lane: usize) -> bool {
-        !self.lanes[lane].running && self.failed.is_none_or(|failed| self.lanes[lane].next <= failed)
+        let Lane { running, is_resting, .. } = self.lanes[lane];
+        !running && !is_resting && self.failed.is_none_or(|failed| self.lanes[lane].next <= failed)
     }
 
     /// Whether the lane's next job is there.
@@ -304,7 +307,7 @@ impl Scheduler {
     pub(super) fn lane_failed(&mut self, running: &Running, failure: Failure, cause: ExitCause) {
         let Some(lane) = self.lane_of(running) else { return };
         let (stage, sequence) = (running.stage, running.slice.sequence);
-        let retry = self.plan.stage(stage).retry.clone();
+        let retry = self.plan.stage(stage).retry;
         self.touch(stage);
         let state = &mut self.keyed(stage).lanes[lane];
         state.running = false;
@@ -328,7 +331,10 @@ impl Scheduler {
             will_retry,
         }));
         self.stages[stage.index()].account.retries += u64::from(will_retry);
-        if !will_retry {
+        if will_retry {
+            let rests = self.lane_rests(stage, sequence, lane, tried);
+            self.keyed(stage).lanes[lane].is_resting = rests;
+        } else {
             let keyed = self.keyed(stage);
             keyed.failed = Some(keyed.failed.map_or(sequence, |failed| failed.min(sequence)));
             self.keyed_job(stage, sequence).parts[lane] = Part::Failed { failure, attempts };

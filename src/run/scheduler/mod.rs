@@ -14,6 +14,7 @@ mod keyed;
 mod queue;
 mod ready;
 mod resident;
+mod rest;
 #[allow(clippy::module_inception)]
 mod scheduler;
 #[cfg(test)]

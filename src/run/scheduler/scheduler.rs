@@ -10,6 +10,7 @@ use super::event::{Event, ExitCause, Failure, Meta, QueuedPieces};
 use super::keyed::Keyed;
 use super::queue::{Queue, Reservation};
 use super::ready::{Need, Ready};
+use super::rest::Resting;
 use super::slices::{Pace, Sight};
 use super::stage_state::{Estimate, InputState, Jobs, Phase, Resident, ResidentInput, Role, SliceId, StageState, Work};
 use super::worker_state::{ClassId, Classes, Pool, WorkerState};
@@ -46,6 +47,8 @@ pub struct Scheduler {
     busy_processes: u32,
     next_attempt: u64,
     workers_started: u32,
+    /// What is tried again later, and when.
+    pub(super) resting: BTreeSet<(Duration, Resting)>,
     /// Stages in [`Phase::Finishing`].
     finishing: usize,
     ended: usize,
@@ -101,6 +104,7 @@ impl Scheduler {
             busy_processes: 0,
             next_attempt: 1,
             workers_started: 0,
+            resting: BTreeSet::new(),
             finishing: 0,
             ended: 0,
             state: State::New,
@@ -135,6 +139,7 @@ impl Scheduler {
     pub fn handle(&mut self, event: Event, now: Duration) -> Vec<Action> {
         self.now = now;
         if self.state != State::Over {
+            self.wake();
             self.apply(event);
             self.settle();
         }
@@ -165,6 +170,7 @@ impl Scheduler {
             }
             Event::WorkerRetired { worker } => self.pool.retire(worker),
             Event::WorkerExited { worker, failure, cause } => self.worker_exited(worker, failure, cause),
+            Event::Woken => {}
             Event::Interrupted => self.finish(Ending::Interrupted),
             Event::Committed => self.finish(Ending::Succeeded),
             Event::CommitFailed { failure } => self.finish(Ending::CommitFailed(Box::new(failure))),
@@ -678,7 +684,8 @@ impl Scheduler {
 
     /// Nothing runs, and so nothing will ever happen: not a matter of time.
     fn is_stuck(&self) -> bool {
-        let at_work = self.finishing > 0 || self.pool.total_starting() > 0 || self.pool.has_retired();
+        let at_work =
+            self.finishing > 0 || !self.resting.is_empty() || self.pool.total_starting() > 0 || self.pool.has_retired();
         self.running.is_empty() && !at_work && self.stages.iter().all(StageState::is_quiet)
     }
 

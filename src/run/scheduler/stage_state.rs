@@ -198,6 +198,7 @@ pub struct Tries {
     pub exception: u32,
     pub crash: u32,
     pub oom: u32,
+    pub timeout: u32,
     pub total: u32,
     /// Attempts that were lost through no fault of the batch.
     pub engine: u32,

@@ -7,6 +7,7 @@
 //! Commands can be sent ahead: the guardian starts one the moment another one has ended, so that no core idles while the coordinator
 //! hears of it and decides.
 
+mod overdue;
 mod process;
 mod start;
 mod turns;
@@ -44,6 +45,8 @@ pub struct Spawn<'a> {
     pub fds: Vec<OwnedFd>,
     /// Whether [`Report::Spawned`] is wanted.
     pub announced: bool,
+    /// How long it may run.
+    pub timeout: Option<Duration>,
     pub turn: Turn,
 }
 
@@ -85,6 +88,7 @@ struct SpawnText {
     argv: Vec<String>,
     env: BTreeMap<String, String>,
     cwd: String,
+    timeout: Option<Duration>,
 }
 
 /// How a process ended: its exit status, or the signal that killed it.
@@ -92,6 +96,9 @@ struct SpawnText {
 pub struct ProcessEnd {
     pub status: Option<i32>,
     pub signal: Option<i32>,
+    /// It was stopped, as it had run for longer than it may.
+    #[serde(default)]
+    pub is_overdue: bool,
 }
 
 impl ProcessEnd {
@@ -157,6 +164,7 @@ impl Guardian {
             argv: spawn.argv.to_vec(),
             env: spawn.env.clone(),
             cwd: spawn.cwd.to_string_lossy().into_owned(),
+            timeout: spawn.timeout,
         };
         let mut frame = Frame::new(Kind::Spawn);
         frame.text = serde_json::to_vec(&text).expect("strings are JSON");
@@ -166,6 +174,13 @@ impl Guardian {
         frame.fds = spawn.fds;
         self.connection.send(frame);
         ProcessId(self.next)
+    }
+
+    /// Ends a process that has run for longer than it may.
+    pub fn stop(&mut self, process: ProcessId) {
+        let mut frame = Frame::new(Kind::StopProcess);
+        frame.attempt = process.0;
+        self.connection.send(frame);
     }
 
     /// The run goes on after all that has been reported: what was sent ahead may be started.

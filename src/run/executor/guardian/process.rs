@@ -7,12 +7,13 @@ use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
-use rustix::event::{PollFd, PollFlags, poll};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::process::{
     Pid, Signal, WaitOptions, getpid, kill_process, kill_process_group, set_child_subreaper, setsid, wait,
 };
 
+use super::overdue::Deadline;
 use super::start::Starter;
 use super::turns::Turns;
 use super::{ProcessEnd, SpawnText, Turn};
@@ -67,6 +68,7 @@ struct Started {
     process: u64,
     has_slot: bool,
     since: Instant,
+    deadline: Option<Deadline>,
 }
 
 impl Guard {
@@ -79,7 +81,7 @@ impl Guard {
             let ready = {
                 let mut fds =
                     [PollFd::from_borrowed_fd(self.connection.fd(), interest), PollFd::new(deaths, PollFlags::IN)];
-                match poll(&mut fds, None) {
+                match poll(&mut fds, self.time_left().as_ref()) {
                     Ok(_) | Err(Errno::INTR) => [!fds[0].revents().is_empty(), !fds[1].revents().is_empty()],
                     Err(errno) => return Err(io::Error::from(errno).into()),
                 }
@@ -88,6 +90,7 @@ impl Guard {
                 drain(deaths);
                 self.reap();
             }
+            self.enforce_deadlines();
             if ready[0] {
                 self.connection.flush();
                 for frame in self.connection.receive()? {
@@ -112,9 +115,35 @@ impl Guard {
                 self.turns.wait(frame);
             }
             (Kind::GoOn, _) => self.turns.go_on(),
+            (Kind::StopProcess, _) => self.stop(frame.attempt),
             _ => {}
         }
         self.start_waiting();
+    }
+
+    /// Until the next deadline.
+    fn time_left(&self) -> Option<Timespec> {
+        let next = self.processes.values().filter_map(|started| Some(started.deadline.as_ref()?.at())).min()?;
+        let left = next.saturating_duration_since(Instant::now());
+        Some(Timespec {
+            tv_sec: i64::try_from(left.as_secs()).unwrap_or(i64::MAX),
+            tv_nsec: i64::from(left.subsec_nanos()),
+        })
+    }
+
+    fn enforce_deadlines(&mut self) {
+        for (&pid, started) in &mut self.processes {
+            if let (Some(deadline), Some(pid)) = (&mut started.deadline, Pid::from_raw(pid)) {
+                deadline.enforce(pid, Instant::now());
+            }
+        }
+    }
+
+    /// The coordinator has found that a process takes too long.
+    fn stop(&mut self, process: u64) {
+        for started in self.processes.values_mut().filter(|started| started.process == process) {
+            started.deadline = Deadline::new(Instant::now(), Duration::ZERO);
+        }
     }
 
     fn start_waiting(&mut self) {
@@ -129,10 +158,11 @@ impl Guard {
         let mut answer = Frame::new(Kind::Spawned);
         answer.attempt = frame.attempt;
         let since = Instant::now();
-        let text = frame.text().map_err(io::Error::other);
-        match text.and_then(|text: SpawnText| self.starter.start(&text, &fds)) {
-            Ok(pid) => {
-                self.processes.insert(pid, Started { process: frame.attempt, has_slot, since });
+        let text = frame.text::<SpawnText>().map_err(io::Error::other);
+        match text.and_then(|text| Ok((self.starter.start(&text, &fds)?, text.timeout))) {
+            Ok((pid, timeout)) => {
+                let deadline = timeout.and_then(|timeout| Deadline::new(since, timeout));
+                self.processes.insert(pid, Started { process: frame.attempt, has_slot, since, deadline });
                 if frame.flags & FLAG_QUIET != 0 {
                     return;
                 }
@@ -155,7 +185,11 @@ impl Guard {
             match wait(WaitOptions::NOHANG) {
                 Ok(Some((pid, status))) => {
                     let Some(started) = self.processes.remove(&pid.as_raw_nonzero().get()) else { continue };
-                    let end = ProcessEnd { status: status.exit_status(), signal: status.terminating_signal() };
+                    let end = ProcessEnd {
+                        status: status.exit_status(),
+                        signal: status.terminating_signal(),
+                        is_overdue: started.deadline.as_ref().is_some_and(Deadline::is_over),
+                    };
                     self.report(&started, end);
                     if started.has_slot {
                         self.turns.give_back(end.is_good());

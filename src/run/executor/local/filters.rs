@@ -8,7 +8,7 @@ use super::LocalExecutor;
 use super::processes::{Running, Talk, argv};
 use crate::plan::{Command, Stage, StageId, StageKind};
 use crate::run::executor::command::{OutputForm, Pipes};
-use crate::run::executor::filter::{Filter, Orders, Portion, Remains};
+use crate::run::executor::filter::{Care, Filter, Orders, Portion, Remains};
 use crate::run::executor::guardian::{ProcessId, Spawn, Turn};
 use crate::run::executor::talk::Voice;
 use crate::run::scheduler::{AttemptId, BatchId, Event};
@@ -137,9 +137,16 @@ impl LocalExecutor {
         let env = self.command_env(stage, &command.line);
         // Its slot is free while it waits, so the guardian must not count it.
         let turn = Turn::Beside;
-        let spawn = Spawn { argv: &argv, env: &env, cwd: &stage.cwd, fds: pipes.theirs, announced: true, turn };
+        let spawn =
+            Spawn { argv: &argv, env: &env, cwd: &stage.cwd, fds: pipes.theirs, announced: true, timeout: None, turn };
         let process = self.guardian.spawn(spawn);
-        let (filter, orders) = Filter::new(process, input, form, alone, self.mailbox.clone())?;
+        let (filter, orders) = Filter::new(
+            process,
+            input,
+            form,
+            Care { is_alone: alone, silence: stage.timeout.map(|timeout| timeout.attempt) },
+            self.mailbox.clone(),
+        )?;
         let voice = Voice { stage: stage.id, name: stage.name.clone(), log: self.log.clone() };
         let start = Box::new(move || filter.run(pipes.ours, voice));
         let talk = Talk::Thread { end: pipes.end, start: Some(start) };

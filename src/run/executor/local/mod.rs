@@ -241,6 +241,10 @@ impl LocalExecutor {
                 Event::AttemptWaits { attempt }
             }
             Message::FilterEnded(remains) => return self.filter_ended(remains),
+            Message::FilterOverdue { process } => {
+                self.guardian.stop(process);
+                return Ok(());
+            }
             Message::SnapshotKept { stage, lane, next, result } => {
                 self.snapshot_kept(stage, lane, next, result);
                 return Ok(());

@@ -112,7 +112,15 @@ impl LocalExecutor {
         };
         let argv = argv(&command.line);
         let env = self.command_env(stage, &command.line);
-        let spawn = Spawn { argv: &argv, env: &env, cwd: &stage.cwd, fds: pipes.theirs, announced: true, turn };
+        let spawn = Spawn {
+            argv: &argv,
+            env: &env,
+            cwd: &stage.cwd,
+            fds: pipes.theirs,
+            announced: true,
+            timeout: allowed(stage),
+            turn,
+        };
         let process = self.guardian.spawn(spawn);
         let talk = Talk::Thread { end: pipes.end, start: Some(Box::new(start)) };
         self.commands.insert(process, Running { attempt: Some(attempt), stage: stage.id, talk });
@@ -137,7 +145,8 @@ impl LocalExecutor {
         };
         let (capture, [stdout, stderr]) = Capture::new()?;
         let fds = vec![self.null.try_clone()?, stdout, stderr];
-        let spawn = Spawn { argv: &argv, env: &env, cwd: &stage.cwd, fds, announced: false, turn };
+        let timeout = allowed(stage);
+        let spawn = Spawn { argv: &argv, env: &env, cwd: &stage.cwd, fds, announced: false, timeout, turn };
         let process = self.guardian.spawn(spawn);
         for stream in STREAMS {
             let pipe = capture.fd(stream).expect("just made");
@@ -257,8 +266,15 @@ impl LocalExecutor {
         let pipes = SourcePipes::new()?;
         let argv = argv(&command.line);
         let env = self.command_env(stage, &command.line);
-        let spawn =
-            Spawn { argv: &argv, env: &env, cwd: &stage.cwd, fds: pipes.theirs, announced: false, turn: Turn::Beside };
+        let spawn = Spawn {
+            argv: &argv,
+            env: &env,
+            cwd: &stage.cwd,
+            fds: pipes.theirs,
+            announced: false,
+            timeout: None,
+            turn: Turn::Beside,
+        };
         let process = self.guardian.spawn(spawn);
         let log = self.log.clone();
         let as_columns = !self.plan.is_read_as_lines(stage.id);
@@ -363,6 +379,11 @@ fn judge(capture: &mut Capture, end: ProcessEnd, row: Option<&Batch>) -> Result<
     let ran = Ran { stdout, stderr, exit_code: end.status.unwrap_or_default(), time: capture.time() };
     let records = row.records().map_err(|error| failure(Scope::Output, Verdict::Exception, error.to_string()))?;
     Ok(Some(Batch::new(row_command::output(&records, ran)?, row.origin().clone())))
+}
+
+/// How long a process may run that is there for one attempt.
+fn allowed(stage: &Stage) -> Option<Duration> {
+    stage.timeout.map(|timeout| timeout.attempt)
 }
 
 pub(super) fn argv(line: &CommandLine) -> Vec<String> {

@@ -9,6 +9,7 @@ mod shape;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use proptest::prelude::*;
@@ -19,6 +20,9 @@ use crate::plan::{Plan, StageId, Verdict};
 use crate::run::{Ending, StageFailure};
 use fake::{Fake, failure, index};
 use shape::{Kind, Shape, expected, is_poison, plan, shapes};
+
+/// How often nothing happened but that something had rested.
+static RESTS: AtomicU64 = AtomicU64::new(0);
 
 /// What happens to a run from outside.
 #[derive(Clone, Copy, Debug)]
@@ -114,7 +118,7 @@ fn run(shapes: &[Shape], workers: u32, weather: Weather, rng: TestRng) {
     let mut turns = Turns::default();
     let mut actions = scheduler.start(Duration::ZERO);
     let mut steps = 0;
-    let now = |steps: u64| weather.tick * u32::try_from(steps).expect("small");
+    let mut now = Duration::ZERO;
     loop {
         turns.look(&scheduler, &actions);
         for action in actions {
@@ -127,14 +131,20 @@ fn run(shapes: &[Shape], workers: u32, weather: Weather, rng: TestRng) {
             return;
         }
         if let Some((event, ending)) = weather.blow.at(steps, &plan) {
-            for action in scheduler.handle(event, now(steps)) {
+            for action in scheduler.handle(event, now) {
                 fake.perform(action);
             }
             assert_eq!(fake.ending, Some(ending));
             return;
         }
-        let event = fake.next().unwrap_or_else(|| panic!("nothing happens any more: {:?}", scheduler.snapshot()));
-        actions = scheduler.handle(event, now(steps));
+        let event = fake.next().unwrap_or_else(|| {
+            let wakes_at = scheduler.wakes_at();
+            now = wakes_at.unwrap_or_else(|| panic!("nothing happens any more: {:?}", scheduler.snapshot()));
+            RESTS.fetch_add(1, Ordering::Relaxed);
+            Event::Woken
+        });
+        actions = scheduler.handle(event, now);
+        now += weather.tick;
         steps += 1;
         assert!(steps < 200_000, "the run does not end");
     }
@@ -350,8 +360,11 @@ fn every_history_ends_with_every_row_in_its_place() {
             scope.spawn(move || histories(cases, seed.wrapping_add(thread)));
         }
     });
-    let happened = [&fake::JOINS, &fake::QUEUED].map(|count| count.load(std::sync::atomic::Ordering::Relaxed));
-    assert!(cases < 100 || happened.iter().all(|count| *count > 0), "joins and attempts behind others: {happened:?}");
+    let happened = [&fake::JOINS, &fake::QUEUED, &RESTS].map(|count| count.load(Ordering::Relaxed));
+    assert!(
+        cases < 100 || happened.iter().all(|count| *count > 0),
+        "joins, attempts behind others, rests: {happened:?}"
+    );
 }
 
 fn rng(seed: u64) -> TestRng {

@@ -2,12 +2,14 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::num::{NonZeroU32, NonZeroU64};
+use std::time::Duration;
 
 use proptest::prelude::*;
 
 use crate::plan::{
-    Call, Capacity, Command, CommandLine, CommandMode, Convention, Cut, Edge, EdgeId, Input, OnError, Plan, Port,
-    Python, PythonPlan, PythonTarget, Read, Retry, Sql, Stage, StageId, StageKind, WorkerLimits, Write, WriteTarget,
+    Backoff, Budget, Call, Capacity, Command, CommandLine, CommandMode, Convention, Cut, Edge, EdgeId, Input, OnError,
+    Plan, Port, Python, PythonPlan, PythonTarget, Read, Retry, Sql, Stage, StageId, StageKind, WorkerLimits, Write,
+    WriteTarget,
 };
 
 /// Rows are numbers; every seventeenth row cannot be processed by a stage that rejects.
@@ -35,6 +37,8 @@ pub struct Shape {
     pub row_micros: Option<u64>,
     /// Whether the pipeline says so; otherwise it is the workers who tell.
     tells: bool,
+    /// How long what fails rests before it is tried again.
+    backoff: Duration,
     /// Cannot process poison rows, and does not reject them: the run fails.
     pub fails: bool,
     /// Indices of earlier stages, no sinks, that must end first.
@@ -97,6 +101,7 @@ struct Numbers {
     cut: Option<u64>,
     row_micros: Option<u64>,
     tells: bool,
+    backoff: Duration,
     fails: u8,
 }
 
@@ -105,11 +110,12 @@ fn numbers() -> impl Strategy<Value = Numbers> {
     let queue_bytes = prop_oneof![1u64..120, Just(100)];
     let weight = prop_oneof![3 => Just(1u64), 1 => 2u64..6];
     let paces = prop_oneof![Just(None), Just(Some(10)), Just(Some(5_000)), Just(Some(30_000)), Just(Some(1_000_000))];
-    let sizes = (1u32..4, 1u32..4, queue_bytes, weight, prop::bool::weighted(0.2));
+    let backoff = prop_oneof![3 => Just(0u64), 1 => Just(500), 1 => Just(50_000)].prop_map(Duration::from_micros);
+    let sizes = (1u32..4, 1u32..4, queue_bytes, weight, prop::bool::weighted(0.2), backoff);
     (sizes, 0u64..200, 1usize..4, cut, 0u8..20, paces, any::<bool>()).prop_map(|numbers| {
         let (sizes, rows, inputs, cut, fails, row_micros, tells) = numbers;
-        let (limit, queue, queue_bytes, weight, is_slow) = sizes;
-        Numbers { limit, queue, queue_bytes, weight, is_slow, rows, inputs, cut, row_micros, tells, fails }
+        let (limit, queue, queue_bytes, weight, is_slow, backoff) = sizes;
+        Numbers { limit, queue, queue_bytes, weight, is_slow, rows, inputs, cut, row_micros, tells, backoff, fails }
     })
 }
 
@@ -127,8 +133,20 @@ pub fn shapes() -> impl Strategy<Value = (Vec<Shape>, u32)> {
     (prop::collection::vec(stage, 2..12), 1u32..5).prop_map(|(stages, workers)| {
         let mut shapes: Vec<Shape> = Vec::new();
         for (kind, (from, ports, wiring), flag, numbers, (awaited, after)) in stages {
-            let Numbers { limit, queue, queue_bytes, weight, is_slow, rows, inputs, cut, row_micros, tells, fails } =
-                numbers;
+            let Numbers {
+                limit,
+                queue,
+                queue_bytes,
+                weight,
+                is_slow,
+                rows,
+                inputs,
+                cut,
+                row_micros,
+                tells,
+                backoff,
+                fails,
+            } = numbers;
             let producers: Vec<usize> =
                 (0..shapes.len()).filter(|&at| !matches!(shapes[at].kind, Kind::Sink | Kind::Task)).collect();
             let awaitable: Vec<usize> = (0..shapes.len()).filter(|&at| shapes[at].kind != Kind::Sink).collect();
@@ -178,6 +196,7 @@ pub fn shapes() -> impl Strategy<Value = (Vec<Shape>, u32)> {
                 cut,
                 row_micros: row_micros.filter(|_| kind == Kind::Map(MapKind::Worker)),
                 tells,
+                backoff,
                 fails,
                 after: after.into_iter().collect(),
             });
@@ -323,6 +342,7 @@ fn stage(at: usize, shape: &Shape, inputs: Vec<Input>) -> Stage {
     };
     let port = |name: &str| Port { name: name.into(), edges: Vec::new() };
     let one = NonZeroU32::MIN;
+    let backoff = Backoff { first: shape.backoff, most: shape.backoff * 3, jitter: 0.5 };
     Stage {
         id: StageId(at as u32),
         name: format!("s{at}"),
@@ -336,7 +356,9 @@ fn stage(at: usize, shape: &Shape, inputs: Vec<Input>) -> Stage {
         kind,
         inputs,
         workers: WorkerLimits { min: 0, max: NonZeroU32::new(shape.workers).expect("not zero") },
-        retry: Retry { exception: one, crash: NonZeroU32::new(3).expect("not zero"), oom: one },
+        timeout: None,
+        retry: Retry { oom: one, backoff, ..Retry::default() },
+        budget: Budget::default(),
         memory: None,
         on_error: if shape.rejects { OnError::Reject } else { OnError::Fail },
         cut: Cut::default(),
