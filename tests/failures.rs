@@ -259,3 +259,56 @@ fn a_malformed_row_is_named_by_file_and_row() {
     scene.run().within(BOUND).ends_with(6).says(&["stage `rows` could not read its input", "1.csv", "2"]);
     assert!(!scene.exists("out/sink.jsonl"));
 }
+
+/// A stage that cannot work on every tenth of 120 rows, and the end of its pipeline.
+fn a_tenth_fails(on_error: &str, more: &str) -> Scene {
+    let module =
+        "def work(row):\n    if row['n'] % 10 == 7:\n        raise ValueError(f'no {row[\"n\"]}')\n    return row\n";
+    scene(&format!("  python: {{ call: work:work, as: row }}\n  on_error: {on_error}\n{more}"), module)
+}
+
+#[test]
+fn an_error_budget_ends_the_run_when_it_is_exceeded_and_not_before() {
+    let over = [
+        ("{ reject: { max_rows: 11 } }", ["12 rows have failed, and `on_error` allows 11", "no 117"]),
+        ("{ skip: { max_rows: 0 } }", ["12 rows have failed, and `on_error` allows 0", "row 7"]),
+        ("{ reject: { max_fraction: 0.09 } }", ["12 rows have failed of 120, and `on_error` allows 9 %", "budget"]),
+    ];
+    for (on_error, says) in over {
+        let scene = a_tenth_fails(on_error, "");
+        let ran = scene.run().within(BOUND).ends_with(4);
+        ran.says(&["stage `worked` is over its error budget"]).says(&says);
+        assert!(!scene.exists("out/sink.jsonl"), "{on_error}: something was published");
+        assert_eq!(scene.summary()["exit_code"], 4);
+        scene.assert_clean();
+    }
+    for on_error in ["{ reject: { max_rows: 12 } }", "{ skip: { max_rows: 12, max_fraction: 0.1 } }"] {
+        let scene = a_tenth_fails(on_error, "");
+        scene.run().within(BOUND).ends_with(0);
+        assert_eq!(scene.read("out/sink.jsonl").lines().count(), 108, "{on_error}");
+    }
+}
+
+#[test]
+fn rejected_rows_that_no_stage_reads_are_in_the_runs_folder() {
+    for on_error in ["reject", "{ reject: { max_rows: 3 } }"] {
+        let scene = a_tenth_fails(on_error, "");
+        let ran = scene.run().within(BOUND);
+        let (code, rows) = if on_error == "reject" { (0, 12) } else { (4, 4) };
+        let ran = ran.ends_with(code);
+        let path = scene.summary()["rejects"]["worked"].as_str().expect("a path").to_owned();
+        ran.says(&[&format!("rejected by `worked`: {path}")]);
+        let kept = std::fs::read_to_string(path).expect("it is there");
+        let kept: Vec<serde_json::Value> =
+            kept.lines().map(|line| serde_json::from_str(line).expect("it is JSON")).collect();
+        // More may have been known when it was one too many: a batch is written down as a whole.
+        assert!(kept.len() >= rows, "{kept:?}");
+        assert_eq!(
+            (&kept[0]["n"], &kept[0]["_row"], &kept[0]["_verdict"]),
+            (&7.into(), &7.into(), &"exception".into())
+        );
+    }
+    let read = a_tenth_fails("reject", "rejects:\n  from: worked.rejected\n  write: out/rejects.jsonl\n");
+    read.run().within(BOUND).ends_with(0);
+    assert_eq!(read.summary()["rejects"], serde_json::json!({}));
+}

@@ -84,6 +84,7 @@ fn exit_of(plan: &Plan, outcome: &Outcome, signals: &Signals) -> Exit {
         Ending::Succeeded => Exit::Success,
         Ending::Failed(failure) => match failure.failure.scope {
             Scope::Rows | Scope::Opening => Exit::StageFailed,
+            Scope::Budget => Exit::BudgetExceeded,
             Scope::Input | Scope::Output => Exit::InputOutput,
             // As `head` does it: who closes standard output has seen enough. Files that were not published are another matter.
             Scope::ClosedPipe if !has_files(plan) => Exit::Success,

@@ -79,6 +79,8 @@ pub fn outcome(plan: &Plan, outcome: &Outcome, exit_code: u8, message: Option<&s
         json!({"from": stage(plan, edge.from), "port": port, "to": stage(plan, edge.to), "published": ended.published,
             "consumed": ended.consumed, "closed_early": ended.closed_early})
     });
+    let rejects = outcome.rejects.iter().map(|(id, path)| (stage(plan, *id), json!(path.to_string_lossy())));
+    let rejects: serde_json::Map<String, Value> = rejects.map(|(name, path)| (name.to_string(), path)).collect();
     json!({
         "v": VERSION,
         "pipeline": plan.name,
@@ -89,6 +91,7 @@ pub fn outcome(plan: &Plan, outcome: &Outcome, exit_code: u8, message: Option<&s
         "workers_started": outcome.workers_started,
         "stages": stages.collect::<Vec<_>>(),
         "edges": edges.collect::<Vec<_>>(),
+        "rejects": rejects,
     })
 }
 

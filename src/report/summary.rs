@@ -43,6 +43,7 @@ fn stage_failure(plan: &Plan, outcome: &Outcome, failed: &StageFailure) -> Strin
     let stage = plan.stage(failed.stage);
     let verdict = failed.failure.verdict.word();
     let mut text = match failed.failure.scope {
+        Scope::Budget => format!("stage `{}` is over its error budget: {}", stage.name, failed.failure.message),
         Scope::Input => format!("stage `{}` could not read its input: {}", stage.name, failed.failure.message),
         Scope::Output => format!("stage `{}` could not write: {}", stage.name, failed.failure.message),
         _ => format!("stage `{}` failed ({verdict}): {}", stage.name, failed.failure.message),
@@ -81,6 +82,9 @@ pub fn summary(plan: &Plan, outcome: &Outcome) -> String {
         let _ = writeln!(text, "error: {failure}\n");
     }
     text += &table(plan, outcome);
+    for (stage, path) in &outcome.rejects {
+        let _ = writeln!(text, "rejected by `{}`: {}", plan.stage(*stage).name, path.display());
+    }
     if outcome.ending == Ending::Succeeded {
         text += &all_rejected(plan, outcome);
         if let Some(line) = bottleneck(plan, outcome) {

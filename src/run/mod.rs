@@ -160,5 +160,13 @@ fn outcome(ending: Ending, scheduler: &Scheduler, executor: &LocalExecutor, dura
         },
         _ => None,
     };
-    Outcome { ending, duration, stages, edges, workers_started: scheduler.workers_started(), place }
+    Outcome {
+        ending,
+        duration,
+        stages,
+        edges,
+        workers_started: scheduler.workers_started(),
+        place,
+        rejects: executor.reject_files(),
+    }
 }

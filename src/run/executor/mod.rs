@@ -20,6 +20,7 @@ mod poller;
 mod publisher;
 mod python;
 mod query_input;
+mod reject_files;
 mod rejects;
 mod resident;
 mod row_command;

@@ -51,6 +51,12 @@ pub enum Action {
         port: usize,
         batches: Vec<BatchId>,
     },
+    /// Write down rejected rows of a batch that nobody reads. Not answered.
+    RecordRejects {
+        stage: StageId,
+        batch: BatchId,
+        rejects: Vec<Reject>,
+    },
     /// Make and publish the rejected rows of a batch. Answered by `Queued`.
     PublishRejects {
         stage: StageId,

@@ -40,6 +40,8 @@ pub enum Scope {
     Rows,
     /// The stage could not be prepared (import, constructor, program not found): no row is to blame.
     Opening,
+    /// More rows have failed than may: exit code 4.
+    Budget,
     /// Data could not be read: exit code 6.
     Input,
     /// Data could not be written: exit code 6.

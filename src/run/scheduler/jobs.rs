@@ -36,7 +36,7 @@ impl Scheduler {
         }
         if self.has_no_more(stage) {
             self.set_ready(stage, false);
-            if self.jobs(stage).jobs.is_empty() {
+            if self.jobs(stage).jobs.is_empty() && self.keeps_to_budget(stage) {
                 self.finish_ports(stage);
             }
             return;
@@ -431,7 +431,8 @@ impl Scheduler {
 
     /// Publishes what is done, in the order of the input.
     fn publish_in_order(&mut self, stage: StageId) {
-        loop {
+        // One of them may be one reject too many.
+        while !self.is_over() {
             let jobs = self.jobs(stage);
             let next = jobs.next_publish;
             let Some(job) = jobs.jobs.get(&next) else { return };
@@ -469,47 +470,16 @@ impl Scheduler {
         }
         let bad: u64 = whole.rejects.iter().map(|reject| reject.rows.end - reject.rows.start).sum();
         if let Some((edge, meta)) = job.input {
-            if bad > 0 {
-                self.settle_rejects(stage, sequence, meta.id, bad, whole.rejects, &mut reservations);
+            self.stages[stage.index()].account.rows_in += rows + bad;
+            if bad > 0 && !self.settle_rejects(stage, sequence, meta.id, whole.rejects, &mut reservations) {
+                return;
             }
             self.queues[edge.index()].done_with(rows + bad, meta.bytes);
             self.touch(self.plan.edge(edge).from);
-            self.stages[stage.index()].account.rows_in += rows + bad;
             self.actions.push(Action::Release { batch: meta.id });
         }
         self.stages[stage.index()].account.batches += 1;
         self.release(stage, reservations);
-    }
-
-    fn settle_rejects(
-        &mut self,
-        stage: StageId,
-        sequence: u64,
-        batch: super::BatchId,
-        bad: u64,
-        rejects: Vec<Reject>,
-        reservations: &mut Vec<(crate::plan::EdgeId, super::queue::Reservation)>,
-    ) {
-        let kept = self.plan.stage(stage).on_error == OnError::Reject;
-        let account = &mut self.stages[stage.index()].account;
-        *if kept { &mut account.rejected } else { &mut account.skipped } += bad;
-        let first = &rejects[0].failure;
-        self.actions.push(Action::Emit(RunEvent::Rejected {
-            stage,
-            sequence,
-            rows: bad,
-            kept,
-            verdict: first.verdict,
-            message: first.message.clone(),
-        }));
-        let port = self.plan.stage(stage).ports.iter().position(|port| port.name == Port::REJECTED);
-        if let Some(port) = port
-            && kept
-            && !self.plan.stage(stage).ports[port].edges.is_empty()
-        {
-            let action = Action::PublishRejects { stage, port, batch, rejects };
-            self.publish(stage, port, bad, reservations, action);
-        }
     }
 
     pub(super) fn jobs(&mut self, stage: StageId) -> &mut Jobs {

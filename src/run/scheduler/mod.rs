@@ -13,6 +13,7 @@ mod jobs;
 mod keyed;
 mod queue;
 mod ready;
+mod rejects;
 mod resident;
 mod rest;
 #[allow(clippy::module_inception)]

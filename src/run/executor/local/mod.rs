@@ -23,6 +23,7 @@ use super::parts;
 use super::poller::{Poller, Token};
 use super::publisher::Publisher;
 use super::python::{Happened, Pool, PythonHost};
+use super::reject_files::RejectFiles;
 use super::rejects;
 use super::resident::{Resident, failure};
 use super::stage::read::Source;
@@ -70,6 +71,7 @@ pub struct LocalExecutor {
     next_batch: u64,
     publisher: Publisher,
     files: FileTable,
+    reject_files: RejectFiles,
     segments: SegmentPool,
     /// The columns of inputs that several edges lead to.
     unions: BTreeMap<(StageId, usize), Columns>,
@@ -110,6 +112,7 @@ impl LocalExecutor {
         let spill = SpillSpace::new(folder.join(SPILL_FOLDER), SPILL_LIMIT);
         let mut executor = Self {
             pool: Pool::new(Arc::clone(&plan), &surroundings, log.clone(), mailbox.clone(), segments.clone()),
+            reject_files: RejectFiles::new(&folder),
             publisher: Publisher::new(Arc::clone(&plan), spill.clone()),
             keyed: keyed::inputs(&plan),
             spill,
@@ -298,6 +301,7 @@ impl LocalExecutor {
             Action::PublishRejects { stage, port, batch, rejects } => {
                 self.publish_rejects(stage, port, batch, &rejects)
             }
+            Action::RecordRejects { stage, batch, rejects } => self.record_rejects(stage, batch, &rejects),
             Action::FinishPorts { stage } => self.finish_ports(stage),
             Action::Release { batch } => self.release(batch),
             Action::Commit => self.commit(),

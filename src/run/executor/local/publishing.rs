@@ -1,11 +1,13 @@
 //! Batches on their way from a stage to the edges behind it.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::LocalExecutor;
 use crate::batch::BatchError;
 use crate::plan::{CommandMode, Port, StageId, StageKind, Verdict};
 use crate::run::executor::publisher::Put;
+use crate::run::executor::reject_files::RecordError;
 use crate::run::executor::resident::{failure, sql_failure};
 use crate::run::executor::{rejects, row_command};
 use crate::run::fail_point;
@@ -67,6 +69,22 @@ impl LocalExecutor {
             }
             Err(error) => self.stage_failed(stage, Scope::Internal, &error),
         }
+    }
+
+    /// Writes down rejected rows that no stage reads.
+    pub(super) fn record_rejects(&mut self, id: StageId, batch: BatchId, rejects: &[Reject]) {
+        let plan = Arc::clone(&self.plan);
+        let stage = plan.stage(id);
+        let made = rejects::batch(stage, &self.store[&batch].batch, rejects, &self.files, &plan.folder);
+        let written = made.map_err(RecordError::from).and_then(|made| self.reject_files.add(id, &stage.name, &made));
+        if let Err(error) = written {
+            self.stage_failed(id, Scope::Output, &error);
+        }
+    }
+
+    /// The files with rejected rows that no stage reads.
+    pub fn reject_files(&self) -> Vec<(StageId, PathBuf)> {
+        self.reject_files.written().map(|id| (id, self.reject_files.path(&self.plan.stage(id).name))).collect()
     }
 
     pub(super) fn finish_ports(&mut self, stage: StageId) {

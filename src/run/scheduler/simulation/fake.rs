@@ -50,6 +50,8 @@ pub struct Fake<'a> {
     pub cutters: BTreeMap<EdgeId, FakeCutter>,
     pub sinks: BTreeMap<StageId, Vec<u64>>,
     pub tasks: BTreeSet<StageId>,
+    /// Rejected rows that nobody reads.
+    pub recorded: BTreeMap<StageId, Vec<u64>>,
     /// Workers that have the state of a lane, and the job that is next in it.
     pub states: BTreeMap<WorkerId, (StageId, u32, u64)>,
     /// Workers that will still be killed.
@@ -353,6 +355,11 @@ impl Fake<'_> {
                 let rows: Vec<u64> =
                     rejects.iter().flat_map(|reject| reject.rows.clone()).map(|row| rows[index(row)]).collect();
                 self.put(stage, port, &rows, 1);
+            }
+            Action::RecordRejects { stage, batch, rejects } => {
+                let rows = &self.batches[&batch];
+                let rows = rejects.iter().flat_map(|reject| reject.rows.clone()).map(|row| rows[index(row)]);
+                self.recorded.entry(stage).or_default().extend(rows);
             }
             Action::FinishPorts { stage } => self.finish(stage),
             Action::Release { batch } => {

@@ -105,6 +105,7 @@ fn run(shapes: &[Shape], workers: u32, weather: Weather, rng: TestRng) {
         cutters: BTreeMap::new(),
         sinks: BTreeMap::new(),
         tasks: BTreeSet::new(),
+        recorded: BTreeMap::new(),
         states: BTreeMap::new(),
         kills: weather.kills,
         replaced: weather.replaced,
@@ -189,18 +190,27 @@ fn check_accounts(scheduler: &Scheduler, fake: &Fake) {
     if fake.shapes.iter().any(|shape| matches!(shape.kind, Kind::Limit { .. })) {
         return;
     }
-    for ((shape, given), account) in fake.shapes.iter().zip(&expected).zip(scheduler.accounts().0) {
+    for (at, ((shape, given), account)) in fake.shapes.iter().zip(&expected).zip(scheduler.accounts().0).enumerate() {
         let Kind::Map(_) = shape.kind else { continue };
         let rows = |rows: &[u64]| rows.len() as u64;
         let read = shape.from.iter().map(|&(from, rejected)| rows(&expected[from][usize::from(rejected)]));
         let counted = (account.rows_in, account.rows_out, account.rejected);
         assert_eq!(counted, (read.sum(), rows(&given[0]), rows(&given[1])), "{shape:?}");
+        assert!(shape.max_rows.is_none_or(|most| rows(&given[1]) <= most), "over its budget: {shape:?}");
+        let is_read = fake.shapes.iter().any(|reader| reader.from.contains(&(at, true)));
+        let recorded = fake.recorded.get(&StageId(at as u32)).cloned().unwrap_or_default();
+        assert_eq!(recorded, if is_read { Vec::new() } else { given[1].clone() }, "{shape:?}");
     }
 }
 
 /// Whatever was tried first, it is the first poison row of the stage's input that is named.
 fn check_failure(failure: &StageFailure, fake: &Fake) {
     let shape = &fake.shapes[failure.stage.index()];
+    if failure.failure.scope == Scope::Budget {
+        let rejected = expected(fake.shapes)[failure.stage.index()][1].len() as u64;
+        assert!(shape.max_rows.is_some_and(|most| rejected > most), "{failure:?}");
+        return;
+    }
     assert!(shape.fails, "{failure:?}");
     if shape.kind == Kind::Keyed {
         check_lane_failure(failure, fake);

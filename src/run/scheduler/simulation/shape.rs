@@ -37,6 +37,8 @@ pub struct Shape {
     pub row_micros: Option<u64>,
     /// Whether the pipeline says so; otherwise it is the workers who tell.
     tells: bool,
+    /// How many rows may be rejected.
+    pub max_rows: Option<u64>,
     /// How long what fails rests before it is tried again.
     backoff: Duration,
     /// Cannot process poison rows, and does not reject them: the run fails.
@@ -102,6 +104,7 @@ struct Numbers {
     row_micros: Option<u64>,
     tells: bool,
     backoff: Duration,
+    max_rows: Option<u64>,
     fails: u8,
 }
 
@@ -111,11 +114,26 @@ fn numbers() -> impl Strategy<Value = Numbers> {
     let weight = prop_oneof![3 => Just(1u64), 1 => 2u64..6];
     let paces = prop_oneof![Just(None), Just(Some(10)), Just(Some(5_000)), Just(Some(30_000)), Just(Some(1_000_000))];
     let backoff = prop_oneof![3 => Just(0u64), 1 => Just(500), 1 => Just(50_000)].prop_map(Duration::from_micros);
-    let sizes = (1u32..4, 1u32..4, queue_bytes, weight, prop::bool::weighted(0.2), backoff);
+    let max_rows = prop::option::weighted(0.05, 0u64..6);
+    let sizes = (1u32..4, 1u32..4, queue_bytes, weight, prop::bool::weighted(0.2), (backoff, max_rows));
     (sizes, 0u64..200, 1usize..4, cut, 0u8..20, paces, any::<bool>()).prop_map(|numbers| {
         let (sizes, rows, inputs, cut, fails, row_micros, tells) = numbers;
-        let (limit, queue, queue_bytes, weight, is_slow, backoff) = sizes;
-        Numbers { limit, queue, queue_bytes, weight, is_slow, rows, inputs, cut, row_micros, tells, backoff, fails }
+        let (limit, queue, queue_bytes, weight, is_slow, (backoff, max_rows)) = sizes;
+        Numbers {
+            limit,
+            queue,
+            queue_bytes,
+            weight,
+            is_slow,
+            rows,
+            inputs,
+            cut,
+            row_micros,
+            tells,
+            backoff,
+            max_rows,
+            fails,
+        }
     })
 }
 
@@ -145,6 +163,7 @@ pub fn shapes() -> impl Strategy<Value = (Vec<Shape>, u32)> {
                 row_micros,
                 tells,
                 backoff,
+                max_rows,
                 fails,
             } = numbers;
             let producers: Vec<usize> =
@@ -197,6 +216,7 @@ pub fn shapes() -> impl Strategy<Value = (Vec<Shape>, u32)> {
                 row_micros: row_micros.filter(|_| kind == Kind::Map(MapKind::Worker)),
                 tells,
                 backoff,
+                max_rows,
                 fails,
                 after: after.into_iter().collect(),
             });
@@ -358,7 +378,7 @@ fn stage(at: usize, shape: &Shape, inputs: Vec<Input>) -> Stage {
         workers: WorkerLimits { min: 0, max: NonZeroU32::new(shape.workers).expect("not zero") },
         timeout: None,
         retry: Retry { oom: one, backoff, ..Retry::default() },
-        budget: Budget::default(),
+        budget: Budget { max_rows: shape.max_rows, max_fraction: None },
         memory: None,
         on_error: if shape.rejects { OnError::Reject } else { OnError::Fail },
         cut: Cut::default(),

@@ -1,0 +1,96 @@
+//! Rows that a stage goes on without: where they go, and how many they may be.
+
+use super::BatchId;
+use super::action::{Action, Reject};
+use super::event::{Failure, Scope};
+use super::queue::Reservation;
+use super::scheduler::Scheduler;
+use crate::plan::{EdgeId, OnError, Port, StageId, Verdict};
+use crate::run::{RunEvent, StageFailure};
+
+impl Scheduler {
+    /// Counts the rejects of a batch and lets them go where they belong. Returns whether the run goes on.
+    pub(super) fn settle_rejects(
+        &mut self,
+        stage: StageId,
+        sequence: u64,
+        batch: BatchId,
+        rejects: Vec<Reject>,
+        reservations: &mut Vec<(EdgeId, Reservation)>,
+    ) -> bool {
+        let rows: u64 = rejects.iter().map(|reject| reject.rows.end - reject.rows.start).sum();
+        let kept = self.plan.stage(stage).on_error == OnError::Reject;
+        let account = &mut self.stages[stage.index()].account;
+        *if kept { &mut account.rejected } else { &mut account.skipped } += rows;
+        let failed = account.rejected + account.skipped;
+        let budget = self.plan.stage(stage).budget;
+        let surplus = budget.max_rows.map_or(0, |most| failed.saturating_sub(most));
+        let one_too_many = nth(&rejects, rows.saturating_sub(surplus));
+        let Failure { verdict, message, .. } = rejects[0].failure.clone();
+        self.actions.push(Action::Emit(RunEvent::Rejected { stage, sequence, rows, kept, verdict, message }));
+        if kept {
+            self.publish_rejects(stage, batch, rows, rejects, reservations);
+        }
+        let Some((row, Failure { verdict, message, traceback, .. })) = one_too_many.filter(|_| surplus > 0) else {
+            return true;
+        };
+        let most = budget.max_rows.unwrap_or_default();
+        let what = format!("{}, and `on_error` allows {most}", rows_have_failed(failed));
+        let message = format!("{what}; the one too many: {}: {message}", verdict.word());
+        let attempts = self.plan.stage(stage).retry.attempts(verdict);
+        let failure = Failure { verdict, scope: Scope::Budget, message, traceback };
+        self.fail(StageFailure {
+            stage,
+            sequence: Some(sequence),
+            rows: Some((batch, row..row + 1)),
+            attempts,
+            failure,
+        });
+        false
+    }
+
+    fn publish_rejects(
+        &mut self,
+        stage: StageId,
+        batch: BatchId,
+        rows: u64,
+        rejects: Vec<Reject>,
+        reservations: &mut Vec<(EdgeId, Reservation)>,
+    ) {
+        let ports = &self.plan.stage(stage).ports;
+        let port =
+            ports.iter().position(|port| port.name == Port::REJECTED).filter(|port| !ports[*port].edges.is_empty());
+        match port {
+            Some(port) => {
+                let action = Action::PublishRejects { stage, port, batch, rejects };
+                self.publish(stage, port, rows, reservations, action);
+            }
+            None => self.actions.push(Action::RecordRejects { stage, batch, rejects }),
+        }
+    }
+
+    /// Whether no greater part of the stage's rows has failed than may, now that it has seen all. If not, the run has failed.
+    pub(super) fn keeps_to_budget(&mut self, stage: StageId) -> bool {
+        let account = &self.stages[stage.index()].account;
+        let (failed, all) = (account.rejected + account.skipped, account.rows_in);
+        let budget = self.plan.stage(stage).budget;
+        if budget.allows_of(failed, all) {
+            return true;
+        }
+        let most = budget.max_fraction.unwrap_or_default() * 100.0;
+        let message = format!("{} of {all}, and `on_error` allows {most} %", rows_have_failed(failed));
+        let failure = Failure { verdict: Verdict::Exception, scope: Scope::Budget, message, traceback: String::new() };
+        self.fail(StageFailure::of_stage(stage, failure));
+        false
+    }
+}
+
+/// The rejected row with this number, and why it is.
+fn nth(rejects: &[Reject], number: u64) -> Option<(u64, Failure)> {
+    let rows = rejects.iter().flat_map(|reject| reject.rows.clone().map(move |row| (row, &reject.failure)));
+    rows.skip(usize::try_from(number).ok()?).map(|(row, failure)| (row, failure.clone())).next()
+}
+
+fn rows_have_failed(rows: u64) -> String {
+    if rows == 1 { "1 row has failed".to_owned() } else { format!("{rows} rows have failed") }
+}
