@@ -272,7 +272,10 @@ fn an_error_budget_ends_the_run_when_it_is_exceeded_and_not_before() {
     let over = [
         ("{ reject: { max_rows: 11 } }", ["12 rows have failed, and `on_error` allows 11", "no 117"]),
         ("{ skip: { max_rows: 0 } }", ["12 rows have failed, and `on_error` allows 0", "row 7"]),
-        ("{ reject: { max_fraction: 0.09 } }", ["12 rows have failed of 120, and `on_error` allows 9 %", "budget"]),
+        (
+            "{ reject: { max_fraction: 0.09 } }",
+            ["12 rows have failed of 120, and `on_error` allows 9 %", "stage defined"],
+        ),
     ];
     for (on_error, says) in over {
         let scene = a_tenth_fails(on_error, "");

@@ -118,7 +118,7 @@ fn go_on_to_the_end(
                 }
                 Action::Commit => {
                     // Workers close what they have open before anything is published.
-                    let closed = executor.stop_workers(CLOSE_GRACE)?;
+                    let closed = executor.stop_workers(close_grace(plan))?;
                     if closed && signals.last() == 0 {
                         executor.perform(Action::Commit)?;
                     }
@@ -148,6 +148,14 @@ fn go_on_to_the_end(
         };
         actions = scheduler.handle(event, started.elapsed());
     }
+}
+
+/// How long workers may take to close: as long as to prepare what they close, where a pipeline says so.
+fn close_grace(plan: &Plan) -> Duration {
+    let in_workers = plan.stages.iter().filter(|stage| stage.runs_in_workers());
+    let longest =
+        in_workers.map(|stage| stage.timeout.map_or(CLOSE_GRACE, |timeout| timeout.open.min(CLOSE_GRACE))).max();
+    longest.unwrap_or(CLOSE_GRACE)
 }
 
 fn outcome(ending: Ending, scheduler: &Scheduler, executor: &LocalExecutor, duration: Duration) -> Outcome {

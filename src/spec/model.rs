@@ -490,8 +490,8 @@ pub struct TimeoutLimitsSpec {
     /// One attempt of a batch.
     #[schemars(example = &"60s")]
     pub attempt: String,
-    /// Preparing the stage in a new worker (`python` only): imports, and the constructor of a class. Without it, ten minutes, or as long as
-    /// an attempt if that is more.
+    /// Preparing the stage in a new worker (`python` only): imports, and the constructor of a class; and closing it, but no longer than a
+    /// minute. Without it, ten minutes, or as long as an attempt if that is more.
     #[schemars(example = &"5m")]
     pub open: Option<String>,
 }

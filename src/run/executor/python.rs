@@ -724,7 +724,8 @@ impl Pool {
             if let Some(pidfd) = &worker.pidfd {
                 worker.clock.enforce(pidfd);
             }
-            let is_fatal = !worker.attempts.is_empty() && worker.memory.is_fatal(worker.pid);
+            let is_busy = self.is_closing || !worker.attempts.is_empty();
+            let is_fatal = is_busy && worker.memory.is_fatal(worker.pid);
             if (is_late || is_fatal)
                 && let Some(pidfd) = &worker.pidfd
             {
@@ -742,14 +743,14 @@ impl Pool {
         };
         let asked = |worker: &&Worker| self.is_closing || worker.memory.replaced().is_some();
         let worker = self.workers.get(&id).filter(asked);
+        let killed = worker.and_then(|worker| worker.memory.killed());
+        let (verdict, how) = killed.map_or((Verdict::Crash, how), |reason| (Verdict::Oom, reason));
+        let message = format!("the instance in a worker was not closed: {how}");
         let stage = worker.and_then(|worker| worker.stages.keys().copied().find(is_class));
         if let Some(stage) = stage
             && self.unclosed.iter().all(|(failed, _)| *failed != stage)
         {
-            self.unclosed.push((
-                stage,
-                failure(Scope::Opening, Verdict::Crash, format!("the instance in a worker was not closed: {how}")),
-            ));
+            self.unclosed.push((stage, failure(Scope::Opening, verdict, message)));
         }
     }
 
