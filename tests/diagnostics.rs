@@ -144,7 +144,7 @@ stages:
     from: a
     python: { call: m:f, as: dataframe }
     workers: { mim: 1 }
-    retry: { on: [exception, timeout] }
+    retry: { on: [exception, hang] }
 ";
     insta::assert_snapshot!(problems(yaml), @r"
     spec::bad_value 1:10 `version` cannot be `2` (the only choice is `1`)
@@ -162,7 +162,7 @@ stages:
     spec::wrong_type 11:6 the stage `b` must be a mapping, not a list
     spec::bad_value 14:30 `as` cannot be `dataframe` (choose from `arrow`, `numpy`, `pandas`, `row`, `rows`, `stream`)
     spec::unknown_key 15:16 `workers` has no key `mim` (did you mean `min`?)
-    spec::bad_value 16:30 an item of `on` cannot be `timeout` (choose from `crash`, `exception`, `oom`)
+    spec::bad_value 16:30 an item of `on` cannot be `hang` (choose from `crash`, `exception`, `oom`, `timeout`)
     ");
 }
 

@@ -68,6 +68,7 @@ class Flag(enum.IntFlag):
     SCATTERED = 16
     AGAIN = 32
     SNAPSHOT = 64
+    HANG = 128
 
 
 class ProtocolError(Exception):

@@ -11,6 +11,7 @@ import itertools
 import os
 import platform
 import sys
+import threading
 import traceback
 from typing import NoReturn
 
@@ -141,6 +142,8 @@ class Worker:
             if isinstance(stage, KeyedStage):
                 stage.restore(frame.data)
             return []
+        if frame.flags & Flag.HANG:
+            threading.Event().wait()
         ran, end = self._call(stage, frame)
         self._end_copies()
         if frame.flags & Flag.AGAIN:

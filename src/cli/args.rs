@@ -74,6 +74,13 @@ pub struct RunArgs {
     /// How progress is shown.
     #[arg(long, value_enum, default_value_t = Progress::Auto)]
     pub progress: Progress,
+    /// Injects faults, to see that the pipeline survives them: workers are killed and replaced, attempts are lost, late, or hang. Which ones
+    /// follows from this number.
+    #[arg(long, value_name = "SEED")]
+    pub chaos: Option<u64>,
+    /// Part of the attempts that are hit by --chaos.
+    #[arg(long, value_name = "FRACTION", default_value_t = 0.1, value_parser = fraction, requires = "chaos")]
+    pub chaos_rate: f64,
     /// Folder for what runs leave behind. Without it, `.millpond` beside the pipeline file.
     #[arg(long, value_name = "DIR")]
     pub state_dir: Option<PathBuf>,
@@ -155,4 +162,9 @@ mod tests {
         assert_eq!(assignment("a=b=c"), Ok(("a".to_owned(), "b=c".to_owned())));
         assert!(assignment("=b").is_err());
     }
+}
+
+fn fraction(text: &str) -> Result<f64, String> {
+    let number = text.parse::<f64>().map_err(|error| error.to_string())?;
+    if (0.0..=1.0).contains(&number) { Ok(number) } else { Err("it must be between 0 and 1".to_owned()) }
 }

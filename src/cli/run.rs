@@ -10,7 +10,7 @@ use super::exit_code::Exit;
 use super::{env, load, output};
 use crate::plan::{Plan, StageKind, WriteTarget};
 use crate::report::{self, Reporter, Style};
-use crate::run::executor::Surroundings;
+use crate::run::executor::{ChaosOptions, Surroundings};
 use crate::run::{self, Ending, Outcome, Scope, Signals};
 
 /// Bytes of stack of a thread for native work: address space, of which only what is used is memory. Long expressions in queries
@@ -31,7 +31,8 @@ fn prepared_run(args: &RunArgs) -> Result<Exit, Exit> {
         Exit::Internal
     })?;
     let cores = load::settings(&args.workers).cores;
-    let surroundings = Surroundings { python, cores, started: SystemTime::now() };
+    let chaos = args.chaos.map(|seed| ChaosOptions { seed, rate: args.chaos_rate });
+    let surroundings = Surroundings { python, cores, chaos, started: SystemTime::now() };
     Ok(carry_out(args, plan, surroundings, &signals))
 }
 

@@ -81,6 +81,10 @@ pub fn outcome(plan: &Plan, outcome: &Outcome, exit_code: u8, message: Option<&s
     });
     let rejects = outcome.rejects.iter().map(|(id, path)| (stage(plan, *id), json!(path.to_string_lossy())));
     let rejects: serde_json::Map<String, Value> = rejects.map(|(name, path)| (name.to_string(), path)).collect();
+    let injected = outcome
+        .injected
+        .iter()
+        .map(|(id, fault, times)| json!({"stage": stage(plan, *id), "fault": fault, "times": times}));
     json!({
         "v": VERSION,
         "pipeline": plan.name,
@@ -92,6 +96,7 @@ pub fn outcome(plan: &Plan, outcome: &Outcome, exit_code: u8, message: Option<&s
         "stages": stages.collect::<Vec<_>>(),
         "edges": edges.collect::<Vec<_>>(),
         "rejects": rejects,
+        "injected": injected.collect::<Vec<_>>(),
     })
 }
 

@@ -82,6 +82,14 @@ pub fn summary(plan: &Plan, outcome: &Outcome) -> String {
         let _ = writeln!(text, "error: {failure}\n");
     }
     text += &table(plan, outcome);
+    for (stage, fault, times) in &outcome.injected {
+        let times = counted(*times, "time");
+        let _ = writeln!(
+            text,
+            "chaos: {fault} {times} in `{}`; no batch has lost an attempt by it",
+            plan.stage(*stage).name
+        );
+    }
     for (stage, path) in &outcome.rejects {
         let _ = writeln!(text, "rejected by `{}`: {}", plan.stage(*stage).name, path.display());
     }

@@ -176,5 +176,6 @@ fn outcome(ending: Ending, scheduler: &Scheduler, executor: &LocalExecutor, dura
         workers_started: scheduler.workers_started(),
         place,
         rejects: executor.reject_files(),
+        injected: executor.injected(),
     }
 }

@@ -92,6 +92,8 @@ pub struct Outcome {
     pub workers_started: u32,
     /// The place of the failure in the input (`orders-2.csv, row 17`), where it is known.
     pub place: Option<String>,
+    /// Faults that were asked for (`--chaos`): the stage, what, and how often.
+    pub injected: Vec<(StageId, &'static str, u64)>,
     /// Files in the run's folder with the rejected rows that no stage reads.
     pub rejects: Vec<(StageId, std::path::PathBuf)>,
 }

@@ -111,6 +111,8 @@ pub const FLAG_JOIN: u16 = 8;
 /// Flag of `Run` and `Batch`: the batch is scattered, and the data say where its buffers lie.
 pub const FLAG_SCATTERED: u16 = 16;
 /// Flag of `Run`: only the state that it leaves is wanted.
+/// The worker hangs in place of the call.
+pub const FLAG_HANG: u16 = 1 << 7;
 pub const FLAG_AGAIN: u16 = 32;
 /// Flag of `Run`: the state that it leaves is to be given too.
 pub const FLAG_SNAPSHOT: u16 = 64;

@@ -6,6 +6,7 @@
 //! happens elsewhere comes back to it through descriptors and the mailbox.
 
 mod capture;
+mod chaos;
 mod command;
 mod connection;
 mod filter;
@@ -31,6 +32,7 @@ mod worker;
 mod worker_clock;
 mod worker_memory;
 
+pub use chaos::ChaosOptions;
 pub use guardian::{GUARDIAN_ARGUMENT, guard};
 pub use local::{LocalExecutor, Surroundings};
 pub use poller::Token;

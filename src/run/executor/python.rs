@@ -508,13 +508,29 @@ impl Pool {
         }
     }
 
+    /// Kills a worker.
+    pub fn kill(&mut self, id: WorkerId) {
+        if let Some(pidfd) = self.workers.get(&id).and_then(|worker| worker.pidfd.as_ref()) {
+            // It may be gone already.
+            let _ = pidfd_send_signal(pidfd, Signal::KILL);
+        }
+    }
+
+    /// Lets a worker end once it has answered what it was sent.
+    pub fn replace(&mut self, id: WorkerId) {
+        let Some(worker) = self.workers.get_mut(&id).filter(|worker| worker.memory.replaced().is_none()) else {
+            return;
+        };
+        worker.memory.replace("it was replaced, by --chaos");
+        worker.connection.send(Frame::new(Kind::Stop));
+        self.happened.push(Happened::Retired { worker: id });
+    }
+
     /// A worker that does not keep to the protocol is killed; its end is reported as usual.
     fn condemn(&mut self, id: WorkerId, problem: &str) {
         let text = format!("worker {}: {problem}\n", id.0);
         self.log.write("template", &Speaker::Worker { worker: id, stage: None }, Stream::Stderr, text.as_bytes());
-        if let Some(pidfd) = self.workers.get(&id).and_then(|worker| worker.pidfd.as_ref()) {
-            let _ = pidfd_send_signal(pidfd, Signal::KILL);
-        }
+        self.kill(id);
     }
 
     fn worker_said(&mut self, id: WorkerId, mut frame: Frame) -> Result<(), WorkerError> {

@@ -106,6 +106,11 @@ pub enum Event {
         attempt: AttemptId,
         failure: Failure,
     },
+    /// An attempt that ended through no fault of its own: it costs nothing. Not for attempts of lanes.
+    AttemptLost {
+        attempt: AttemptId,
+        failure: Failure,
+    },
     /// A worker has prepared a stage. `by_row`: its function is called for each row.
     Opened {
         stage: StageId,

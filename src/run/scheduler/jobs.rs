@@ -303,6 +303,11 @@ impl Scheduler {
         }
     }
 
+    pub(super) fn attempt_lost(&mut self, attempt: AttemptId, failure: Failure) {
+        let Some(running) = self.end_attempt(attempt) else { return };
+        self.slice_failed(running.stage, running.slice, failure, ExitCause::Engine);
+    }
+
     /// An attempt of a slice failed; its place is free already.
     pub(super) fn slice_failed(&mut self, stage: StageId, id: SliceId, failure: Failure, cause: ExitCause) {
         let retry = self.plan.stage(stage).retry;

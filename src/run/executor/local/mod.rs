@@ -15,6 +15,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use super::chaos::{Chaos, ChaosOptions, Fault};
+use super::frame::FLAG_HANG;
 use super::guardian::{Guardian, ProcessId, Turn};
 use super::log::OutputLog;
 use super::mailbox::{Inbox, Mailbox, Message, mailbox};
@@ -51,6 +53,8 @@ pub struct Surroundings {
     pub python: Option<PythonHost>,
     /// Cores that may be used.
     pub cores: std::num::NonZeroU32,
+    /// Faults that are asked for.
+    pub chaos: Option<ChaosOptions>,
     /// The moment that `now()` says in queries.
     pub started: SystemTime,
 }
@@ -88,6 +92,7 @@ pub struct LocalExecutor {
     null: OwnedFd,
     runtime: Option<tokio::runtime::Runtime>,
     events: VecDeque<Event>,
+    chaos: Option<Chaos>,
 }
 
 /// A batch in the store. `edge` while it counts as being in memory on an edge that spills.
@@ -111,6 +116,7 @@ impl LocalExecutor {
         let segments = SegmentPool::default();
         let spill = SpillSpace::new(folder.join(SPILL_FOLDER), SPILL_LIMIT);
         let mut executor = Self {
+            chaos: surroundings.chaos.map(Chaos::new),
             pool: Pool::new(Arc::clone(&plan), &surroundings, log.clone(), mailbox.clone(), segments.clone()),
             reject_files: RejectFiles::new(&folder),
             publisher: Publisher::new(Arc::clone(&plan), spill.clone()),
@@ -165,7 +171,11 @@ impl LocalExecutor {
 
     /// Whether events are ready without waiting.
     pub fn next_event(&mut self) -> Option<Event> {
-        self.events.pop_front()
+        let event = self.events.pop_front()?;
+        Some(match &mut self.chaos {
+            Some(chaos) => chaos.forgive(event),
+            None => event,
+        })
     }
 
     /// Waits until something happens, or the time is over. What happened is in [`LocalExecutor::next_event`].
@@ -184,6 +194,9 @@ impl LocalExecutor {
                 Token::Command(process, stream) => self.command_speaks(process, stream),
                 token => self.pool.ready(token, &mut self.poller),
             }
+        }
+        for dispatch in self.chaos.as_mut().map(Chaos::due).unwrap_or_default() {
+            self.dispatch(dispatch, None)?;
         }
         self.mind_lingering();
         self.pool.weigh();
@@ -295,7 +308,7 @@ impl LocalExecutor {
             Action::StartWorker { worker, class } => {
                 self.pool.start_worker(worker, class, &mut self.guardian, &mut self.poller)?;
             }
-            Action::Dispatch(dispatch) => self.dispatch(dispatch)?,
+            Action::Dispatch(dispatch) => self.begin(dispatch)?,
             Action::Publish { stage, port, batch } => self.publish(stage, port, batch),
             Action::PublishJoined { stage, port, batches } => self.publish_joined(stage, port, &batches),
             Action::PublishRejects { stage, port, batch, rejects } => {
@@ -390,7 +403,29 @@ impl LocalExecutor {
         }
     }
 
-    fn dispatch(&mut self, dispatch: Dispatch) -> io::Result<()> {
+    /// Begins an attempt, unless chaos has other plans for it.
+    fn begin(&mut self, dispatch: Dispatch) -> io::Result<()> {
+        let Some(chaos) = &mut self.chaos else { return self.dispatch(dispatch, None) };
+        let (attempt, host) = (dispatch.attempt, dispatch.host);
+        let fault = chaos.strike(&self.plan, &dispatch);
+        match fault {
+            Some(Fault::Slow) => chaos.hold_back(&self.plan, dispatch),
+            Some(Fault::Lose) => {
+                let failure = failure(Scope::Rows, Verdict::Exception, "it was lost, by --chaos".to_owned());
+                self.events.push_back(Event::AttemptFailed { attempt, failure });
+            }
+            _ => self.dispatch(dispatch, fault)?,
+        }
+        match (fault, host) {
+            (Some(Fault::Kill), Host::Worker(worker)) => self.pool.kill(worker),
+            (Some(Fault::Kill), _) => self.stop_command(attempt),
+            (Some(Fault::Replace), Host::Worker(worker)) => self.pool.replace(worker),
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn dispatch(&mut self, dispatch: Dispatch, fault: Option<Fault>) -> io::Result<()> {
         let Dispatch { attempt, stage, sequence, host, work } = dispatch;
         if let Work::Lane { .. } | Work::FinishLane { .. } = &work {
             self.dispatch_lane(attempt, stage, sequence, host, &work);
@@ -410,7 +445,8 @@ impl LocalExecutor {
                     Work::Rows { batch: meta, rows, .. } if *rows == [0..meta.rows] => Some(meta.id),
                     _ => None,
                 };
-                let frame = opening::attempt(attempt, stage, sequence, &work);
+                let mut frame = opening::attempt(attempt, stage, sequence, &work);
+                frame.flags |= if fault == Some(Fault::Hang) { FLAG_HANG } else { 0 };
                 let placed = self.pool.dispatch(worker, attempt, stage, frame, batch, &mut self.poller);
                 match (placed, whole) {
                     (Ok(Some(batch)), Some(id)) => {
@@ -555,6 +591,11 @@ impl LocalExecutor {
         drop(self.keyed);
         let _ = std::fs::remove_dir_all(self.folder.join(SPILL_FOLDER));
         result
+    }
+
+    /// How often which fault was asked for and came.
+    pub fn injected(&self) -> Vec<(StageId, &'static str, u64)> {
+        self.chaos.as_ref().map(Chaos::injected).unwrap_or_default()
     }
 
     /// Gives workers the news of segments that are gone.

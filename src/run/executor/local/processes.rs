@@ -157,6 +157,14 @@ impl LocalExecutor {
         Ok(())
     }
 
+    /// Ends the process of an attempt.
+    pub(super) fn stop_command(&mut self, attempt: AttemptId) {
+        let found = self.commands.iter().find(|(_, running)| running.attempt == Some(attempt));
+        if let Some((&process, _)) = found {
+            self.guardian.stop(process);
+        }
+    }
+
     /// The arguments and variables of a command, with the values of a row.
     fn row_line(
         &self,

@@ -59,6 +59,8 @@ pub struct Fake<'a> {
     /// Workers that will still be replaced, and those that are to end when they have answered what they were sent.
     pub replaced: u32,
     pub ending_workers: BTreeSet<WorkerId>,
+    /// Attempts whose outputs will still be lost.
+    pub losses: u32,
     /// How often all workers will still fall together.
     pub falls: u32,
     /// How often workers may still die while they start.
@@ -146,9 +148,11 @@ impl Fake<'_> {
         if events.is_empty() {
             self.lanes.remove(&lane);
         }
+        let event = self.loses(event);
         match &event {
             Event::AttemptDone { attempt, .. }
             | Event::AttemptFailed { attempt, .. }
+            | Event::AttemptLost { attempt, .. }
             | Event::AttemptWaits { attempt } => {
                 let host = self.busy.remove(attempt);
                 if let Some(Host::Worker(worker)) = host {
@@ -182,6 +186,20 @@ impl Fake<'_> {
             }
         }
         Some(event)
+    }
+
+    /// Sometimes what an attempt has given is lost.
+    fn loses(&mut self, event: Event) -> Event {
+        let Event::AttemptDone { attempt, outputs, .. } = &event else { return event };
+        let is_map = matches!(self.shapes[self.attempts[attempt].index()].kind, Kind::Map(_));
+        if !is_map || self.losses == 0 || !self.rng.random_bool(0.1) {
+            return event;
+        }
+        self.losses -= 1;
+        for output in outputs {
+            self.batches.remove(&output.batch.id);
+        }
+        Event::AttemptLost { attempt: *attempt, failure: failure(Verdict::Exception) }
     }
 
     /// The worker that has too much memory after the attempt that ends in this lane, if one is still to be replaced.

@@ -111,6 +111,7 @@ fn run(shapes: &[Shape], workers: u32, weather: Weather, rng: TestRng) {
         replaced: weather.replaced,
         ending_workers: BTreeSet::new(),
         falls: weather.falls,
+        losses: weather.replaced,
         failed_starts: 2,
         ending: None,
         committed: false,
