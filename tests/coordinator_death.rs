@@ -61,9 +61,18 @@ fn assert_old(scene: &Scene) {
 }
 
 fn signalled(scene: &Scene, signal: Signal) -> support::Ran {
+    let going = started(scene);
+    going.signal(signal);
+    end(scene, going)
+}
+
+fn started(scene: &Scene) -> support::Going<'_> {
     let going = scene.run().args(&["--workers", "2"]).start();
     until("both stages have detached processes", START, || scene.exists("daemon") && scene.exists("command"));
-    going.signal(signal);
+    going
+}
+
+fn end(scene: &Scene, going: support::Going<'_>) -> support::Ran {
     let ran = going.end();
     scene.until_gone(GONE);
     assert_old(scene);
@@ -83,12 +92,16 @@ fn a_killed_run_leaves_no_process_and_the_next_one_cleans_its_files() {
 }
 
 #[test]
-fn an_interrupted_run_ends_everything_and_publishes_nothing() {
-    for (signal, code) in [(Signal::TERM, 143), (Signal::INT, 130)] {
+fn a_second_interrupt_ends_everything_at_once_and_publishes_nothing() {
+    for (signal, code) in [(Signal::TERM, 143), (Signal::INT, 130), (Signal::HUP, 129)] {
         let scene = disturbed_scene();
-        let ran = signalled(&scene, signal);
+        let going = started(&scene);
+        going.signal(signal);
+        until("it waits for what runs", START, || scene.events().contains("\"draining\""));
+        going.signal(signal);
+        let ran = end(&scene, going);
         assert_eq!(ran.code(), Some(code), "{}", ran.stderr);
-        assert!(ran.took < Duration::from_secs(5), "the end took {:?}", ran.took);
+        assert!(ran.took < Duration::from_secs(8), "the run took {:?}", ran.took);
         scene.assert_clean();
     }
 }

@@ -42,6 +42,9 @@ pub fn event(plan: &Plan, event: &RunEvent, at: Duration) -> Value {
             json!({"stage": stage(plan, *id), "batch": sequence, "rows": rows, "kept": kept, "verdict": verdict.word(),
                 "message": message}),
         ),
+        RunEvent::Draining { attempts, grace } => {
+            ("draining", json!({"attempts": attempts, "grace_seconds": seconds(*grace)}))
+        }
         RunEvent::StageEnded { stage: id, account: ended } => {
             ("stage_ended", json!({"stage": stage(plan, *id), "account": account(ended)}))
         }

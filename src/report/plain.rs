@@ -38,6 +38,11 @@ pub fn line(plan: &Plan, event: &RunEvent) -> Option<String> {
             let name = stage(plan, *id);
             format!("{name}: batch {sequence}: {} {verb} ({}: {message})", counted(*rows, "row"), verdict.word())
         }
+        RunEvent::Draining { attempts, grace } => format!(
+            "interrupted: waiting up to {} s for {} to end; interrupt once more to end at once",
+            grace.as_secs(),
+            counted(*attempts as u64, "attempt")
+        ),
         RunEvent::StageEnded { stage: id, account } => {
             let name = stage(plan, *id);
             let in_out = match (plan.stage(*id).inputs.is_empty(), plan.stage(*id).ports.is_empty()) {

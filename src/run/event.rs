@@ -48,6 +48,11 @@ pub enum RunEvent {
         verdict: Verdict,
         message: String,
     },
+    /// The run is interrupted: attempts that run may end, for as long as `grace`.
+    Draining {
+        attempts: usize,
+        grace: std::time::Duration,
+    },
     StageEnded {
         stage: StageId,
         account: StageAccount,

@@ -9,7 +9,7 @@ mod outcome;
 pub mod publish;
 pub mod scheduler;
 
-use std::io;
+use std::io::{self, Read as _};
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
@@ -64,6 +64,13 @@ impl Signals {
         Ok(Self { pipe, last })
     }
 
+    /// How many signals have come since this was asked last.
+    fn take(&self) -> usize {
+        let mut bytes = [0; 64];
+        // Nothing to read is an error too.
+        (&self.pipe).read(&mut bytes).unwrap_or(0)
+    }
+
     /// The number of the last signal that came; 0 if none has.
     pub fn last(&self) -> usize {
         self.last.load(Ordering::SeqCst)
@@ -107,6 +114,7 @@ fn go_on_to_the_end(
     let mut scheduler = Scheduler::new(Arc::clone(plan));
     let mut actions = scheduler.start(Duration::ZERO);
     let mut shown = Instant::now();
+    let mut interrupts = 0;
     loop {
         for action in actions {
             match action {
@@ -135,7 +143,11 @@ fn go_on_to_the_end(
             let ready = executor.wait(Some(wakes_in.map_or(PROGRESS, |wait| wait.min(PROGRESS))))?;
             executor.worker_news().into_iter().for_each(&mut *report);
             executor.log().take().into_iter().for_each(&mut *report);
-            if ready.contains(&Token::Signals) || signals.last() != 0 {
+            if ready.contains(&Token::Signals) {
+                interrupts += signals.take();
+            }
+            if interrupts > 0 {
+                interrupts -= 1;
                 break Event::Interrupted;
             }
             if scheduler.wakes_at().is_some_and(|at| at <= started.elapsed()) {

@@ -138,6 +138,13 @@ impl Scene {
     }
 
     /// `summary.json` of the last run.
+    /// The events of the last run, as far as they are written down.
+    pub fn events(&self) -> String {
+        let runs = fs::read_dir(self.path("state/runs")).into_iter().flatten().flatten();
+        let last = runs.map(|entry| entry.path().join("events.jsonl")).filter(|path| path.exists()).max();
+        last.and_then(|path| fs::read_to_string(path).ok()).unwrap_or_default()
+    }
+
     pub fn summary(&self) -> serde_json::Value {
         let runs = fs::read_dir(self.path("state/runs")).expect("there was a run").flatten();
         let last = runs.map(|entry| entry.path()).filter(|path| path.join("summary.json").exists()).max();

@@ -17,7 +17,7 @@ pub enum Resting {
 impl Scheduler {
     /// The moment at which the scheduler wants an [`Event::Woken`](super::Event::Woken), on the clock of [`Scheduler::handle`].
     pub fn wakes_at(&self) -> Option<Duration> {
-        self.resting.first().map(|(at, _)| *at)
+        self.drains_until().or_else(|| self.resting.first().map(|(at, _)| *at))
     }
 
     /// A slice is tried again, `failed` attempts of it have failed: now, or when it has rested.

@@ -18,6 +18,8 @@ use super::{AttemptId, BatchId, WorkerId};
 use crate::plan::{CommandMode, EdgeId, Plan, StageId, StageKind};
 use crate::run::{AccountDifference, EdgeAccount, Ending, RunEvent, StageAccount, StageFailure};
 
+/// How long attempts that run may go on after an interrupt.
+const GRACE: Duration = Duration::from_secs(10);
 /// Starts of workers of one class that may fail in a row before the run fails.
 const FAILED_STARTS: u32 = 3;
 
@@ -71,6 +73,10 @@ pub struct Running {
 enum State {
     New,
     Running,
+    /// The user has interrupted the run: what runs may end, until then, and nothing more begins.
+    Draining {
+        until: Duration,
+    },
     Committing,
     Over,
 }
@@ -142,6 +148,7 @@ impl Scheduler {
             self.wake();
             self.apply(event);
             self.settle();
+            self.end_if_drained();
         }
         std::mem::take(&mut self.actions)
     }
@@ -172,7 +179,7 @@ impl Scheduler {
             Event::WorkerRetired { worker } => self.pool.retire(worker),
             Event::WorkerExited { worker, failure, cause } => self.worker_exited(worker, failure, cause),
             Event::Woken => {}
-            Event::Interrupted => self.finish(Ending::Interrupted),
+            Event::Interrupted => self.interrupted(),
             Event::Committed => self.finish(Ending::Succeeded),
             Event::CommitFailed { failure } => self.finish(Ending::CommitFailed(Box::new(failure))),
         }
@@ -646,10 +653,44 @@ impl Scheduler {
         self.finish(Ending::Failed(Box::new(failure)));
     }
 
+    /// The first interrupt lets what runs come to its end; the second one does not.
+    fn interrupted(&mut self) {
+        if self.state != State::Running || self.is_drained() {
+            self.finish(Ending::Interrupted);
+            return;
+        }
+        let attempts = self.running.values().filter(|running| is_at_work(running)).count();
+        self.state = State::Draining { until: self.now.saturating_add(GRACE) };
+        self.actions.push(Action::Emit(RunEvent::Draining { attempts, grace: GRACE }));
+    }
+
+    fn end_if_drained(&mut self) {
+        if let State::Draining { until } = self.state
+            && (self.now >= until || self.is_drained())
+        {
+            self.finish(Ending::Interrupted);
+        }
+    }
+
+    /// Whether no code of the user runs.
+    fn is_drained(&self) -> bool {
+        !self.running.values().any(is_at_work)
+    }
+
+    /// Until when what runs may go on after an interrupt.
+    pub(super) fn drains_until(&self) -> Option<Duration> {
+        match self.state {
+            State::Draining { until } => Some(until),
+            _ => None,
+        }
+    }
+
     fn finish(&mut self, ending: Ending) {
         if self.state == State::Over {
             return;
         }
+        // An interrupt came before whatever has failed meanwhile.
+        let ending = if self.drains_until().is_some() { Ending::Interrupted } else { ending };
         self.state = State::Over;
         for index in 0..self.stages.len() {
             self.enter(StageId(index as u32), Activity::Over);
@@ -833,6 +874,11 @@ fn new_stage(stage: &crate::plan::Stage, plan: &Plan, classes: &Classes) -> Stag
         account: StageAccount::default(),
         clock: super::clock::StageClock::default(),
     }
+}
+
+/// Whether an attempt runs code of the user's, or is about to: what was sent to a worker cannot be taken back.
+fn is_at_work(running: &Running) -> bool {
+    running.host != Host::Native && !running.waits
 }
 
 /// What an attempt of the stage takes. A process that is given little may be asked for before there is a slot for it; not if its stage

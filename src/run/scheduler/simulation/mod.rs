@@ -23,6 +23,8 @@ use shape::{Kind, Shape, expected, is_poison, plan, shapes};
 
 /// How often nothing happened but that something had rested.
 static RESTS: AtomicU64 = AtomicU64::new(0);
+/// How often all attempts ended after an interrupt.
+static DRAINED: AtomicU64 = AtomicU64::new(0);
 
 /// What happens to a run from outside.
 #[derive(Clone, Copy, Debug)]
@@ -136,6 +138,9 @@ fn run(shapes: &[Shape], workers: u32, weather: Weather, rng: TestRng) {
             for action in scheduler.handle(event, now) {
                 fake.perform(action);
             }
+            if fake.ending.is_none() {
+                drain(&mut scheduler, &mut fake, now);
+            }
             assert_eq!(fake.ending, Some(ending));
             return;
         }
@@ -150,6 +155,28 @@ fn run(shapes: &[Shape], workers: u32, weather: Weather, rng: TestRng) {
         steps += 1;
         assert!(steps < 200_000, "the run does not end");
     }
+}
+
+/// After an interrupt, attempts that run may end and nothing begins; then the run ends, or when the time is over, or at a second interrupt.
+fn drain(scheduler: &mut Scheduler, fake: &mut Fake, mut now: Duration) {
+    assert!(!scheduler.running.is_empty(), "there is nothing to wait for");
+    let patience = fake.rng.random_range(0..40);
+    for _ in 0..patience {
+        let Some(event) = fake.next() else { break };
+        for action in scheduler.handle(event, now) {
+            let begins = matches!(action, Action::Dispatch(_) | Action::StartWorker { .. } | Action::Pull { .. });
+            assert!(!begins, "after an interrupt: {action:?}");
+            fake.perform(action);
+        }
+        if fake.ending.is_some() {
+            DRAINED.fetch_add(1, Ordering::Relaxed);
+            return;
+        }
+        now += Duration::from_micros(1);
+    }
+    let until = scheduler.wakes_at().expect("the end of the grace");
+    let (event, at) = if patience % 2 == 0 { (Event::Woken, until) } else { (Event::Interrupted, now) };
+    scheduler.handle(event, at).into_iter().for_each(|action| fake.perform(action));
 }
 
 fn check_ending(ending: &Ending, scheduler: &Scheduler, fake: &Fake) {
@@ -371,10 +398,10 @@ fn every_history_ends_with_every_row_in_its_place() {
             scope.spawn(move || histories(cases, seed.wrapping_add(thread)));
         }
     });
-    let happened = [&fake::JOINS, &fake::QUEUED, &RESTS].map(|count| count.load(Ordering::Relaxed));
+    let happened = [&fake::JOINS, &fake::QUEUED, &RESTS, &DRAINED].map(|count| count.load(Ordering::Relaxed));
     assert!(
         cases < 100 || happened.iter().all(|count| *count > 0),
-        "joins, attempts behind others, rests: {happened:?}"
+        "joins, attempts behind others, rests, runs drained: {happened:?}"
     );
 }
 
