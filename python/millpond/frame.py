@@ -52,6 +52,7 @@ class Kind(enum.IntEnum):
     LEDGER = 26
     DONE_AGAIN = 27
     SNAPSHOT = 28
+    ROWS_FAILED = 29
 
     PREPARE = 32
     FORK = 33

@@ -27,10 +27,10 @@ class Own:
     """Stands for the value that the input row has under the same name."""
 
 
-def pack(calls: list[Call], given: Given) -> pa.RecordBatch:
-    """One row for each call, in the order of the input rows."""
+def pack(calls: Mapping[int, Call], given: Given) -> pa.RecordBatch:
+    """One row for each call, in the order of the input rows. `calls` are by the places of those."""
     own = given.remembered()
-    packed = [_dumps(_without_own(call, own, index), index) for index, call in enumerate(calls)]
+    packed = [_dumps(_without_own(call, own, index), index) for index, call in calls.items()]
     return pa.RecordBatch.from_arrays([pa.array(packed, _SCHEMA.field(0).type)], schema=_SCHEMA)
 
 

@@ -24,7 +24,7 @@ from .codecs.table import finish
 from .codecs.values import Given, as_rows, rows_of
 from .column_types import declared_schema
 from .draws import Draws
-from .errors import SchemaError, StageError
+from .errors import SchemaError, StageError, forget_frames, report
 from .source import Source
 from .stream import Stream
 
@@ -57,6 +57,8 @@ class Ran:
     outputs: list[Output]
     rows: int
     seconds: float = 0.0
+    # Rows that the function raised for: the texts of `ERROR` frames. The outputs have nothing of them.
+    failed: list[dict[str, Any]] = dataclasses.field(default_factory=list)
 
 
 class _Made:
@@ -95,6 +97,9 @@ class Stage:
         self._declared = declared_schema(spec.get("returns") or [])
         # Nobody reads the rows of a stage that works by its side effects: it need not give any.
         self._unread: bool = spec.get("unread", False)
+        # A row that a row function raises for is left out, and told.
+        self._skips: bool = spec.get("skips", False)
+        self._failed: dict[int, dict[str, Any]] = {}
         self.row: int | None = None
         self.partition: int | None = None  # Of a stage with state.
         target = _find(spec["module"], spec["function"])
@@ -186,7 +191,7 @@ class Stage:
         given = Given(rows)
         for name in rows.schema.names:
             given.objects(name)
-        return Ran(self._outputs_of(parts.calls(packed, given), rows.num_rows, given), rows.num_rows)
+        return Ran(self._outputs_of(enumerate(parts.calls(packed, given)), rows.num_rows, given), rows.num_rows)
 
     def pull(self, sequence: int, caught_up: Callable[[], None]) -> tuple[list[Output], bool]:
         """Batch number `sequence` of a source, and whether the source is exhausted. `caught_up`: see `Source.pull`."""
@@ -219,16 +224,17 @@ class Stage:
     def _run_rows(self, batch: pa.RecordBatch, share: Share) -> Ran:
         began = time.perf_counter()
         given = Given(batch)
+        self._failed = {}
         if not share.is_part and share.seconds is None:
             outputs = self._run_all(batch, share.numbers, given)
-            return Ran(outputs, batch.num_rows, time.perf_counter() - began)
-        calls = self._run_some(batch, share, given)
+            return Ran(outputs, batch.num_rows, time.perf_counter() - began, list(self._failed.values()))
+        calls, rows = self._run_some(batch, share, given)
         # A part must be such that its rows make a batch, like any other attempt.
-        outputs = self._outputs_of(calls, len(calls), given)
+        outputs = self._outputs_of(calls.items(), rows, given)
         seconds = time.perf_counter() - began
-        if share.is_part or len(calls) < batch.num_rows:
+        if share.is_part or rows < batch.num_rows:
             outputs = [Output(0, parts.pack(calls, given))]
-        return Ran(outputs, len(calls), seconds)
+        return Ran(outputs, rows, seconds, list(self._failed.values()))
 
     def _run_all(self, batch: pa.RecordBatch, numbers: Sequence[int], given: Given) -> list[Output]:
         try:
@@ -239,6 +245,7 @@ class Stage:
         else:
             if not self._draws.were_missed():
                 return self._outputs(made, batch.num_rows, given)
+        self._failed = {}
         return self._outputs(self._made_of_all(batch, numbers, given), batch.num_rows, given)
 
     def _run_in_turn(self, batch: pa.RecordBatch) -> Ran:
@@ -255,27 +262,50 @@ class Stage:
         called = self._run_while_one_to_one(rows, made[0]) if len(made) == 1 else 0
         for index, row in enumerate(rows, called):
             self.row = index
-            for port, part in self._by_port(self._call(row)):
-                made[port].add(index, part)
+            try:
+                call = self._call_on(row)
+            except Exception as error:
+                self._skip(index, error)
+                continue
+            for port, several in call:
+                made[port].add_rows(index, several)
         self.row = None
         return made
 
-    def _run_some(self, batch: pa.RecordBatch, share: Share, given: Given) -> list[parts.Call]:
-        """Calls the function row by row until the time is over, but on one row at least."""
-        calls: list[parts.Call] = []
+    def _call_on(self, row: dict[str, Any]) -> parts.Call:
+        return [(port, _rows_made(part)) for port, part in self._by_port(self._call(row))]
+
+    def _skip(self, index: int, error: Exception) -> None:
+        """Goes on without a row that the function raised for, if the stage may."""
+        if not self._skips:
+            raise error
+        self._failed[index] = report(error, index)
+        forget_frames(error)
+
+    def _run_some(self, batch: pa.RecordBatch, share: Share, given: Given) -> tuple[dict[int, parts.Call], int]:
+        """Calls the function row by row until the time is over, but on one row at least.
+
+        Returns what the calls gave, by the row's place, and how many rows there were calls for.
+        """
+        calls: dict[int, parts.Call] = {}
+        rows = 0
         until = math.inf if share.seconds is None else time.perf_counter() + share.seconds
         for number, row in zip(share.numbers, rows_of(batch, given), strict=True):
             context.seed_row(number)
-            self.row = len(calls)
-            calls.append([(port, _rows_made(part)) for port, part in self._by_port(self._call(row))])
+            self.row = rows
+            try:
+                calls[rows] = self._call_on(row)
+            except Exception as error:
+                self._skip(rows, error)
+            rows += 1
             if time.perf_counter() >= until:
                 break
         self.row = None
-        return calls
+        return calls, rows
 
-    def _outputs_of(self, calls: Iterable[parts.Call], rows_in: int, given: Given) -> list[Output]:
+    def _outputs_of(self, calls: Iterable[tuple[int, parts.Call]], rows_in: int, given: Given) -> list[Output]:
         made = [_Made() for _ in self._ports]
-        for index, call in enumerate(calls):
+        for index, call in calls:
             for port, several in call:
                 made[port].add_rows(index, several)
         return self._outputs(made, rows_in, given)
@@ -301,6 +331,9 @@ class Stage:
                 return len(made.rows)
             self.row = len(made.rows)
             made.add(self.row, part)
+        except Exception as error:
+            self.row = len(made.rows)
+            self._skip(self.row, error)
         except BaseException:
             self.row = len(made.rows)
             raise

@@ -152,6 +152,8 @@ class Worker:
         if frame.flags & Flag.SNAPSHOT and isinstance(stage, KeyedStage):
             answer.append(Frame(Kind.SNAPSHOT, stage=frame.stage, attempt=frame.attempt, data=stage.snapshot()))
         answer += self._written(frame, ran.outputs)
+        if ran.failed:
+            answer.append(Frame(Kind.ROWS_FAILED, stage=frame.stage, attempt=frame.attempt, text={"rows": ran.failed}))
         done = Frame(Kind.DONE, Flag.END if end else 0, stage=frame.stage, attempt=frame.attempt)
         done.rows, done.length = ran.rows, int(ran.seconds * 1e6)
         answer.append(done)

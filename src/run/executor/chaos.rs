@@ -119,6 +119,10 @@ impl Chaos {
 
     /// What the scheduler is to know of an event: that an end was nobody's fault.
     pub fn forgive(&mut self, event: Event) -> Event {
+        if let Event::WorkerExited { worker, .. } = event {
+            // What was to begin there is tried elsewhere.
+            self.late.retain(|(_, dispatch)| dispatch.host != Host::Worker(worker));
+        }
         match event {
             Event::AttemptFailed { attempt, failure } if self.attempts.remove(&attempt) => {
                 Event::AttemptLost { attempt, failure }

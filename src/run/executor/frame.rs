@@ -41,6 +41,7 @@ pub enum Kind {
     Ledger = 26,
     DoneAgain = 27,
     Snapshot = 28,
+    RowsFailed = 29,
     // To and from a template.
     Prepare = 32,
     Fork = 33,
@@ -57,7 +58,7 @@ pub enum Kind {
 }
 
 impl Kind {
-    const ALL: [Self; 34] = [
+    const ALL: [Self; 35] = [
         Self::Open,
         Self::Schema,
         Self::Segment,
@@ -81,6 +82,7 @@ impl Kind {
         Self::Ledger,
         Self::DoneAgain,
         Self::Snapshot,
+        Self::RowsFailed,
         Self::Prepare,
         Self::Fork,
         Self::Forked,

@@ -4,7 +4,7 @@ use serde_json::json;
 
 use super::frame::{FLAG_JOIN, FLAG_PART, Frame, Kind};
 use crate::format::column_type;
-use crate::plan::{Convention, Plan, Port, Python, Stage, StageId, StageKind};
+use crate::plan::{Convention, OnError, Plan, Port, Python, Stage, StageId, StageKind};
 use crate::run::scheduler::{AttemptId, Work};
 
 /// What the template imports for all workers, if it is installed: what these stages will need anyway, and numpy, whose random
@@ -42,6 +42,8 @@ pub fn open(plan: &Plan, stage: &Stage) -> Frame {
         "has_state": stage.has_state(),
         "by_key": !partition_by.is_empty(),
         "unread": is_unread,
+        // One attempt is all that a row gets which raises, so that the others need not be tried again for it.
+        "skips": stage.on_error != OnError::Fail && stage.retry.exception.get() == 1,
         "seed": plan.seed,
         "params": plan.params,
         "batch_rows": stage.cut.rows,

@@ -30,7 +30,7 @@ use super::mailbox::Mailbox;
 use super::opening;
 use super::poller::{Poller, Token};
 use super::resident::failure;
-use super::worker::{Current, ErrorText, Opening, Worker, WorkerError};
+use super::worker::{Current, ErrorText, Opening, RowsFailedText, Worker, WorkerError};
 use super::worker_clock::WorkerClock;
 use super::worker_memory::WorkerMemory;
 use crate::batch::{Batch, Origin, Segment, SegmentId, SegmentPool};
@@ -106,6 +106,7 @@ pub enum Happened {
         rows: u64,
         end: bool,
         spent: Duration,
+        failed: Vec<(u64, Failure)>,
         outputs: Vec<(usize, Batch)>,
     },
 }
@@ -592,6 +593,7 @@ impl Pool {
                         rows: u64::from(frame.rows),
                         end: frame.flags & FLAG_END != 0,
                         spent: Duration::from_micros(frame.length),
+                        failed: current.failed,
                         outputs: current.outputs,
                     });
                 }
@@ -626,6 +628,14 @@ impl Pool {
                     self.happened.push(Happened::Failed { attempt: current.attempt, failure });
                 }
                 self.go_on(id);
+            }
+            Kind::RowsFailed => {
+                let text: RowsFailedText = frame.text()?;
+                if let Some(current) = worker.attempts.front_mut().filter(|current| current.attempt.0 == frame.attempt)
+                {
+                    current.failed =
+                        text.rows.into_iter().map(|row| (row.row, user_failure(row.error, false))).collect();
+                }
             }
             Kind::DoneAgain => {
                 if let Some(current) = worker.attempts.front_mut() {

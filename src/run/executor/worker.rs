@@ -19,7 +19,7 @@ use crate::batch::{
     Shared, ipc,
 };
 use crate::plan::{Plan, StageId};
-use crate::run::scheduler::{AttemptId, WorkerId};
+use crate::run::scheduler::{AttemptId, Failure, WorkerId};
 
 /// One worker process.
 #[derive(Debug)]
@@ -80,6 +80,8 @@ pub struct Current {
     /// Sent when the stage is open.
     pub waiting: Option<Frame>,
     pub outputs: Vec<(usize, Batch)>,
+    /// Rows of it for which the function failed.
+    pub failed: Vec<(u64, Failure)>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -110,6 +112,20 @@ pub struct ErrorText {
     pub rows: Option<(usize, usize)>,
 }
 
+/// The text of a `ROWS_FAILED` frame.
+#[derive(Debug, Deserialize)]
+pub struct RowsFailedText {
+    pub rows: Vec<RowFailedText>,
+}
+
+#[derive(Debug, Deserialize)]
+pub struct RowFailedText {
+    /// Its place among the rows of the attempt.
+    pub row: u64,
+    #[serde(flatten)]
+    pub error: ErrorText,
+}
+
 #[derive(Debug, Deserialize)]
 struct OpenedText {
     #[serde(rename = "as")]
@@ -133,6 +149,7 @@ impl Current {
             snapshot: None,
             waiting: None,
             outputs: Vec::new(),
+            failed: Vec::new(),
         }
     }
 }

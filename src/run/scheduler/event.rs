@@ -96,6 +96,9 @@ pub enum Event {
         end: bool,
         /// What the calls of a function took that is called row by row.
         spent: Duration,
+        /// Rows for which such a function failed, by their places among those that the attempt was given, in order. `rows` counts them,
+        /// and `outputs` have nothing of them.
+        failed: Vec<(u64, Failure)>,
     },
     /// A process has taken all input of an attempt and may wait for that of the next one before it gives all output: the attempt
     /// keeps no place any more. Not for attempts in workers.

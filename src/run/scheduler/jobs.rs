@@ -22,6 +22,15 @@ const ACQUITTALS: u32 = 3;
 /// without stopping the others at once.
 const WINDOW_PER_WORKER: usize = 8;
 
+/// What came of an attempt that ended well: see [`Event::AttemptDone`](super::Event::AttemptDone).
+pub(super) struct Given {
+    pub rows: u64,
+    pub outputs: Vec<Output>,
+    pub end: bool,
+    pub spent: Duration,
+    pub failed: Vec<(u64, Failure)>,
+}
+
 impl Scheduler {
     pub(super) fn step_jobs(&mut self, stage: StageId) {
         self.publish_in_order(stage);
@@ -241,22 +250,19 @@ impl Scheduler {
         SliceId { sequence, first: 0 }
     }
 
-    pub(super) fn attempt_done(
-        &mut self,
-        attempt: AttemptId,
-        rows: u64,
-        outputs: Vec<Output>,
-        end: bool,
-        spent: Duration,
-    ) {
+    pub(super) fn attempt_done(&mut self, attempt: AttemptId, given: Given) {
         let Some(running) = self.end_attempt(attempt) else { return };
+        let Given { rows, outputs, end, spent, failed } = given;
         if let Role::Keyed(_) = self.stages[running.stage.index()].role {
             self.lane_done(&running, rows, outputs);
             return;
         }
         let (stage, id) = (running.stage, running.slice);
         self.jobs(stage).exhausted |= end;
-        match &mut self.slice(stage, id).step {
+        let passed = rows - failed.len() as u64;
+        let slice = self.slice(stage, id);
+        match &mut slice.step {
+            // Rows that failed will do so again when all are tried that are not to blame for what is looked into.
             Step::Blaming(blame) => {
                 blame.passed();
                 self.actions.extend(outputs.iter().map(|output| super::scheduler::release(output.batch.id)));
@@ -268,10 +274,17 @@ impl Scheduler {
                 self.slice_done(stage, id, rows, outputs);
             }
             Step::Whole => {
+                let all = slice.rows.clone();
+                slice.reject(failed, &[all]);
                 self.stages[stage.index()].pace.learn(rows, spent);
-                self.slice_passed(stage, id, rows, outputs);
+                self.slice_passed(stage, id, rows, passed, outputs);
             }
-            _ => self.slice_done(stage, id, rows, outputs),
+            Step::Rest(rest) => {
+                let rest = std::mem::take(rest);
+                slice.reject(failed, &rest);
+                self.slice_done(stage, id, passed, outputs);
+            }
+            _ => self.slice_done(stage, id, passed, outputs),
         }
     }
 

@@ -7,6 +7,7 @@ use std::time::Duration;
 use super::action::{Action, Host};
 use super::clock::Activity;
 use super::event::{Event, ExitCause, Failure, Meta, QueuedPieces};
+use super::jobs::Given;
 use super::keyed::Keyed;
 use super::queue::{Queue, Reservation};
 use super::ready::{Need, Ready};
@@ -166,8 +167,8 @@ impl Scheduler {
             Event::StageFailed { stage, failure } => self.fail(StageFailure::of_stage(stage, failure)),
             Event::Queued { stage, queued } => self.queued(stage, &queued),
             Event::PortsFinished { stage, queued } => self.ports_finished(stage, &queued),
-            Event::AttemptDone { attempt, rows, outputs, end, spent } => {
-                self.attempt_done(attempt, rows, outputs, end, spent);
+            Event::AttemptDone { attempt, rows, outputs, end, spent, failed } => {
+                self.attempt_done(attempt, Given { rows, outputs, end, spent, failed });
             }
             Event::AttemptWaits { attempt } => self.attempt_waits(attempt),
             Event::AttemptFailed { attempt, failure } => self.attempt_failed(attempt, failure),

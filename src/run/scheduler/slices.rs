@@ -168,12 +168,12 @@ impl Scheduler {
         if is_new && sight != Sight::Batch && slice.len() > 1 { pace.budget() } else { None }
     }
 
-    /// An attempt of a slice passed; it may have ended before its last row.
-    pub(super) fn slice_passed(&mut self, stage: StageId, id: SliceId, rows: u64, outputs: Vec<Output>) {
+    /// An attempt of a slice passed, but for rows that it rejects; it may have ended before its last row.
+    pub(super) fn slice_passed(&mut self, stage: StageId, id: SliceId, rows: u64, passed: u64, outputs: Vec<Output>) {
         if self.slice(stage, id).has_budget && rows > 0 {
             self.keep_first(stage, id, rows);
         }
-        self.slice_done(stage, id, rows, outputs);
+        self.slice_done(stage, id, passed, outputs);
     }
 
     /// All is decided about the rows of a slice.
@@ -275,6 +275,21 @@ impl Slice {
 
     pub fn len(&self) -> u64 {
         self.rows.end - self.rows.start
+    }
+
+    /// Rows that an attempt at the rows in `given` has failed for, by their places among those.
+    pub fn reject(&mut self, failed: Vec<(u64, Failure)>, given: &[Range<u64>]) {
+        for (place, failure) in failed {
+            let mut left = place;
+            let range = given.iter().find(|range| {
+                let here = left < range.end - range.start;
+                left -= if here { 0 } else { range.end - range.start };
+                here
+            });
+            let row = range.expect("the row is one of them").start + left;
+            self.rejects.push(Reject { rows: row..row + 1, failure });
+        }
+        self.rejects.sort_by_key(|reject| reject.rows.start);
     }
 
     /// A retry is of the same rows.

@@ -209,7 +209,14 @@ impl LocalExecutor {
         if rows.partitions.is_empty() {
             let attempt = waiting.attempt;
             let (outputs, spent) = (Vec::new(), Duration::ZERO);
-            self.events.push_back(Event::AttemptDone { attempt, rows: 0, outputs, end: false, spent });
+            self.events.push_back(Event::AttemptDone {
+                attempt,
+                rows: 0,
+                outputs,
+                end: false,
+                spent,
+                failed: Vec::new(),
+            });
             return;
         }
         self.send(stage, sequence, waiting, Some(rows));

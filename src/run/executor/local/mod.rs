@@ -246,6 +246,7 @@ impl LocalExecutor {
                     outputs: outputs.into_iter().collect(),
                     end: false,
                     spent: Duration::ZERO,
+                    failed: Vec::new(),
                 }
             }
             Message::AttemptFailed { attempt, failure } => {
@@ -509,9 +510,9 @@ impl LocalExecutor {
                 return;
             }
             Happened::Opened { stage, by_row } => Event::Opened { stage, by_row },
-            Happened::Done { attempt, rows, end, spent, outputs } => {
+            Happened::Done { attempt, rows, end, spent, failed, outputs } => {
                 let outputs = outputs.into_iter().map(|(port, batch)| Output { port, batch: self.keep(batch) });
-                Event::AttemptDone { attempt, rows, outputs: outputs.collect(), end, spent }
+                Event::AttemptDone { attempt, rows, outputs: outputs.collect(), end, spent, failed }
             }
         };
         self.events.push_back(event);

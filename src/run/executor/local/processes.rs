@@ -253,6 +253,7 @@ impl LocalExecutor {
                     outputs: outputs.into_iter().collect(),
                     end: false,
                     spent: std::time::Duration::ZERO,
+                    failed: Vec::new(),
                 }
             }
             Err(failure) => Event::AttemptFailed { attempt, failure },

@@ -17,6 +17,7 @@ const SLOWNESS: u32 = 6;
 
 /// What there was of some things in all histories: they are only proven if they happen.
 pub static JOINS: AtomicU64 = AtomicU64::new(0);
+pub static SKIPPED: AtomicU64 = AtomicU64::new(0);
 pub static QUEUED: AtomicU64 = AtomicU64::new(0);
 
 pub struct Fake<'a> {
@@ -501,7 +502,14 @@ impl Fake<'_> {
                 assert_eq!(joined, rows, "the parts are not what the rows gave");
                 let given = rows.len() as u64;
                 let outputs = vec![Output { port: 0, batch: self.make(stage, rows) }];
-                Event::AttemptDone { attempt, rows: given, outputs, end: false, spent: Duration::ZERO }
+                Event::AttemptDone {
+                    attempt,
+                    rows: given,
+                    outputs,
+                    end: false,
+                    spent: Duration::ZERO,
+                    failed: Vec::new(),
+                }
             }
             Work::Lane { batch, lane } => {
                 self.may_be_as_large_as(stage, batch);
@@ -521,13 +529,25 @@ impl Fake<'_> {
                         } else {
                             vec![Output { port: 0, batch: self.make(stage, rows) }]
                         };
-                        Event::AttemptDone { attempt, rows: given, outputs, end: false, spent: Duration::ZERO }
+                        Event::AttemptDone {
+                            attempt,
+                            rows: given,
+                            outputs,
+                            end: false,
+                            spent: Duration::ZERO,
+                            failed: Vec::new(),
+                        }
                     }
                 }
             }
-            Work::FinishLane { .. } => {
-                Event::AttemptDone { attempt, rows: 0, outputs: Vec::new(), end: false, spent: Duration::ZERO }
-            }
+            Work::FinishLane { .. } => Event::AttemptDone {
+                attempt,
+                rows: 0,
+                outputs: Vec::new(),
+                end: false,
+                spent: Duration::ZERO,
+                failed: Vec::new(),
+            },
             Work::Pull => {
                 let Kind::Generator { rows } = shape.kind else { panic!("not a generator") };
                 let pulls = self.pulls.entry((stage, sequence)).or_default();
@@ -539,11 +559,25 @@ impl Fake<'_> {
                 let given = (from..to).map(|row| row + stage.index() as u64 * 1000).collect::<Vec<_>>();
                 let outputs =
                     if given.is_empty() { vec![] } else { vec![Output { port: 0, batch: self.make(stage, given) }] };
-                Event::AttemptDone { attempt, rows: 0, outputs, end: to == rows, spent: Duration::ZERO }
+                Event::AttemptDone {
+                    attempt,
+                    rows: 0,
+                    outputs,
+                    end: to == rows,
+                    spent: Duration::ZERO,
+                    failed: Vec::new(),
+                }
             }
             Work::Task => {
                 assert!(self.tasks.insert(stage), "a task runs once");
-                Event::AttemptDone { attempt, rows: 0, outputs: Vec::new(), end: true, spent: Duration::ZERO }
+                Event::AttemptDone {
+                    attempt,
+                    rows: 0,
+                    outputs: Vec::new(),
+                    end: true,
+                    spent: Duration::ZERO,
+                    failed: Vec::new(),
+                }
             }
         };
         if self.is_filter(stage) && self.rng.random_bool(0.3) {
@@ -599,17 +633,24 @@ impl Fake<'_> {
         if rows.len() == 1 {
             self.single.insert(attempt);
         }
+        let given = rows.len() as u64;
+        let mut failed = Vec::new();
+        if shape.row_micros.is_some() && shape.rejects && !shape.fails && self.rng.random_bool(0.5) {
+            let bad = rows.iter().enumerate().filter(|(_, row)| is_poison(**row));
+            failed.extend(bad.map(|(place, _)| (place as u64, failure(Verdict::Exception))));
+            rows.retain(|row| !is_poison(*row));
+            SKIPPED.fetch_add(failed.len() as u64, Ordering::Relaxed);
+        }
         if (shape.has_rejects() || shape.fails) && rows.iter().copied().any(is_poison) {
             return Event::AttemptFailed { attempt, failure: failure(Verdict::Exception) };
         }
-        let given = rows.len() as u64;
         let spent = Duration::from_micros(shape.row_micros.unwrap_or(0) * given);
-        let is_part = is_part || rows.len() < asked;
+        let is_part = is_part || (given as usize) < asked;
         let output = Output { port: 0, batch: self.make(stage, rows) };
         if is_part {
             self.parts.insert(output.batch.id);
         }
-        Event::AttemptDone { attempt, rows: given, outputs: vec![output], end: false, spent }
+        Event::AttemptDone { attempt, rows: given, outputs: vec![output], end: false, spent, failed }
     }
 
     /// Lets a source or a query do what it can.
