@@ -58,10 +58,20 @@ fn carry_out(args: &RunArgs, plan: Plan, surroundings: Surroundings, signals: &S
             output::complain(&error.to_string());
             match error {
                 run::RunError::Publish(_) => Exit::InputOutput,
+                run::RunError::System(error) if is_shortage(&error) => {
+                    output::complain("raise the limit (`ulimit -n`), or run with fewer `--workers`");
+                    Exit::InputOutput
+                }
                 run::RunError::System(_) => Exit::Internal,
             }
         }
     }
+}
+
+/// Whether the system has no more descriptors for this process, or for anybody.
+fn is_shortage(error: &std::io::Error) -> bool {
+    use rustix::io::Errno;
+    [Errno::MFILE, Errno::NFILE].iter().any(|errno| error.raw_os_error() == Some(errno.raw_os_error()))
 }
 
 /// Native work of a run uses as many threads as there are cores; its number does not depend on `--workers`.

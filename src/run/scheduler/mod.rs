@@ -4,13 +4,17 @@
 //! its next steps, gives free workers to the deepest ready stages (work nearest a sink), and returns the [`Action`]s in the order in
 //! which they are to be carried out. Stages that work batch by batch are in `jobs.rs`, those with state per key in `keyed.rs`, resident
 //! ones in `resident.rs`; the credits of the edges are counted in `queue.rs`; the search for the rows to blame is `blame.rs`.
+//! Who begins next, and where, is in `placing.rs`; what becomes of an attempt then, in `attempts.rs`.
 
 mod action;
+mod attempts;
 mod blame;
 mod clock;
 mod event;
+mod interrupt;
 mod jobs;
 mod keyed;
+mod placing;
 mod queue;
 mod ready;
 mod rejects;

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::action::{Action, Host};
 use super::clock::Activity;
-use super::event::{Event, ExitCause, Failure, Meta, QueuedPieces};
+use super::event::{Event, Failure, Meta, QueuedPieces};
 use super::jobs::Given;
 use super::keyed::Keyed;
 use super::queue::{Queue, Reservation};
@@ -14,15 +14,10 @@ use super::ready::{Need, Ready};
 use super::rest::Resting;
 use super::slices::{Pace, Sight};
 use super::stage_state::{Estimate, InputState, Jobs, Phase, Resident, ResidentInput, Role, SliceId, StageState, Work};
-use super::worker_state::{ClassId, Classes, Pool, WorkerState};
-use super::{AttemptId, BatchId, WorkerId};
+use super::worker_state::{Classes, Pool};
+use super::{AttemptId, BatchId};
 use crate::plan::{CommandMode, EdgeId, Plan, StageId, StageKind};
 use crate::run::{AccountDifference, EdgeAccount, Ending, RunEvent, StageAccount, StageFailure};
-
-/// How long attempts that run may go on after an interrupt.
-const GRACE: Duration = Duration::from_secs(10);
-/// Starts of workers of one class that may fail in a row before the run fails.
-const FAILED_STARTS: u32 = 3;
 
 /// The pure scheduler of one run.
 #[derive(Debug)]
@@ -45,17 +40,17 @@ pub struct Scheduler {
     dirty: BTreeSet<StageId>,
     pub(super) ready: Ready,
     /// Attempts that were sent ahead and have no slot yet, in their order.
-    waiting: VecDeque<AttemptId>,
+    pub(super) waiting: VecDeque<AttemptId>,
     /// How many of the slots are taken by processes.
-    busy_processes: u32,
-    next_attempt: u64,
-    workers_started: u32,
+    pub(super) busy_processes: u32,
+    pub(super) next_attempt: u64,
+    pub(super) workers_started: u32,
     /// What is tried again later, and when.
     pub(super) resting: BTreeSet<(Duration, Resting)>,
     /// Stages in [`Phase::Finishing`].
     finishing: usize,
     ended: usize,
-    state: State,
+    pub(super) state: State,
 }
 
 /// An attempt that runs.
@@ -71,7 +66,7 @@ pub struct Running {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum State {
+pub(super) enum State {
     New,
     Running,
     /// The user has interrupted the run: what runs may end, until then, and nothing more begins.
@@ -213,293 +208,6 @@ impl Scheduler {
 
     pub(super) fn touch(&mut self, stage: StageId) {
         self.dirty.insert(stage);
-    }
-
-    /// Begins one attempt of the deepest ready stage for which there is a place; starts workers where they are missing.
-    /// Returns whether anything changed.
-    fn assign(&mut self) -> bool {
-        let next = self.next_for_slot().or_else(|| self.next_for_thread());
-        match next {
-            Some((stage, Place::Pinned { lane, worker })) => self.dispatch_lane(stage, lane, worker),
-            Some((stage, place)) => self.dispatch_next(stage, place),
-            None => {}
-        }
-        next.is_some()
-    }
-
-    fn next_for_thread(&self) -> Option<(StageId, Place)> {
-        let is_free = self.busy_native < self.plan.workers;
-        is_free.then(|| self.ready.for_threads().next().map(|stage| (stage, Place::Native)))?
-    }
-
-    fn next_for_slot(&mut self) -> Option<(StageId, Place)> {
-        if self.busy_slots >= self.plan.workers {
-            return self.next_to_wait();
-        }
-        let mut without_worker = Vec::new();
-        let mut place = |stage: StageId| {
-            let role = self.stages[stage.index()].role;
-            let Some(class) = role.class() else { return Some(Place::Process) };
-            if let Role::Keyed(_) = role {
-                let pinned = self.lane_to_run(stage, class);
-                if pinned.is_none() {
-                    without_worker.push((stage, class));
-                }
-                return pinned;
-            }
-            if self.runnable(stage) > 0 {
-                if self.pool.has_idle(class) {
-                    return Some(Place::Worker(class));
-                }
-                without_worker.push((stage, class));
-            }
-            self.place_behind(stage, class)
-        };
-        let found = self.ready.for_slots().find_map(|stage| Some((stage, place(stage)?)));
-        let mut wanted = self.plan.workers.saturating_sub(self.busy_slots + self.pool.total_starting());
-        for (stage, class) in without_worker {
-            self.start_workers(stage, class, &mut wanted);
-        }
-        found
-    }
-
-    /// An attempt that can be dispatched while all slots are taken: one that begins when a process ends, or when its worker has
-    /// ended another one.
-    fn next_to_wait(&self) -> Option<(StageId, Place)> {
-        if self.may_send_ahead() {
-            return self.ready.for_slots().next().map(|stage| (stage, Place::NextProcess));
-        }
-        // A stage that may not queue is a rival of those that may.
-        let queueing = self.ready.for_slots().take_while(|stage| self.may_queue(*stage));
-        queueing
-            .filter_map(|stage| Some((stage, self.stages[stage.index()].role.class()?)))
-            .find_map(|(stage, class)| self.place_behind(stage, class).map(|place| (stage, place)))
-    }
-
-    /// Whether a process may be asked for that takes the place of the next one to end. Only where it takes that from nobody else: not
-    /// while there are workers, or stages that want one.
-    fn may_send_ahead(&self) -> bool {
-        let is_room = self.waiting.len() < self.plan.workers as usize;
-        is_room && self.busy_processes == self.busy_slots && self.ready.all_can_wait()
-    }
-
-    /// The worker that is to have the stage's next attempt before it has ended the one that it runs, if the attempts are so short that the
-    /// way there and back counts. Not where another worker would be free first and have nothing to do, nor where another stage waits for
-    /// what would never be free.
-    fn place_behind(&self, stage: StageId, class: ClassId) -> Option<Place> {
-        if !self.may_queue(stage) {
-            return None;
-        }
-        let is_mine = |other: StageId| self.classes.of(other) == Some(class);
-        // Only those that may all have the same places: else one of them would take what the other waits for, again and again.
-        let are_alike = |other: StageId| [stage, other].iter().all(|stage| self.may_queue_anywhere(*stage));
-        let is_rival = |other: StageId| other != stage && !(is_mine(other) && are_alike(other));
-        if self.ready.for_slots().any(is_rival) {
-            return None;
-        }
-        let fits = |attempt: &AttemptId| {
-            let other = self.running[attempt].stage;
-            (other == stage || self.may_queue_anywhere(stage)) && self.stages[other.index()].durations.are_short()
-        };
-        let running: Vec<(WorkerId, AttemptId)> = self.pool.without_next(class).collect();
-        let fitting = running.iter().filter(|(_, attempt)| fits(attempt));
-        let (worker, _) = *fitting.min_by_key(|(_, attempt)| self.running[attempt].since)?;
-        let taken = running.len() as u32 + self.pool.starting(class) + self.pool.idle(class);
-        let mine = self.ready.for_slots().filter(|other| is_mine(*other));
-        let available: u32 = mine.map(|other| self.stages[other.index()].available).sum();
-        (available > taken).then_some(Place::Behind(worker))
-    }
-
-    /// Whether an attempt of the stage may be with a worker that runs one of another stage: it may begin while as many of its own run as
-    /// may.
-    fn may_queue_anywhere(&self, stage: StageId) -> bool {
-        self.may_queue(stage) && self.plan.stage(stage).workers.max.get() >= self.plan.workers
-    }
-
-    /// Whether attempts of the stage may be with workers that run others.
-    pub(super) fn may_queue(&self, stage: StageId) -> bool {
-        let state = &self.stages[stage.index()];
-        let is_map = matches!(state.role, Role::Map(super::MapHost::Worker(_)));
-        is_map && state.durations.are_short()
-    }
-
-    /// Starts as many workers as the stage has batches to work on, within the limits of its class and of the run.
-    fn start_workers(&mut self, stage: StageId, class: ClassId, wanted: &mut u32) {
-        let missing = match self.stages[stage.index()].role {
-            Role::Keyed(_) => self.lanes_without_worker(stage),
-            _ => self.runnable(stage),
-        };
-        let missing = missing.saturating_sub(self.pool.starting(class));
-        let room = self.classes.get(class).limit.saturating_sub(self.pool.alive(class));
-        for _ in 0..missing.min(room).min(*wanted) {
-            let worker = self.pool.start(class);
-            self.workers_started += 1;
-            *wanted -= 1;
-            self.actions.push(Action::StartWorker { worker, class });
-        }
-    }
-
-    pub(super) fn new_attempt(&mut self, stage: StageId, slice: SliceId, place: Place) -> (AttemptId, Host) {
-        let attempt = AttemptId(self.next_attempt);
-        self.next_attempt += 1;
-        let host = match place {
-            Place::Native => {
-                self.busy_native += 1;
-                Host::Native
-            }
-            Place::Process => {
-                self.busy_slots += 1;
-                self.busy_processes += u32::from(!self.is_filter(stage));
-                Host::Process
-            }
-            Place::NextProcess => {
-                self.waiting.push_back(attempt);
-                Host::NextProcess
-            }
-            Place::Worker(class) => {
-                self.busy_slots += 1;
-                Host::Worker(self.pool.take(class, attempt).expect("`assign` saw an idle worker"))
-            }
-            Place::Pinned { worker, .. } => {
-                self.busy_slots += 1;
-                let class = self.classes.of(stage).expect("only stages with workers have any pinned");
-                self.pool.take_worker(class, worker, attempt);
-                Host::Worker(worker)
-            }
-            Place::Behind(worker) => {
-                self.pool.queue_behind(worker, attempt);
-                Host::Worker(worker)
-            }
-        };
-        let is_queued = matches!(place, Place::Behind(_) | Place::NextProcess);
-        self.running.insert(attempt, Running { stage, slice, host, since: None, waits: false });
-        if is_queued {
-            self.jobs(stage).queued += 1;
-        } else {
-            self.begin_attempt(attempt);
-        }
-        (attempt, host)
-    }
-
-    fn begin_attempt(&mut self, attempt: AttemptId) {
-        let now = self.now;
-        let Some(running) = self.running.get_mut(&attempt) else { return };
-        running.since = Some(now);
-        let state = &mut self.stages[running.stage.index()];
-        if let Work::Jobs(jobs) = &mut state.work {
-            jobs.running += 1;
-        }
-        state.account.peak_attempts = state.account.peak_attempts.max(state.running());
-    }
-
-    /// An attempt is over: its slot is free, and so is its worker if it lives and has no other attempt.
-    pub(super) fn end_attempt(&mut self, attempt: AttemptId) -> Option<Running> {
-        let running = self.running.remove(&attempt)?;
-        self.count_end(&running);
-        match running.host {
-            Host::Native => self.busy_native -= 1,
-            Host::Process if running.waits => {}
-            Host::Process => self.give_back_slot(running.stage),
-            Host::NextProcess => self.waiting.retain(|waiting| *waiting != attempt),
-            Host::Worker(worker) => match self.pool.end(worker, attempt) {
-                None => self.busy_slots -= 1,
-                Some(next) if running.since.is_some() => self.begin_queued(next),
-                Some(_) => {}
-            },
-        }
-        self.touch(running.stage);
-        Some(running)
-    }
-
-    /// The attempt's process waits for more before it gives the rest. Its place is free for what it waits for.
-    fn attempt_waits(&mut self, attempt: AttemptId) {
-        let Some(running) = self.running.get_mut(&attempt).filter(|running| !running.waits) else { return };
-        debug_assert_eq!(running.host, Host::Process, "only processes are fed one batch after the other");
-        running.waits = true;
-        let (stage, since) = (running.stage, running.since.unwrap_or(self.now));
-        let jobs = self.jobs(stage);
-        jobs.running -= 1;
-        jobs.waiting += 1;
-        self.stages[stage.index()].account.busy += self.now.saturating_sub(since);
-        self.give_back_slot(stage);
-        self.touch(stage);
-    }
-
-    /// Whether processes of the stage stay for more than one attempt.
-    fn is_filter(&self, stage: StageId) -> bool {
-        matches!(&self.plan.stage(stage).kind, StageKind::Command(command) if command.mode == CommandMode::Stream)
-    }
-
-    /// An attempt of the stage needs its slot no more. That of a process which is there for one attempt is taken by the first one that
-    /// waits for it, which needs not be told.
-    fn give_back_slot(&mut self, stage: StageId) {
-        if self.is_filter(stage) {
-            self.busy_slots -= 1;
-            return;
-        }
-        let Some(next) = self.waiting.pop_front() else {
-            self.busy_slots -= 1;
-            self.busy_processes -= 1;
-            return;
-        };
-        self.running.get_mut(&next).expect("an attempt that waits for a slot has not ended").host = Host::Process;
-        self.begin_queued(next);
-    }
-
-    /// What an attempt waited for is there.
-    fn begin_queued(&mut self, attempt: AttemptId) {
-        let stage = self.running[&attempt].stage;
-        self.jobs(stage).queued -= 1;
-        self.begin_attempt(attempt);
-        self.touch(stage);
-    }
-
-    /// An attempt has left its stage's count of those that run or are to run.
-    fn count_end(&mut self, running: &Running) {
-        let state = &mut self.stages[running.stage.index()];
-        // Lanes tell by themselves whether they run.
-        if let Work::Jobs(jobs) = &mut state.work {
-            let count = match running.since {
-                None => &mut jobs.queued,
-                Some(_) if running.waits => &mut jobs.waiting,
-                Some(_) => &mut jobs.running,
-            };
-            *count -= 1;
-        }
-        if let (Some(since), false) = (running.since, running.waits) {
-            let duration = self.now.saturating_sub(since);
-            state.account.busy += duration;
-            state.durations.learn(duration);
-        }
-    }
-
-    /// An attempt was not begun, and will not be: as if it had never been dispatched.
-    fn take_back(&mut self, attempt: AttemptId) {
-        let Some(running) = self.running.remove(&attempt) else { return };
-        self.count_end(&running);
-        self.slice(running.stage, running.slice).tries.total -= 1;
-        self.again(running.stage, running.slice);
-    }
-
-    fn worker_exited(&mut self, worker: WorkerId, failure: Failure, cause: ExitCause) {
-        let Some((class, state, failed_starts)) = self.pool.remove(worker, cause) else { return };
-        match state {
-            WorkerState::Running { attempt, next } => {
-                next.into_iter().for_each(|next| self.take_back(next));
-                let Some(running) = self.running.remove(&attempt) else { return };
-                self.busy_slots -= 1;
-                self.count_end(&running);
-                match self.stages[running.stage.index()].role {
-                    Role::Keyed(_) => self.lane_failed(&running, failure, cause),
-                    _ => self.slice_failed(running.stage, running.slice, failure, cause),
-                }
-            }
-            WorkerState::Starting if failed_starts >= FAILED_STARTS => {
-                self.fail(StageFailure::of_stage(self.classes.get(class).stage, failure));
-            }
-            WorkerState::Starting => {}
-            WorkerState::Idle => self.unpin(class, worker),
-        }
     }
 
     /// Takes the next batch of an input, in the order of its members.
@@ -654,39 +362,7 @@ impl Scheduler {
         self.finish(Ending::Failed(Box::new(failure)));
     }
 
-    /// The first interrupt lets what runs come to its end; the second one does not.
-    fn interrupted(&mut self) {
-        if self.state != State::Running || self.is_drained() {
-            self.finish(Ending::Interrupted);
-            return;
-        }
-        let attempts = self.running.values().filter(|running| is_at_work(running)).count();
-        self.state = State::Draining { until: self.now.saturating_add(GRACE) };
-        self.actions.push(Action::Emit(RunEvent::Draining { attempts, grace: GRACE }));
-    }
-
-    fn end_if_drained(&mut self) {
-        if let State::Draining { until } = self.state
-            && (self.now >= until || self.is_drained())
-        {
-            self.finish(Ending::Interrupted);
-        }
-    }
-
-    /// Whether no code of the user runs.
-    fn is_drained(&self) -> bool {
-        !self.running.values().any(is_at_work)
-    }
-
-    /// Until when what runs may go on after an interrupt.
-    pub(super) fn drains_until(&self) -> Option<Duration> {
-        match self.state {
-            State::Draining { until } => Some(until),
-            _ => None,
-        }
-    }
-
-    fn finish(&mut self, ending: Ending) {
+    pub(super) fn finish(&mut self, ending: Ending) {
         if self.state == State::Over {
             return;
         }
@@ -773,23 +449,6 @@ impl Scheduler {
     }
 }
 
-/// Where an attempt could run right now.
-#[derive(Clone, Copy, Debug)]
-pub enum Place {
-    Native,
-    Process,
-    /// When a process that runs has ended.
-    NextProcess,
-    Worker(ClassId),
-    /// In the worker that has the lane's state, or is to get it. It is idle.
-    Pinned {
-        lane: usize,
-        worker: WorkerId,
-    },
-    /// With a worker that runs another attempt.
-    Behind(WorkerId),
-}
-
 /// What a run is doing at one moment.
 #[derive(Clone, Debug)]
 pub struct Snapshot {
@@ -837,7 +496,7 @@ impl StageState {
             }
     }
 
-    fn running(&self) -> u32 {
+    pub(super) fn running(&self) -> u32 {
         match &self.work {
             Work::Jobs(jobs) => jobs.running,
             Work::Keyed(keyed) => keyed.running(),
@@ -875,11 +534,6 @@ fn new_stage(stage: &crate::plan::Stage, plan: &Plan, classes: &Classes) -> Stag
         account: StageAccount::default(),
         clock: super::clock::StageClock::default(),
     }
-}
-
-/// Whether an attempt runs code of the user's, or is about to: what was sent to a worker cannot be taken back.
-fn is_at_work(running: &Running) -> bool {
-    running.host != Host::Native && !running.waits
 }
 
 /// What an attempt of the stage takes. A process that is given little may be asked for before there is a slot for it; not if its stage
