@@ -86,9 +86,23 @@ impl Echo {
         match &dispatch.work {
             Work::Rows { .. } => {
                 let outputs = vec![Output { port: 0, batch: self.batch() }];
-                Event::AttemptDone { attempt, rows: ROWS, spent: Duration::ZERO, outputs, end: false }
+                Event::AttemptDone {
+                    attempt,
+                    rows: ROWS,
+                    spent: Duration::ZERO,
+                    outputs,
+                    end: false,
+                    failed: Vec::new(),
+                }
             }
-            _ => Event::AttemptDone { attempt, rows: 0, spent: Duration::ZERO, outputs: Vec::new(), end: true },
+            _ => Event::AttemptDone {
+                attempt,
+                rows: 0,
+                spent: Duration::ZERO,
+                outputs: Vec::new(),
+                end: true,
+                failed: Vec::new(),
+            },
         }
     }
 
