@@ -10,6 +10,7 @@ mod program;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use bytesize::ByteSize;
@@ -24,6 +25,8 @@ const SLACK: f64 = 4.0;
 struct Case {
     file: PathBuf,
     set: Vec<String>,
+    /// `--memory`.
+    limit: Option<&'static str>,
 }
 
 #[test]
@@ -49,6 +52,47 @@ fn every_pipeline_stays_under_its_bound_and_near_it() {
         }
     }
     assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+#[test]
+fn a_run_keeps_to_the_memory_that_it_is_given() {
+    let [free, limited] = [None, Some("350MiB")].map(|limit| {
+        let file = repository().join("pipelines/flights/flights.yaml");
+        let case = Case { limit, ..Case::of(file) };
+        let scratch = tempfile::tempdir().expect("a temporary folder");
+        let bound = case.bound(scratch.path());
+        let peak = match Group::new() {
+            Ok(group) => {
+                let (status, peak) = group.run(&case, scratch.path());
+                assert!(status.success(), "{limit:?}: {status}");
+                peak
+            }
+            Err(reason) => {
+                println!("peaks are not compared: no control group can be made: {reason}");
+                0
+            }
+        };
+        println!("{limit:?}: bound {}, peak {}", ByteSize::b(bound), ByteSize::b(peak));
+        let written = program::files(&scratch.path().join("out"))
+            .iter()
+            .map(|file| fs::read(file).expect("readable"))
+            .collect::<Vec<_>>();
+        assert!(!written.is_empty());
+        (bound, peak, written)
+    });
+    assert!(free.0 > 350 << 20, "it does not need the limit");
+    assert!(limited.0 <= 350 << 20 && limited.1 <= 350 << 20);
+    assert!(free.2 == limited.2, "what comes out depends on the limit");
+}
+
+#[test]
+fn a_run_that_cannot_keep_to_its_memory_does_not_begin() {
+    let file = repository().join("pipelines/flights/flights.yaml");
+    let output = Command::new(env!("CARGO_BIN_EXE_millpond")).args(["run", "--memory", "50MiB"]).arg(file).output();
+    let output = output.expect("the program starts");
+    let text = errors(&output);
+    assert_eq!(output.status.code(), Some(2), "{text}");
+    assert!(text.contains("more than --memory 50.0 MiB") && text.contains("workers"), "{text}");
 }
 
 #[test]
@@ -93,7 +137,7 @@ fn benchmarks(data: &Path) -> Vec<Case> {
     let file = |name: &str| repository().join("benches").join(name).with_extension("yaml");
     let with_input = inputs
         .iter()
-        .map(|(name, input)| Case { file: file(name), set: vec![format!("in={}", data.join(input).display())] });
+        .map(|(name, input)| Case { set: vec![format!("in={}", data.join(input).display())], ..Case::of(file(name)) });
     with_input.chain(["w3", "w6dag"].map(|name| Case::of(file(name)))).collect()
 }
 
@@ -101,13 +145,15 @@ impl Case {
     fn of(file: PathBuf) -> Self {
         // Its 600 batches take as much memory as 60.
         let set = if file.ends_with("kill.yaml") { vec!["batches=60".to_owned()] } else { Vec::new() };
-        Self { file, set }
+        Self { file, set, limit: None }
     }
 
     fn arguments(&self, scratch: &Path) -> Vec<String> {
         let text = fs::read_to_string(&self.file).expect("it is readable");
         let out = text.contains("params.out").then(|| format!("out={}", scratch.join("out").display()));
-        self.set.iter().cloned().chain(out).flat_map(|set| ["--set".to_owned(), set]).collect()
+        let set = self.set.iter().cloned().chain(out).flat_map(|set| ["--set".to_owned(), set]);
+        let limit = self.limit.into_iter().flat_map(|limit| ["--memory".to_owned(), limit.to_owned()]);
+        set.chain(limit).collect()
     }
 
     /// What `plan` prints.
@@ -145,7 +191,9 @@ impl Group {
         let parent = Path::new(mount).join(ours);
         // Seen from inside a container, the path may be one of the outside.
         let parent = if parent.exists() { parent } else { mount.into() };
-        let folder = parent.join(format!("millpond-test-{}", std::process::id()));
+        static GROUPS: AtomicU32 = AtomicU32::new(0);
+        let number = GROUPS.fetch_add(1, Ordering::Relaxed);
+        let folder = parent.join(format!("millpond-test-{}-{number}", std::process::id()));
         fs::create_dir(&folder).map_err(|error| format!("{}: {error}", folder.display()))?;
         let group = Self { folder, fields };
         match group.used() {

@@ -55,12 +55,15 @@ pub struct ParamArgs {
     pub seed: u64,
 }
 
-/// What sets the number of workers.
+/// What the machine may give to a run.
 #[derive(Debug, Args)]
 pub struct WorkerArgs {
     /// Attempts that may run at once. Without it, the number of cores that may be used.
     #[arg(long, value_name = "N")]
     pub workers: Option<NonZeroU32>,
+    /// The most memory that the run may take, such as 2GiB: queues and queries make do with less. If that is not enough, there is no run.
+    #[arg(long, value_name = "SIZE")]
+    pub memory: Option<bytesize::ByteSize>,
 }
 
 #[derive(Debug, Args)]

@@ -11,7 +11,7 @@ use crate::plan::Plan;
 use crate::run::executor::PythonHost;
 
 pub fn build(args: &EnvBuildArgs) -> Exit {
-    let plan = match load::plan(&args.file, &args.params, &WorkerArgs { workers: NonZeroU32::new(1) }) {
+    let plan = match load::plan(&args.file, &args.params, &WorkerArgs { workers: NonZeroU32::new(1), memory: None }) {
         Ok(plan) => plan,
         Err(exit) => return exit,
     };

@@ -6,7 +6,7 @@ use super::{load, output};
 use crate::plan::view;
 
 pub fn graph(args: &GraphArgs) -> Exit {
-    match load::plan(&args.file, &args.params, &WorkerArgs { workers: None }) {
+    match load::plan(&args.file, &args.params, &WorkerArgs { workers: None, memory: None }) {
         Ok(plan) => output::print(&match args.format {
             GraphFormat::Text => view::graph_text(&plan),
             GraphFormat::Mermaid => view::mermaid(&plan),

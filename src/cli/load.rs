@@ -1,16 +1,23 @@
 //! From a file and the command line to a document and a plan.
 
+use std::cmp::Reverse;
 use std::num::NonZeroU32;
 use std::path::Path;
 use std::sync::Arc;
+
+use bytesize::ByteSize;
 
 use super::args::{ParamArgs, WorkerArgs};
 use super::exit_code::Exit;
 use super::output;
 use crate::diagnostic::{Diagnostic, SourceText, SourceTextError};
+use crate::plan::memory::MemoryBound;
 use crate::plan::{self, Compiled, Plan, Settings};
 use crate::run::executor::stage::read;
 use crate::spec::{self, Completeness, Given};
+
+/// Terms of the bound that are told when they are too much.
+const LARGEST_TERMS: usize = 4;
 
 /// Compiles the pipeline in `file`; prints what is wrong or odd.
 ///
@@ -21,8 +28,11 @@ pub fn plan(file: &Path, params: &ParamArgs, workers: &WorkerArgs) -> Result<Pla
     let given = given(&params.set, params.seed, Completeness::Full)?;
     let document = spec::parse(&source, &given);
     match plan::compile(&document, &settings(workers)) {
-        Ok(Compiled { plan, warnings }) => {
+        Ok(Compiled { mut plan, warnings }) => {
             output::report(&warnings, &source);
+            if let Some(limit) = workers.memory {
+                plan::fit(&mut plan, limit.as_u64()).map_err(|bound| does_not_fit(bound, limit))?;
+            }
             Ok(plan)
         }
         Err(problems) => {
@@ -30,6 +40,21 @@ pub fn plan(file: &Path, params: &ParamArgs, workers: &WorkerArgs) -> Result<Pla
             Err(exit_for(&problems))
         }
     }
+}
+
+/// Says what takes more than there may be.
+fn does_not_fit(mut bound: MemoryBound, limit: ByteSize) -> Exit {
+    bound.terms.sort_by_key(|term| Reverse(term.bytes));
+    let total = ByteSize::b(bound.total());
+    let mut text = format!(
+        "the run may take {total}, which is more than --memory {limit}, with the smallest queues that make sense:"
+    );
+    for term in bound.terms.iter().take(LARGEST_TERMS) {
+        text += &format!("\n  {:>10}  {}", ByteSize::b(term.bytes).to_string(), term.what);
+    }
+    text += "\nfewer `--workers`, a smaller `memory` of python stages, or smaller batches (`batch: { bytes: … }`) take less";
+    output::complain(&text);
+    Exit::Usage
 }
 
 /// Reads a pipeline file; prints why it cannot be read.

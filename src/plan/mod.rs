@@ -6,6 +6,7 @@ mod check;
 mod compile;
 mod deadlock;
 mod failing;
+mod fit;
 mod graph;
 mod link;
 pub mod memory;
@@ -22,6 +23,7 @@ pub mod view;
 
 pub use compile::{Compiled, Settings, compile, validate};
 pub use failing::{Backoff, Budget, OnError, Retry, Timeout, Verdict};
+pub use fit::fit;
 pub use plan::{Edge, EdgeId, PARTITIONS, Plan, PythonPlan, StageId};
 pub use queue::{Capacity, Cut};
 pub use stage::{
