@@ -46,7 +46,7 @@ const PLACES: [(&str, &str); 5] = [
     ),
     ("call", "def work(row):\n    if row['n'] == 17:\n        FAULT\n    return row\n"),
     (
-        "what is returned",
+        RETURNED,
         "def work(row):\n    return made(row)\n\ndef made(row):\n    yield row\n    if row['n'] == 17:\n        FAULT\n",
     ),
     (
@@ -55,9 +55,24 @@ const PLACES: [(&str, &str); 5] = [
     ),
 ];
 
-const HEAD: &str = "import ctypes, os, signal, sys, threading, time\n\nclass Odd(Exception):\n    def __init__(self, lock, number):\n        \
-                    self.lock = lock\n\ndef fill():\n    kept = []\n    while True:\n        kept.append(b'x' * (8 << 20))\n        \
+const HEAD: &str = "import collections.abc, ctypes, os, signal, sys, threading, time\n\nclass Odd(Exception):\n    def __init__(self, lock, \
+                    number):\n        self.lock = lock\n\nclass Lazy(collections.abc.Mapping):\n    def __getitem__(self, key):\n        \
+                    raise ValueError('bad')\n    __iter__ = __len__ = __getitem__\n\ndef fill():\n    kept = []\n    while True:\n        kept.append(b'x' * (8 << 20))\n        \
                     time.sleep(0.001)\n\n";
+
+/// What a function returns for the bad row that cannot go on, and the value. `RETURNS` says whether its columns are declared.
+const RESULTS: [(&str, &str, bool); 6] = [
+    ("an object that is no row", "threading.Lock()", false),
+    ("a row with an object that is no value", "{'n': 17, 'lock': threading.Lock()}", false),
+    ("an object that raises when it is read", "Lazy()", false),
+    ("a number that is too large", "{'n': 1 << 80}", false),
+    ("a value of another type than `returns` says", "{'n': 'seventeen'}", true),
+    (MIXED, "{'n': 'seventeen'}", false),
+];
+const MIXED: &str = "a value of another type than in other rows, without `returns`";
+
+/// What a function does in its result; the only place where it can.
+const RETURNED: &str = "what is returned";
 
 /// What goes wrong in a command for lines of text, and the shell that does it.
 const COMMAND_FAULTS: [(&str, &str); 5] = [
@@ -68,10 +83,15 @@ const COMMAND_FAULTS: [(&str, &str); 5] = [
     ("output that is no text", "printf '\\377\\n'"),
 ];
 
-/// Where it does. `BAD` is true for the bad row.
-const COMMAND_PLACES: [(&str, &str); 3] = [
-    ("before it reads", "FAULT; cat"),
+/// A program that cannot be started, which is only known before it reads.
+const NO_PROGRAM: &str = "a program that is not there";
+const BEFORE: &str = "before it reads";
+
+/// Where it does. `FAULT` stands for the shell.
+const COMMAND_PLACES: [(&str, &str); 4] = [
+    (BEFORE, "FAULT; cat"),
     ("on a row", "while read -r n; do if [ $n = 17 ]; then FAULT; else echo $n; fi; done"),
+    ("within a line of output", "while read -r n; do if [ $n = 17 ]; then printf half; FAULT; else echo $n; fi; done"),
     (
         "at its end",
         "bad=; while read -r n; do if [ $n = 17 ]; then bad=1; fi; echo $n; done; if [ $bad ]; then FAULT; fi",
@@ -91,6 +111,8 @@ struct Case {
 enum Seen {
     /// The run succeeded without the bad row.
     Rejected(String),
+    /// The run succeeded without the bad row and the one behind it.
+    WithNeighbour(String),
     /// The run succeeded, and every row was rejected.
     AllRejected(String),
     /// The run failed, and no row was blamed.
@@ -109,33 +131,48 @@ fn scene(stage: &str, module: &str, source: &str) -> Scene {
     scene
 }
 
+/// Those that take longest come first, so that nothing is left to wait for at the end.
 fn cases() -> Vec<Case> {
-    let mut cases = Vec::new();
-    for (fault, statement) in FAULTS {
-        for (place, module) in PLACES {
-            let module = format!("{HEAD}{}", module.replace("FAULT", statement));
-            let name = if module.contains("class Work") { "Work" } else { "work" };
-            let stage = format!(
-                "  python: {{ call: 'work:{name}', as: row }}\n  workers: 1\n  memory: 256MiB\n  timeout: {{ attempt: 1s, open: 3s }}"
-            );
-            cases.push(Case {
-                kind: "python",
-                fault,
-                place,
-                scene: Box::new(move || scene(&stage, &module, "in.csv")),
-            });
-        }
-    }
-    for (fault, shell) in COMMAND_FAULTS {
-        for (place, script) in COMMAND_PLACES {
-            let script = script.replace("FAULT", shell);
-            let stage = format!(
-                "  command:\n    shell: >-\n      {script}\n    input: lines\n    output: lines\n  timeout: 700ms"
-            );
-            cases.push(Case { kind: "command", fault, place, scene: Box::new(move || scene(&stage, "", "in.txt")) });
-        }
-    }
+    let mut cases: Vec<Case> = python_cases().chain(result_cases()).chain(command_cases()).collect();
+    cases.sort_by_key(|case| !["a hang", "out of memory"].contains(&case.fault));
     cases
+}
+
+fn python_cases() -> impl Iterator<Item = Case> {
+    let cells = FAULTS.into_iter().flat_map(|fault| PLACES.map(|place| (fault, place)));
+    cells.map(|((fault, statement), (place, module))| {
+        let module = format!("{HEAD}{}", module.replace("FAULT", statement));
+        let name = if module.contains("class Work") { "Work" } else { "work" };
+        let stage = format!(
+            "  python: {{ call: 'work:{name}', as: row }}\n  workers: 1\n  memory: 256MiB\n  timeout: {{ attempt: 1s, open: 3s }}"
+        );
+        Case { kind: "python", fault, place, scene: Box::new(move || scene(&stage, &module, "in.csv")) }
+    })
+}
+
+fn result_cases() -> impl Iterator<Item = Case> {
+    RESULTS.into_iter().map(|(fault, value, declared)| {
+        let module = format!("{HEAD}def work(row):\n    return {value} if row['n'] == 17 else row\n");
+        let returns = if declared { ", returns: { n: int64 }" } else { "" };
+        let stage = format!("  python: {{ call: 'work:work', as: row{returns} }}\n  workers: 1");
+        Case { kind: "result", fault, place: RETURNED, scene: Box::new(move || scene(&stage, &module, "in.csv")) }
+    })
+}
+
+fn command_cases() -> impl Iterator<Item = Case> {
+    let cells = COMMAND_FAULTS.into_iter().flat_map(|fault| COMMAND_PLACES.map(|place| (fault, place)));
+    let cases = cells.map(|((fault, shell), (place, script))| {
+        let script = script.replace("FAULT", shell);
+        // Where every row hangs, none needs the time.
+        let timeout = if place == BEFORE { "100ms" } else { "700ms" };
+        let stage = format!(
+            "  command:\n    shell: >-\n      {script}\n    input: lines\n    output: lines\n  timeout: {timeout}"
+        );
+        Case { kind: "command", fault, place, scene: Box::new(move || scene(&stage, "", "in.txt")) }
+    });
+    let stage = "  command: { run: [no-program-has-this-name], input: lines, output: lines }";
+    let scene = Box::new(move || scene(stage, "", "in.txt"));
+    cases.chain([Case { kind: "command", fault: NO_PROGRAM, place: BEFORE, scene }])
 }
 
 /// Runs a case and checks what holds for all of them.
@@ -164,6 +201,10 @@ fn look(case: &Case) -> Seen {
                 assert_eq!(given, (1..=ROWS).filter(|row| *row != BAD).collect::<Vec<_>>(), "{what}");
                 return Seen::Rejected(verdict);
             }
+            if rejected == [BAD, BAD + 1] {
+                assert_eq!(given, (1..=ROWS).filter(|row| !rejected.contains(row)).collect::<Vec<_>>(), "{what}");
+                return Seen::WithNeighbour(verdict);
+            }
             assert_eq!((rejected, given), ((1..=ROWS).collect(), Vec::new()), "{what}");
             Seen::AllRejected(verdict)
         }
@@ -181,9 +222,11 @@ fn look(case: &Case) -> Seen {
 fn expected(case: &Case) -> Seen {
     let verdict = match case.fault {
         "an exception" | "an exception that cannot be pickled" | "exit status 3" => "exception",
+        "an object that raises when it is read" | NO_PROGRAM => "exception",
         "a hang" => "timeout",
         "out of memory" => "oom",
         "output that is no text" => "schema",
+        _ if case.kind == "result" => "schema",
         _ => "crash",
     };
     // What ends as it is closed tells no more than that it did; but what it raises, it says.
@@ -192,24 +235,45 @@ fn expected(case: &Case) -> Seen {
         ("`close()`", "`sys.exit(4)`") => "exception",
         _ => verdict,
     };
-    match case.place {
-        "call" | "what is returned" | "on a row" | "at its end" => Seen::Rejected(verdict.to_owned()),
-        "before it reads" => Seen::AllRejected(verdict.to_owned()),
-        _ => Seen::Failed(verdict.to_owned()),
+    let verdict = verdict.to_owned();
+    match (case.place, case.fault) {
+        // Either of the two rows is well by itself: without `returns`, they only do not go together.
+        (_, MIXED) => Seen::WithNeighbour(verdict),
+        (_, NO_PROGRAM) | ("import" | "constructor" | "`close()`", _) => Seen::Failed(verdict),
+        (BEFORE, _) => Seen::AllRejected(verdict),
+        _ => Seen::Rejected(verdict),
     }
 }
 
-fn table(kind: &str, seen: &BTreeMap<(&str, &str, &str), Seen>, faults: &[&str], places: &[&str]) -> String {
+type AllSeen = BTreeMap<(&'static str, &'static str, &'static str), Seen>;
+
+fn table(kind: &'static str, seen: &AllSeen, faults: &[&'static str], places: &[&'static str]) -> String {
     let mut text = format!("| | {} |\n|---|{}\n", places.join(" | "), "---|".repeat(places.len()));
-    for fault in faults {
-        let cells = places.iter().map(|place| match &seen[&(kind, *fault, *place)] {
-            Seen::Rejected(verdict) => format!("the row is rejected: `{verdict}`"),
-            Seen::AllRejected(verdict) => format!("all rows are rejected: `{verdict}`"),
-            Seen::Failed(verdict) => format!("the run fails: `{verdict}`"),
+    for &fault in faults {
+        let cells = places.iter().map(|&place| match seen.get(&(kind, fault, place)) {
+            Some(Seen::Rejected(verdict)) => format!("the row is rejected: `{verdict}`"),
+            Some(Seen::WithNeighbour(verdict)) => format!("the row and the next one are rejected: `{verdict}`"),
+            Some(Seen::AllRejected(verdict)) => format!("all rows are rejected: `{verdict}`"),
+            Some(Seen::Failed(verdict)) => format!("the run fails: `{verdict}`"),
+            None => "–".to_owned(),
         });
         let _ = writeln!(text, "| {fault} | {} |", cells.collect::<Vec<_>>().join(" | "));
     }
     text
+}
+
+/// What the page says between its marks.
+fn tables(seen: &AllSeen) -> String {
+    let places = PLACES.map(|(place, _)| place);
+    let command_places = COMMAND_PLACES.map(|(place, _)| place);
+    let mut command_faults = COMMAND_FAULTS.map(|(fault, _)| fault).to_vec();
+    command_faults.push(NO_PROGRAM);
+    format!(
+        "\nOf Python stages:\n\n{}\nOf what a Python function returns for a row:\n\n{}\nOf commands in mode `batch`:\n\n{}\n",
+        table("python", seen, &FAULTS.map(|(fault, _)| fault), &places),
+        table("result", seen, &RESULTS.map(|(fault, ..)| fault), &[RETURNED]),
+        table("command", seen, &command_faults, &command_places),
+    )
 }
 
 #[test]
@@ -236,11 +300,7 @@ fn whatever_goes_wrong_costs_no_more_than_it_must() {
     assert!(wrong.is_empty(), "{wrong:#?}");
 
     let seen = seen.into_inner().expect("no panic");
-    let written = format!(
-        "\nOf Python stages:\n\n{}\nOf commands in mode `batch`:\n\n{}\n",
-        table("python", &seen, &FAULTS.map(|(fault, _)| fault), &PLACES.map(|(place, _)| place)),
-        table("command", &seen, &COMMAND_FAULTS.map(|(fault, _)| fault), &COMMAND_PLACES.map(|(place, _)| place)),
-    );
+    let written = tables(&seen);
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/reliability.md");
     let page = std::fs::read_to_string(&path).expect("the page is there");
     let (before, rest) = page.split_once(BEGIN).expect("the table begins");
