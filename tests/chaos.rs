@@ -3,6 +3,7 @@
 mod support;
 
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use support::{Ran, Scene, assert_same, is_long, python};
@@ -117,4 +118,83 @@ fn what_is_injected_follows_from_the_seed() {
     assert!(!first.is_empty());
     assert_eq!(first, told("7", "3"));
     assert_ne!(first, told("8", "1"));
+}
+
+/// The examples, and the pipeline of the README. Those that have attempts, so that faults can hit them, come with `true`.
+const PIPELINES: [(&str, bool); 8] = [
+    ("examples/access_log/pipeline.yaml", true),
+    ("examples/collatz/pipeline.yaml", true),
+    ("examples/hello/pipeline.yaml", false),
+    ("examples/orders/pipeline.yaml", false),
+    ("examples/reviews/pipeline.yaml", true),
+    ("examples/sessions/pipeline.yaml", true),
+    ("examples/words/pipeline.yaml", true),
+    ("pipelines/flights/flights.yaml", true),
+];
+
+/// Runs a pipeline of the repository without faults and with those of some seeds, and compares what is published.
+fn gives_the_same_with_faults(name: &str, has_attempts: bool) {
+    let scene = Scene::new("", "");
+    let pipeline = Path::new(env!("CARGO_MANIFEST_DIR")).join(name);
+    let run = |out: &str, args: &[&str]| {
+        let out = format!("out={}", scene.path(out).display());
+        scene.run_of(&pipeline).args(&["--workers", "2", "--set", &out]).args(args).within(BOUND).ends_with(0)
+    };
+    run("undisturbed", &[]);
+    let seeds: &[&str] = if is_long() { &["1", "2", "3", "4", "5", "6", "7", "8"] } else { &["1", "2", "3"] };
+    let mut faults = 0;
+    for seed in seeds {
+        let out = format!("chaos-{seed}");
+        let ran = run(&out, &["--chaos", seed, "--chaos-rate", "0.7"]);
+        let when = format!("{name} with --chaos {seed}\n{}", ran.stderr);
+        assert_same(&scene.path("undisturbed"), &scene.path(&out), &when);
+        scene.assert_clean();
+        faults += injected(&scene);
+    }
+    assert_eq!(faults > 0, has_attempts, "{faults} faults in {name}");
+}
+
+#[test]
+fn every_pipeline_of_the_repository_gives_the_same_with_faults() {
+    let next = AtomicUsize::new(0);
+    std::thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| {
+                while let Some((name, has_attempts)) = PIPELINES.get(next.fetch_add(1, Ordering::Relaxed)) {
+                    gives_the_same_with_faults(name, *has_attempts);
+                }
+            });
+        }
+    });
+}
+
+#[test]
+fn every_pipeline_of_the_repository_is_tried() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let found = ["examples", "pipelines"].map(|folder| {
+        let folders = root.join(folder).read_dir().expect("a folder").map(|entry| entry.expect("an entry").path());
+        folders.filter(|path| path.is_dir()).count()
+    });
+    assert_eq!(found.iter().sum::<usize>(), PIPELINES.len());
+}
+
+#[test]
+fn a_run_that_fails_fails_with_faults_as_without() {
+    let stages = "rows:\n  read: in.csv\n  batch: { rows: 10 }\nworked:\n  from: rows\n  python: { call: work:work, as: rows }\n  \
+                  retry: { attempts: 2, on: [exception] }\nsink:\n  from: worked\n  write: out/sink.jsonl\n";
+    let module = "def work(rows):\n    if any(row['n'] == 57 for row in rows):\n        raise ValueError('bad')\n    return rows\n";
+    let scene = Scene::new(stages, module);
+    scene.write("in.csv", &format!("n\n{}", (1..=100).map(|row| format!("{row}\n")).collect::<String>()));
+    let run = |args: &[&str]| {
+        let ran = scene.run().args(&["--workers", "2"]).args(args).within(BOUND).ends_with(1);
+        assert!(!scene.exists("out/sink.jsonl"), "published: {}", ran.stderr);
+        scene.assert_clean();
+        ran
+    };
+    let blamed = ["stage `worked` failed (exception): ValueError: bad", "in.csv, row 57 (batch 5, after "];
+    run(&[]).says(&blamed);
+    for seed in ["1", "2", "3"] {
+        run(&["--chaos", seed, "--chaos-rate", "0.7"]).says(&blamed);
+        assert!(injected(&scene) > 0);
+    }
 }
