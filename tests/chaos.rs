@@ -14,10 +14,14 @@ fn stress(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/stress").join(name)
 }
 
+/// How many faults the summary of the last run counts, which are as many as its events tell of.
 fn injected(scene: &Scene) -> u64 {
     let summary = scene.summary();
     let injected = summary["injected"].as_array().expect("a list").iter();
-    injected.map(|fault| fault["times"].as_u64().expect("a number")).sum()
+    let times = injected.map(|fault| fault["times"].as_u64().expect("a number")).sum();
+    let told = scene.events().lines().filter(|line| line.contains(r#""event":"injected""#)).count();
+    assert_eq!(told as u64, times);
+    times
 }
 
 #[test]

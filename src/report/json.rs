@@ -37,6 +37,9 @@ pub fn event(plan: &Plan, event: &RunEvent, at: Duration) -> Value {
             json!({"stage": stage(plan, *id), "batch": sequence, "attempt": attempt, "verdict": verdict.word(),
                 "message": message, "will_retry": will_retry, "searching": searching}),
         ),
+        RunEvent::Injected { stage: id, sequence, fault } => {
+            ("injected", json!({"stage": stage(plan, *id), "batch": sequence, "fault": fault}))
+        }
         RunEvent::Rejected { stage: id, sequence, rows, kept, verdict, message } => (
             "rejected",
             json!({"stage": stage(plan, *id), "batch": sequence, "rows": rows, "kept": kept, "verdict": verdict.word(),

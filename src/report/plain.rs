@@ -58,6 +58,7 @@ pub fn line(plan: &Plan, event: &RunEvent) -> Option<String> {
         RunEvent::LinesDropped { from, lines } => {
             format!("[{}] {} more; all are in the run's folder", speaker(plan, from), counted(*lines, "line"))
         }
-        RunEvent::WorkerStarted { .. } | RunEvent::Progress(_) => return None,
+        // The summary counts what was injected.
+        RunEvent::WorkerStarted { .. } | RunEvent::Injected { .. } | RunEvent::Progress(_) => return None,
     })
 }

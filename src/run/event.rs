@@ -39,6 +39,13 @@ pub enum RunEvent {
         will_retry: bool,
         searching: bool,
     },
+    /// `run --chaos` has hit an attempt, which costs its batch none.
+    Injected {
+        stage: StageId,
+        sequence: u64,
+        /// Its word, as in the summary.
+        fault: &'static str,
+    },
     /// Rows that keep failing were taken out of their batch; `kept` tells whether they go to the port `rejected`.
     Rejected {
         stage: StageId,

@@ -16,6 +16,8 @@ use std::time::{Duration, Instant};
 pub const PATIENCE: Duration = Duration::from_secs(90);
 /// Every process of a scene has this variable with a value of the scene's own.
 const MARK: &str = "MILLPOND_TEST_MARK";
+/// Folder of a scene for the temporary files of its runs.
+const TEMPORARY: &str = "temporary";
 /// Time between two looks at something that is waited for.
 const LOOK: Duration = Duration::from_millis(10);
 
@@ -83,7 +85,8 @@ impl Scene {
     pub fn run_of(&self, pipeline: &Path) -> Run<'_> {
         let mut command = Command::new(env!("CARGO_BIN_EXE_millpond"));
         command.arg("run").arg(pipeline).arg("--state-dir").arg(self.path("state"));
-        command.env(MARK, &self.mark).stdin(Stdio::null());
+        fs::create_dir_all(self.path(TEMPORARY)).expect("a folder in ours");
+        command.env(MARK, &self.mark).env("TMPDIR", self.path(TEMPORARY)).stdin(Stdio::null());
         Run { scene: self, command, patience: PATIENCE }
     }
 
@@ -112,10 +115,18 @@ impl Scene {
         self.processes().into_iter().map(|pid| format!("{pid} {}", name_of(pid))).collect()
     }
 
-    /// Asserts that a run has left nothing behind but what it published: no process, no staged file.
+    /// Asserts that a run has left nothing behind but what it published: no process, no staged, spilled or other temporary file.
     pub fn assert_clean(&self) {
         assert_eq!(self.described(), Vec::<String>::new(), "processes that outlive the run");
         assert_eq!(self.staged(), Vec::<PathBuf>::new(), "files that outlive the run");
+        assert_eq!(self.temporary(), Vec::<PathBuf>::new(), "temporary files that outlive the run");
+    }
+
+    /// What runs have spilled, or left in the folder for temporary files.
+    fn temporary(&self) -> Vec<PathBuf> {
+        let paths = |folder: PathBuf| fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path());
+        let spilled = paths(self.path("state/runs")).map(|run| run.join("spill")).filter(|path| path.exists());
+        spilled.chain(paths(self.path(TEMPORARY))).collect()
     }
 
     /// Staged outputs: hidden files that are not the state of runs.

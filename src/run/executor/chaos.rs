@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use crate::plan::{CommandMode, Plan, Stage, StageId, StageKind};
+use crate::run::RunEvent;
 use crate::run::scheduler::{AttemptId, Dispatch, Event, ExitCause, Host, Work, WorkerId};
 
 /// Faults that hit the same rows.
@@ -58,6 +59,8 @@ pub struct Chaos {
     workers: BTreeSet<WorkerId>,
     late: Vec<(Instant, Dispatch)>,
     injected: BTreeMap<(StageId, Fault), u64>,
+    /// What was injected and is not told yet.
+    news: Vec<RunEvent>,
 }
 
 impl Chaos {
@@ -69,6 +72,7 @@ impl Chaos {
             workers: BTreeSet::new(),
             late: Vec::new(),
             injected: BTreeMap::new(),
+            news: Vec::new(),
         }
     }
 
@@ -92,6 +96,7 @@ impl Chaos {
         let which = (chance / self.options.rate * faults.len() as f64) as usize;
         let fault = faults[which.min(faults.len() - 1)];
         *self.injected.entry((stage.id, fault)).or_default() += 1;
+        self.news.push(RunEvent::Injected { stage: stage.id, sequence: dispatch.sequence, fault: fault.word() });
         match (fault, dispatch.host) {
             (Fault::Kill | Fault::Hang, Host::Worker(worker)) => {
                 self.workers.insert(worker);
@@ -132,6 +137,11 @@ impl Chaos {
             }
             event => event,
         }
+    }
+
+    /// What was injected since the last call.
+    pub fn take_news(&mut self) -> Vec<RunEvent> {
+        std::mem::take(&mut self.news)
     }
 
     /// How often what happened to which stage.

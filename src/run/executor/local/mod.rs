@@ -163,6 +163,11 @@ impl LocalExecutor {
         self.pool.take_news()
     }
 
+    /// Faults that were injected since the last call.
+    pub fn chaos_news(&mut self) -> Vec<crate::run::RunEvent> {
+        self.chaos.as_mut().map(Chaos::take_news).unwrap_or_default()
+    }
+
     /// The place of a row of a batch, for people: file and row.
     pub fn place(&self, batch: BatchId, row: u64) -> Option<String> {
         let stored = self.store.get(&batch)?;
