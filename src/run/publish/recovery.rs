@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use super::durable::{parent, remove, rename, sync_folder};
 use super::error::PublishError;
 use super::journal::{Ending, has_ended, read_journal, read_record};
-use super::run_folder::{list_runs, lock_state, try_lock};
+use super::run_folder::{has_spilled, list_runs, lock_state, remove_spilled, try_lock};
 use crate::run::fail_point::reach;
 
 /// What recovery has done.
@@ -26,9 +26,13 @@ pub fn recover(state_dir: &Path) -> Result<Recovered, PublishError> {
     }
     let _guard = lock_state(state_dir)?;
     for run in list_runs(&state_dir.join("runs"))? {
-        if !has_ended(&run)
-            && let Some(_lock) = try_lock(&run)?
-        {
+        let has_ended = has_ended(&run);
+        if has_ended && !has_spilled(&run) {
+            continue;
+        }
+        let Some(_lock) = try_lock(&run)? else { continue };
+        remove_spilled(&run)?;
+        if !has_ended {
             recover_run(&run, &mut recovered)?;
         }
     }

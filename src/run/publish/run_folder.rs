@@ -16,6 +16,8 @@ use super::journal::has_ended;
 pub const KEPT_RUNS: usize = 20;
 
 const LOCK: &str = "lock";
+/// In a run's folder, for what its queries and edges spill; gone when the run ends.
+const SPILL: &str = "spill";
 
 /// The folder of a live run. Dropping it frees its lock, as does the end of the process.
 #[derive(Debug)]
@@ -41,11 +43,18 @@ impl RunFolder {
         let path = runs.join(&id);
         fs::create_dir(&path).map_err(PublishError::at("create the folder", &path))?;
         let lock = try_lock(&path)?.expect("nobody else knows the folder");
+        let spill = path.join(SPILL);
+        fs::create_dir(&spill).map_err(PublishError::at("create the folder", &spill))?;
         Ok(Self { path, id, _lock: lock })
     }
 
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// Where the run may put what it cannot hold in memory.
+    pub fn spill(&self) -> PathBuf {
+        self.path.join(SPILL)
     }
 
     /// Sorts by time; unique.
@@ -95,6 +104,19 @@ pub(super) fn list_runs(runs: &Path) -> Result<Vec<PathBuf>, PublishError> {
     }
     found.sort();
     Ok(found)
+}
+
+pub(super) fn has_spilled(run: &Path) -> bool {
+    run.join(SPILL).exists()
+}
+
+/// Removes what a run that is dead had spilled.
+pub(super) fn remove_spilled(run: &Path) -> Result<(), PublishError> {
+    let spill = run.join(SPILL);
+    match fs::remove_dir_all(&spill) {
+        Err(error) if error.kind() != ErrorKind::NotFound => Err(PublishError::at("remove the folder", &spill)(error)),
+        _ => Ok(()),
+    }
 }
 
 fn prune(runs: &Path, kept: usize) -> Result<(), PublishError> {

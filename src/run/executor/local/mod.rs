@@ -11,7 +11,6 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io;
 use std::ops::Range;
 use std::os::fd::OwnedFd;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -44,8 +43,6 @@ pub use processes::end_text;
 
 /// How often pipes are read at the end of a run, at most.
 const DRAIN_ROUNDS: u32 = 1000;
-/// In the run's folder, for what queries and edges spill.
-const SPILL_FOLDER: &str = "spill";
 
 /// What the executor needs to know of the world.
 #[derive(Clone, Debug)]
@@ -62,7 +59,6 @@ pub struct Surroundings {
 pub struct LocalExecutor {
     plan: Arc<Plan>,
     surroundings: Surroundings,
-    folder: PathBuf,
     poller: Poller,
     mailbox: Mailbox,
     inbox: Inbox,
@@ -110,21 +106,18 @@ impl LocalExecutor {
         let guardian = Guardian::start()?;
         poller.add(Token::Mailbox, inbox.fd())?;
         poller.add(Token::Guardian, guardian.fd())?;
-        let folder = run.path().to_owned();
-        std::fs::create_dir(folder.join(SPILL_FOLDER))?;
-        let log = OutputLog::new(folder.join("logs"));
+        let log = OutputLog::new(run.path().join("logs"));
         let segments = SegmentPool::default();
-        let spill = SpillSpace::new(folder.join(SPILL_FOLDER), SPILL_LIMIT);
+        let spill = SpillSpace::new(run.spill(), SPILL_LIMIT);
         let mut executor = Self {
             chaos: surroundings.chaos.map(Chaos::new),
             pool: Pool::new(Arc::clone(&plan), &surroundings, log.clone(), mailbox.clone(), segments.clone()),
-            reject_files: RejectFiles::new(&folder),
+            reject_files: RejectFiles::new(run.path()),
             publisher: Publisher::new(Arc::clone(&plan), spill.clone()),
             keyed: keyed::inputs(&plan),
             spill,
             plan,
             surroundings,
-            folder,
             poller,
             mailbox,
             inbox,
@@ -595,7 +588,7 @@ impl LocalExecutor {
         // Spilled batches remove their files; the folder is empty then.
         drop(self.store);
         drop(self.keyed);
-        let _ = std::fs::remove_dir_all(self.folder.join(SPILL_FOLDER));
+        let _ = std::fs::remove_dir_all(&self.spill.folder);
         result
     }
 

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 
 use arrow::datatypes::SchemaRef;
 
-use super::{LocalExecutor, SPILL_FOLDER};
+use super::LocalExecutor;
 use crate::batch::Batch;
 use crate::plan::memory::SPILL_LIMIT;
 use crate::plan::{Read, Stage, StageId, StageKind, Verdict};
@@ -29,7 +29,7 @@ impl LocalExecutor {
             seed: self.plan.seed,
             started: self.surroundings.started,
             memory_limit: stage.memory.map_or(usize::MAX, |limit| usize::try_from(limit.get()).unwrap_or(usize::MAX)),
-            spill_folder: self.folder.join(SPILL_FOLDER),
+            spill_folder: self.spill.folder.clone(),
             spill_limit: SPILL_LIMIT,
         }
     }
