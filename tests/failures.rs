@@ -158,16 +158,7 @@ fn a_file_larger_than_the_system_allows_fails_the_run() {
         "rows:\n  sql: SELECT value FROM generate_series(1, 300000)\nsink:\n  from: rows\n  write: out/sink.csv",
         "",
     );
-    let script = format!(
-        "ulimit -f 100; exec '{}' run '{}' --state-dir '{}'",
-        env!("CARGO_BIN_EXE_millpond"),
-        scene.path("pipeline.yaml").display(),
-        scene.path("state").display(),
-    );
-    let output = Command::new("bash").args(["-c", &script]).output().expect("bash starts");
-    let errors = String::from_utf8_lossy(&output.stderr);
-    assert_eq!(output.status.code(), Some(6), "{errors}");
-    assert!(errors.contains("stage `sink` could not write"), "{errors}");
+    scene.run().after("ulimit -f 100").ends_with(6).says(&["stage `sink` could not write"]);
     scene.assert_clean();
 }
 

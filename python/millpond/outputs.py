@@ -53,7 +53,7 @@ class OutputSegment:
             self.map = mmap.mmap(self.fd, size)
         except OSError as error:
             os.close(self.fd)
-            if error.errno in (errno.ENOSPC, errno.ENOMEM, errno.EDQUOT):
+            if error.errno in (errno.ENOSPC, errno.ENOMEM, errno.EDQUOT, errno.EFBIG):
                 raise SharedMemoryError(
                     f"no room for an output of {size} bytes in shared memory: {error.strerror}"
                 ) from None

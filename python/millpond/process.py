@@ -71,10 +71,10 @@ def close_fds_except(keep: set[int]) -> None:
 
 
 def reset_signals() -> None:
-    """Gives a forked worker the default handlers. SIGINT stays ignored: interrupts are the coordinator's concern."""
+    """Gives a forked worker the handlers of a new interpreter. SIGINT stays ignored: interrupts are the coordinator's concern."""
     signal.set_wakeup_fd(-1)
     for number in signal.valid_signals():
-        if number not in (signal.SIGKILL, signal.SIGSTOP, signal.SIGINT, signal.SIGPIPE):
+        if number not in (signal.SIGKILL, signal.SIGSTOP, signal.SIGINT, signal.SIGPIPE, signal.SIGXFSZ):
             handler = signal.getsignal(number)
             if handler not in (signal.SIG_DFL, None):
                 signal.signal(number, signal.SIG_DFL)

@@ -148,7 +148,6 @@ impl Scene {
         found
     }
 
-    /// `summary.json` of the last run.
     /// The events of the last run, as far as they are written down.
     pub fn events(&self) -> String {
         let runs = fs::read_dir(self.path("state/runs")).into_iter().flatten().flatten();
@@ -156,6 +155,7 @@ impl Scene {
         last.and_then(|path| fs::read_to_string(path).ok()).unwrap_or_default()
     }
 
+    /// `summary.json` of the last run.
     pub fn summary(&self) -> serde_json::Value {
         let runs = fs::read_dir(self.path("state/runs")).expect("there was a run").flatten();
         let last = runs.map(|entry| entry.path()).filter(|path| path.join("summary.json").exists()).max();
@@ -197,6 +197,18 @@ impl<'s> Run<'s> {
 
     pub fn env(mut self, name: &str, value: &str) -> Self {
         self.command.env(name, value);
+        self
+    }
+
+    /// Starts it from a shell that has run this: `ulimit -n 30`.
+    pub fn after(mut self, shell: &str) -> Self {
+        let mut command = Command::new("bash");
+        command.arg("-c").arg(format!("{shell} && exec \"$0\" \"$@\"")).arg(self.command.get_program());
+        command.args(self.command.get_args()).stdin(Stdio::null());
+        for (name, value) in self.command.get_envs() {
+            command.env(name, value.expect("nothing is taken away"));
+        }
+        self.command = command;
         self
     }
 

@@ -45,6 +45,8 @@ pub use lanes::LaneRows;
 const WEIGHED_EVERY: Duration = Duration::from_millis(100);
 /// How long a worker that is being replaced may take to close what it has open.
 const REPLACE_GRACE: Duration = Duration::from_secs(60);
+/// The type of the error of a worker that has no room for its output.
+const NO_SHARED_MEMORY: &str = "millpond.errors.SharedMemoryError";
 
 /// The Python of a run's workers.
 #[derive(Clone, Debug)]
@@ -813,6 +815,9 @@ fn schema_id(known: &mut Vec<SchemaRef>, schema: &SchemaRef) -> u32 {
 }
 
 fn user_failure(text: ErrorText, is_opening: bool) -> Failure {
+    if text.kind == NO_SHARED_MEMORY {
+        return failure(Scope::Output, Verdict::Exception, text.message);
+    }
     let verdict = if text.verdict == Verdict::Schema.word() { Verdict::Schema } else { Verdict::Exception };
     let scope = if is_opening { Scope::Opening } else { Scope::Rows };
     let way_out = if is_opening && text.kind == "ModuleNotFoundError" {

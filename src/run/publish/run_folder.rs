@@ -63,6 +63,14 @@ impl RunFolder {
     }
 }
 
+impl Drop for RunFolder {
+    fn drop(&mut self) {
+        // It is empty, unless the run has ended badly. What cannot be removed now is removed by the next run.
+        let spill = self.spill();
+        let _ = fs::remove_dir(&spill).or_else(|_| fs::remove_dir_all(&spill));
+    }
+}
+
 /// Waits until no other process changes the set of runs, and keeps others from doing so.
 pub(super) fn lock_state(state_dir: &Path) -> Result<File, PublishError> {
     let path = state_dir.join(LOCK);

@@ -585,10 +585,6 @@ impl LocalExecutor {
         if let Some(runtime) = self.runtime {
             runtime.shutdown_background();
         }
-        // Spilled batches remove their files; the folder is empty then.
-        drop(self.store);
-        drop(self.keyed);
-        let _ = std::fs::remove_dir_all(&self.spill.folder);
         result
     }
 

@@ -17,6 +17,7 @@ use super::error::ReadError;
 use super::input::{Canceller, Input, failure, open_file};
 use super::parquet_file::{self, SharedFile};
 use super::row_groups::{Conditions, Consumer, RowGroups, RowNumbers};
+use super::version::Version;
 use super::{FileToRead, Target};
 use crate::batch::{Batch, Columns, Cutter, FileId, FileTable, Origin, Rows};
 use crate::format::{Compression, Format, declare};
@@ -51,6 +52,8 @@ type Batches = Box<dyn Iterator<Item = Result<RecordBatch, ArrowError>> + Send>;
 struct Current {
     path: PathBuf,
     file: FileId,
+    /// Of a regular file.
+    version: Option<Version>,
     batches: Batches,
     /// The numbers of the rows to come.
     rows: RowNumbers,
@@ -158,7 +161,14 @@ impl ColumnarSource {
     /// Reads one batch of the current file, or ends it.
     fn advance(&mut self) -> Result<(), ReadError> {
         let current = self.current.as_mut().expect("a file is open");
-        let Some(batch) = current.batches.next() else {
+        let batch = current.batches.next();
+        // What was written over what is being decoded looks like damage.
+        if let None | Some(Err(_)) = batch
+            && let Some(version) = &current.version
+        {
+            version.check(&current.path)?;
+        }
+        let Some(batch) = batch else {
             self.current = None;
             return Ok(());
         };
@@ -190,6 +200,7 @@ impl ColumnarSource {
     fn open_parquet(&mut self, path: &Path) -> Result<Current, ReadError> {
         let (file, size) = regular(path)?.ok_or_else(|| ReadError::NotRegular { path: path.to_owned() })?;
         let corrupt = |error: parquet::errors::ParquetError| damage(path, error.into());
+        let version = version_of(path, &file)?;
         let file = SharedFile::new(file, size);
         let reader_metadata = ArrowReaderMetadata::load(&file, ArrowReaderOptions::default()).map_err(corrupt)?;
         let places = self.admit(path, reader_metadata.schema())?;
@@ -203,7 +214,7 @@ impl ColumnarSource {
         let batches = parquet_file::read(&file, &reader_metadata, &groups.places, &places, fitting).map_err(corrupt)?;
         let mut progress = Progress::Share { size, total: rows, done: 0 };
         progress.add(groups.skipped, &self.bytes_read);
-        Ok(self.current(path, batches, groups.numbers, false, progress))
+        Ok(self.current(path, Some(version), batches, groups.numbers, false, progress))
     }
 
     fn open_arrow(&mut self, path: &Path, compression: Compression) -> Result<Current, ReadError> {
@@ -214,10 +225,12 @@ impl ColumnarSource {
             let unreadable = |source| ReadError::Unreadable { path: path.to_owned(), source };
             let count = file.read(&mut magic).map_err(unreadable)?;
             if magic[..count] == ARROW_MAGIC[..] {
+                let version = version_of(path, &file)?;
                 let reader = FileReader::try_new(BufReader::new(file), None).map_err(|error| damage(path, error))?;
                 let progress = Progress::Share { size, total: reader.num_batches() as u64, done: 0 };
                 let places = self.admit(path, &reader.schema())?;
-                return Ok(self.current(path, projected(reader, places), RowNumbers::all(), false, progress));
+                let batches = projected(reader, places);
+                return Ok(self.current(path, Some(version), batches, RowNumbers::all(), false, progress));
             }
         }
         self.stream(Input::open(path, compression, &self.canceller, &self.bytes_read)?)
@@ -227,7 +240,7 @@ impl ColumnarSource {
     /// pipe.
     fn stream(&mut self, input: Input) -> Result<Current, ReadError> {
         let (path, is_live) = (input.path().to_owned(), !input.is_regular());
-        let mut reader = input.into_reader();
+        let (mut reader, version) = input.into_reader();
         let start = stream_start(&mut reader).map_err(|error| match error {
             _ if self.canceller.is_cancelled() => ReadError::Cancelled,
             error => failure(&path, error),
@@ -236,12 +249,21 @@ impl ColumnarSource {
         let reader = StreamReader::try_new(reader, None)
             .map_err(|error| if self.canceller.is_cancelled() { ReadError::Cancelled } else { damage(&path, error) })?;
         let places = self.admit(&path, &reader.schema())?;
-        Ok(self.current(&path, projected(reader, places), RowNumbers::all(), is_live, Progress::Counted))
+        let batches = projected(reader, places);
+        Ok(self.current(&path, version, batches, RowNumbers::all(), is_live, Progress::Counted))
     }
 
-    fn current(&self, path: &Path, batches: Batches, rows: RowNumbers, is_live: bool, progress: Progress) -> Current {
+    fn current(
+        &self,
+        path: &Path,
+        version: Option<Version>,
+        batches: Batches,
+        rows: RowNumbers,
+        is_live: bool,
+        progress: Progress,
+    ) -> Current {
         let file = self.table.register(path);
-        Current { path: path.to_owned(), file, batches, rows, is_live, progress }
+        Current { path: path.to_owned(), file, version, batches, rows, is_live, progress }
     }
 }
 
@@ -305,6 +327,10 @@ fn regular(path: &Path) -> Result<Option<(File, u64)>, ReadError> {
         return Ok(None);
     }
     Ok(Some((open_file(path)?, metadata.len())))
+}
+
+fn version_of(path: &Path, file: &File) -> Result<Version, ReadError> {
+    Version::of(file).map_err(|source| ReadError::Unreadable { path: path.to_owned(), source })
 }
 
 fn damage(path: &Path, error: ArrowError) -> ReadError {

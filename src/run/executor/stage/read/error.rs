@@ -18,6 +18,8 @@ pub enum ReadError {
     EmptyFolder { path: PathBuf, extensions: &'static [&'static str] },
     #[error("{} was there when the run started and is gone", path.display())]
     Vanished { path: PathBuf },
+    #[error("{} was changed while it was read; run it again when nobody writes to it", path.display())]
+    Changed { path: PathBuf },
     #[error("{} cannot be read: {source}", path.display())]
     Unreadable { path: PathBuf, source: io::Error },
     /// `row` is 1-based and does not count the header.

@@ -12,6 +12,7 @@ use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use rustix::fs::OFlags;
 
 use super::error::ReadError;
+use super::version::Version;
 use crate::format::{Compression, decompress};
 
 /// How long a pipe may be silent before the rows that have come are passed on as a batch. This is the one place where
@@ -77,6 +78,8 @@ pub(super) struct Input {
     start: usize,
     end: usize,
     is_regular: bool,
+    /// Of a regular file.
+    version: Option<Version>,
     waits_for_ever: Arc<AtomicBool>,
     canceller: Canceller,
 }
@@ -115,6 +118,7 @@ impl Input {
         let unreadable = |source| ReadError::Unreadable { path: path.to_owned(), source };
         let metadata = file.metadata().map_err(unreadable)?;
         let is_regular = metadata.is_file();
+        let version = if is_regular { Some(Version::of(&file).map_err(unreadable)?) } else { None };
         let waits_for_ever = Arc::new(AtomicBool::new(true));
         let raw = RawInput {
             file,
@@ -136,6 +140,7 @@ impl Input {
             start: 0,
             end: 0,
             is_regular,
+            version,
             waits_for_ever,
             canceller: canceller.clone(),
         })
@@ -182,18 +187,24 @@ impl Input {
         // Of a pipe no more is taken at once than a buffer: the rest is left to whoever reads it next.
         let room = if self.is_regular { room } else { first(room, PIPE_BUFFER) };
         match self.reader.read(room) {
-            Ok(0) => Ok((Fill::End, 0)),
+            Ok(0) => self.check_version().map(|()| (Fill::End, 0)),
             Ok(count) => Ok((Fill::Bytes, count)),
             Err(_) if self.canceller.is_cancelled() => Err(ReadError::Cancelled),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok((Fill::Silence, 0)),
-            Err(error) => Err(failure(&self.path, error)),
+            // What was written over what is being decompressed looks like damage.
+            Err(error) => self.check_version().and(Err(failure(&self.path, error))),
         }
     }
 
-    /// A plain reader for decoders that pull for themselves; it waits however long it takes.
-    pub(super) fn into_reader(self) -> impl Read + Send {
+    fn check_version(&self) -> Result<(), ReadError> {
+        self.version.as_ref().map_or(Ok(()), |version| version.check(&self.path))
+    }
+
+    /// A plain reader for decoders that pull for themselves; it waits however long it takes. And what tells, at the end, that the file
+    /// was changed.
+    pub(super) fn into_reader(self) -> (impl Read + Send, Option<Version>) {
         self.waits_for_ever.store(true, Ordering::Relaxed);
-        self.reader
+        (self.reader, self.version)
     }
 }
 

@@ -15,6 +15,7 @@ mod sizes;
 #[cfg(test)]
 mod tests;
 mod text;
+mod version;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

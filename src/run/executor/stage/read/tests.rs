@@ -167,15 +167,7 @@ fn columnar_files_are_cut_alike() {
     let folder = Folder::new(&[]);
     for (format, name) in [(Format::Parquet, "parquet"), (Format::Arrow, "arrow"), (Format::Arrow, "arrow.zst")] {
         for (file, values) in [("a", vec![1, 2, 3]), ("b", vec![4, 5])] {
-            let column: arrow::array::ArrayRef = Arc::new(arrow::array::Int64Array::from(values));
-            let batch = RecordBatch::try_from_iter([("n", column)]).unwrap();
-            let path = folder.path(&format!("{file}.{name}"));
-            let output = fs::File::create(&path).unwrap();
-            let compression = Compression::of(&path);
-            let mut encoder =
-                FileEncoder::new(output, format, true, compression, batch.schema_ref(), EncodeMode::File).unwrap();
-            encoder.write(&batch).unwrap();
-            encoder.finish().unwrap();
+            written(&folder, &format!("{file}.{name}"), format, values);
         }
         let found = batches(&read(format, &[folder.path(&format!("*.{name}"))]), cut(2)).unwrap();
         let (a, b) = (format!("a.{name}"), format!("b.{name}"));
@@ -260,6 +252,63 @@ fn a_file_that_goes_away_is_missed() {
         Source::open(&read(Format::Csv, &[folder.path("a.csv")]), cut(1), true, &FileTable::default()).unwrap();
     fs::remove_file(folder.path("a.csv")).unwrap();
     assert!(matches!(source.next_batch(), Err(ReadError::Vanished { .. })));
+}
+
+/// Writes a new file of one column.
+fn written(folder: &Folder, name: &str, format: Format, values: Vec<i64>) -> PathBuf {
+    let path = folder.path(name);
+    let numbers = arrow::array::Int64Array::from(values);
+    let batch = RecordBatch::try_from_iter([("n", Arc::new(numbers) as arrow::array::ArrayRef)]).unwrap();
+    let output = fs::File::create(&path).unwrap();
+    let compression = Compression::of(&path);
+    let mut encoder =
+        FileEncoder::new(output, format, true, compression, batch.schema_ref(), EncodeMode::File).unwrap();
+    encoder.write(&batch).unwrap();
+    encoder.finish().unwrap();
+    path
+}
+
+#[test]
+fn a_file_that_is_changed_while_it_is_read_is_an_error() {
+    let files = [
+        ("a.csv", Format::Csv),
+        ("a.jsonl", Format::Jsonl),
+        ("a.csv.gz", Format::Csv),
+        ("a.jsonl.zst", Format::Jsonl),
+        ("a.parquet", Format::Parquet),
+        ("a.arrow", Format::Arrow),
+        ("a.txt", Format::Lines),
+    ];
+    let append = |path: &Path| fs::File::options().append(true).open(path).unwrap().write_all(b"17\n").unwrap();
+    let shorten = |path: &Path| fs::File::options().write(true).open(path).unwrap().set_len(1000).unwrap();
+    let replace = |path: &Path| {
+        let other = path.with_extension("other");
+        fs::write(&other, "").unwrap();
+        fs::rename(&other, path).unwrap();
+    };
+    let changes: [(&str, &dyn Fn(&Path), bool); 3] =
+        [("append", &append, false), ("shorten", &shorten, false), ("replace", &replace, true)];
+    for ((name, format), (what, change, is_well)) in
+        files.into_iter().flat_map(|file| changes.map(|change| (file, change)))
+    {
+        let folder = Folder::new(&[]);
+        let path = written(&folder, name, format, (0..100_000).collect());
+        let read = read(format, std::slice::from_ref(&path));
+        let mut source = Source::open(&read, cut(1000), true, &FileTable::default()).unwrap();
+        source.next_batch().unwrap().unwrap();
+        change(&path);
+        let end = loop {
+            match source.next_batch() {
+                Ok(Some(_)) => {}
+                Ok(None) => break Ok(()),
+                Err(error) => break Err(error),
+            }
+        };
+        match end {
+            Ok(()) => assert!(is_well, "{name}, {what}"),
+            Err(error) => assert!(!is_well && matches!(error, ReadError::Changed { .. }), "{name}, {what}: {error}"),
+        }
+    }
 }
 
 #[test]
