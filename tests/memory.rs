@@ -86,6 +86,31 @@ fn a_run_keeps_to_the_memory_that_it_is_given() {
 }
 
 #[test]
+fn the_limit_of_a_control_group_is_kept_to_as_far_as_may_be() {
+    let group = match Group::new() {
+        Ok(group) => group,
+        Err(reason) => return println!("the limit is not tried: no control group can be made: {reason}"),
+    };
+    let file = repository().join("pipelines/flights/flights.yaml");
+    let plan = |limit: u64, arguments: &[&str]| {
+        group.limit(limit);
+        let output = group.command().arg("plan").arg(&file).args(arguments).output().expect("a shell starts");
+        assert!(output.status.success(), "{}", errors(&output));
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        let bound = text.lines().find_map(|line| line.strip_prefix("memory: at most ")?.parse::<ByteSize>().ok());
+        (bound.expect("a bound is printed").as_u64(), errors(&output))
+    };
+    let (free, warnings) = plan(8 << 30, &[]);
+    assert!(free > 350 << 20 && warnings.is_empty(), "{free}, {warnings}");
+    let (limited, warnings) = plan(350 << 20, &[]);
+    assert!(limited <= 350 << 20 && warnings.is_empty(), "{limited}, {warnings}");
+    let (_, warnings) = plan(100 << 20, &[]);
+    assert!(warnings.starts_with("warning: the run may take") && warnings.contains("100.0 MiB"), "{warnings}");
+    let (asked_for, warnings) = plan(350 << 20, &["--memory", "400MiB"]);
+    assert!(asked_for > 350 << 20 && asked_for <= 400 << 20 && warnings.is_empty(), "{asked_for}, {warnings}");
+}
+
+#[test]
 fn a_run_that_cannot_keep_to_its_memory_does_not_begin() {
     let file = repository().join("pipelines/flights/flights.yaml");
     let output = Command::new(env!("CARGO_BIN_EXE_millpond")).args(["run", "--memory", "50MiB"]).arg(file).output();
@@ -208,11 +233,23 @@ impl Group {
         self.fields.iter().map(|field| value(&format!("{field} "))).sum()
     }
 
-    /// Runs a pipeline in the group; returns how it ended, and the most memory that was seen.
-    fn run(&self, case: &Case, scratch: &Path) -> (ExitStatus, u64) {
+    fn limit(&self, bytes: u64) {
+        let name = if self.fields[0] == "anon" { "memory.max" } else { "memory.limit_in_bytes" };
+        fs::write(self.folder.join(name), bytes.to_string()).expect("the group is ours");
+    }
+
+    /// The program, in the group.
+    fn command(&self) -> Command {
         let mut command = Command::new("sh");
         command.args(["-c", "echo $$ > \"$0\" && exec \"$@\""]).arg(self.folder.join("cgroup.procs"));
-        command.arg(env!("CARGO_BIN_EXE_millpond")).arg("run").arg(&case.file).args(["--progress", "none"]);
+        command.arg(env!("CARGO_BIN_EXE_millpond"));
+        command
+    }
+
+    /// Runs a pipeline in the group; returns how it ended, and the most memory that was seen.
+    fn run(&self, case: &Case, scratch: &Path) -> (ExitStatus, u64) {
+        let mut command = self.command();
+        command.arg("run").arg(&case.file).args(["--progress", "none"]);
         command.args(case.arguments(scratch)).arg("--state-dir").arg(scratch.join("state"));
         command.env("PWD", scratch).env("JQ", FILTER).current_dir(scratch);
         let mut child: Child = command.stdin(Stdio::null()).spawn().expect("a shell starts");

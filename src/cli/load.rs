@@ -9,7 +9,7 @@ use bytesize::ByteSize;
 
 use super::args::{ParamArgs, WorkerArgs};
 use super::exit_code::Exit;
-use super::output;
+use super::{cgroup, output};
 use crate::diagnostic::{Diagnostic, SourceText, SourceTextError};
 use crate::plan::memory::MemoryBound;
 use crate::plan::{self, Compiled, Plan, Settings};
@@ -28,11 +28,8 @@ pub fn plan(file: &Path, params: &ParamArgs, workers: &WorkerArgs) -> Result<Pla
     let given = given(&params.set, params.seed, Completeness::Full)?;
     let document = spec::parse(&source, &given);
     match plan::compile(&document, &settings(workers)) {
-        Ok(Compiled { mut plan, warnings }) => {
+        Ok(Compiled { plan, warnings }) => {
             output::report(&warnings, &source);
-            if let Some(limit) = workers.memory {
-                plan::fit(&mut plan, limit.as_u64()).map_err(|bound| does_not_fit(bound, limit))?;
-            }
             Ok(plan)
         }
         Err(problems) => {
@@ -42,19 +39,39 @@ pub fn plan(file: &Path, params: &ParamArgs, workers: &WorkerArgs) -> Result<Pla
     }
 }
 
+/// Fits the plan into what the command line allows, or else the control group. What is asked for is kept, or there is no run; the limit of
+/// the group may be high enough all the same, as the bound is the most that the run may take.
+///
+/// # Errors
+/// How the program should end if the run might take more than was asked for.
+pub fn keep_to_memory(plan: &mut Plan, workers: &WorkerArgs) -> Result<(), Exit> {
+    match (workers.memory, cgroup::memory_limit()) {
+        (Some(limit), _) => plan::fit(plan, limit.as_u64()).map_err(|bound| {
+            output::complain(&does_not_fit(bound, &format!("--memory {limit}")));
+            Exit::Usage
+        }),
+        (None, Some(limit)) => {
+            if let Err(bound) = plan::fit(plan, limit) {
+                let limit = format!("the {} that the control group of this process may take", ByteSize::b(limit));
+                output::warn(&does_not_fit(bound, &limit));
+            }
+            Ok(())
+        }
+        (None, None) => Ok(()),
+    }
+}
+
 /// Says what takes more than there may be.
-fn does_not_fit(mut bound: MemoryBound, limit: ByteSize) -> Exit {
+fn does_not_fit(mut bound: MemoryBound, limit: &str) -> String {
     bound.terms.sort_by_key(|term| Reverse(term.bytes));
     let total = ByteSize::b(bound.total());
-    let mut text = format!(
-        "the run may take {total}, which is more than --memory {limit}, with the smallest queues that make sense:"
-    );
+    let mut text =
+        format!("the run may take {total}, which is more than {limit}, with the smallest queues that make sense:");
     for term in bound.terms.iter().take(LARGEST_TERMS) {
         text += &format!("\n  {:>10}  {}", ByteSize::b(term.bytes).to_string(), term.what);
     }
     text += "\nfewer `--workers`, a smaller `memory` of python stages, or smaller batches (`batch: { bytes: … }`) take less";
-    output::complain(&text);
-    Exit::Usage
+    text
 }
 
 /// Reads a pipeline file; prints why it cannot be read.

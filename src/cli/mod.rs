@@ -1,6 +1,7 @@
 //! The command line: the only place that prints, reads the environment and picks exit codes. One file per command.
 
 mod args;
+mod cgroup;
 mod env;
 mod exit_code;
 mod graph;

@@ -27,6 +27,11 @@ pub fn complain(message: &str) {
     eprint(&format!("error: {message}\n"));
 }
 
+/// Prints one warning that is not about a place in a file.
+pub fn warn(message: &str) {
+    eprint(&format!("warning: {message}\n"));
+}
+
 /// Prints diagnostics to standard error.
 pub fn report(diagnostics: &[Diagnostic], source: &SourceText) {
     let stderr = std::io::stderr();

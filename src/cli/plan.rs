@@ -6,7 +6,9 @@ use super::{load, output};
 use crate::plan::view;
 
 pub fn plan(args: &PlanArgs) -> Exit {
-    match load::plan(&args.file, &args.params, &args.workers) {
+    let plan = load::plan(&args.file, &args.params, &args.workers)
+        .and_then(|mut plan| load::keep_to_memory(&mut plan, &args.workers).map(|()| plan));
+    match plan {
         Ok(plan) => output::print(&view::text(&plan)),
         Err(exit) => exit,
     }

@@ -24,7 +24,8 @@ pub fn run(args: &RunArgs) -> Exit {
 }
 
 fn prepared_run(args: &RunArgs) -> Result<Exit, Exit> {
-    let plan = load::plan(&args.file, &args.params, &args.workers)?;
+    let mut plan = load::plan(&args.file, &args.params, &args.workers)?;
+    load::keep_to_memory(&mut plan, &args.workers)?;
     let python = if plan.needs_python() { Some(env::python_host(&plan)?) } else { None };
     let signals = Signals::watch().map_err(|error| {
         output::complain(&format!("signals cannot be watched: {error}"));

@@ -286,7 +286,8 @@ fn a_file_that_is_changed_while_it_is_read_is_an_error() {
         fs::write(&other, "").unwrap();
         fs::rename(&other, path).unwrap();
     };
-    let changes: [(&str, &dyn Fn(&Path), bool); 3] =
+    type Change<'c> = (&'static str, &'c dyn Fn(&Path), bool);
+    let changes: [Change<'_>; 3] =
         [("append", &append, false), ("shorten", &shorten, false), ("replace", &replace, true)];
     for ((name, format), (what, change, is_well)) in
         files.into_iter().flat_map(|file| changes.map(|change| (file, change)))
