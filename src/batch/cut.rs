@@ -19,12 +19,20 @@ pub struct Cutter {
     held: Vec<(Rows, Origin)>,
     held_rows: usize,
     held_bytes: usize,
+    at_files: bool,
 }
 
 impl Cutter {
     pub fn new(rows: NonZeroU32, bytes: NonZeroU64) -> Self {
         let bytes = usize::try_from(bytes.get()).map_or(MOST_BYTES, |bytes| bytes.min(MOST_BYTES));
-        Self { rows: rows.get() as usize, bytes, held: Vec::new(), held_rows: 0, held_bytes: 0 }
+        Self { rows: rows.get() as usize, bytes, held: Vec::new(), held_rows: 0, held_bytes: 0, at_files: false }
+    }
+
+    /// Where rows of another file begin, a batch ends, too. The rows that are pushed together are all of one file.
+    #[must_use]
+    pub fn at_files(mut self, at_files: bool) -> Self {
+        self.at_files = at_files;
+        self
     }
 
     /// Whether the rows that follow are a batch just as they are. Then [`Cutter::push`] would give them back, and need not be
@@ -38,7 +46,11 @@ impl Cutter {
         let batch = batch.into();
         debug_assert_eq!(batch.len(), origin.len(), "every row has an origin");
         let mut complete = Vec::new();
-        if self.held.last().is_some_and(|(held, _)| !batch.is_empty() && held.schema() != batch.schema()) {
+        let file = |origin: &Origin| origin.place(0).map(|place| place.file);
+        let begins_anew = |(held, from): &(Rows, Origin)| {
+            held.schema() != batch.schema() || self.at_files && file(from) != file(&origin)
+        };
+        if !batch.is_empty() && self.held.last().is_some_and(begins_anew) {
             complete.extend(self.finish());
         }
         let mut start = 0;

@@ -50,7 +50,75 @@ enum Source {
     },
 }
 
+/// A part of an [`Origin`], for whoever writes it down.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stretch<'o> {
+    Unknown,
+    /// Row `i` is source row `first + i`.
+    Consecutive {
+        file: FileId,
+        first: u64,
+    },
+    /// Row `i` is source row `rows[i]`.
+    Listed {
+        file: FileId,
+        rows: &'o [u64],
+    },
+    /// Every row comes from somewhere in `first..=last`.
+    Within {
+        file: FileId,
+        first: u64,
+        last: u64,
+    },
+}
+
+impl Stretch<'_> {
+    pub fn file(&self) -> Option<FileId> {
+        match self {
+            Self::Unknown => None,
+            Self::Consecutive { file, .. } | Self::Listed { file, .. } | Self::Within { file, .. } => Some(*file),
+        }
+    }
+}
+
 impl Origin {
+    /// The parts in order, with their numbers of rows.
+    pub fn stretches(&self) -> impl Iterator<Item = (usize, Stretch<'_>)> {
+        self.pieces.iter().map(|piece| {
+            let stretch = match &piece.source {
+                Source::Unknown => Stretch::Unknown,
+                Source::Consecutive { file, first } => Stretch::Consecutive { file: *file, first: *first },
+                Source::Listed { file, rows, offset } => {
+                    Stretch::Listed { file: *file, rows: &rows[*offset..offset + piece.rows] }
+                }
+                Source::Within { file, first, last } => Stretch::Within { file: *file, first: *first, last: *last },
+            };
+            (piece.rows, stretch)
+        })
+    }
+
+    /// Appends a part of `rows` rows. A list has as many.
+    pub fn push(&mut self, rows: usize, stretch: Stretch<'_>) {
+        let source = match stretch {
+            Stretch::Unknown => Source::Unknown,
+            Stretch::Consecutive { file, first } => Source::Consecutive { file, first },
+            Stretch::Listed { file, rows } => Source::Listed { file, rows: rows.into(), offset: 0 },
+            Stretch::Within { file, first, last } => Source::Within { file, first, last },
+        };
+        self.extend(Self::single(rows, source));
+    }
+
+    /// The files, in the order in which they appear first.
+    pub fn files(&self) -> Vec<FileId> {
+        let mut files = Vec::new();
+        for file in self.stretches().filter_map(|(_, stretch)| stretch.file()) {
+            if !files.contains(&file) {
+                files.push(file);
+            }
+        }
+        files
+    }
+
     /// Rows that come from no file.
     pub fn unknown(rows: usize) -> Self {
         Self::single(rows, Source::Unknown)
@@ -285,6 +353,19 @@ mod tests {
         let taken = origin.take([0, 2, 2, 3]);
         assert_eq!(rows(&taken), [Some((1, 1)), Some((3, 3)), Some((3, 3)), None]);
         assert_eq!(rows(&taken.slice(1..3)), [Some((3, 3)), Some((3, 3))]);
+    }
+
+    #[test]
+    fn stretches_make_the_same_origin() {
+        let mut origin = Origin::consecutive(FILE, 5, 9).take([0, 2, 7, 8]);
+        origin.extend(Origin::consecutive(FileId(1), 3, 4).slice(1..3));
+        origin.extend(Origin::unknown(2));
+        origin.extend(Origin::consecutive(FILE, 1, 2).blur(3));
+        let origin = origin.slice(1..10);
+        let mut made = Origin::default();
+        origin.stretches().for_each(|(rows, stretch)| made.push(rows, stretch));
+        assert_eq!(rows(&made), rows(&origin));
+        assert_eq!(origin.files(), [FILE, FileId(1)]);
     }
 
     #[test]

@@ -30,7 +30,7 @@ pub fn build(args: &EnvBuildArgs) -> Exit {
 /// How the program should end if there is none.
 pub fn python_host(plan: &Plan) -> Result<PythonHost, Exit> {
     let (environment, package) = prepare(plan).map_err(|error| complain(&error))?;
-    Ok(PythonHost { python: environment.python, package })
+    Ok(PythonHost { python: environment.python, package, environment: environment.key })
 }
 
 fn prepare(plan: &Plan) -> Result<(Environment, PathBuf), EnvironmentError> {

@@ -58,7 +58,7 @@ fn carry_out(args: &RunArgs, plan: Plan, surroundings: Surroundings, signals: &S
         Err(error) => {
             output::complain(&error.to_string());
             match error {
-                run::RunError::Publish(_) => Exit::InputOutput,
+                run::RunError::Publish(_) | run::RunError::Checkpoints(_) => Exit::InputOutput,
                 run::RunError::System(error) if is_shortage(&error) => {
                     output::complain("raise the limit (`ulimit -n`), or run with fewer `--workers`");
                     Exit::InputOutput

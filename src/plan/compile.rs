@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::num::{NonZeroU32, NonZeroU64};
 
 use super::check;
+use super::checkpoint::{self, Checkpoint};
 use super::deadlock;
 use super::failing::{Budget, OnError, Retry, Timeout};
 use super::graph::StageGraph;
@@ -58,6 +59,7 @@ struct Resolved {
     retry: Retry,
     on_error: OnError,
     budget: Budget,
+    checkpoint: Option<Checkpoint>,
 }
 
 /// Everything that is wrong or odd, sorted by place, without making a plan. Values that only a run knows are left open.
@@ -147,6 +149,7 @@ fn resolve(
         retry: resolver.retry(),
         on_error: resolver.on_error(),
         budget: resolver.budget(),
+        checkpoint: resolver.checkpoint(kind.as_ref()),
         kind,
     }
 }
@@ -196,6 +199,7 @@ fn build(document: &Document, settings: &Settings, analysis: Analysis) -> Result
         stages[from.index()].ports[*port].edges.push(*id);
     }
     pushdown::push_down(&mut stages, &edges);
+    checkpoint::cut_at_files(&mut stages, &mut edges);
     Ok(Plan {
         name: document.name.clone(),
         file: document.source.path().to_owned(),
@@ -315,6 +319,7 @@ fn stage(
         env: env.map(|(name, value)| (name.clone(), variable(value))).collect(),
         cwd: resolver.cwd(),
         after: Vec::new(),
+        checkpoint: resolved.checkpoint.clone(),
         supply: None,
         line: draft.line,
     }

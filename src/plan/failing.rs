@@ -96,6 +96,10 @@ impl Verdict {
             Self::Schema => "schema",
         }
     }
+
+    pub fn from_word(word: &str) -> Option<Self> {
+        [Self::Exception, Self::Crash, Self::Oom, Self::Timeout, Self::Schema].into_iter().find(|it| it.word() == word)
+    }
 }
 
 /// What happens to rows that keep failing (`on_error`).

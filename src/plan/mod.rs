@@ -3,6 +3,7 @@
 //! [`compile`] turns a [`Document`](crate::spec::Document) into a [`Plan`] or into all the diagnostics at once. Nothing here does I/O, and nothing here knows how a plan is run. Start reading at [`Plan`].
 
 mod check;
+mod checkpoint;
 mod compile;
 mod deadlock;
 mod failing;
@@ -21,6 +22,7 @@ mod supply;
 mod template;
 pub mod view;
 
+pub use checkpoint::Checkpoint;
 pub use compile::{Compiled, Settings, compile, validate};
 pub use failing::{Backoff, Budget, OnError, Retry, Timeout, Verdict};
 pub use fit::fit;

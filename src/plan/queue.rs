@@ -32,10 +32,16 @@ pub struct Cut {
     pub rows: NonZeroU32,
     /// Bytes of values.
     pub bytes: NonZeroU64,
+    /// Whether the end of a file ends a batch, too: so the batches of a file do not depend on others.
+    pub at_files: bool,
 }
 
 impl Default for Cut {
     fn default() -> Self {
-        Self { rows: NonZeroU32::new(8192).expect("not zero"), bytes: NonZeroU64::new(8 << 20).expect("not zero") }
+        Self {
+            rows: NonZeroU32::new(8192).expect("not zero"),
+            bytes: NonZeroU64::new(8 << 20).expect("not zero"),
+            at_files: false,
+        }
     }
 }

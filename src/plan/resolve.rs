@@ -421,7 +421,7 @@ impl Resolver<'_> {
         let default = Cut::default();
         let bytes = bytes.as_ref().and_then(|bytes| self.size(&["batch", "bytes"], bytes));
         let rows = rows.and_then(NonZeroU32::new);
-        Some(Cut { rows: rows.unwrap_or(default.rows), bytes: bytes.unwrap_or(default.bytes) })
+        Some(Cut { rows: rows.unwrap_or(default.rows), bytes: bytes.unwrap_or(default.bytes), at_files: false })
     }
 
     /// The bounds that the stage asks for.
@@ -452,7 +452,7 @@ impl Resolver<'_> {
         self.draft.spec.cwd.as_ref().map_or_else(|| self.document.folder.clone(), |cwd| self.absolute(cwd))
     }
 
-    fn absolute(&self, path: &str) -> PathBuf {
+    pub(super) fn absolute(&self, path: &str) -> PathBuf {
         absolute(&self.document.folder, path)
     }
 }

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::num::{NonZeroU32, NonZeroU64};
 use std::path::PathBuf;
 
+use super::checkpoint::Checkpoint;
 use super::failing::{Budget, OnError, Retry, Timeout};
 use super::plan::{EdgeId, StageId};
 use super::queue::Cut;
@@ -46,6 +47,9 @@ pub struct Stage {
     pub cwd: PathBuf,
     /// Stages that must have ended before this one starts, without duplicates.
     pub after: Vec<StageId>,
+    /// Whether finished batches are kept, so that a later run need not do them again. Only of stages that work batch by batch in workers
+    /// or processes, and keep no state.
+    pub checkpoint: Option<Checkpoint>,
     /// What may come out of it, where the files behind it tell.
     pub supply: Option<Supply>,
     /// 1-based line of the stage's name in the pipeline file, for messages at run time.
@@ -184,7 +188,7 @@ pub struct Python {
 }
 
 impl Python {
-    fn is_stream(&self) -> bool {
+    pub fn is_stream(&self) -> bool {
         self.convention == Some(Convention::Stream) && !self.is_source
     }
 }

@@ -88,6 +88,9 @@ fn stage_text(plan: &Plan, stage: &Stage, out: &mut String) {
             out,
             format!("      workers: {} to {}{memory}; {attempts}; on_error: {on_error}", workers.min, workers.max),
         );
+        if stage.checkpoint.is_some() {
+            line(out, "      checkpoint: finished batches are kept");
+        }
         if let Some(timeout) = stage.timeout {
             line(out, format!("      timeout: {} for an attempt", humantime::format_duration(timeout.attempt)));
         }

@@ -40,6 +40,9 @@ pub fn event(plan: &Plan, event: &RunEvent, at: Duration) -> Value {
         RunEvent::Injected { stage: id, sequence, fault } => {
             ("injected", json!({"stage": stage(plan, *id), "batch": sequence, "fault": fault}))
         }
+        RunEvent::CheckpointChanged { stage: id, changed } => {
+            ("checkpoint_changed", json!({"stage": stage(plan, *id), "changed": changed}))
+        }
         RunEvent::Rejected { stage: id, sequence, rows, kept, verdict, message } => (
             "rejected",
             json!({"stage": stage(plan, *id), "batch": sequence, "rows": rows, "kept": kept, "verdict": verdict.word(),

@@ -58,6 +58,9 @@ pub fn line(plan: &Plan, event: &RunEvent) -> Option<String> {
         RunEvent::LinesDropped { from, lines } => {
             format!("[{}] {} more; all are in the run's folder", speaker(plan, from), counted(*lines, "line"))
         }
+        RunEvent::CheckpointChanged { stage, changed } => {
+            format!("{}: batches are done again, as this has changed: {}", plan.stage(*stage).name, changed.join(", "))
+        }
         // The summary counts what was injected.
         RunEvent::WorkerStarted { .. } | RunEvent::Injected { .. } | RunEvent::Progress(_) => return None,
     })

@@ -82,6 +82,10 @@ pub fn summary(plan: &Plan, outcome: &Outcome) -> String {
         let _ = writeln!(text, "error: {failure}\n");
     }
     text += &table(plan, outcome);
+    for (stage, account) in plan.stages.iter().zip(&outcome.stages).filter(|(stage, _)| stage.checkpoint.is_some()) {
+        let batches = counted(account.batches, "batch");
+        let _ = writeln!(text, "checkpoint of `{}`: {} of {batches} reused", stage.name, account.reused);
+    }
     for (stage, fault, times) in &outcome.injected {
         let times = counted(*times, "time");
         let _ = writeln!(

@@ -46,6 +46,12 @@ pub enum RunEvent {
         /// Its word, as in the summary.
         fault: &'static str,
     },
+    /// What a stage with `checkpoint` is made of is not what it was when it was last run, so that batches are done again.
+    CheckpointChanged {
+        stage: StageId,
+        /// What has changed: `code work.py`, `param floor`.
+        changed: Vec<String>,
+    },
     /// Rows that keep failing were taken out of their batch; `kept` tells whether they go to the port `rejected`.
     Rejected {
         stage: StageId,

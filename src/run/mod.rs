@@ -23,7 +23,7 @@ pub use outcome::{AccountDifference, EdgeAccount, Ending, Outcome, StageAccount,
 pub use scheduler::{Activity, Scope, Snapshot, StageSnapshot};
 
 use crate::plan::Plan;
-use executor::{LocalExecutor, Surroundings, Token};
+use executor::{CheckpointError, Checkpoints, LocalExecutor, Surroundings, Token};
 use publish::{PublishError, RunFolder, Staging};
 use scheduler::{Action, Event, Scheduler};
 
@@ -36,6 +36,8 @@ const PROGRESS: Duration = Duration::from_millis(100);
 pub enum RunError {
     #[error("{0}")]
     Publish(#[from] PublishError),
+    #[error("{0}")]
+    Checkpoints(#[from] CheckpointError),
     #[error("the run cannot go on: {0}")]
     System(#[from] io::Error),
 }
@@ -95,9 +97,13 @@ pub fn run(
         rolled_forward: recovered.published.len(),
         cleaned_up: recovered.removed.len(),
     });
+    let checkpoints = Checkpoints::open(&plan, state_dir, &surroundings)?.map(|(checkpoints, changed)| {
+        changed.into_iter().for_each(&mut *report);
+        checkpoints
+    });
     let staging = Staging::begin(&folder)?;
     let plan = Arc::new(plan);
-    let mut executor = LocalExecutor::new(Arc::clone(&plan), &folder, staging, surroundings)?;
+    let mut executor = LocalExecutor::new(Arc::clone(&plan), &folder, staging, surroundings, checkpoints)?;
     executor.poller().add(Token::Signals, signals.pipe.as_fd())?;
     let result = go_on_to_the_end(&plan, &mut executor, signals, report);
     executor.shut_down()?;

@@ -56,6 +56,8 @@ pub struct StageAccount {
     pub rejected: u64,
     pub skipped: u64,
     pub batches: u64,
+    /// Batches of which it was known what comes of them (`checkpoint`).
+    pub reused: u64,
     /// Attempts that failed and were tried again in some form.
     pub retries: u64,
     /// Sum of the durations of all attempts.

@@ -160,6 +160,11 @@ pub struct StageSpec {
     /// What happens to rows that keep failing. `skip` and `reject` may have a limit, beyond which the run fails.
     #[schemars(example = &"reject", example = &serde_json::json!({ "reject": { "max_fraction": 0.01 } }))]
     pub on_error: Option<OnErrorSpec>,
+    /// Whether finished batches are kept, so that a later run need not do them again: batches of which the rows, the code, and all else
+    /// that decides what comes of them are the same. Of `python` functions and classes that keep no state, and of commands in mode `batch`
+    /// or `row`.
+    #[schemars(example = &true, example = &serde_json::json!({ "depends": "models/*.bin" }))]
+    pub checkpoint: Option<CheckpointSpec>,
     /// Environment variables of the stage's processes, on top of the inherited ones.
     #[serde(default)]
     #[schemars(schema_with = "super::schema::scalar_map")]
@@ -528,6 +533,25 @@ pub enum VerdictSpec {
     Oom,
     /// The attempt took longer than its stage's `timeout`.
     Timeout,
+}
+
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(untagged)]
+#[schemars(inline)]
+pub enum CheckpointSpec {
+    /// Whether they are.
+    Flag(bool),
+    /// They are, and depend on more than can be seen.
+    Options(CheckpointOptions),
+}
+
+/// What else decides what comes of a batch.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+pub struct CheckpointOptions {
+    /// Paths or glob patterns of files that the stage reads, relative to this file: when one of them changes, finished batches are done again.
+    /// Those that `with` and a command's arguments name need not be said.
+    #[schemars(example = &"models/*.bin")]
+    pub depends: PathsSpec,
 }
 
 #[derive(Clone, Debug, Deserialize, JsonSchema)]

@@ -8,6 +8,7 @@ use arrow::datatypes::SchemaRef;
 use crossbeam_channel::{Receiver, Sender, unbounded};
 use rustix::event::{EventfdFlags, eventfd};
 
+use super::checkpoint::{Key, Record};
 use super::filter::Remains;
 use super::guardian::ProcessId;
 use super::local::InPartitions;
@@ -75,6 +76,27 @@ pub enum Message {
         stage: StageId,
         sequence: u64,
         result: Result<Box<InPartitions>, Failure>,
+    },
+    /// The key of a batch of a stage that keeps what it has done.
+    Keyed {
+        stage: StageId,
+        sequence: u64,
+        batch: Batch,
+        result: Result<Key, Failure>,
+    },
+    /// It was looked up what an earlier run has made of a batch of so many rows.
+    Recalled {
+        stage: StageId,
+        sequence: u64,
+        rows: u64,
+        key: Key,
+        result: Result<Option<Record>, Failure>,
+    },
+    /// What came of a batch is written down.
+    Kept {
+        stage: StageId,
+        sequence: u64,
+        result: Result<(), Failure>,
     },
     /// The last views of some of a worker's output segments are gone.
     SegmentsFree {

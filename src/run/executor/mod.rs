@@ -7,6 +7,7 @@
 
 mod capture;
 mod chaos;
+mod checkpoint;
 mod command;
 mod connection;
 mod filter;
@@ -34,7 +35,7 @@ mod worker_memory;
 
 pub use chaos::ChaosOptions;
 pub use guardian::{GUARDIAN_ARGUMENT, guard};
-pub use local::{LocalExecutor, Surroundings};
+pub use local::{CheckpointError, Checkpoints, LocalExecutor, Surroundings};
 pub use poller::Token;
 pub use python::PythonHost;
 

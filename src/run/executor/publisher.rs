@@ -45,7 +45,7 @@ impl Publisher {
         }
         let cutters = plan.edges.iter().filter_map(|edge| {
             let cut = edge.cut?;
-            Some((edge.id, Cutter::new(cut.rows, cut.bytes)))
+            Some((edge.id, Cutter::new(cut.rows, cut.bytes).at_files(cut.at_files)))
         });
         let cutters = cutters.collect();
         Self {

@@ -55,6 +55,8 @@ pub struct PythonHost {
     pub python: PathBuf,
     /// The folder that holds the worker package.
     pub package: PathBuf,
+    /// Digest of what decides which packages there are.
+    pub environment: String,
 }
 
 /// What happened to workers.

@@ -3,7 +3,7 @@
 use std::ops::Range;
 use std::time::Duration;
 
-use super::event::{Failure, Meta};
+use super::event::{Failure, Meta, Output};
 use super::worker_state::ClassId;
 use super::{AttemptId, BatchId, WorkerId};
 use crate::plan::StageId;
@@ -39,6 +39,20 @@ pub enum Action {
     },
     /// Run one attempt. Answered by `AttemptDone`, `AttemptFailed` or the exit of its worker.
     Dispatch(Dispatch),
+    /// Look up whether an earlier run has done this batch. Answered by `Recalled`.
+    Recall {
+        stage: StageId,
+        sequence: u64,
+        batch: Meta,
+    },
+    /// Keep what came of a batch for later runs. Answered by `Kept`.
+    Keep {
+        stage: StageId,
+        sequence: u64,
+        batch: Meta,
+        outputs: Vec<Output>,
+        rejects: Vec<Reject>,
+    },
     /// Settle the columns of a batch, cut it, and put it on the port's edges; in order. Answered by `Queued`.
     Publish {
         stage: StageId,

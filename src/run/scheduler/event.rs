@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::recall::Recalled;
 use super::{AttemptId, BatchId, WorkerId};
 use crate::plan::{EdgeId, StageId, Verdict};
 
@@ -131,6 +132,17 @@ pub enum Event {
         worker: WorkerId,
         failure: Failure,
         cause: ExitCause,
+    },
+    /// The answer to [`Recall`](super::Action::Recall); `known` is `None` if the batch is to be worked on.
+    Recalled {
+        stage: StageId,
+        sequence: u64,
+        known: Option<Recalled>,
+    },
+    /// The answer to [`Keep`](super::Action::Keep). If it cannot be kept, the stage has failed.
+    Kept {
+        stage: StageId,
+        sequence: u64,
     },
     /// It is the moment that [`Scheduler::wakes_at`](super::Scheduler::wakes_at) named.
     Woken,

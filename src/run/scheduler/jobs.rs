@@ -11,7 +11,7 @@ use super::event::{ExitCause, Failure, Meta, Output, Scope};
 use super::placing::Place;
 use super::ready::Need;
 use super::scheduler::Scheduler;
-use super::stage_state::{Job, Jobs, MapHost, Phase, Role, Slice, SliceId, Step, Tries, Work, rest};
+use super::stage_state::{Job, Jobs, Keeping, MapHost, Phase, Role, Slice, SliceId, Step, Tries, Work, rest};
 use crate::plan::{OnError, Port, StageId, Verdict};
 use crate::run::{RunEvent, StageFailure};
 
@@ -43,6 +43,9 @@ impl Scheduler {
             self.stop_taking(stage);
         } else {
             self.pass_empty_batches(stage);
+            if self.is_checkpoint(stage) {
+                self.recall_batches(stage);
+            }
         }
         if self.has_no_more(stage) {
             self.set_ready(stage, false);
@@ -71,7 +74,7 @@ impl Scheduler {
     /// Whether nothing is left to begin.
     fn has_no_more(&mut self, stage: StageId) -> bool {
         let jobs = self.jobs(stage);
-        if !jobs.ready.is_empty() || jobs.dispatched() > 0 {
+        if !jobs.ready.is_empty() || jobs.dispatched() > 0 || jobs.recalling > 0 {
             return false;
         }
         if jobs.exhausted {
@@ -129,7 +132,12 @@ impl Scheduler {
         }
         let Some(edge) = self.current_edge(stage, 0) else { return Activity::WaitsForInput };
         let Some(meta) = self.queues[edge.index()].front().copied() else { return Activity::WaitsForInput };
-        if self.admits(stage, Some(&meta)) { Activity::Busy } else { Activity::WaitsForOutput }
+        match self.admits(stage, Some(&meta)) {
+            false => Activity::WaitsForOutput,
+            // It begins what it has asked for.
+            true if self.is_checkpoint(stage) => Activity::WaitsForInput,
+            true => Activity::Busy,
+        }
     }
 
     /// Batches of a stage that may be worked on or wait for their turn in the order. Credits alone do not bound them where nobody reads the
@@ -157,7 +165,7 @@ impl Scheduler {
         let open = jobs.jobs.len();
         let queued = match role {
             _ if closed => 0,
-            _ if open >= self.window(stage) => 0,
+            _ if open >= self.window(stage) || self.is_checkpoint(stage) => 0,
             Role::Map(_) => self.current_edge(stage, 0).map_or(0, |edge| self.queues[edge.index()].len() as u32),
             Role::Generator(_) | Role::Task | Role::Resident | Role::Keyed(_) => 1,
         };
@@ -226,7 +234,7 @@ impl Scheduler {
         }
     }
 
-    fn new_job(&mut self, stage: StageId) -> SliceId {
+    pub(super) fn new_job(&mut self, stage: StageId) -> SliceId {
         let input = match self.stages[stage.index()].role {
             Role::Map(_) => {
                 let meta = self.current_edge(stage, 0).and_then(|edge| self.queues[edge.index()].front().copied());
@@ -247,7 +255,8 @@ impl Scheduler {
         let sequence = jobs.next_sequence;
         jobs.next_sequence += 1;
         let whole = Slice::new(0..input.map_or(0, |(_, meta)| meta.rows));
-        jobs.jobs.insert(sequence, Job { input, reservations, slices: BTreeMap::from([(0, whole)]) });
+        jobs.jobs
+            .insert(sequence, Job { input, reservations, slices: BTreeMap::from([(0, whole)]), keeping: Keeping::No });
         SliceId { sequence, first: 0 }
     }
 
@@ -307,6 +316,7 @@ impl Scheduler {
         let total = outputs.iter().map(|output| output.batch.bytes).sum();
         self.stages[stage.index()].estimate.learn(input.as_ref(), total);
         self.job(stage, sequence).reservations = reservations;
+        self.keep(stage, sequence);
     }
 
     pub(super) fn attempt_failed(&mut self, attempt: AttemptId, failure: Failure) {
@@ -457,6 +467,7 @@ impl Scheduler {
             let Some(job) = jobs.jobs.get(&next) else { return };
             let undone = job.slices.values().find(|slice| !matches!(slice.step, Step::Done { .. }));
             match undone.map(|slice| (slice, &slice.step)) {
+                None if job.keeping == Keeping::Asked => return,
                 None => {
                     let job = jobs.jobs.remove(&next).expect("just seen");
                     jobs.next_publish += 1;
@@ -479,6 +490,7 @@ impl Scheduler {
     }
 
     fn publish_job(&mut self, stage: StageId, sequence: u64, mut job: Job) {
+        self.stages[stage.index()].account.reused += u64::from(job.keeping == Keeping::Recalled);
         let whole = job.slices.remove(&0).expect("slices are joined when they are done");
         let Step::Done { rows, outputs } = whole.step else { return };
         let mut reservations = job.reservations;
@@ -526,6 +538,12 @@ impl Job {
     /// All rows of the batch, when they are in one slice.
     fn whole(&self) -> &Slice {
         &self.slices[&0]
+    }
+
+    /// What came of the batch, when it is done.
+    pub fn given(&self) -> (Vec<Output>, Vec<Reject>) {
+        let whole = self.whole();
+        (whole.outputs().to_vec(), whole.rejects.clone())
     }
 
     /// What the rows that are taken out of the batch weigh, about.

@@ -4,7 +4,7 @@
 //! its next steps, gives free workers to the deepest ready stages (work nearest a sink), and returns the [`Action`]s in the order in
 //! which they are to be carried out. Stages that work batch by batch are in `jobs.rs`, those with state per key in `keyed.rs`, resident
 //! ones in `resident.rs`; the credits of the edges are counted in `queue.rs`; the search for the rows to blame is `blame.rs`.
-//! Who begins next, and where, is in `placing.rs`; what becomes of an attempt then, in `attempts.rs`.
+//! Batches that an earlier run has done are recalled in `recall.rs`. Who begins next, and where, is in `placing.rs`; what becomes of an attempt then, in `attempts.rs`.
 
 mod action;
 mod attempts;
@@ -17,6 +17,7 @@ mod keyed;
 mod placing;
 mod queue;
 mod ready;
+mod recall;
 mod rejects;
 mod resident;
 mod rest;
@@ -31,6 +32,7 @@ mod worker_state;
 pub use action::{Action, Dispatch, Host, Reject, Work};
 pub use clock::Activity;
 pub use event::{Event, ExitCause, Failure, Meta, Output, QueuedPieces, Scope};
+pub use recall::Recalled;
 pub use scheduler::{Scheduler, Snapshot, StageSnapshot};
 pub use stage_state::{MapHost, Role};
 pub use worker_state::{Class, ClassId, Classes};

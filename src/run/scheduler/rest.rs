@@ -62,7 +62,7 @@ impl Scheduler {
     }
 
     /// Whether nothing before the slice has failed for good.
-    fn is_wanted(&mut self, stage: StageId, id: SliceId) -> bool {
+    pub(super) fn is_wanted(&mut self, stage: StageId, id: SliceId) -> bool {
         let jobs = self.jobs(stage);
         let mut before = jobs.jobs.range(..=id.sequence).flat_map(|(sequence, job)| {
             let of_job =

@@ -174,6 +174,8 @@ impl Scheduler {
             }
             Event::WorkerRetired { worker } => self.pool.retire(worker),
             Event::WorkerExited { worker, failure, cause } => self.worker_exited(worker, failure, cause),
+            Event::Recalled { stage, sequence, known } => self.recalled(stage, sequence, known),
+            Event::Kept { stage, sequence } => self.kept(stage, sequence),
             Event::Woken => {}
             Event::Interrupted => self.interrupted(),
             Event::Committed => self.finish(Ending::Succeeded),
@@ -492,7 +494,8 @@ impl StageState {
                         && !resident.inputs.is_empty();
                     resident.pull.is_none() && !fed && !(ending || resident.closing && self.phase == Phase::Running)
                 }
-                Work::Jobs(_) | Work::Keyed(_) => true,
+                Work::Jobs(jobs) => jobs.recalling == 0 && jobs.keeping == 0,
+                Work::Keyed(_) => true,
             }
     }
 

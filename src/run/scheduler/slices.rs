@@ -302,7 +302,7 @@ impl Slice {
         !self.suspected || (self.len() == 1 && verdict == Verdict::Crash)
     }
 
-    fn outputs(&self) -> &[Output] {
+    pub fn outputs(&self) -> &[Output] {
         match &self.step {
             Step::Done { outputs, .. } => outputs,
             _ => &[],

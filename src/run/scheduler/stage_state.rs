@@ -147,6 +147,9 @@ pub struct Jobs {
     pub waiting: u32,
     /// Attempts that are dispatched and have not begun: they wait for a slot, or with their workers.
     pub queued: u32,
+    /// Jobs of which it is looked up whether they were done before, and those that are done and are being kept.
+    pub recalling: u32,
+    pub keeping: u32,
     pub next_sequence: u64,
     pub next_publish: u64,
     /// A job failed for good: no job after it is begun.
@@ -170,6 +173,19 @@ pub struct Job {
     pub reservations: Vec<(EdgeId, Reservation)>,
     /// By their first rows. All rows of the batch are in one of them; there is one only where batches are not sliced.
     pub slices: BTreeMap<u64, Slice>,
+    pub keeping: Keeping,
+}
+
+/// Where what comes of a job is kept for later runs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Keeping {
+    /// Nowhere, or it is there.
+    #[default]
+    No,
+    /// It is being written, and may not be published before.
+    Asked,
+    /// It has come from there.
+    Recalled,
 }
 
 /// Rows of a batch that are attempted together.

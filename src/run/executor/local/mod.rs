@@ -1,6 +1,7 @@
 //! [`LocalExecutor`]: carries out actions on this machine: threads for resident stages, a pool of Python workers, processes for
 //! commands. One event loop owns all of it; nothing in it waits for anything but the loop's descriptors.
 
+mod checkpoints;
 mod filters;
 mod keyed;
 mod native;
@@ -34,6 +35,7 @@ use crate::plan::memory::SPILL_LIMIT;
 use crate::plan::{EdgeId, Plan, StageId, StageKind, Verdict};
 use crate::run::publish::{RunFolder, Staging};
 use crate::run::scheduler::{Action, BatchId, Dispatch, Event, Failure, Host, Meta, Output, Scope, Work};
+pub use checkpoints::{CheckpointError, Checkpoints};
 use filters::Filters;
 pub use keyed::InPartitions;
 use keyed::KeyedInput;
@@ -89,6 +91,7 @@ pub struct LocalExecutor {
     runtime: Option<tokio::runtime::Runtime>,
     events: VecDeque<Event>,
     chaos: Option<Chaos>,
+    checkpoints: Option<Checkpoints>,
 }
 
 /// A batch in the store. `edge` while it counts as being in memory on an edge that spills.
@@ -100,7 +103,13 @@ struct Stored {
 impl LocalExecutor {
     /// # Errors
     /// If the guardian cannot be started, or there are no descriptors left.
-    pub fn new(plan: Arc<Plan>, run: &RunFolder, staging: Staging, surroundings: Surroundings) -> io::Result<Self> {
+    pub fn new(
+        plan: Arc<Plan>,
+        run: &RunFolder,
+        staging: Staging,
+        surroundings: Surroundings,
+        checkpoints: Option<Checkpoints>,
+    ) -> io::Result<Self> {
         let (mailbox, inbox) = mailbox()?;
         let mut poller = Poller::new()?;
         let guardian = Guardian::start()?;
@@ -111,6 +120,7 @@ impl LocalExecutor {
         let spill = SpillSpace::new(run.spill(), SPILL_LIMIT);
         let mut executor = Self {
             chaos: surroundings.chaos.map(Chaos::new),
+            checkpoints,
             pool: Pool::new(Arc::clone(&plan), &surroundings, log.clone(), mailbox.clone(), segments.clone()),
             reject_files: RejectFiles::new(run.path()),
             publisher: Publisher::new(Arc::clone(&plan), spill.clone()),
@@ -268,6 +278,17 @@ impl LocalExecutor {
                 self.partitioned(stage, sequence, result);
                 return Ok(());
             }
+            Message::Keyed { stage, sequence, batch, result } => {
+                self.keyed(stage, sequence, batch, result);
+                return Ok(());
+            }
+            Message::Recalled { stage, sequence, rows, key, result } => {
+                self.recalled(stage, sequence, rows, key, result)
+            }
+            Message::Kept { stage, sequence, result } => match result {
+                Ok(()) => Event::Kept { stage, sequence },
+                Err(failure) => Event::StageFailed { stage, failure },
+            },
             Message::SegmentsFree { worker } => {
                 self.pool.release_outputs(worker);
                 return Ok(());
@@ -308,6 +329,10 @@ impl LocalExecutor {
                 self.pool.start_worker(worker, class, &mut self.guardian, &mut self.poller)?;
             }
             Action::Dispatch(dispatch) => self.begin(dispatch)?,
+            Action::Recall { stage, sequence, batch } => self.recall(stage, sequence, batch),
+            Action::Keep { stage, sequence, batch, outputs, rejects } => {
+                self.keep_outcome(stage, sequence, batch.id, &outputs, rejects);
+            }
             Action::Publish { stage, port, batch } => self.publish(stage, port, batch),
             Action::PublishJoined { stage, port, batches } => self.publish_joined(stage, port, &batches),
             Action::PublishRejects { stage, port, batch, rejects } => {
@@ -444,7 +469,8 @@ impl LocalExecutor {
                     Work::Rows { batch: meta, rows, .. } if *rows == [0..meta.rows] => Some(meta.id),
                     _ => None,
                 };
-                let mut frame = opening::attempt(attempt, stage, sequence, &work);
+                let number = self.checkpoints.as_ref().and_then(|checkpoints| checkpoints.number(stage, sequence));
+                let mut frame = opening::attempt(attempt, stage, number.unwrap_or(sequence), &work);
                 frame.flags |= if fault == Some(Fault::Hang) { FLAG_HANG } else { 0 };
                 let placed = self.pool.dispatch(worker, attempt, stage, frame, batch, &mut self.poller);
                 match (placed, whole) {
@@ -584,6 +610,9 @@ impl LocalExecutor {
         let result = self.guardian.shut_down();
         if let Some(runtime) = self.runtime {
             runtime.shutdown_background();
+        }
+        if let Some(checkpoints) = self.checkpoints {
+            checkpoints.close().map_err(io::Error::other)?;
         }
         result
     }

@@ -19,6 +19,8 @@ const SLOWNESS: u32 = 6;
 pub static JOINS: AtomicU64 = AtomicU64::new(0);
 pub static SKIPPED: AtomicU64 = AtomicU64::new(0);
 pub static QUEUED: AtomicU64 = AtomicU64::new(0);
+pub static RECALLED: AtomicU64 = AtomicU64::new(0);
+pub static KEPT: AtomicU64 = AtomicU64::new(0);
 
 pub struct Fake<'a> {
     pub shapes: &'a [Shape],
@@ -76,6 +78,8 @@ pub struct Fake<'a> {
 pub enum Lane {
     Stage(StageId),
     Attempt(AttemptId),
+    /// What is looked up or kept of a batch.
+    Batch(StageId, u64),
     Worker(WorkerId),
     Run,
 }
@@ -177,6 +181,7 @@ impl Fake<'_> {
         let (stage, outputs) = match &event {
             Event::AttemptDone { attempt, outputs, .. } => (self.attempts[attempt], outputs),
             Event::Produced { stage, outputs } => (*stage, outputs),
+            Event::Recalled { stage, known: Some(Recalled { outputs, .. }), .. } => (*stage, outputs),
             _ => return Some(event),
         };
         for output in outputs {
@@ -221,7 +226,7 @@ impl Fake<'_> {
 
     fn is_slow(&self, lane: Lane) -> bool {
         let stage = match lane {
-            Lane::Stage(stage) => stage,
+            Lane::Stage(stage) | Lane::Batch(stage, _) => stage,
             Lane::Attempt(attempt) => self.attempts[&attempt],
             Lane::Worker(_) | Lane::Run => return false,
         };
@@ -357,6 +362,18 @@ impl Fake<'_> {
                 self.push(Lane::Worker(worker), Event::WorkerReady { worker });
             }
             Action::Dispatch(dispatch) => self.dispatch(dispatch),
+            Action::Recall { stage, sequence, batch } => self.recall(stage, sequence, batch),
+            Action::Keep { stage, sequence, batch, outputs, rejects } => {
+                assert!(self.shapes[stage.index()].checkpoint);
+                let (good, bad) = self.outcome_of(stage, batch.id);
+                let given: Vec<u64> =
+                    outputs.iter().flat_map(|output| self.batches[&output.batch.id].clone()).collect();
+                let rejected: Vec<u64> =
+                    rejects.iter().flat_map(|reject| self.rows_of(batch.id, vec![reject.rows.clone()])).collect();
+                assert_eq!((given, rejected), (good, bad), "kept of {stage:?}");
+                KEPT.fetch_add(1, Ordering::Relaxed);
+                self.push(Lane::Batch(stage, sequence), Event::Kept { stage, sequence });
+            }
             Action::Publish { stage, port, batch } => {
                 assert!(!self.parts.contains(&batch), "a part is published");
                 let rows = self.batches.remove(&batch).expect("a batch that is published exists");
@@ -390,6 +407,33 @@ impl Fake<'_> {
             }
             Action::Finish(ending) => self.ending = Some(ending),
         }
+    }
+
+    /// What a stage that works batch by batch gives for a batch, and what it rejects.
+    fn outcome_of(&self, stage: StageId, batch: BatchId) -> (Vec<u64>, Vec<u64>) {
+        let rejects = self.shapes[stage.index()].rejects;
+        self.batches[&batch].iter().copied().partition(|row| !rejects || !is_poison(*row))
+    }
+
+    /// Perhaps an earlier run has done the batch.
+    fn recall(&mut self, stage: StageId, sequence: u64, batch: Meta) {
+        assert!(self.shapes[stage.index()].checkpoint);
+        let (good, _) = self.outcome_of(stage, batch.id);
+        let cannot_be_done = self.shapes[stage.index()].fails && good.iter().any(|row| is_poison(*row));
+        let known = (!cannot_be_done && self.rng.random_bool(0.5)).then(|| {
+            RECALLED.fetch_add(1, Ordering::Relaxed);
+            let is_bad = |row: u64| self.shapes[stage.index()].rejects && is_poison(row);
+            let places = self.batches[&batch.id].iter().enumerate().filter(|(_, row)| is_bad(**row));
+            let places = places.map(|(at, _)| at as u64);
+            let reject = |at| Reject { rows: at..at + 1, failure: failure(Verdict::Exception) };
+            let rejects = places.map(reject).collect();
+            self.may_be_as_large_as(stage, batch);
+            let rows = good.len() as u64;
+            let outputs =
+                if good.is_empty() { Vec::new() } else { vec![Output { port: 0, batch: self.make(stage, good) }] };
+            Recalled { rows, outputs, rejects }
+        });
+        self.push(Lane::Batch(stage, sequence), Event::Recalled { stage, sequence, known });
     }
 
     fn put(&mut self, stage: StageId, port: usize, rows: &[u64], weight: u64) {

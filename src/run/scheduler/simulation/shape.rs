@@ -43,6 +43,8 @@ pub struct Shape {
     backoff: Duration,
     /// Cannot process poison rows, and does not reject them: the run fails.
     pub fails: bool,
+    /// Works batch by batch, and keeps what it has done.
+    pub checkpoint: bool,
     /// Indices of earlier stages, no sinks, that must end first.
     pub after: Vec<usize>,
 }
@@ -106,6 +108,7 @@ struct Numbers {
     backoff: Duration,
     max_rows: Option<u64>,
     fails: u8,
+    checkpoint: bool,
 }
 
 fn numbers() -> impl Strategy<Value = Numbers> {
@@ -116,8 +119,9 @@ fn numbers() -> impl Strategy<Value = Numbers> {
     let backoff = prop_oneof![3 => Just(0u64), 1 => Just(500), 1 => Just(50_000)].prop_map(Duration::from_micros);
     let max_rows = prop::option::weighted(0.05, 0u64..6);
     let sizes = (1u32..4, 1u32..4, queue_bytes, weight, prop::bool::weighted(0.2), (backoff, max_rows));
-    (sizes, 0u64..200, 1usize..4, cut, 0u8..20, paces, any::<bool>()).prop_map(|numbers| {
-        let (sizes, rows, inputs, cut, fails, row_micros, tells) = numbers;
+    let flags = (any::<bool>(), prop::bool::weighted(0.3));
+    (sizes, 0u64..200, 1usize..4, cut, 0u8..20, paces, flags).prop_map(|numbers| {
+        let (sizes, rows, inputs, cut, fails, row_micros, (tells, checkpoint)) = numbers;
         let (limit, queue, queue_bytes, weight, is_slow, (backoff, max_rows)) = sizes;
         Numbers {
             limit,
@@ -133,6 +137,7 @@ fn numbers() -> impl Strategy<Value = Numbers> {
             backoff,
             max_rows,
             fails,
+            checkpoint,
         }
     })
 }
@@ -165,6 +170,7 @@ pub fn shapes() -> impl Strategy<Value = (Vec<Shape>, u32)> {
                 backoff,
                 max_rows,
                 fails,
+                checkpoint,
             } = numbers;
             let producers: Vec<usize> =
                 (0..shapes.len()).filter(|&at| !matches!(shapes[at].kind, Kind::Sink | Kind::Task)).collect();
@@ -218,6 +224,7 @@ pub fn shapes() -> impl Strategy<Value = (Vec<Shape>, u32)> {
                 backoff,
                 max_rows,
                 fails,
+                checkpoint: checkpoint && matches!(kind, Kind::Map(MapKind::Worker | MapKind::Process)),
                 after: after.into_iter().collect(),
             });
         }
@@ -384,6 +391,7 @@ fn stage(at: usize, shape: &Shape, inputs: Vec<Input>) -> Stage {
         cut: Cut::default(),
         env: BTreeMap::new(),
         cwd: "/".into(),
+        checkpoint: shape.checkpoint.then(crate::plan::Checkpoint::default),
         after: shape.after.iter().map(|&awaited| StageId(awaited as u32)).collect(),
         supply: None,
         line: 1,

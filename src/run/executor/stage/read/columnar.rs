@@ -170,6 +170,9 @@ impl ColumnarSource {
         }
         let Some(batch) = batch else {
             self.current = None;
+            if self.cut.at_files {
+                self.ready.extend(self.cutter.finish());
+            }
             return Ok(());
         };
         let batch = match batch {

@@ -25,6 +25,8 @@ pub(super) struct LineSource {
     origin: Origin,
     /// What ends the lines after those that are pending.
     failed: Option<ReadError>,
+    /// A batch ends before the next file begins.
+    ends_file: bool,
     /// Whether somebody wants them as columns.
     as_columns: bool,
     /// Whether files may be read ahead: what has come through a pipe is passed on before more is waited for.
@@ -69,6 +71,7 @@ impl LineSource {
             pending: Text::default(),
             origin: Origin::default(),
             failed: None,
+            ends_file: false,
             as_columns,
             reads_ahead,
             ahead: VecDeque::new(),
@@ -117,6 +120,11 @@ impl LineSource {
                 self.origin = rest;
                 return Ok(Some(Chunk { text, origin }));
             }
+            if std::mem::take(&mut self.ends_file)
+                && let Some(last) = self.take_pending()
+            {
+                return Ok(Some(last));
+            }
             if let Some(error) = self.failed.take() {
                 return Err(error);
             }
@@ -136,6 +144,7 @@ impl LineSource {
                 Fill::End => {
                     self.take_lines(LineReader::finish);
                     self.current = None;
+                    self.ends_file = self.cut.at_files;
                 }
             }
         }

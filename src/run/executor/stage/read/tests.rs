@@ -437,7 +437,7 @@ proptest::proptest! {
         for (index, pieces) in files.iter().enumerate() {
             fs::write(folder.path(&format!("{index}.txt")), pieces.concat()).unwrap();
         }
-        let cut = Cut { rows: rows.try_into().unwrap(), bytes: bytes.try_into().unwrap() };
+        let cut = Cut { rows: rows.try_into().unwrap(), bytes: bytes.try_into().unwrap(), at_files: false };
         let found = |as_columns| {
             let mut source =
                 Source::open(&read(Format::Lines, &[folder.path("*.txt")]), cut, as_columns, &FileTable::default()).unwrap();

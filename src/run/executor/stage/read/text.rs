@@ -234,6 +234,9 @@ impl TextSource {
                     Fill::End => {
                         current.end(&mut self.splitter, &mut chunk)?;
                         self.current = None;
+                        if self.cut.at_files && !chunk.records.is_empty() {
+                            break;
+                        }
                         continue;
                     }
                 }

@@ -1,0 +1,184 @@
+//! [`Fingerprint`]: what decides what a stage gives for a batch, component by component, so that it can be said which one has changed.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use serde_json::{Value, json};
+
+use super::code::imported;
+use super::key::Digest;
+use crate::format::column_type;
+use crate::plan::{Command, CommandLine, Plan, Python, Stage, StageKind};
+
+/// Changes when what is kept is made in another way.
+const FORMAT: &str = concat!("1 ", env!("CARGO_PKG_VERSION"));
+
+/// Digests by the names of what they are of: `code work.py`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Fingerprint {
+    components: BTreeMap<String, String>,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum FingerprintError {
+    #[error("{} cannot be read, and finished batches depend on it: {source}", path.display())]
+    File { path: PathBuf, source: io::Error },
+    #[error("no file matches {}, which `checkpoint` names under `depends`", pattern.display())]
+    NoMatch { pattern: PathBuf },
+}
+
+impl Fingerprint {
+    /// `environment` says which Python there is, and which packages.
+    ///
+    /// # Errors
+    /// If a file that the stage depends on cannot be read.
+    pub fn of(plan: &Plan, stage: &Stage, environment: &str) -> Result<Self, FingerprintError> {
+        let mut made = Making { plan, stage, components: BTreeMap::new() };
+        made.value("engine", &FORMAT.into());
+        made.value("env", &json!(stage.env));
+        match &stage.kind {
+            StageKind::Python(python) => made.python(python, environment)?,
+            StageKind::Command(command) => made.command(command)?,
+            StageKind::Read(_) | StageKind::Write(_) | StageKind::Sql(_) => unreachable!("they keep no batches"),
+        }
+        for pattern in stage.checkpoint.iter().flat_map(|checkpoint| &checkpoint.depends) {
+            made.depends(pattern)?;
+        }
+        Ok(Self { components: made.components })
+    }
+
+    /// The digest of all.
+    pub fn digest(&self) -> [u8; 32] {
+        let mut digest = Digest::new();
+        for (name, value) in &self.components {
+            digest.add(name.as_bytes());
+            digest.add(value.as_bytes());
+        }
+        digest.finish()
+    }
+
+    pub fn to_json(&self) -> Value {
+        json!(self.components)
+    }
+
+    /// The components that are not as they were.
+    pub fn changed_since(&self, before: &Value) -> Vec<String> {
+        let Some(before) = before.as_object() else { return Vec::new() };
+        let other = |(name, value): &(&String, &String)| before.get(*name).and_then(Value::as_str) != Some(value);
+        let changed = self.components.iter().filter(other).map(|(name, _)| name.clone());
+        let gone = before.keys().filter(|name| !self.components.contains_key(*name)).cloned();
+        let mut names: Vec<String> = changed.chain(gone).collect();
+        names.sort();
+        names
+    }
+}
+
+struct Making<'p> {
+    plan: &'p Plan,
+    stage: &'p Stage,
+    components: BTreeMap<String, String>,
+}
+
+impl Making<'_> {
+    fn value(&mut self, name: &str, value: &Value) {
+        self.bytes(name.to_owned(), value.to_string().as_bytes());
+    }
+
+    fn bytes(&mut self, name: String, bytes: &[u8]) {
+        self.components.insert(name, blake3::hash(bytes).to_hex().to_string());
+    }
+
+    fn python(&mut self, python: &Python, environment: &str) -> Result<(), FingerprintError> {
+        let plan = self.plan;
+        // Random numbers, and `millpond.batch_id`, are made of the stage's name.
+        self.value("name", &self.stage.name.as_str().into());
+        self.value("seed", &plan.seed.into());
+        self.value("packages", &environment.into());
+        let call = format!("{}:{}", python.call.module, python.call.name);
+        self.value("call", &json!([call, format!("{:?}", python.convention)]));
+        self.value("with", &json!(python.with));
+        self.columns(&python.returns);
+        let files = imported(&plan.python.path, &python.call.module);
+        let files = files.map_err(|source| FingerprintError::File { path: self.stage.cwd.clone(), source })?;
+        for (path, content) in &files {
+            self.bytes(format!("code {}", self.shown(path)), content);
+            // It may look at any of them.
+            if contains(content, b"params") {
+                plan.params.iter().for_each(|(name, value)| self.value(&format!("param {name}"), value));
+            }
+        }
+        python.with.values().try_for_each(|value| self.files_named_in(value))
+    }
+
+    fn command(&mut self, command: &Command) -> Result<(), FingerprintError> {
+        let formats = [command.input, command.output].map(|format| format.map(crate::format::Format::word));
+        self.value("command", &json!([format!("{:?}", command.mode), formats, format!("{:?}", command.line)]));
+        self.columns(&command.returns);
+        match &command.line {
+            CommandLine::Argv(argv) => argv.iter().try_for_each(|argument| self.file_named(argument)),
+            CommandLine::Row(templates) => templates.iter().try_for_each(|template| self.file_named(&template.source)),
+            CommandLine::Shell(script) => {
+                let params = self.plan.params.iter().filter(|(name, _)| script.contains(name.as_str()));
+                params.for_each(|(name, value)| self.value(&format!("param {name}"), value));
+                let words = script.split(|c: char| c.is_whitespace() || "'\"();|&<>".contains(c));
+                words.filter(|word| !word.is_empty()).try_for_each(|word| self.file_named(word))
+            }
+        }
+    }
+
+    fn columns(&mut self, columns: &[(String, crate::plan::ColumnType)]) {
+        let columns: Vec<_> =
+            columns.iter().map(|(name, data_type)| json!([name, column_type::word(data_type)])).collect();
+        self.value("returns", &json!(columns));
+    }
+
+    fn files_named_in(&mut self, value: &Value) -> Result<(), FingerprintError> {
+        match value {
+            Value::String(text) => self.file_named(text),
+            Value::Array(items) => items.iter().try_for_each(|item| self.files_named_in(item)),
+            Value::Object(entries) => entries.values().try_for_each(|value| self.files_named_in(value)),
+            _ => Ok(()),
+        }
+    }
+
+    /// What is given to a stage and names a file that exists is taken to be read by it.
+    fn file_named(&mut self, text: &str) -> Result<(), FingerprintError> {
+        let path = self.stage.cwd.join(text);
+        if text.is_empty() || text.contains('\0') || !path.is_file() {
+            return Ok(());
+        }
+        self.file(&path)
+    }
+
+    fn depends(&mut self, pattern: &Path) -> Result<(), FingerprintError> {
+        let text = pattern.to_str().unwrap_or_default();
+        let unmatched = || FingerprintError::NoMatch { pattern: pattern.to_owned() };
+        let paths = glob::glob(text).map_err(|_| unmatched())?;
+        let files: Vec<PathBuf> = paths.filter_map(Result::ok).filter(|path| path.is_file()).collect();
+        if files.is_empty() {
+            return Err(unmatched());
+        }
+        files.iter().try_for_each(|path| self.file(path))
+    }
+
+    fn file(&mut self, path: &Path) -> Result<(), FingerprintError> {
+        let hash = || {
+            let mut hasher = blake3::Hasher::new();
+            hasher.update_reader(File::open(path)?)?;
+            Ok(hasher.finalize().to_hex().to_string())
+        };
+        let hash = hash().map_err(|source| FingerprintError::File { path: path.to_owned(), source })?;
+        self.components.insert(format!("file {}", self.shown(path)), hash);
+        Ok(())
+    }
+
+    fn shown(&self, path: &Path) -> String {
+        path.strip_prefix(&self.plan.folder).unwrap_or(path).display().to_string()
+    }
+}
+
+fn contains(text: &[u8], word: &[u8]) -> bool {
+    text.windows(word.len()).any(|window| window == word)
+}

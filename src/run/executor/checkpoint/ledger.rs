@@ -1,0 +1,387 @@
+//! [`Ledger`]: a file to which records are appended, found again by their keys.
+//!
+//! A record is a header of 96 bytes and its payload. Numbers are little-endian:
+//!
+//! | offset | bytes | |
+//! |---|---|---|
+//! | 0 | 4 | `MPck` |
+//! | 4 | 4 | version, 1 |
+//! | 8 | 8 | bytes of the payload |
+//! | 16 | 8 | when it was last needed, in seconds since 1970 |
+//! | 24 | 32 | key |
+//! | 56 | 32 | BLAKE3 of the payload |
+//! | 88 | 8 | the first bytes of the BLAKE3 of all before |
+//!
+//! A header that is not right ends the file: it was being written when the run died, or is damaged, and what follows cannot be found. A
+//! payload that is not right is as if it were not there. So nothing that is read is ever wrong, and the worst that can be lost is work.
+
+use std::collections::HashMap;
+use std::fs::{self, File};
+use std::io::{self, Read as _, Write as _};
+use std::os::unix::fs::FileExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use rustix::fs::{FlockOperation, flock};
+
+use super::key::Key;
+use crate::run::fail_point::reach;
+
+/// In the state folder.
+const FOLDER: &str = "checkpoints";
+const FILE: &str = "batches";
+const LOCK: &str = "lock";
+
+const MAGIC: &[u8; 4] = b"MPck";
+const VERSION: u32 = 1;
+const HEADER: usize = 96;
+
+/// A file that is larger is cut down to half of that when it is opened: what was needed last stays.
+const MOST_BYTES: u64 = 16 << 30;
+/// What nobody has needed for so long goes when the file is opened and has much of it.
+const MOST_AGE: Duration = Duration::from_secs(30 * 24 * 3600);
+/// How old the time in a record may be before it is renewed when the record is needed.
+const AGE_STEP: Duration = Duration::from_secs(24 * 3600);
+
+#[derive(Debug, thiserror::Error)]
+pub enum LedgerError {
+    #[error(
+        "another run{} uses the checkpoints in {}: wait until it has ended, or give this one a `--state-dir` of its own",
+        holder.as_ref().map_or_else(String::new, |pid| format!(" (process {pid})")), folder.display()
+    )]
+    Held { folder: PathBuf, holder: Option<String> },
+    #[error("cannot {what} the checkpoints in {}: {source}", path.display())]
+    System { what: &'static str, path: PathBuf, source: io::Error },
+}
+
+/// The ledger of a state folder, while this run holds it.
+#[derive(Debug)]
+pub struct Ledger {
+    path: PathBuf,
+    inner: Mutex<Inner>,
+    _lock: File,
+}
+
+#[derive(Debug)]
+struct Inner {
+    file: File,
+    /// Where the next record goes.
+    end: u64,
+    records: HashMap<Key, Place>,
+    now: u64,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Place {
+    /// Of the header.
+    at: u64,
+    length: u64,
+    checksum: [u8; 32],
+    needed: u64,
+}
+
+impl Ledger {
+    /// Opens the ledger of a state folder for a run that starts at `now`.
+    ///
+    /// # Errors
+    /// If another run holds it, or it cannot be read.
+    pub fn open(state_dir: &Path, now: SystemTime) -> Result<Self, LedgerError> {
+        let folder = state_dir.join(FOLDER);
+        let failed = |what, path: &Path| {
+            let path = path.to_owned();
+            move |source| LedgerError::System { what, path, source }
+        };
+        fs::create_dir_all(&folder).map_err(failed("create", &folder))?;
+        let lock = hold(&folder)?;
+        let path = folder.join(FILE);
+        let open = || File::options().read(true).write(true).create(true).truncate(false).open(&path);
+        let file = open().map_err(failed("open", &path))?;
+        let now = now.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+        let (records, end) = scan(&file).map_err(failed("read", &path))?;
+        // What lies behind a torn record would be in the way of the next one.
+        file.set_len(end).map_err(failed("write", &path))?;
+        let inner = Inner { file, end, records, now };
+        let inner = if inner.is_too_large() { inner.cut_down(&path).map_err(failed("write", &path))? } else { inner };
+        Ok(Self { path, inner: Mutex::new(inner), _lock: lock })
+    }
+
+    /// The payload of the newest record with this key, if there is one that is undamaged.
+    ///
+    /// # Errors
+    /// If it cannot be read.
+    pub fn get(&self, key: &Key) -> Result<Option<Vec<u8>>, LedgerError> {
+        let (file, place) = {
+            let inner = self.inner();
+            let Some(place) = inner.records.get(key).copied() else { return Ok(None) };
+            (inner.file.try_clone().map_err(|source| self.failed("read", source))?, place)
+        };
+        let mut payload = vec![0; usize::try_from(place.length).unwrap_or(usize::MAX)];
+        match file.read_exact_at(&mut payload, place.at + HEADER as u64) {
+            Ok(()) => {}
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(None),
+            Err(error) => return Err(self.failed("read", error)),
+        }
+        if *blake3::hash(&payload).as_bytes() != place.checksum {
+            self.inner().records.remove(key);
+            return Ok(None);
+        }
+        self.inner().is_needed(key).map_err(|source| self.failed("write", source))?;
+        Ok(Some(payload))
+    }
+
+    /// Adds a record.
+    ///
+    /// # Errors
+    /// If it cannot be written.
+    pub fn add(&self, key: Key, payload: &[u8]) -> Result<(), LedgerError> {
+        let checksum = *blake3::hash(payload).as_bytes();
+        self.inner().add(key, payload, checksum).map_err(|source| self.failed("write", source))
+    }
+
+    /// Sees to it that the records survive a loss of power.
+    ///
+    /// # Errors
+    /// If they cannot be written.
+    pub fn sync(&self) -> Result<(), LedgerError> {
+        self.inner().file.sync_data().map_err(|source| self.failed("write", source))
+    }
+
+    fn inner(&self) -> MutexGuard<'_, Inner> {
+        // A record is in the index only when it is in the file.
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn failed(&self, what: &'static str, source: io::Error) -> LedgerError {
+        LedgerError::System { what, path: self.path.clone(), source }
+    }
+}
+
+/// Locks the folder for this process, or says who has done so.
+fn hold(folder: &Path) -> Result<File, LedgerError> {
+    let path = folder.join(LOCK);
+    let failed = |source| LedgerError::System { what: "lock", path: path.clone(), source };
+    let mut lock = File::options().read(true).write(true).create(true).truncate(false).open(&path).map_err(failed)?;
+    match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => {}
+        Err(rustix::io::Errno::WOULDBLOCK) => {
+            let mut holder = String::new();
+            let _ = lock.read_to_string(&mut holder);
+            let holder = Some(holder.trim().to_owned()).filter(|pid| !pid.is_empty());
+            return Err(LedgerError::Held { folder: folder.to_owned(), holder });
+        }
+        Err(error) => return Err(failed(error.into())),
+    }
+    lock.set_len(0).and_then(|()| lock.write_all(std::process::id().to_string().as_bytes())).map_err(failed)?;
+    Ok(lock)
+}
+
+/// Reads all headers, and tells where the last whole record ends.
+fn scan(file: &File) -> io::Result<(HashMap<Key, Place>, u64)> {
+    let size = file.metadata()?.len();
+    let mut records = HashMap::new();
+    let mut at = 0;
+    let mut header = [0; HEADER];
+    while at + HEADER as u64 <= size {
+        file.read_exact_at(&mut header, at)?;
+        let Some((key, place)) = decode(&header, at) else { break };
+        let Some(end) = (at + HEADER as u64).checked_add(place.length).filter(|end| *end <= size) else { break };
+        records.insert(key, place);
+        at = end;
+    }
+    Ok((records, at))
+}
+
+fn encode(key: &Key, place: &Place) -> [u8; HEADER] {
+    let mut header = [0; HEADER];
+    header[..4].copy_from_slice(MAGIC);
+    header[4..8].copy_from_slice(&VERSION.to_le_bytes());
+    header[8..16].copy_from_slice(&place.length.to_le_bytes());
+    header[16..24].copy_from_slice(&place.needed.to_le_bytes());
+    header[24..56].copy_from_slice(&key.0);
+    header[56..88].copy_from_slice(&place.checksum);
+    let checksum = blake3::hash(&header[..88]);
+    header[88..].copy_from_slice(&checksum.as_bytes()[..8]);
+    header
+}
+
+fn decode(header: &[u8; HEADER], at: u64) -> Option<(Key, Place)> {
+    let number = |from: usize| u64::from_le_bytes(header[from..from + 8].try_into().expect("eight bytes"));
+    let digest = |from: usize| -> [u8; 32] { header[from..from + 32].try_into().expect("32 bytes") };
+    let is_whole = header[..4] == *MAGIC
+        && header[4..8] == VERSION.to_le_bytes()
+        && header[88..] == blake3::hash(&header[..88]).as_bytes()[..8];
+    let place = Place { at, length: number(8), needed: number(16), checksum: digest(56) };
+    is_whole.then(|| (Key(digest(24)), place))
+}
+
+impl Inner {
+    fn add(&mut self, key: Key, payload: &[u8], checksum: [u8; 32]) -> io::Result<()> {
+        let place = Place { at: self.end, length: payload.len() as u64, checksum, needed: self.now };
+        // The payload first: a header stands only before a payload that is there.
+        self.file.write_all_at(payload, place.at + HEADER as u64)?;
+        reach("checkpoint.payload_written");
+        self.file.write_all_at(&encode(&key, &place), place.at)?;
+        self.end += HEADER as u64 + place.length;
+        self.records.insert(key, place);
+        reach("checkpoint.recorded");
+        Ok(())
+    }
+
+    fn is_needed(&mut self, key: &Key) -> io::Result<()> {
+        let Some(place) = self.records.get_mut(key) else { return Ok(()) };
+        if self.now < place.needed + AGE_STEP.as_secs() {
+            return Ok(());
+        }
+        place.needed = self.now;
+        self.file.write_all_at(&encode(key, place), place.at)
+    }
+
+    fn is_old(&self, place: &Place) -> bool {
+        place.needed + MOST_AGE.as_secs() < self.now
+    }
+
+    fn is_too_large(&self) -> bool {
+        let bytes = |place: &Place| HEADER as u64 + place.length;
+        let fresh: u64 = self.records.values().filter(|place| !self.is_old(place)).map(bytes).sum();
+        self.end > MOST_BYTES || (self.end > 1 << 20 && fresh < self.end / 2)
+    }
+
+    /// Writes what is to stay to a new file, which replaces the old one when it is whole.
+    fn cut_down(self, path: &Path) -> io::Result<Self> {
+        let mut kept: Vec<(Key, Place)> =
+            self.records.iter().filter(|(_, place)| !self.is_old(place)).map(|(key, place)| (*key, *place)).collect();
+        kept.sort_by_key(|(_, place)| std::cmp::Reverse((place.needed, place.at)));
+        let mut room = MOST_BYTES / 2;
+        kept.retain(|(_, place)| {
+            let bytes = HEADER as u64 + place.length;
+            let fits = bytes <= room;
+            room = room.saturating_sub(bytes);
+            fits
+        });
+        let draft = path.with_extension("new");
+        let file = File::options().read(true).write(true).create(true).truncate(true).open(&draft)?;
+        let mut new = Self { file, end: 0, records: HashMap::new(), now: self.now };
+        let mut payload = Vec::new();
+        for (key, place) in kept.into_iter().rev() {
+            payload.resize(usize::try_from(place.length).unwrap_or(usize::MAX), 0);
+            self.file.read_exact_at(&mut payload, place.at + HEADER as u64)?;
+            new.add(key, &payload, place.checksum)?;
+            if let Some(new_place) = new.records.get_mut(&key) {
+                new_place.needed = place.needed;
+                new.file.write_all_at(&encode(&key, new_place), new_place.at)?;
+            }
+        }
+        new.file.sync_all()?;
+        fs::rename(&draft, path)?;
+        Ok(new)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const NOW: SystemTime = UNIX_EPOCH;
+
+    fn key(number: u8) -> Key {
+        Key([number; 32])
+    }
+
+    fn payload(number: u8) -> Vec<u8> {
+        (0..=number).cycle().take(usize::from(number) * 3 + 1).collect()
+    }
+
+    fn written(count: u8) -> (tempfile::TempDir, PathBuf) {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let ledger = Ledger::open(folder.path(), NOW).expect("it is new");
+        (0..count).for_each(|number| ledger.add(key(number), &payload(number)).expect("there is room"));
+        let path = ledger.path.clone();
+        (folder, path)
+    }
+
+    fn found(folder: &Path, count: u8) -> Vec<u8> {
+        let ledger = Ledger::open(folder, NOW).expect("it can be read");
+        let found = |number: &u8| {
+            let got = ledger.get(&key(*number)).expect("it can be read");
+            assert!(got.is_none() || got == Some(payload(*number)), "a wrong payload");
+            got.is_some()
+        };
+        (0..count).filter(found).collect()
+    }
+
+    #[test]
+    fn records_are_found_again_and_the_last_one_counts() {
+        let (folder, _) = written(9);
+        assert_eq!(found(folder.path(), 12), (0..9).collect::<Vec<_>>());
+        let ledger = Ledger::open(folder.path(), NOW).expect("it can be read");
+        ledger.add(key(3), b"new").expect("there is room");
+        assert_eq!(ledger.get(&key(3)).expect("readable"), Some(b"new".to_vec()));
+        drop(ledger);
+        let ledger = Ledger::open(folder.path(), NOW).expect("it can be read");
+        assert_eq!(ledger.get(&key(3)).expect("readable"), Some(b"new".to_vec()));
+    }
+
+    #[test]
+    fn the_second_to_open_it_is_told_who_has_it() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let first = Ledger::open(folder.path(), NOW).expect("it is new");
+        let message = Ledger::open(folder.path(), NOW).expect_err("it is held").to_string();
+        assert!(message.contains(&format!("(process {})", std::process::id())), "{message}");
+        drop(first);
+        Ledger::open(folder.path(), NOW).expect("it is free");
+    }
+
+    #[test]
+    fn whatever_byte_is_wrong_no_payload_is() {
+        let (folder, path) = written(9);
+        let good = fs::read(&path).expect("it is there");
+        for at in 0..good.len() {
+            let mut bad = good.clone();
+            bad[at] ^= 1 << (at % 8);
+            fs::write(&path, &bad).expect("ours");
+            // What comes before the damage is there; and more can be added after it.
+            let left = found(folder.path(), 9);
+            assert!(left.len() < 9, "byte {at} counts for nothing");
+            let ledger = Ledger::open(folder.path(), NOW).expect("it can be read");
+            ledger.add(key(77), b"more").expect("there is room");
+            drop(ledger);
+            let ledger = Ledger::open(folder.path(), NOW).expect("it can be read");
+            assert_eq!(ledger.get(&key(77)).expect("readable"), Some(b"more".to_vec()), "after byte {at}");
+        }
+        for length in 0..good.len() {
+            fs::write(&path, &good[..length]).expect("ours");
+            let left = found(folder.path(), 9);
+            assert_eq!(left, (0..u8::try_from(left.len()).expect("few")).collect::<Vec<_>>(), "cut at {length}");
+        }
+    }
+
+    #[test]
+    fn what_is_old_goes_when_there_is_much_of_it() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let ledger = Ledger::open(folder.path(), NOW).expect("it is new");
+        let large = vec![7; 1 << 20];
+        (0..4).for_each(|number| ledger.add(key(number), &large).expect("there is room"));
+        drop(ledger);
+        let weeks = |number: u64| NOW + Duration::from_secs(number * 7 * 24 * 3600);
+        // One of them is needed in the meantime.
+        let ledger = Ledger::open(folder.path(), weeks(3)).expect("it can be read");
+        assert!(ledger.get(&key(2)).expect("readable").is_some());
+        drop(ledger);
+        let ledger = Ledger::open(folder.path(), weeks(6)).expect("it can be read");
+        assert_eq!([1, 2, 3].map(|number| ledger.get(&key(number)).expect("readable").is_some()), [false, true, false]);
+        assert!(fs::metadata(&ledger.path).expect("it is there").len() < 2 << 20);
+    }
+
+    proptest! {
+        #[test]
+        fn any_file_can_be_opened(bytes in prop::collection::vec(any::<u8>(), 0..400)) {
+            let folder = tempfile::tempdir().expect("a temporary folder");
+            fs::create_dir_all(folder.path().join(FOLDER)).expect("a folder in ours");
+            fs::write(folder.path().join(FOLDER).join(FILE), bytes).expect("ours");
+            prop_assert_eq!(found(folder.path(), 3), Vec::<u8>::new());
+        }
+    }
+}

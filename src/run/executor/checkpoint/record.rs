@@ -1,0 +1,264 @@
+//! [`Record`]: what came of a batch, as it is written down.
+//!
+//! A length of 8 bytes, so much JSON, and then what each output holds: lines of text as they are, other rows as a stream of Arrow IPC.
+
+use std::io::Cursor;
+
+use arrow::array::RecordBatch;
+use arrow::compute::concat_batches;
+use arrow::error::ArrowError;
+use arrow::ipc::reader::StreamReader;
+use arrow::ipc::writer::StreamWriter;
+use serde::{Deserialize, Serialize};
+
+use crate::batch::{Batch, BatchError, FileId, Origin, Rows, Stretch, Text};
+use crate::plan::Verdict;
+use crate::run::scheduler::{Failure, Reject, Scope};
+
+/// What came of a batch.
+#[derive(Clone, Debug)]
+pub struct Record {
+    /// By the names of their ports.
+    pub outputs: Vec<(String, Batch)>,
+    pub rejects: Vec<Reject>,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum RecordError {
+    #[error(transparent)]
+    Batch(#[from] BatchError),
+    #[error("a batch could not be written down: {0}")]
+    Arrow(#[from] ArrowError),
+    #[error("a batch could not be written down: {0}")]
+    Json(#[from] serde_json::Error),
+    #[error("{0}")]
+    Unclear(&'static str),
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct Head {
+    outputs: Vec<OutputHead>,
+    rejects: Vec<RejectHead>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct OutputHead {
+    port: String,
+    is_text: bool,
+    bytes: usize,
+    origin: Vec<OriginHead>,
+}
+
+/// A stretch: its rows, the place of its file among those of the input, and its numbers.
+#[derive(Debug, Serialize, Deserialize)]
+enum OriginHead {
+    Unknown(usize),
+    Consecutive(usize, usize, u64),
+    Listed(usize, Vec<u64>),
+    Within(usize, usize, u64, u64),
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct RejectHead {
+    from: u64,
+    to: u64,
+    verdict: String,
+    message: String,
+    traceback: String,
+}
+
+impl Record {
+    /// `input` is the batch that it came of.
+    ///
+    /// # Errors
+    /// If a batch was spilled and cannot be read back, or Arrow cannot write a column.
+    pub fn encode(&self, input: &Origin) -> Result<Vec<u8>, RecordError> {
+        let files = input.files();
+        let mut bodies = Vec::new();
+        let mut outputs = Vec::new();
+        for (port, batch) in &self.outputs {
+            let before = bodies.len();
+            let rows = batch.contents()?;
+            match &rows {
+                Rows::Lines(text) => text.parts().for_each(|part| bodies.extend_from_slice(part)),
+                Rows::Columns(records) => {
+                    let mut writer = StreamWriter::try_new(&mut bodies, &records.schema())?;
+                    writer.write(records)?;
+                    writer.finish()?;
+                }
+            }
+            outputs.push(OutputHead {
+                port: port.clone(),
+                is_text: matches!(rows, Rows::Lines(_)),
+                bytes: bodies.len() - before,
+                origin: origin_head(batch.origin(), &files)?,
+            });
+        }
+        let rejects = self.rejects.iter().map(|Reject { rows, failure }| RejectHead {
+            from: rows.start,
+            to: rows.end,
+            verdict: failure.verdict.word().to_owned(),
+            message: failure.message.clone(),
+            traceback: failure.traceback.clone(),
+        });
+        let head = serde_json::to_vec(&Head { outputs, rejects: rejects.collect() })?;
+        let mut bytes = Vec::with_capacity(8 + head.len() + bodies.len());
+        bytes.extend_from_slice(&(head.len() as u64).to_le_bytes());
+        bytes.extend_from_slice(&head);
+        bytes.extend_from_slice(&bodies);
+        Ok(bytes)
+    }
+
+    /// `input` is the origin of a batch with the same key.
+    ///
+    /// # Errors
+    /// If the bytes are no record.
+    pub fn decode(bytes: &[u8], input: &Origin) -> Result<Self, RecordError> {
+        let (length, rest) = bytes.split_first_chunk().ok_or(RecordError::Unclear("the record has no head"))?;
+        let length = usize::try_from(u64::from_le_bytes(*length)).unwrap_or(usize::MAX);
+        let (head, mut bodies) = rest.split_at_checked(length).ok_or(RecordError::Unclear("the head is cut off"))?;
+        let head: Head = serde_json::from_slice(head)?;
+        let files = input.files();
+        let mut outputs = Vec::new();
+        for OutputHead { port, is_text, bytes, origin } in head.outputs {
+            let (body, others) = bodies.split_at_checked(bytes).ok_or(RecordError::Unclear("an output is cut off"))?;
+            bodies = others;
+            let rows = if is_text { text(body)? } else { records(body)? };
+            let origin = origin_of(origin, &files)?;
+            if rows.len() != origin.len() {
+                return Err(RecordError::Unclear("the rows of an output are not those that it says"));
+            }
+            outputs.push((port, Batch::new(rows, origin)));
+        }
+        let rejects = head.rejects.into_iter().map(|reject| {
+            let verdict =
+                Verdict::from_word(&reject.verdict).ok_or(RecordError::Unclear("there is no such verdict"))?;
+            let failure = Failure { verdict, scope: Scope::Rows, message: reject.message, traceback: reject.traceback };
+            Ok(Reject { rows: reject.from..reject.to, failure })
+        });
+        Ok(Self { outputs, rejects: rejects.collect::<Result<_, RecordError>>()? })
+    }
+}
+
+fn text(body: &[u8]) -> Result<Rows, RecordError> {
+    let mut text = Text::default();
+    text.push(body.to_vec().into()).map_err(|_| RecordError::Unclear("an output is not text"))?;
+    Ok(text.into())
+}
+
+fn records(body: &[u8]) -> Result<Rows, RecordError> {
+    let reader = StreamReader::try_new(Cursor::new(body), None)?;
+    let schema = reader.schema();
+    let batches = reader.collect::<Result<Vec<RecordBatch>, _>>()?;
+    let records = match <[RecordBatch; 1]>::try_from(batches) {
+        Ok([batch]) => batch,
+        Err(batches) => concat_batches(&schema, &batches)?,
+    };
+    Ok(records.into())
+}
+
+fn origin_head(origin: &Origin, files: &[FileId]) -> Result<Vec<OriginHead>, RecordError> {
+    let place = |file: FileId| {
+        let unknown = RecordError::Unclear("a row comes from a file that none of the input's rows comes from");
+        files.iter().position(|other| *other == file).ok_or(unknown)
+    };
+    let stretches = origin.stretches().map(|(rows, stretch)| {
+        Ok(match stretch {
+            Stretch::Unknown => OriginHead::Unknown(rows),
+            Stretch::Consecutive { file, first } => OriginHead::Consecutive(rows, place(file)?, first),
+            Stretch::Listed { file, rows } => OriginHead::Listed(place(file)?, rows.to_vec()),
+            Stretch::Within { file, first, last } => OriginHead::Within(rows, place(file)?, first, last),
+        })
+    });
+    stretches.collect()
+}
+
+fn origin_of(heads: Vec<OriginHead>, files: &[FileId]) -> Result<Origin, RecordError> {
+    let file = |place: usize| files.get(place).copied().ok_or(RecordError::Unclear("a row comes from no file"));
+    let mut origin = Origin::default();
+    for head in heads {
+        match head {
+            OriginHead::Unknown(rows) => origin.push(rows, Stretch::Unknown),
+            OriginHead::Consecutive(rows, place, first) => {
+                origin.push(rows, Stretch::Consecutive { file: file(place)?, first });
+            }
+            OriginHead::Listed(place, rows) => {
+                origin.push(rows.len(), Stretch::Listed { file: file(place)?, rows: &rows });
+            }
+            OriginHead::Within(rows, place, first, last) => {
+                origin.push(rows, Stretch::Within { file: file(place)?, first, last });
+            }
+        }
+    }
+    Ok(origin)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use arrow::array::{ArrayRef, Int64Array, StringArray};
+
+    use super::*;
+
+    fn record() -> (Record, Origin) {
+        let mut input = Origin::consecutive(FileId(7), 1, 5);
+        input.extend(Origin::consecutive(FileId(2), 10, 3));
+        input.extend(Origin::unknown(2));
+        let columns: [(&str, ArrayRef); 2] = [
+            ("n", Arc::new(Int64Array::from(vec![Some(1), None, Some(3), Some(4), Some(5)]))),
+            ("s", Arc::new(StringArray::from(vec![Some("a"), None, Some(""), Some("ä"), Some("e")]))),
+        ];
+        let records = RecordBatch::try_from_iter_with_nullable(columns.map(|(name, column)| (name, column, true)));
+        let taken = input.take([0, 4, 5, 7, 9]);
+        let mut text = Text::default();
+        text.push("one\ntwo\n".into()).expect("it is text");
+        let failure = Failure {
+            verdict: Verdict::Oom,
+            scope: Scope::Rows,
+            message: "too much".to_owned(),
+            traceback: "here".to_owned(),
+        };
+        let outputs = vec![
+            ("out".to_owned(), Batch::new(records.expect("one length"), taken)),
+            ("lines".to_owned(), Batch::new(text, input.blur(2))),
+        ];
+        (Record { outputs, rejects: vec![Reject { rows: 2..4, failure }] }, input)
+    }
+
+    #[test]
+    fn a_record_comes_back_as_it_was_also_where_files_have_other_numbers() {
+        let (record, input) = record();
+        let bytes = record.encode(&input).expect("it can be written");
+        let mut other = Origin::consecutive(FileId(0), 1, 5);
+        other.extend(Origin::consecutive(FileId(5), 10, 3));
+        other.extend(Origin::unknown(2));
+        let read = Record::decode(&bytes, &other).expect("it is a record");
+        assert_eq!(read.rejects, record.rejects);
+        for ((port, batch), (read_port, read)) in record.outputs.iter().zip(&read.outputs) {
+            assert_eq!(port, read_port);
+            assert_eq!(batch.records().expect("in memory"), read.records().expect("in memory"));
+            let places = |batch: &Batch| (0..batch.rows()).map(|row| batch.origin().place(row)).collect::<Vec<_>>();
+            let moved = |file: FileId| if file == FileId(7) { FileId(0) } else { FileId(5) };
+            let expected = places(batch)
+                .into_iter()
+                .map(|place| place.map(|place| crate::batch::Place { file: moved(place.file), ..place }));
+            assert_eq!(places(read), expected.collect::<Vec<_>>());
+        }
+    }
+
+    #[test]
+    fn what_is_no_record_is_an_error() {
+        let (record, input) = record();
+        let bytes = record.encode(&input).expect("it can be written");
+        for length in 0..bytes.len() {
+            assert!(Record::decode(&bytes[..length], &input).is_err(), "cut at {length}");
+        }
+        // The ledger's checksums are against damage; here it only must not panic.
+        for at in 0..bytes.len() {
+            let mut bad = bytes.clone();
+            bad[at] ^= 0x55;
+            let _ = Record::decode(&bad, &input);
+        }
+    }
+}

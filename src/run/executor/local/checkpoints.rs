@@ -1,0 +1,242 @@
+//! What stages with `checkpoint` have done in earlier runs, and do in this one.
+
+use std::collections::{BTreeMap, HashMap};
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use crossbeam_channel::{Receiver, Sender, bounded};
+use serde_json::{Map, Value};
+
+use super::{LocalExecutor, Surroundings};
+use crate::batch::Batch;
+use crate::plan::{OnError, Plan, Stage, StageId, Verdict};
+use crate::run::RunEvent;
+use crate::run::executor::checkpoint::{Fingerprint, FingerprintError, Key, Ledger, LedgerError, Record};
+use crate::run::executor::mailbox::Message;
+use crate::run::executor::resident::{failure, guarded};
+use crate::run::scheduler::{BatchId, Event, Failure, Meta, Output, Recalled, Reject, Scope};
+
+/// Beside the ledger: what the stages of the last run were made of.
+const STAGES: &str = "checkpoints/stages.json";
+
+/// The checkpoints of a run; `None` in a [`LocalExecutor`] if no stage keeps any.
+pub struct Checkpoints {
+    ledger: Arc<Ledger>,
+    fingerprints: BTreeMap<StageId, [u8; 32]>,
+    orders: BTreeMap<StageId, Order>,
+    /// Of batches that are being worked on.
+    keys: BTreeMap<(StageId, u64), Key>,
+    /// Whatever is being written has a sender.
+    writing: Sender<()>,
+    written: Receiver<()>,
+}
+
+/// The batches of a stage in their order.
+#[derive(Default)]
+struct Order {
+    /// The batch of which the key is to be known next, and those after it of which it is known.
+    next: u64,
+    keyed: BTreeMap<u64, (Key, Batch)>,
+    /// How often there was which key.
+    seen: HashMap<Key, u64>,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum CheckpointError {
+    #[error(transparent)]
+    Ledger(#[from] LedgerError),
+    #[error("stage `{stage}`: {source}")]
+    Fingerprint { stage: String, source: FingerprintError },
+    #[error("{} cannot be written: {source}", path.display())]
+    Stages { path: PathBuf, source: io::Error },
+}
+
+impl Checkpoints {
+    /// Opens the checkpoints of a state folder, if a stage of the plan keeps any. Also returns which of them have changed since they were
+    /// last used, and in what.
+    ///
+    /// # Errors
+    /// If another run uses them, or they or what they depend on cannot be read.
+    pub fn open(
+        plan: &Plan,
+        state_dir: &Path,
+        surroundings: &Surroundings,
+    ) -> Result<Option<(Self, Vec<RunEvent>)>, CheckpointError> {
+        let mut stages = plan.stages.iter().filter(|stage| stage.checkpoint.is_some()).peekable();
+        if stages.peek().is_none() {
+            return Ok(None);
+        }
+        let ledger = Arc::new(Ledger::open(state_dir, surroundings.started)?);
+        let environment = surroundings.python.as_ref().map_or("", |python| python.environment.as_str());
+        let path = state_dir.join(STAGES);
+        // What cannot be read is made anew: it only serves to say what has changed.
+        let known = fs::read(&path).ok().and_then(|text| serde_json::from_slice::<Map<String, Value>>(&text).ok());
+        let mut known = known.unwrap_or_default();
+        let (mut fingerprints, mut events) = (BTreeMap::new(), Vec::new());
+        for stage in stages {
+            let fingerprint = Fingerprint::of(plan, stage, environment);
+            let fingerprint =
+                fingerprint.map_err(|source| CheckpointError::Fingerprint { stage: stage.name.clone(), source })?;
+            let name = format!("{}/{}", plan.name, stage.name);
+            let changed = known.get(&name).map(|before| fingerprint.changed_since(before)).unwrap_or_default();
+            if !changed.is_empty() {
+                events.push(RunEvent::CheckpointChanged { stage: stage.id, changed });
+            }
+            known.insert(name, fingerprint.to_json());
+            fingerprints.insert(stage.id, fingerprint.digest());
+        }
+        let draft = path.with_extension("new");
+        let text = Value::Object(known).to_string();
+        fs::write(&draft, text)
+            .and_then(|()| fs::rename(&draft, &path))
+            .map_err(|source| CheckpointError::Stages { path, source })?;
+        let (writing, written) = bounded(0);
+        Ok(Some((
+            Self { ledger, fingerprints, orders: BTreeMap::new(), keys: BTreeMap::new(), writing, written },
+            events,
+        )))
+    }
+
+    /// What stands in the place of a batch's position, so that what comes of it does not depend on that.
+    pub fn number(&self, stage: StageId, sequence: u64) -> Option<u64> {
+        self.keys.get(&(stage, sequence)).map(|key| key.number())
+    }
+
+    /// Waits until all is written.
+    ///
+    /// # Errors
+    /// If it cannot be.
+    pub fn close(self) -> Result<(), LedgerError> {
+        drop(self.writing);
+        // Nobody sends: this is over when the last sender is gone.
+        let _ = self.written.recv();
+        self.ledger.sync()
+    }
+}
+
+impl LocalExecutor {
+    pub(super) fn recall(&mut self, stage: StageId, sequence: u64, batch: Meta) {
+        let batch = match self.take_for(stage, 0, batch.id) {
+            Ok(batch) => batch,
+            Err(failure) => {
+                self.events.push_back(Event::StageFailed { stage, failure });
+                return;
+            }
+        };
+        let checkpoints = self.checkpoints.as_ref().expect("only stages that keep batches ask for them");
+        let fingerprint = checkpoints.fingerprints[&stage];
+        let (files, plan, mailbox) = (self.files.clone(), Arc::clone(&self.plan), self.mailbox.clone());
+        rayon::spawn(move || {
+            let result =
+                guarded(|| Key::of(&fingerprint, &batch, &files, &plan.folder).map_err(|error| failed(&error)));
+            mailbox.send(Message::Keyed { stage, sequence, batch, result });
+        });
+    }
+
+    /// The key of a batch is known. Those that are the same are told apart by their order, so that all before it must be known, too.
+    pub(super) fn keyed(&mut self, stage: StageId, sequence: u64, batch: Batch, result: Result<Key, Failure>) {
+        let key = match result {
+            Ok(key) => key,
+            Err(failure) => {
+                self.events.push_back(Event::StageFailed { stage, failure });
+                return;
+            }
+        };
+        let checkpoints = self.checkpoints.as_mut().expect("only stages that keep batches ask for them");
+        let order = checkpoints.orders.entry(stage).or_default();
+        order.keyed.insert(sequence, (key, batch));
+        while let Some((key, batch)) = order.keyed.remove(&order.next) {
+            let sequence = order.next;
+            order.next += 1;
+            let times = order.seen.entry(key).or_default();
+            let key = key.again(*times);
+            *times += 1;
+            let (ledger, plan, mailbox) =
+                (Arc::clone(&checkpoints.ledger), Arc::clone(&self.plan), self.mailbox.clone());
+            rayon::spawn(move || {
+                let result = guarded(|| look_up(&ledger, &key, plan.stage(stage), &batch));
+                mailbox.send(Message::Recalled { stage, sequence, rows: batch.rows() as u64, key, result });
+            });
+        }
+    }
+
+    pub(super) fn recalled(
+        &mut self,
+        stage: StageId,
+        sequence: u64,
+        rows: u64,
+        key: Key,
+        result: Result<Option<Record>, Failure>,
+    ) -> Event {
+        let record = match result {
+            Ok(found) => found,
+            Err(failure) => return Event::StageFailed { stage, failure },
+        };
+        let known = record.map(|Record { outputs, rejects }| {
+            let plan = Arc::clone(&self.plan);
+            let ports = &plan.stage(stage).ports;
+            let outputs = outputs.into_iter().filter_map(|(name, batch)| {
+                let port = ports.iter().position(|port| port.name == name)?;
+                Some(Output { port, batch: self.keep(batch) })
+            });
+            let outputs = outputs.collect();
+            let rejected: u64 = rejects.iter().map(|reject| reject.rows.end - reject.rows.start).sum();
+            Recalled { rows: rows - rejected, outputs, rejects }
+        });
+        if known.is_none()
+            && let Some(checkpoints) = &mut self.checkpoints
+        {
+            checkpoints.keys.insert((stage, sequence), key);
+        }
+        Event::Recalled { stage, sequence, known }
+    }
+
+    pub(super) fn keep_outcome(
+        &mut self,
+        stage: StageId,
+        sequence: u64,
+        input: BatchId,
+        outputs: &[Output],
+        rejects: Vec<Reject>,
+    ) {
+        let plan = Arc::clone(&self.plan);
+        let given = |output: &Output| {
+            let port = &plan.stage(stage).ports[output.port];
+            (port.name.clone(), self.store[&output.batch.id].batch.clone())
+        };
+        let record = Record { outputs: outputs.iter().map(given).collect(), rejects };
+        let origin = self.store[&input].batch.origin().clone();
+        let checkpoints = self.checkpoints.as_mut().expect("only stages that keep batches give them");
+        let key = checkpoints.keys.remove(&(stage, sequence)).expect("it was looked up before it was done");
+        let (ledger, writing, mailbox) =
+            (Arc::clone(&checkpoints.ledger), checkpoints.writing.clone(), self.mailbox.clone());
+        rayon::spawn(move || {
+            let result = guarded(|| {
+                let failed =
+                    |error: &dyn std::error::Error| failure(Scope::Output, Verdict::Exception, error.to_string());
+                let payload = record.encode(&origin).map_err(|error| failed(&error))?;
+                ledger.add(key, &payload).map_err(|error| failed(&error))
+            });
+            mailbox.send(Message::Kept { stage, sequence, result });
+            drop(writing);
+        });
+    }
+}
+
+fn look_up(ledger: &Ledger, key: &Key, stage: &Stage, batch: &Batch) -> Result<Option<Record>, Failure> {
+    let payload = ledger.get(key).map_err(|error| failed(&error))?;
+    // What cannot be understood, as another version may have written it, is done again.
+    let record = payload.and_then(|payload| Record::decode(&payload, batch.origin()).ok());
+    let fits = |record: &Record| {
+        let has_ports = record.outputs.iter().all(|(name, _)| stage.ports.iter().any(|port| port.name == *name));
+        // Rows that were rejected then are to fail the run now.
+        has_ports && (record.rejects.is_empty() || stage.on_error != OnError::Fail)
+    };
+    Ok(record.filter(fits))
+}
+
+fn failed(error: &dyn std::error::Error) -> Failure {
+    failure(Scope::Output, Verdict::Exception, error.to_string())
+}

@@ -1,0 +1,84 @@
+//! Recall: batches that an earlier run has done (`checkpoint`). Before such a stage begins a batch, the executor is asked whether it is
+//! known what comes of it; and what was done is kept before it is published.
+//!
+//! Neither takes a slot or a worker: where all is known, none is started.
+
+use super::action::{Action, Reject};
+use super::event::Output;
+use super::scheduler::Scheduler;
+use super::stage_state::{Keeping, SliceId};
+use crate::plan::StageId;
+
+/// What came of a batch in an earlier run.
+#[derive(Clone, Debug)]
+pub struct Recalled {
+    /// Rows of the batch that were not rejected.
+    pub rows: u64,
+    pub outputs: Vec<Output>,
+    pub rejects: Vec<Reject>,
+}
+
+impl Scheduler {
+    pub(super) fn is_checkpoint(&self, stage: StageId) -> bool {
+        self.plan.stage(stage).checkpoint.is_some()
+    }
+
+    /// Asks for the batches that have come, as far as there is credit for what is known of them, but for no more at once than can be
+    /// looked up, or worked on if nothing is known.
+    pub(super) fn recall_batches(&mut self, stage: StageId) {
+        let most = self.plan.workers as usize;
+        loop {
+            let jobs = self.jobs(stage);
+            let is_enough = jobs.recalling as usize >= most || jobs.ready.len() >= 2 * most;
+            if is_enough || jobs.failed || jobs.exhausted || jobs.jobs.len() >= self.window(stage) {
+                return;
+            }
+            let Some(edge) = self.current_edge(stage, 0) else { return };
+            let Some(meta) = self.queues[edge.index()].front().copied() else { return };
+            if !self.admits(stage, Some(&meta)) {
+                return;
+            }
+            let SliceId { sequence, .. } = self.new_job(stage);
+            self.jobs(stage).recalling += 1;
+            self.actions.push(Action::Recall { stage, sequence, batch: meta });
+            self.pass_empty_batches(stage);
+        }
+    }
+
+    /// It is known now whether the batch was done before.
+    pub(super) fn recalled(&mut self, stage: StageId, sequence: u64, known: Option<Recalled>) {
+        let id = SliceId { sequence, first: 0 };
+        self.jobs(stage).recalling -= 1;
+        self.touch(stage);
+        match known {
+            Some(Recalled { rows, outputs, rejects }) => {
+                self.job(stage, sequence).keeping = Keeping::Recalled;
+                self.slice(stage, id).rejects = rejects;
+                self.slice_done(stage, id, rows, outputs);
+            }
+            // What comes after a failure for good is not begun.
+            None if self.is_wanted(stage, id) => self.again(stage, id),
+            None => {}
+        }
+    }
+
+    /// A batch is done: what came of it is to be kept, if it has not come from there.
+    pub(super) fn keep(&mut self, stage: StageId, sequence: u64) {
+        if !self.is_checkpoint(stage) || self.job(stage, sequence).keeping == Keeping::Recalled {
+            return;
+        }
+        let job = self.job(stage, sequence);
+        let Some((_, batch)) = job.input else { return };
+        job.keeping = Keeping::Asked;
+        let (outputs, rejects) = job.given();
+        self.jobs(stage).keeping += 1;
+        self.actions.push(Action::Keep { stage, sequence, batch, outputs, rejects });
+    }
+
+    /// What came of a batch is kept.
+    pub(super) fn kept(&mut self, stage: StageId, sequence: u64) {
+        self.jobs(stage).keeping -= 1;
+        self.job(stage, sequence).keeping = Keeping::No;
+        self.touch(stage);
+    }
+}

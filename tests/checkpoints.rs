@@ -1,0 +1,408 @@
+//! Finished batches that are kept: which are done again after which change, and what becomes of them when runs die.
+
+mod support;
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use rustix::process::Signal;
+use support::{Run, Scene, until};
+
+const MODULE: &str = "
+import millpond, helper, os, random, time
+
+def work(rows, factor, model=None):
+    open(f'called/x-{os.getpid()}-{time.time_ns()}', 'x').close()
+    time.sleep(0.0)
+    return [{**row, 'm': helper.scaled(row['n'], factor), 'r': random.random(), 'p': millpond.params['used']} for row in rows]
+";
+const STAGES: &str = "
+rows:
+  read: 'in/*.csv'
+worked:
+  from: rows
+  python: { call: work:work, as: rows, with: { factor: 2, model: model.bin } }
+  batch: { rows: 100 }
+  checkpoint: true
+sink:
+  from: worked
+  write: out/sink.jsonl
+";
+const HEAD: &str = "params:\n  used: { type: integer, default: 1 }\n  other: { type: string, default: a }\n";
+
+fn rows(from: u32, count: u32) -> String {
+    format!("n\n{}", (from..from + count).map(|n| format!("{n}\n")).collect::<String>())
+}
+
+/// Three files of 250 rows: batches of 100, 100 and 50 each.
+fn scene() -> Scene {
+    let python = format!("{HEAD}{}", support::python(&[]));
+    let scene = with_calls(Scene::with_python(&python, STAGES, MODULE));
+    scene.write("helper.py", "def scaled(n, factor):\n    return n * factor\n");
+    scene.write("unrelated.py", "");
+    scene.write("model.bin", "weights");
+    for (at, name) in ["in/b.csv", "in/d.csv", "in/f.csv"].iter().enumerate() {
+        scene.write(name, &rows(1000 * at as u32, 250));
+    }
+    scene
+}
+
+/// The calls of a function or command so far: each leaves a file of its own, whose name begins with what it was called for.
+fn called(scene: &Scene) -> Vec<String> {
+    let files = scene.path("called").read_dir().expect("a folder of ours");
+    let name = |entry: std::io::Result<std::fs::DirEntry>| entry.expect("an entry").file_name().into_string();
+    files.map(|entry| name(entry).expect("a name of ours")).collect()
+}
+
+/// How many calls there were since this was asked last.
+fn calls(scene: &Scene) -> usize {
+    let calls = called(scene);
+    for name in &calls {
+        std::fs::remove_file(scene.path("called").join(name)).expect("it is there");
+    }
+    calls.len()
+}
+
+fn with_calls(scene: Scene) -> Scene {
+    std::fs::create_dir(scene.path("called")).expect("a folder in ours");
+    scene
+}
+
+fn edit(scene: &Scene, file: &str, from: &str, to: &str) {
+    let text = scene.read(file);
+    assert!(text.contains(from), "{file} has no `{from}`");
+    scene.write(file, &text.replace(from, to));
+}
+
+/// A change, the calls that the next run makes, and what it says has changed.
+type Edit<'e> = (&'e str, Box<dyn Fn(&Scene)>, &'e [&'e str], usize, Option<&'e str>);
+
+fn edits() -> Vec<Edit<'static>> {
+    fn of(
+        what: &'static str,
+        change: impl Fn(&Scene) + 'static,
+        calls: usize,
+        says: Option<&'static str>,
+    ) -> Edit<'static> {
+        (what, Box::new(change), &[], calls, says)
+    }
+    vec![
+        of("nothing", |_| {}, 0, None),
+        of("code", |scene| edit(scene, "work.py", "0.0", "0.00"), 9, Some("code work.py")),
+        of("helper", |scene| edit(scene, "helper.py", "n * factor", "factor * n"), 9, Some("code helper.py")),
+        of("unrelated file", |scene| drop(scene.write("unrelated.py", "x = 1")), 0, None),
+        ("param used", Box::new(|_| {}), &["--set", "used=2"], 9, Some("param used")),
+        // The code looks at `millpond.params`, so it may look at any of them.
+        ("param unused", Box::new(|_| {}), &["--set", "other=b"], 9, Some("param other")),
+        of("with", |scene| edit(scene, "pipeline.yaml", "factor: 2", "factor: 3"), 9, Some("with")),
+        of("model file", |scene| drop(scene.write("model.bin", "other weights")), 9, Some("file model.bin")),
+        of("comment in YAML", |scene| edit(scene, "pipeline.yaml", "stages:", "# comment\nstages:"), 0, None),
+        // Batches of 150 and 100 rows instead.
+        of("batch size", |scene| edit(scene, "pipeline.yaml", "rows: 100 }", "rows: 150 }"), 6, None),
+        of(
+            "retry",
+            |scene| edit(scene, "pipeline.yaml", "checkpoint: true", "checkpoint: true\n    retry: { attempts: 5 }"),
+            0,
+            None,
+        ),
+        of(
+            "timeout",
+            |scene| edit(scene, "pipeline.yaml", "checkpoint: true", "checkpoint: true\n    timeout: 60s"),
+            0,
+            None,
+        ),
+        of("new file first", |scene| drop(scene.write("in/a.csv", &rows(7000, 120))), 2, None),
+        of("new file last", |scene| drop(scene.write("in/z.csv", &rows(7000, 120))), 2, None),
+        of("new file between", |scene| drop(scene.write("in/c.csv", &rows(7000, 120))), 2, None),
+        of("file removed", |scene| std::fs::remove_file(scene.path("in/d.csv")).expect("it is there"), 0, None),
+        // The last batch of the file has more rows.
+        of("row appended", |scene| drop(scene.write("in/b.csv", &rows(0, 251))), 1, None),
+        of("mtime only", |scene| drop(scene.write("in/b.csv", &rows(0, 250))), 0, None),
+        // Random numbers are made of it.
+        of("stage renamed", |scene| edit(scene, "pipeline.yaml", "worked", "laboured"), 9, None),
+        of(
+            "stage inserted",
+            |scene| {
+                edit(
+                    scene,
+                    "pipeline.yaml",
+                    "  worked:\n    from: rows",
+                    "  same:\n    from: rows\n    sql: SELECT * FROM rows\n  worked:\n    from: same",
+                );
+            },
+            0,
+            None,
+        ),
+        ("workers", Box::new(|_| {}), &["--workers", "1"], 0, None),
+        ("seed", Box::new(|_| {}), &["--seed", "7"], 9, Some("seed")),
+    ]
+}
+
+#[test]
+fn what_is_done_again_after_a_change_is_what_depends_on_it() {
+    for (what, change, arguments, expected, says) in edits() {
+        let scene = scene();
+        scene.run().ends_with(0);
+        assert_eq!(calls(&scene), 9);
+        change(&scene);
+        let ran = scene.run().args(arguments).ends_with(0);
+        assert_eq!(calls(&scene), expected, "{what}: {}", ran.stderr);
+        match says {
+            Some(component) => drop(ran.says(&["batches are done again, as this has changed:", component])),
+            None => assert!(!ran.stderr.contains("has changed"), "{what}: {}", ran.stderr),
+        }
+        // What is reused is what would come out without.
+        let kept = scene.read("out/sink.jsonl");
+        std::fs::remove_dir_all(scene.path("state")).expect("it is there");
+        scene.run().args(arguments).ends_with(0);
+        assert!(kept == scene.read("out/sink.jsonl"), "{what}: other bytes");
+        scene.assert_clean();
+    }
+}
+
+#[test]
+fn rejected_rows_are_kept_with_their_batches() {
+    let module = "
+import os, time
+def work(row):
+    open(f'called/x-{os.getpid()}-{time.time_ns()}', 'x').close()
+    if row['n'] % 10 == 3:
+        raise ValueError(f\"bad {row['n']}\")
+    return row
+";
+    let stages = "
+rows:
+  read: 'in/*.csv'
+worked:
+  from: rows
+  python: { call: work:work, as: row }
+  batch: { rows: 20 }
+  checkpoint: true
+  on_error: reject
+sink:
+  from: worked
+  write: out/sink.jsonl
+bad:
+  from: worked.rejected
+  write: out/bad.jsonl
+";
+    let scene = with_calls(Scene::new(stages, module));
+    scene.write("in/b.csv", &rows(0, 100));
+    scene.run().ends_with(0);
+    let first = ["out/sink.jsonl", "out/bad.jsonl"].map(|name| scene.read(name));
+    assert_eq!(first[1].lines().count(), 10);
+    assert!(calls(&scene) >= 100);
+    // A file before it: its rows are others, those of the first one and their origins the same.
+    scene.run().ends_with(0);
+    assert_eq!(calls(&scene), 0);
+    assert_eq!(first, ["out/sink.jsonl", "out/bad.jsonl"].map(|name| scene.read(name)));
+    scene.write("in/a.csv", &rows(500, 10));
+    scene.run().ends_with(0);
+    let bad = scene.read("out/bad.jsonl");
+    assert_eq!(bad.lines().count(), 11);
+    assert!(bad.ends_with(&first[1]), "{bad}");
+    // Without `on_error`, the row fails the run, whatever was kept.
+    edit(&scene, "pipeline.yaml", "    on_error: reject\n", "");
+    edit(&scene, "pipeline.yaml", "  bad:\n    from: worked.rejected\n    write: out/bad.jsonl\n", "");
+    scene.run().ends_with(1).says(&["ValueError: bad 503", "a.csv, row 4"]);
+}
+
+#[test]
+fn batches_that_are_alike_stand_for_themselves() {
+    let module = "
+import os, random, time
+def rows():
+    yield from ({'n': 1} for _ in range(40))
+def work(rows):
+    open(f'called/x-{os.getpid()}-{time.time_ns()}', 'x').close()
+    return [{'x': random.random()} for _ in rows]
+";
+    let stages = "
+rows:
+  python: work:rows
+worked:
+  from: rows
+  python: { call: work:work, as: rows }
+  batch: { rows: 2 }
+  checkpoint: true
+sink:
+  from: worked
+  write: out/sink.jsonl
+";
+    let scene = with_calls(Scene::new(stages, module));
+    scene.run().ends_with(0);
+    assert_eq!(calls(&scene), 20);
+    let first = scene.read("out/sink.jsonl");
+    let different: std::collections::BTreeSet<&str> = first.lines().collect();
+    assert_eq!(different.len(), 40, "{first}");
+    scene.run().ends_with(0);
+    assert_eq!(calls(&scene), 0);
+    assert_eq!(scene.read("out/sink.jsonl"), first);
+}
+
+#[test]
+fn commands_keep_their_batches_too() {
+    let stages = "
+rows:
+  read: 'in/*.txt'
+worked:
+  from: rows
+  command:
+    shell: mktemp -q called/x-XXXXXXXX > /dev/null; sed \"s/a/$letter/\"
+    input: lines
+    output: lines
+  batch: { rows: 10 }
+  checkpoint: true
+counted:
+  from: worked
+  command: { run: [sh, count.sh, '{line}'], mode: row }
+  checkpoint: { depends: count.sh }
+sink:
+  from: counted
+  write: out/sink.jsonl
+";
+    let head = "params:\n  letter: { type: string, default: b }\n";
+    let scene = with_calls(Scene::with_python(head, stages, ""));
+    scene.write("count.sh", "mktemp -q called/y-XXXXXXXX > /dev/null; echo ${#1}");
+    scene.write("in/a.txt", &"a\n".repeat(25));
+    scene.run().ends_with(0);
+    assert_eq!(calls(&scene), 3 + 25);
+    let first = scene.read("out/sink.jsonl");
+    let ran = scene.run().ends_with(0);
+    ran.says(&["checkpoint of `worked`: 3 of 3 batches reused", "checkpoint of `counted`: 25 of 25 batches reused"]);
+    assert_eq!(calls(&scene), 0);
+    assert_eq!(first, scene.read("out/sink.jsonl"));
+    scene.write("count.sh", "mktemp -q called/y-XXXXXXXX > /dev/null; echo $((${#1} + 1))");
+    scene.run().ends_with(0);
+    assert_eq!(calls(&scene), 25);
+    scene.run().args(&["--set", "letter=c"]).ends_with(0);
+    assert_eq!(calls(&scene), 3 + 25);
+}
+
+/// Sixty batches, each of which takes a while and tells that it was done.
+const SLOW: &str = "
+import os, time
+def work(rows):
+    time.sleep(0.02)
+    open(f\"called/{rows[0]['n']}-{os.getpid()}-{time.time_ns()}\", 'x').close()
+    return [{'n': row['n'] ** 2} for row in rows]
+";
+const SLOW_STAGES: &str = "
+rows:
+  read: in.csv
+worked:
+  from: rows
+  python: { call: work:work, as: rows }
+  batch: { rows: 10 }
+  checkpoint: true
+sink:
+  from: worked
+  write: out/sink.jsonl
+";
+
+fn slow_scene() -> Scene {
+    let scene = with_calls(Scene::new(SLOW_STAGES, SLOW));
+    scene.write("in.csv", &rows(0, 600));
+    scene
+}
+
+fn squares() -> String {
+    (0..600_u64).map(|n| format!("{{\"n\":{}}}\n", n * n)).collect()
+}
+
+/// How often each batch was done, in all runs.
+fn counted(scene: &Scene) -> BTreeMap<String, usize> {
+    let mut counts = BTreeMap::new();
+    let batch = |name: &String| name.split('-').next().unwrap_or_default().to_owned();
+    called(scene).iter().for_each(|name| *counts.entry(batch(name)).or_default() += 1);
+    counts
+}
+
+/// Runs it to its end, and checks that no more was done again than what was in flight at each of `deaths` deaths.
+fn finishes(scene: &Scene, run: Run<'_>, deaths: usize) {
+    run.ends_with(0);
+    assert!(scene.read("out/sink.jsonl") == squares());
+    let counts = counted(scene);
+    assert_eq!(counts.len(), 60);
+    let again: usize = counts.values().map(|count| count - 1).sum();
+    // Two workers, each with an attempt and the next one, and what of theirs is on the way to the disk.
+    assert!(again <= deaths * 8, "{again} batches were done again after {deaths} deaths");
+    scene.assert_clean();
+}
+
+#[test]
+fn a_run_that_is_killed_at_any_moment_goes_on_where_it_was() {
+    let scene = slow_scene();
+    let mut deaths = 0;
+    for moment in 0..20 {
+        let before = called(&scene).len();
+        let going = scene.run().args(&["--workers", "2"]).start();
+        // Another moment each time, the first ones before anything is done.
+        let enough = || called(&scene).len() >= before + moment % 5;
+        let mut over = false;
+        until("some more is done", Duration::from_secs(30), || {
+            over = scene.exists("out/sink.jsonl");
+            over || enough()
+        });
+        going.signal(Signal::KILL);
+        going.end();
+        scene.until_gone(Duration::from_secs(5));
+        if over {
+            break;
+        }
+        deaths += 1;
+    }
+    assert!(deaths > 10, "only {deaths} deaths");
+    finishes(&scene, scene.run().args(&["--workers", "2"]), deaths);
+}
+
+#[test]
+fn a_run_that_dies_while_it_writes_down_a_batch_goes_on_where_it_was() {
+    for point in ["checkpoint.payload_written", "checkpoint.recorded"] {
+        for time in [1, 7, 30] {
+            let scene = slow_scene();
+            let ran =
+                scene.run().args(&["--workers", "2"]).env("MILLPOND_FAIL_POINT", &format!("{point}:{time}")).end();
+            assert_eq!(ran.signal(), Some(9), "{point} was not reached\n{}", ran.stderr);
+            scene.until_gone(Duration::from_secs(5));
+            finishes(&scene, scene.run().args(&["--workers", "2"]), 1);
+        }
+    }
+}
+
+#[test]
+fn a_second_run_is_told_who_has_the_checkpoints() {
+    let scene = slow_scene();
+    let first = scene.run().args(&["--workers", "1"]).start();
+    until("it works", Duration::from_secs(30), || !called(&scene).is_empty());
+    let ran = scene.run().ends_with(6);
+    ran.says(&["another run", &format!("(process {})", first.pid()), "--state-dir"]);
+    assert!(ran.took < Duration::from_secs(5), "{:?}", ran.took);
+    first.signal(Signal::KILL);
+    first.end();
+    scene.until_gone(Duration::from_secs(5));
+    finishes(&scene, scene.run().args(&["--workers", "2"]), 1);
+}
+
+#[test]
+fn what_runs_at_an_interrupt_is_kept() {
+    let scene = slow_scene();
+    let going = scene.run().args(&["--workers", "2"]).start();
+    until("some is done", Duration::from_secs(30), || called(&scene).len() >= 10);
+    going.signal(Signal::INT);
+    assert_eq!(going.end().code(), Some(130));
+    scene.run().args(&["--workers", "2"]).ends_with(0);
+    assert!(counted(&scene).values().all(|count| *count == 1), "what was done at the interrupt is done again");
+    assert!(scene.read("out/sink.jsonl") == squares());
+}
+
+#[test]
+fn killed_workers_and_other_faults_do_not_change_what_is_kept() {
+    let scene = slow_scene();
+    scene.run().args(&["--workers", "2", "--chaos", "3", "--chaos-rate", "0.3"]).ends_with(0);
+    assert!(scene.read("out/sink.jsonl") == squares());
+    let done = called(&scene).len();
+    scene.run().ends_with(0);
+    assert!(scene.read("out/sink.jsonl") == squares());
+    assert_eq!(called(&scene).len(), done);
+}
