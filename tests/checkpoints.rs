@@ -145,11 +145,16 @@ fn what_is_done_again_after_a_change_is_what_depends_on_it() {
         scene.run().ends_with(0);
         assert_eq!(calls(&scene), 9);
         change(&scene);
+        let planned = planned(&scene, arguments);
         let ran = scene.run().args(arguments).ends_with(0);
         assert_eq!(calls(&scene), expected, "{what}: {}", ran.stderr);
         match says {
-            Some(component) => drop(ran.says(&["batches are done again, as this has changed:", component])),
-            None => assert!(!ran.stderr.contains("has changed"), "{what}: {}", ran.stderr),
+            Some(component) => {
+                ran.says(&["batches are done again, as this has changed:", component]);
+                let said = format!("batches are done again, as this has changed: {component}");
+                assert!(planned.contains(&said), "{what}: {planned}");
+            }
+            None => assert!(!(ran.stderr + &planned).contains("has changed:"), "{what}: {planned}"),
         }
         // What is reused is what would come out without.
         let kept = scene.read("out/sink.jsonl");
@@ -158,6 +163,42 @@ fn what_is_done_again_after_a_change_is_what_depends_on_it() {
         assert!(kept == scene.read("out/sink.jsonl"), "{what}: other bytes");
         scene.assert_clean();
     }
+}
+
+/// What `plan` prints.
+fn planned(scene: &Scene, arguments: &[&str]) -> String {
+    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_millpond"));
+    command.arg("plan").arg(scene.path("pipeline.yaml")).args(arguments).arg("--state-dir").arg(scene.path("state"));
+    // Python is not needed.
+    let output = command.env("PATH", "").output().expect("the program starts");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).expect("text")
+}
+
+#[test]
+fn what_is_forced_is_done_again_and_kept() {
+    let scene = scene();
+    assert!(planned(&scene, &[]).contains("checkpoint of `worked`: there was no run before"));
+    scene.run().ends_with(0);
+    assert!(planned(&scene, &[]).contains("checkpoint of `worked`: finished batches are reused"));
+    assert_eq!(calls(&scene), 9);
+    scene.run().args(&["--force", "worked"]).ends_with(0);
+    assert_eq!(calls(&scene), 9);
+    scene.run().ends_with(0).says(&["checkpoint of `worked`: 9 of 9 batches reused"]);
+    scene.run().args(&["--force", "rows"]).ends_with(2).says(&["--force: the stage `rows` keeps no batches"]);
+    scene.run().args(&["--force", "none"]).ends_with(2).says(&["--force: there is no stage `none`"]);
+}
+
+#[test]
+fn a_stage_that_cannot_keep_its_batches_says_why() {
+    let scene = Scene::new("rows:\n  read: in.csv\n  checkpoint: true\nsink:\n  from: rows\n  write: out.csv\n", "");
+    scene.run().ends_with(3).says(&["the stage `rows` cannot keep finished batches", "in mode `batch` or `row`"]);
+    let scene = Scene::new(
+        "rows:\n  read: in.csv\nworked:\n  from: rows\n  python: { call: work:work, as: rows }\n  checkpoint: { depends: nothing.bin }\nsink:\n  \
+         from: worked\n  write: out.csv\n",
+        "",
+    );
+    scene.run().ends_with(6).says(&["stage `worked`: no file matches", "nothing.bin"]);
 }
 
 #[test]

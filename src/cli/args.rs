@@ -5,6 +5,8 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::plan::Plan;
+
 /// Runs data pipelines that are written down in YAML.
 #[derive(Debug, Parser)]
 #[command(name = "millpond", version, about, propagate_version = true)]
@@ -84,9 +86,24 @@ pub struct RunArgs {
     /// Part of the attempts that are hit by --chaos.
     #[arg(long, value_name = "FRACTION", default_value_t = 0.1, value_parser = fraction, requires = "chaos")]
     pub chaos_rate: f64,
+    /// A stage with `checkpoint` whose finished batches do not count: all of them are done again. May be repeated.
+    #[arg(long, value_name = "STAGE")]
+    pub force: Vec<String>,
+    #[command(flatten)]
+    pub state: StateArgs,
+}
+
+#[derive(Debug, Args)]
+pub struct StateArgs {
     /// Folder for what runs leave behind. Without it, `.millpond` beside the pipeline file.
     #[arg(long, value_name = "DIR")]
     pub state_dir: Option<PathBuf>,
+}
+
+impl StateArgs {
+    pub fn folder(&self, plan: &Plan) -> PathBuf {
+        self.state_dir.clone().unwrap_or_else(|| plan.folder.join(".millpond"))
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -125,6 +142,8 @@ pub struct PlanArgs {
     pub params: ParamArgs,
     #[command(flatten)]
     pub workers: WorkerArgs,
+    #[command(flatten)]
+    pub state: StateArgs,
 }
 
 #[derive(Debug, Args)]

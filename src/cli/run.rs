@@ -1,5 +1,6 @@
 //! `millpond run`.
 
+use std::collections::BTreeSet;
 use std::io::IsTerminal;
 use std::num::NonZeroU32;
 use std::sync::Arc;
@@ -8,7 +9,7 @@ use std::time::SystemTime;
 use super::args::{Progress, RunArgs};
 use super::exit_code::Exit;
 use super::{env, load, output};
-use crate::plan::{Plan, StageKind, WriteTarget};
+use crate::plan::{Plan, StageId, StageKind, WriteTarget};
 use crate::report::{self, Reporter, Style};
 use crate::run::executor::{ChaosOptions, Surroundings};
 use crate::run::{self, Ending, Outcome, Scope, Signals};
@@ -33,12 +34,30 @@ fn prepared_run(args: &RunArgs) -> Result<Exit, Exit> {
     })?;
     let cores = load::settings(&args.workers).cores;
     let chaos = args.chaos.map(|seed| ChaosOptions { seed, rate: args.chaos_rate });
-    let surroundings = Surroundings { python, cores, chaos, started: SystemTime::now() };
+    let forced = forced(args, &plan)?;
+    let surroundings = Surroundings { python, cores, chaos, forced, started: SystemTime::now() };
     Ok(carry_out(args, plan, surroundings, &signals))
 }
 
+/// The stages that `--force` names.
+fn forced(args: &RunArgs, plan: &Plan) -> Result<BTreeSet<StageId>, Exit> {
+    let find = |name: &String| {
+        let stage = plan.stages.iter().find(|stage| stage.name == *name);
+        let problem = match stage {
+            None => format!("--force: there is no stage `{name}`"),
+            Some(stage) if stage.checkpoint.is_none() => {
+                format!("--force: the stage `{name}` keeps no batches, so that all of them are done in every run")
+            }
+            Some(stage) => return Ok(stage.id),
+        };
+        output::complain(&problem);
+        Err(Exit::Usage)
+    };
+    args.force.iter().map(find).collect()
+}
+
 fn carry_out(args: &RunArgs, plan: Plan, surroundings: Surroundings, signals: &Signals) -> Exit {
-    let state_dir = args.state_dir.clone().unwrap_or_else(|| plan.folder.join(".millpond"));
+    let state_dir = args.state.folder(&plan);
     set_native_threads(surroundings.cores);
     let shown = Arc::new(plan.clone());
     let reporter = Reporter::start(Arc::clone(&shown), style(args.progress));

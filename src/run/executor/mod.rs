@@ -35,7 +35,7 @@ mod worker_memory;
 
 pub use chaos::ChaosOptions;
 pub use guardian::{GUARDIAN_ARGUMENT, guard};
-pub use local::{CheckpointError, Checkpoints, LocalExecutor, Surroundings};
+pub use local::{CheckpointError, Checkpoints, LocalExecutor, StageChange, Surroundings};
 pub use poller::Token;
 pub use python::PythonHost;
 

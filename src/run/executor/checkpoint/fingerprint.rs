@@ -15,6 +15,9 @@ use crate::plan::{Command, CommandLine, Plan, Python, Stage, StageKind};
 /// Changes when what is kept is made in another way.
 const FORMAT: &str = concat!("1 ", env!("CARGO_PKG_VERSION"));
 
+/// The component that only a run knows.
+const PACKAGES: &str = "packages";
+
 /// Digests by the names of what they are of: `code work.py`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Fingerprint {
@@ -30,11 +33,11 @@ pub enum FingerprintError {
 }
 
 impl Fingerprint {
-    /// `environment` says which Python there is, and which packages.
+    /// `environment` says which Python there is, and which packages; `None` if that is not known, and then it is not a part of it.
     ///
     /// # Errors
     /// If a file that the stage depends on cannot be read.
-    pub fn of(plan: &Plan, stage: &Stage, environment: &str) -> Result<Self, FingerprintError> {
+    pub fn of(plan: &Plan, stage: &Stage, environment: Option<&str>) -> Result<Self, FingerprintError> {
         let mut made = Making { plan, stage, components: BTreeMap::new() };
         made.value("engine", &FORMAT.into());
         made.value("env", &json!(stage.env));
@@ -68,7 +71,8 @@ impl Fingerprint {
         let Some(before) = before.as_object() else { return Vec::new() };
         let other = |(name, value): &(&String, &String)| before.get(*name).and_then(Value::as_str) != Some(value);
         let changed = self.components.iter().filter(other).map(|(name, _)| name.clone());
-        let gone = before.keys().filter(|name| !self.components.contains_key(*name)).cloned();
+        let is_gone = |name: &&String| *name != PACKAGES && !self.components.contains_key(*name);
+        let gone = before.keys().filter(is_gone).cloned();
         let mut names: Vec<String> = changed.chain(gone).collect();
         names.sort();
         names
@@ -90,12 +94,14 @@ impl Making<'_> {
         self.components.insert(name, blake3::hash(bytes).to_hex().to_string());
     }
 
-    fn python(&mut self, python: &Python, environment: &str) -> Result<(), FingerprintError> {
+    fn python(&mut self, python: &Python, environment: Option<&str>) -> Result<(), FingerprintError> {
         let plan = self.plan;
         // Random numbers, and `millpond.batch_id`, are made of the stage's name.
         self.value("name", &self.stage.name.as_str().into());
         self.value("seed", &plan.seed.into());
-        self.value("packages", &environment.into());
+        if let Some(environment) = environment {
+            self.value(PACKAGES, &environment.into());
+        }
         let call = format!("{}:{}", python.call.module, python.call.name);
         self.value("call", &json!([call, format!("{:?}", python.convention)]));
         self.value("with", &json!(python.with));

@@ -43,6 +43,14 @@ struct Order {
     seen: HashMap<Key, u64>,
 }
 
+/// A stage that keeps its batches.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StageChange {
+    pub stage: StageId,
+    /// What is not as it was in the run before: nothing, if its batches can be reused. `None` if there was no run before.
+    pub changed: Option<Vec<String>>,
+}
+
 #[derive(Debug, thiserror::Error)]
 pub enum CheckpointError {
     #[error(transparent)]
@@ -70,16 +78,11 @@ impl Checkpoints {
         }
         let ledger = Arc::new(Ledger::open(state_dir, surroundings.started)?);
         let environment = surroundings.python.as_ref().map_or("", |python| python.environment.as_str());
-        let path = state_dir.join(STAGES);
-        // What cannot be read is made anew: it only serves to say what has changed.
-        let known = fs::read(&path).ok().and_then(|text| serde_json::from_slice::<Map<String, Value>>(&text).ok());
-        let mut known = known.unwrap_or_default();
+        let mut known = known_stages(state_dir);
         let (mut fingerprints, mut events) = (BTreeMap::new(), Vec::new());
         for stage in stages {
-            let fingerprint = Fingerprint::of(plan, stage, environment);
-            let fingerprint =
-                fingerprint.map_err(|source| CheckpointError::Fingerprint { stage: stage.name.clone(), source })?;
-            let name = format!("{}/{}", plan.name, stage.name);
+            let fingerprint = fingerprint(plan, stage, Some(environment))?;
+            let name = full_name(plan, stage);
             let changed = known.get(&name).map(|before| fingerprint.changed_since(before)).unwrap_or_default();
             if !changed.is_empty() {
                 events.push(RunEvent::CheckpointChanged { stage: stage.id, changed });
@@ -87,6 +90,7 @@ impl Checkpoints {
             known.insert(name, fingerprint.to_json());
             fingerprints.insert(stage.id, fingerprint.digest());
         }
+        let path = state_dir.join(STAGES);
         let draft = path.with_extension("new");
         let text = Value::Object(known).to_string();
         fs::write(&draft, text)
@@ -97,6 +101,21 @@ impl Checkpoints {
             Self { ledger, fingerprints, orders: BTreeMap::new(), keys: BTreeMap::new(), writing, written },
             events,
         )))
+    }
+
+    /// What has changed in every stage that keeps its batches. Which packages there are is not looked at.
+    ///
+    /// # Errors
+    /// If what they depend on cannot be read.
+    pub fn changes(plan: &Plan, state_dir: &Path) -> Result<Vec<StageChange>, CheckpointError> {
+        let known = known_stages(state_dir);
+        let stages = plan.stages.iter().filter(|stage| stage.checkpoint.is_some());
+        let changes = stages.map(|stage| {
+            let fingerprint = fingerprint(plan, stage, None)?;
+            let changed = known.get(&full_name(plan, stage)).map(|before| fingerprint.changed_since(before));
+            Ok(StageChange { stage: stage.id, changed })
+        });
+        changes.collect()
     }
 
     /// What stands in the place of a batch's position, so that what comes of it does not depend on that.
@@ -114,6 +133,21 @@ impl Checkpoints {
         let _ = self.written.recv();
         self.ledger.sync()
     }
+}
+
+/// What the stages of earlier runs were made of. What cannot be read is made anew: it only serves to say what has changed.
+fn known_stages(state_dir: &Path) -> Map<String, Value> {
+    let text = fs::read(state_dir.join(STAGES)).ok();
+    text.and_then(|text| serde_json::from_slice(&text).ok()).unwrap_or_default()
+}
+
+fn full_name(plan: &Plan, stage: &Stage) -> String {
+    format!("{}/{}", plan.name, stage.name)
+}
+
+fn fingerprint(plan: &Plan, stage: &Stage, environment: Option<&str>) -> Result<Fingerprint, CheckpointError> {
+    Fingerprint::of(plan, stage, environment)
+        .map_err(|source| CheckpointError::Fingerprint { stage: stage.name.clone(), source })
 }
 
 impl LocalExecutor {
@@ -145,6 +179,7 @@ impl LocalExecutor {
             }
         };
         let checkpoints = self.checkpoints.as_mut().expect("only stages that keep batches ask for them");
+        let is_forced = self.surroundings.forced.contains(&stage);
         let order = checkpoints.orders.entry(stage).or_default();
         order.keyed.insert(sequence, (key, batch));
         while let Some((key, batch)) = order.keyed.remove(&order.next) {
@@ -156,7 +191,8 @@ impl LocalExecutor {
             let (ledger, plan, mailbox) =
                 (Arc::clone(&checkpoints.ledger), Arc::clone(&self.plan), self.mailbox.clone());
             rayon::spawn(move || {
-                let result = guarded(|| look_up(&ledger, &key, plan.stage(stage), &batch));
+                let look_up = || if is_forced { Ok(None) } else { look_up(&ledger, &key, plan.stage(stage), &batch) };
+                let result = guarded(look_up);
                 mailbox.send(Message::Recalled { stage, sequence, rows: batch.rows() as u64, key, result });
             });
         }

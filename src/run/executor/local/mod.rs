@@ -35,7 +35,7 @@ use crate::plan::memory::SPILL_LIMIT;
 use crate::plan::{EdgeId, Plan, StageId, StageKind, Verdict};
 use crate::run::publish::{RunFolder, Staging};
 use crate::run::scheduler::{Action, BatchId, Dispatch, Event, Failure, Host, Meta, Output, Scope, Work};
-pub use checkpoints::{CheckpointError, Checkpoints};
+pub use checkpoints::{CheckpointError, Checkpoints, StageChange};
 use filters::Filters;
 pub use keyed::InPartitions;
 use keyed::KeyedInput;
@@ -54,6 +54,8 @@ pub struct Surroundings {
     pub cores: std::num::NonZeroU32,
     /// Faults that are asked for.
     pub chaos: Option<ChaosOptions>,
+    /// Stages whose finished batches of earlier runs do not count.
+    pub forced: BTreeSet<StageId>,
     /// The moment that `now()` says in queries.
     pub started: SystemTime,
 }
