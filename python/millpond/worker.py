@@ -92,6 +92,7 @@ class Worker:
 
     def _open(self, frame: Frame) -> None:
         context.params.set(frame.text["params"])
+        known = set(sys.modules)
         try:
             with self._keeping():
                 stage = KeyedStage(frame.text, self._keeping) if frame.text["has_state"] else Stage(frame.text)
@@ -106,6 +107,8 @@ class Worker:
         text = {"as": stage.convention, "class": stage.is_class}
         if isinstance(stage, KeyedStage):
             text["snapshots"] = stage.has_snapshots
+        if frame.text.get("tell_files"):
+            text["files"] = _files_of(set(sys.modules) - known)
         self._channel.send(Frame(Kind.OPENED, stage=frame.stage, text=text))
 
     def _keeping(self) -> contextlib.AbstractContextManager[None]:
@@ -257,3 +260,10 @@ def _exit_status(error: SystemExit) -> int:
         return error.code & 0xFF
     print(error.code, file=sys.stderr)
     return 1
+
+
+def _files_of(modules: set[str]) -> list[str]:
+    """The files of modules that do not belong to the interpreter or its packages."""
+    installed = tuple(os.path.join(prefix, "") for prefix in {sys.prefix, sys.base_prefix, sys.exec_prefix})
+    files = (getattr(sys.modules[name], "__file__", None) for name in modules)
+    return sorted({file for file in files if isinstance(file, str) and not file.startswith(installed)})

@@ -40,6 +40,9 @@ pub fn event(plan: &Plan, event: &RunEvent, at: Duration) -> Value {
         RunEvent::Injected { stage: id, sequence, fault } => {
             ("injected", json!({"stage": stage(plan, *id), "batch": sequence, "fault": fault}))
         }
+        RunEvent::CheckpointUnseen { stage: id, files } => {
+            ("checkpoint_unseen", json!({"stage": stage(plan, *id), "files": files}))
+        }
         RunEvent::CheckpointChanged { stage: id, changed } => {
             ("checkpoint_changed", json!({"stage": stage(plan, *id), "changed": changed}))
         }

@@ -58,6 +58,15 @@ pub fn line(plan: &Plan, event: &RunEvent) -> Option<String> {
         RunEvent::LinesDropped { from, lines } => {
             format!("[{}] {} more; all are in the run's folder", speaker(plan, from), counted(*lines, "line"))
         }
+        RunEvent::CheckpointUnseen { stage, files } => {
+            let files: Vec<String> = files.iter().map(|file| format!("`{}`", file.display())).collect();
+            format!(
+                "{}: batches are not kept, as the code imports {}, which cannot be seen from its `import`s: name it under `checkpoint: \
+                 {{ depends: … }}`",
+                plan.stage(*stage).name,
+                files.join(", ")
+            )
+        }
         RunEvent::CheckpointChanged { stage, changed } => {
             format!("{}: batches are done again, as this has changed: {}", plan.stage(*stage).name, changed.join(", "))
         }

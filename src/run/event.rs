@@ -52,6 +52,11 @@ pub enum RunEvent {
         /// What has changed: `code work.py`, `param floor`.
         changed: Vec<String>,
     },
+    /// A stage with `checkpoint` has imported local files that cannot be found by reading its code: what it does is not kept.
+    CheckpointUnseen {
+        stage: StageId,
+        files: Vec<PathBuf>,
+    },
     /// Rows that keep failing were taken out of their batch; `kept` tells whether they go to the port `rejected`.
     Rejected {
         stage: StageId,

@@ -127,7 +127,7 @@ fn go_on_to_the_end(
                 Action::Emit(event) => report(event),
                 Action::Finish(ending) => {
                     executor.drain_output()?;
-                    executor.chaos_news().into_iter().for_each(&mut *report);
+                    executor.other_news().into_iter().for_each(&mut *report);
                     executor.log().take().into_iter().for_each(&mut *report);
                     return Ok(outcome(ending, &scheduler, executor, started.elapsed()));
                 }
@@ -142,7 +142,7 @@ fn go_on_to_the_end(
             }
         }
         executor.tidy();
-        executor.chaos_news().into_iter().for_each(&mut *report);
+        executor.other_news().into_iter().for_each(&mut *report);
         let event = loop {
             if let Some(event) = executor.next_event() {
                 break event;

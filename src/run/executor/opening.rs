@@ -44,6 +44,7 @@ pub fn open(plan: &Plan, stage: &Stage) -> Frame {
         "unread": is_unread,
         // One attempt is all that a row gets which raises, so that the others need not be tried again for it.
         "skips": stage.on_error != OnError::Fail && stage.retry.exception.get() == 1,
+        "tell_files": stage.checkpoint.is_some(),
         "seed": plan.seed,
         "params": plan.params,
         "batch_rows": stage.cut.rows,

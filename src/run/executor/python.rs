@@ -78,6 +78,8 @@ pub enum Happened {
     Opened {
         stage: StageId,
         by_row: bool,
+        /// That were imported for it, if it was to tell.
+        files: Vec<PathBuf>,
     },
     Failed {
         attempt: AttemptId,
@@ -549,8 +551,8 @@ impl Pool {
                 self.happened.push(Happened::Ready { worker: id });
             }
             Kind::Opened => {
-                let by_row = worker.opened(&frame)?;
-                self.happened.push(Happened::Opened { stage: StageId(frame.stage), by_row });
+                let (by_row, files) = worker.opened(&frame)?;
+                self.happened.push(Happened::Opened { stage: StageId(frame.stage), by_row, files });
                 self.go_on(id);
             }
             Kind::WorkerSchema => worker.announced_schema(&frame)?,

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::os::fd::OwnedFd;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use arrow::buffer::Buffer;
@@ -133,6 +134,8 @@ struct OpenedText {
     /// Of a stage with state.
     #[serde(default)]
     snapshots: bool,
+    #[serde(default)]
+    files: Vec<PathBuf>,
 }
 
 impl Current {
@@ -290,13 +293,13 @@ impl Worker {
         }
     }
 
-    /// A stage is prepared. Returns whether its function is called row by row.
-    pub fn opened(&mut self, frame: &Frame) -> Result<bool, WorkerError> {
+    /// A stage is prepared. Returns whether its function is called row by row, and the files that were imported for it, if it was to tell.
+    pub fn opened(&mut self, frame: &Frame) -> Result<(bool, Vec<PathBuf>), WorkerError> {
         let text: OpenedText = frame.text()?;
         let row_by_row = text.convention == "row";
         let opening = Opening::Open { row_by_row, has_snapshots: text.snapshots };
         self.stages.insert(StageId(frame.stage), opening);
-        Ok(row_by_row)
+        Ok((row_by_row, text.files))
     }
 
     /// The worker announces a schema.

@@ -1,6 +1,6 @@
 //! [`Fingerprint`]: what decides what a stage gives for a batch, component by component, so that it can be said which one has changed.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -22,6 +22,8 @@ const PACKAGES: &str = "packages";
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Fingerprint {
     components: BTreeMap<String, String>,
+    /// The files that it is made of, without symbolic links.
+    files: BTreeSet<PathBuf>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -38,7 +40,7 @@ impl Fingerprint {
     /// # Errors
     /// If a file that the stage depends on cannot be read.
     pub fn of(plan: &Plan, stage: &Stage, environment: Option<&str>) -> Result<Self, FingerprintError> {
-        let mut made = Making { plan, stage, components: BTreeMap::new() };
+        let mut made = Making { plan, stage, components: BTreeMap::new(), files: BTreeSet::new() };
         made.value("engine", &FORMAT.into());
         made.value("env", &json!(stage.env));
         match &stage.kind {
@@ -49,7 +51,7 @@ impl Fingerprint {
         for pattern in stage.checkpoint.iter().flat_map(|checkpoint| &checkpoint.depends) {
             made.depends(pattern)?;
         }
-        Ok(Self { components: made.components })
+        Ok(Self { components: made.components, files: made.files })
     }
 
     /// The digest of all.
@@ -60,6 +62,11 @@ impl Fingerprint {
             digest.add(value.as_bytes());
         }
         digest.finish()
+    }
+
+    /// Whether it is made of this file, too.
+    pub fn has_file(&self, path: &Path) -> bool {
+        path.canonicalize().is_ok_and(|path| self.files.contains(&path))
     }
 
     pub fn to_json(&self) -> Value {
@@ -83,6 +90,7 @@ struct Making<'p> {
     plan: &'p Plan,
     stage: &'p Stage,
     components: BTreeMap<String, String>,
+    files: BTreeSet<PathBuf>,
 }
 
 impl Making<'_> {
@@ -110,6 +118,7 @@ impl Making<'_> {
         let files = files.map_err(|source| FingerprintError::File { path: self.stage.cwd.clone(), source })?;
         for (path, content) in &files {
             self.bytes(format!("code {}", self.shown(path)), content);
+            self.files.extend(path.canonicalize());
             // It may look at any of them.
             if contains(content, b"params") {
                 plan.params.iter().for_each(|(name, value)| self.value(&format!("param {name}"), value));
@@ -177,6 +186,7 @@ impl Making<'_> {
         };
         let hash = hash().map_err(|source| FingerprintError::File { path: path.to_owned(), source })?;
         self.components.insert(format!("file {}", self.shown(path)), hash);
+        self.files.extend(path.canonicalize());
         Ok(())
     }
 

@@ -1,6 +1,6 @@
 //! What stages with `checkpoint` have done in earlier runs, and do in this one.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -24,7 +24,10 @@ const STAGES: &str = "checkpoints/stages.json";
 /// The checkpoints of a run; `None` in a [`LocalExecutor`] if no stage keeps any.
 pub struct Checkpoints {
     ledger: Arc<Ledger>,
-    fingerprints: BTreeMap<StageId, [u8; 32]>,
+    fingerprints: BTreeMap<StageId, Fingerprint>,
+    /// Stages whose code is more than their fingerprints know: what they do is not kept.
+    unkept: BTreeSet<StageId>,
+    news: Vec<RunEvent>,
     orders: BTreeMap<StageId, Order>,
     /// Of batches that are being worked on.
     keys: BTreeMap<(StageId, u64), Key>,
@@ -88,7 +91,7 @@ impl Checkpoints {
                 events.push(RunEvent::CheckpointChanged { stage: stage.id, changed });
             }
             known.insert(name, fingerprint.to_json());
-            fingerprints.insert(stage.id, fingerprint.digest());
+            fingerprints.insert(stage.id, fingerprint);
         }
         let path = state_dir.join(STAGES);
         let draft = path.with_extension("new");
@@ -98,7 +101,16 @@ impl Checkpoints {
             .map_err(|source| CheckpointError::Stages { path, source })?;
         let (writing, written) = bounded(0);
         Ok(Some((
-            Self { ledger, fingerprints, orders: BTreeMap::new(), keys: BTreeMap::new(), writing, written },
+            Self {
+                ledger,
+                fingerprints,
+                unkept: BTreeSet::new(),
+                news: Vec::new(),
+                orders: BTreeMap::new(),
+                keys: BTreeMap::new(),
+                writing,
+                written,
+            },
             events,
         )))
     }
@@ -116,6 +128,23 @@ impl Checkpoints {
             Ok(StageChange { stage: stage.id, changed })
         });
         changes.collect()
+    }
+
+    /// A worker has imported these files for a stage. If one of them was not found by reading the code, nobody could tell a later run that it
+    /// has changed.
+    pub fn imported(&mut self, stage: StageId, files: &[PathBuf], plan: &Plan) {
+        let Some(fingerprint) = self.fingerprints.get(&stage) else { return };
+        let is_local = |file: &&PathBuf| plan.python.path.iter().any(|root| file.starts_with(root));
+        let unseen = files.iter().filter(is_local).filter(|file| !fingerprint.has_file(file));
+        let unseen: Vec<PathBuf> = unseen.cloned().collect();
+        if !unseen.is_empty() && self.unkept.insert(stage) {
+            self.news.push(RunEvent::CheckpointUnseen { stage, files: unseen });
+        }
+    }
+
+    /// What was found out since the last call.
+    pub fn take_news(&mut self) -> Vec<RunEvent> {
+        std::mem::take(&mut self.news)
     }
 
     /// What stands in the place of a batch's position, so that what comes of it does not depend on that.
@@ -160,7 +189,7 @@ impl LocalExecutor {
             }
         };
         let checkpoints = self.checkpoints.as_ref().expect("only stages that keep batches ask for them");
-        let fingerprint = checkpoints.fingerprints[&stage];
+        let fingerprint = checkpoints.fingerprints[&stage].digest();
         let (files, plan, mailbox) = (self.files.clone(), Arc::clone(&self.plan), self.mailbox.clone());
         rayon::spawn(move || {
             let result =
@@ -246,6 +275,10 @@ impl LocalExecutor {
         let origin = self.store[&input].batch.origin().clone();
         let checkpoints = self.checkpoints.as_mut().expect("only stages that keep batches give them");
         let key = checkpoints.keys.remove(&(stage, sequence)).expect("it was looked up before it was done");
+        if checkpoints.unkept.contains(&stage) {
+            self.events.push_back(Event::Kept { stage, sequence });
+            return;
+        }
         let (ledger, writing, mailbox) =
             (Arc::clone(&checkpoints.ledger), checkpoints.writing.clone(), self.mailbox.clone());
         rayon::spawn(move || {

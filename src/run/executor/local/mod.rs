@@ -168,9 +168,11 @@ impl LocalExecutor {
         self.pool.take_news()
     }
 
-    /// Faults that were injected since the last call.
-    pub fn chaos_news(&mut self) -> Vec<crate::run::RunEvent> {
-        self.chaos.as_mut().map(Chaos::take_news).unwrap_or_default()
+    /// Faults that were injected, and what was found out about checkpoints, since the last call.
+    pub fn other_news(&mut self) -> Vec<crate::run::RunEvent> {
+        let mut news = self.chaos.as_mut().map(Chaos::take_news).unwrap_or_default();
+        news.extend(self.checkpoints.as_mut().map(Checkpoints::take_news).unwrap_or_default());
+        news
     }
 
     /// The place of a row of a batch, for people: file and row.
@@ -535,7 +537,12 @@ impl LocalExecutor {
                 self.do_again(worker, attempt, stage, sequence, lane);
                 return;
             }
-            Happened::Opened { stage, by_row } => Event::Opened { stage, by_row },
+            Happened::Opened { stage, by_row, files } => {
+                if let Some(checkpoints) = &mut self.checkpoints {
+                    checkpoints.imported(stage, &files, &self.plan);
+                }
+                Event::Opened { stage, by_row }
+            }
             Happened::Done { attempt, rows, end, spent, failed, outputs } => {
                 let outputs = outputs.into_iter().map(|(port, batch)| Output { port, batch: self.keep(batch) });
                 Event::AttemptDone { attempt, rows, outputs: outputs.collect(), end, spent, failed }
