@@ -235,6 +235,34 @@ sink:
 }
 
 #[test]
+fn what_others_have_done_is_not_done_again() {
+    let scenes = [scene(), scene()];
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    for scene in &scenes {
+        let share = format!("checkpoint: {{ share: {} }}", folder.path().display());
+        edit(scene, "pipeline.yaml", "checkpoint: true", &share);
+    }
+    scenes[0].run().ends_with(0);
+    assert_eq!(calls(&scenes[0]), 9);
+    scenes[1].run().ends_with(0);
+    assert_eq!(calls(&scenes[1]), 0);
+    assert_eq!(scenes[0].read("out/sink.jsonl"), scenes[1].read("out/sink.jsonl"));
+    // What is not sound is not used.
+    let mut folders: Vec<_> = folder.path().read_dir().expect("a folder").flatten().map(|entry| entry.path()).collect();
+    folders.sort();
+    for folder in &folders {
+        let file = folder.read_dir().expect("a folder").next().expect("a file").expect("an entry").path();
+        std::fs::write(file, "something else").expect("ours");
+    }
+    let spoilt = folders.len();
+    std::fs::remove_dir_all(scenes[1].path("state")).expect("it is there");
+    let ran = scenes[1].run().ends_with(0);
+    ran.says(&["worked: `", "is damaged, or not of millpond"]);
+    assert_eq!(calls(&scenes[1]), spoilt);
+    assert_eq!(scenes[0].read("out/sink.jsonl"), scenes[1].read("out/sink.jsonl"));
+}
+
+#[test]
 fn a_stage_that_cannot_keep_its_batches_says_why() {
     let scene = Scene::new("rows:\n  read: in.csv\n  checkpoint: true\nsink:\n  from: rows\n  write: out.csv\n", "");
     scene.run().ends_with(3).says(&["the stage `rows` cannot keep finished batches", "in mode `batch` or `row`"]);

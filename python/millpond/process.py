@@ -71,7 +71,7 @@ def close_fds_except(keep: set[int]) -> None:
 
 
 def reset_signals() -> None:
-    """Gives a forked worker the handlers of a new interpreter. SIGINT stays ignored: interrupts are the coordinator's concern."""
+    """Gives a forked worker the handlers of a new interpreter. SIGINT stays ignored: it is for the coordinator."""
     signal.set_wakeup_fd(-1)
     for number in signal.valid_signals():
         if number not in (signal.SIGKILL, signal.SIGSTOP, signal.SIGINT, signal.SIGPIPE, signal.SIGXFSZ):

@@ -14,18 +14,22 @@ pub struct Checkpoint {
     /// Absolute glob patterns of files that the stage reads beside its code and what it is given: if one of them changes, so may what it
     /// gives.
     pub depends: Vec<PathBuf>,
+    /// The absolute path of a folder that others use, too.
+    pub share: Option<PathBuf>,
 }
 
 impl Resolver<'_> {
     /// `kind` is what `Resolver::kind` gave.
     pub fn checkpoint(&mut self, kind: Option<&StageKind>) -> Option<Checkpoint> {
-        let depends = match self.draft.spec.checkpoint.as_ref()? {
+        let (depends, share) = match self.draft.spec.checkpoint.as_ref()? {
             CheckpointSpec::Flag(false) => return None,
-            CheckpointSpec::Flag(true) => &[],
-            CheckpointSpec::Options(options) => match &options.depends {
-                PathsSpec::One(path) => std::slice::from_ref(path),
-                PathsSpec::Many(paths) => paths,
-            },
+            CheckpointSpec::Flag(true) => (None, None),
+            CheckpointSpec::Options(options) => (options.depends.as_ref(), options.share.as_ref()),
+        };
+        let depends = match depends {
+            None => &[],
+            Some(PathsSpec::One(path)) => std::slice::from_ref(path),
+            Some(PathsSpec::Many(paths)) => paths.as_slice(),
         };
         let problem = match kind? {
             StageKind::Python(python) if python.is_source => Some("it makes rows and gets none"),
@@ -53,7 +57,10 @@ impl Resolver<'_> {
                 self.report(Code::PlanBadOption, &["checkpoint", "depends"], message);
             }
         }
-        Some(Checkpoint { depends: depends.iter().map(|path| self.absolute(path)).collect() })
+        Some(Checkpoint {
+            depends: depends.iter().map(|path| self.absolute(path)).collect(),
+            share: share.map(|path| self.absolute(path)),
+        })
     }
 }
 

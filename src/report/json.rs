@@ -43,6 +43,9 @@ pub fn event(plan: &Plan, event: &RunEvent, at: Duration) -> Value {
         RunEvent::CheckpointUnseen { stage: id, files } => {
             ("checkpoint_unseen", json!({"stage": stage(plan, *id), "files": files}))
         }
+        RunEvent::CheckpointUnsound { stage: id, file } => {
+            ("checkpoint_unsound", json!({"stage": stage(plan, *id), "file": file}))
+        }
         RunEvent::CheckpointChanged { stage: id, changed } => {
             ("checkpoint_changed", json!({"stage": stage(plan, *id), "changed": changed}))
         }

@@ -67,6 +67,10 @@ pub fn line(plan: &Plan, event: &RunEvent) -> Option<String> {
                 files.join(", ")
             )
         }
+        RunEvent::CheckpointUnsound { stage, file } => {
+            let name = &plan.stage(*stage).name;
+            format!("{name}: `{}` is damaged, or not of millpond: its batch is done again", file.display())
+        }
         RunEvent::CheckpointChanged { stage, changed } => {
             format!("{}: batches are done again, as this has changed: {}", plan.stage(*stage).name, changed.join(", "))
         }

@@ -57,6 +57,12 @@ pub enum RunEvent {
         stage: StageId,
         files: Vec<PathBuf>,
     },
+    /// A file in the folder that a stage with `checkpoint` shares with others is not what it should be, so that its batch is done again. Told
+    /// once for each stage.
+    CheckpointUnsound {
+        stage: StageId,
+        file: PathBuf,
+    },
     /// Rows that keep failing were taken out of their batch; `kept` tells whether they go to the port `rejected`.
     Rejected {
         stage: StageId,

@@ -541,17 +541,20 @@ pub enum VerdictSpec {
 pub enum CheckpointSpec {
     /// Whether they are.
     Flag(bool),
-    /// They are, and depend on more than can be seen.
+    /// They are, with options.
     Options(CheckpointOptions),
 }
 
-/// What else decides what comes of a batch.
+/// What else decides what comes of a batch, and where it is kept besides.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 pub struct CheckpointOptions {
     /// Paths or glob patterns of files that the stage reads, relative to this file: when one of them changes, finished batches are done again.
     /// Those that `with` and a command's arguments name need not be said.
     #[schemars(example = &"models/*.bin")]
-    pub depends: PathsSpec,
+    pub depends: Option<PathsSpec>,
+    /// A folder that others use too, relative to this file: what is there need not be done here, and what is done here is put there.
+    #[schemars(example = &"/mnt/team/checkpoints")]
+    pub share: Option<String>,
 }
 
 #[derive(Clone, Debug, Deserialize, JsonSchema)]

@@ -8,10 +8,10 @@ use arrow::datatypes::SchemaRef;
 use crossbeam_channel::{Receiver, Sender, unbounded};
 use rustix::event::{EventfdFlags, eventfd};
 
-use super::checkpoint::{Key, Record};
+use super::checkpoint::Key;
 use super::filter::Remains;
 use super::guardian::ProcessId;
-use super::local::InPartitions;
+use super::local::{InPartitions, Known};
 use crate::batch::Batch;
 use crate::plan::StageId;
 use crate::run::scheduler::{AttemptId, Failure, WorkerId};
@@ -90,7 +90,7 @@ pub enum Message {
         sequence: u64,
         rows: u64,
         key: Key,
-        result: Result<Option<Record>, Failure>,
+        result: Result<Known, Failure>,
     },
     /// What came of a batch is written down.
     Kept {

@@ -9,8 +9,10 @@ mod fingerprint;
 mod key;
 mod ledger;
 mod record;
+mod share;
 
 pub use fingerprint::{Fingerprint, FingerprintError};
 pub use key::Key;
 pub use ledger::{Ledger, LedgerError};
 pub use record::Record;
+pub use share::{Share, Shared};

@@ -13,7 +13,9 @@ use super::{LocalExecutor, Surroundings};
 use crate::batch::Batch;
 use crate::plan::{OnError, Plan, Stage, StageId, Verdict};
 use crate::run::RunEvent;
-use crate::run::executor::checkpoint::{Fingerprint, FingerprintError, Key, Ledger, LedgerError, Record};
+use crate::run::executor::checkpoint::{
+    Fingerprint, FingerprintError, Key, Ledger, LedgerError, Record, Share, Shared,
+};
 use crate::run::executor::mailbox::Message;
 use crate::run::executor::resident::{failure, guarded};
 use crate::run::scheduler::{BatchId, Event, Failure, Meta, Output, Recalled, Reject, Scope};
@@ -27,6 +29,8 @@ pub struct Checkpoints {
     fingerprints: BTreeMap<StageId, Fingerprint>,
     /// Stages whose code is more than their fingerprints know: what they do is not kept.
     unkept: BTreeSet<StageId>,
+    /// Stages of which an unsound file was told.
+    warned: BTreeSet<StageId>,
     news: Vec<RunEvent>,
     orders: BTreeMap<StageId, Order>,
     /// Of batches that are being worked on.
@@ -105,6 +109,7 @@ impl Checkpoints {
                 ledger,
                 fingerprints,
                 unkept: BTreeSet::new(),
+                warned: BTreeSet::new(),
                 news: Vec::new(),
                 orders: BTreeMap::new(),
                 keys: BTreeMap::new(),
@@ -220,7 +225,10 @@ impl LocalExecutor {
             let (ledger, plan, mailbox) =
                 (Arc::clone(&checkpoints.ledger), Arc::clone(&self.plan), self.mailbox.clone());
             rayon::spawn(move || {
-                let look_up = || if is_forced { Ok(None) } else { look_up(&ledger, &key, plan.stage(stage), &batch) };
+                let look_up = || match is_forced {
+                    true => Ok(Known::default()),
+                    false => look_up(&ledger, &key, plan.stage(stage), &batch),
+                };
                 let result = guarded(look_up);
                 mailbox.send(Message::Recalled { stage, sequence, rows: batch.rows() as u64, key, result });
             });
@@ -233,12 +241,17 @@ impl LocalExecutor {
         sequence: u64,
         rows: u64,
         key: Key,
-        result: Result<Option<Record>, Failure>,
+        result: Result<Known, Failure>,
     ) -> Event {
-        let record = match result {
-            Ok(found) => found,
+        let Known { record, unsound } = match result {
+            Ok(known) => known,
             Err(failure) => return Event::StageFailed { stage, failure },
         };
+        if let (Some(file), Some(checkpoints)) = (unsound, &mut self.checkpoints)
+            && checkpoints.warned.insert(stage)
+        {
+            checkpoints.news.push(RunEvent::CheckpointUnsound { stage, file });
+        }
         let known = record.map(|Record { outputs, rejects }| {
             let plan = Arc::clone(&self.plan);
             let ports = &plan.stage(stage).ports;
@@ -281,11 +294,11 @@ impl LocalExecutor {
         }
         let (ledger, writing, mailbox) =
             (Arc::clone(&checkpoints.ledger), checkpoints.writing.clone(), self.mailbox.clone());
+        let share = share(plan.stage(stage));
         rayon::spawn(move || {
             let result = guarded(|| {
-                let failed =
-                    |error: &dyn std::error::Error| failure(Scope::Output, Verdict::Exception, error.to_string());
                 let payload = record.encode(&origin).map_err(|error| failed(&error))?;
+                share.map_or(Ok(()), |share| share.add(&key, &payload)).map_err(|error| failed(&error))?;
                 ledger.add(key, &payload).map_err(|error| failed(&error))
             });
             mailbox.send(Message::Kept { stage, sequence, result });
@@ -294,8 +307,28 @@ impl LocalExecutor {
     }
 }
 
-fn look_up(ledger: &Ledger, key: &Key, stage: &Stage, batch: &Batch) -> Result<Option<Record>, Failure> {
-    let payload = ledger.get(key).map_err(|error| failed(&error))?;
+/// What is known of a batch.
+#[derive(Debug, Default)]
+pub struct Known {
+    record: Option<Record>,
+    /// A file of others that is not what it should be.
+    unsound: Option<PathBuf>,
+}
+
+fn share(stage: &Stage) -> Option<Share> {
+    stage.checkpoint.as_ref().and_then(|checkpoint| checkpoint.share.clone()).map(Share::new)
+}
+
+fn look_up(ledger: &Ledger, key: &Key, stage: &Stage, batch: &Batch) -> Result<Known, Failure> {
+    let mut payload = ledger.get(key).map_err(|error| failed(&error))?;
+    let mut unsound = None;
+    if let (None, Some(share)) = (&payload, share(stage)) {
+        match share.get(key).map_err(|error| failed(&error))? {
+            Shared::Payload(shared) => payload = Some(shared),
+            Shared::Nothing => {}
+            Shared::Unsound(file) => unsound = Some(file),
+        }
+    }
     // What cannot be understood, as another version may have written it, is done again.
     let record = payload.and_then(|payload| Record::decode(&payload, batch.origin()).ok());
     let fits = |record: &Record| {
@@ -303,7 +336,7 @@ fn look_up(ledger: &Ledger, key: &Key, stage: &Stage, batch: &Batch) -> Result<O
         // Rows that were rejected then are to fail the run now.
         has_ports && (record.rejects.is_empty() || stage.on_error != OnError::Fail)
     };
-    Ok(record.filter(fits))
+    Ok(Known { record: record.filter(fits), unsound })
 }
 
 fn failed(error: &dyn std::error::Error) -> Failure {

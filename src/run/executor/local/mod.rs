@@ -35,7 +35,7 @@ use crate::plan::memory::SPILL_LIMIT;
 use crate::plan::{EdgeId, Plan, StageId, StageKind, Verdict};
 use crate::run::publish::{RunFolder, Staging};
 use crate::run::scheduler::{Action, BatchId, Dispatch, Event, Failure, Host, Meta, Output, Scope, Work};
-pub use checkpoints::{CheckpointError, Checkpoints, StageChange};
+pub use checkpoints::{CheckpointError, Checkpoints, Known, StageChange};
 use filters::Filters;
 pub use keyed::InPartitions;
 use keyed::KeyedInput;
