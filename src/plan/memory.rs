@@ -91,6 +91,12 @@ impl MemoryBound {
         let again = plan.stages.iter().filter(|stage| stage.has_state());
         let again = again.map(|stage| u64::from(plan.lanes(stage)).saturating_mul(largest_input(plan, stage)));
         add("batches that stages with state do again after a death".to_owned(), sum(again), Estimated);
+        let kept = plan.stages.iter().filter(|stage| stage.checkpoint.is_some());
+        add(
+            "batches that are kept, or read back".to_owned(),
+            sum(kept.map(|stage| kept_bytes(plan, stage))),
+            Estimated,
+        );
         let pools = workers(plan);
         let processes = pools.iter().map(|pool| pool.count).sum::<u64>();
         let rounded = sum_by_port(plan, |edge| if is_shared(plan, edge) { rounding(plan, edge) } else { 0 });
@@ -272,6 +278,12 @@ fn batches(plan: &Plan, stage: &Stage) -> u64 {
     let edges = stage.inputs.iter().flat_map(|input| &input.members);
     let each = edges.map(|id| supply(plan, plan.edge(*id)).map_or(u64::MAX, |supply| supply.batches));
     if stage.inputs.is_empty() { 1 } else { sum(each) }
+}
+
+/// What a stage that keeps its batches has in its hands for that: each as it lies on disk, besides as rows.
+fn kept_bytes(plan: &Plan, stage: &Stage) -> u64 {
+    let at_once = u64::from(plan.workers).min(batches(plan, stage));
+    largest_input(plan, stage).saturating_mul(2 * at_once)
 }
 
 /// The largest batch that comes into a stage.

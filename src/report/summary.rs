@@ -84,7 +84,7 @@ pub fn summary(plan: &Plan, outcome: &Outcome) -> String {
     text += &table(plan, outcome);
     for (stage, account) in plan.stages.iter().zip(&outcome.stages).filter(|(stage, _)| stage.checkpoint.is_some()) {
         let batches = counted(account.batches, "batch");
-        let _ = writeln!(text, "checkpoint of `{}`: {} of {batches} reused", stage.name, account.reused);
+        let _ = writeln!(text, "checkpoint of `{}`: {} of {batches} reused", stage.name, count(account.reused));
     }
     for (stage, fault, times) in &outcome.injected {
         let times = counted(*times, "time");

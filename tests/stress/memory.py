@@ -3,6 +3,9 @@
 import random
 import time
 
+import pyarrow as pa
+import pyarrow.compute as pc
+
 PAYLOAD_BYTES = 64 << 10
 # Cut at different places, one random text gives payloads that differ and cost next to nothing to make.
 TEXT = "".join(random.Random(1).choices("abcdefghijklmnopqrstuvwxyz", k=2 * PAYLOAD_BYTES))
@@ -17,3 +20,7 @@ def payloads(gigabytes: float):
 def measure(rows: list, seconds: float) -> list:
     time.sleep(seconds)
     return [{"id": row["id"], "bytes": len(row["payload"])} for row in rows]
+
+
+def with_length(batch: pa.RecordBatch, column: str) -> pa.RecordBatch:
+    return batch.append_column(column, pc.binary_length(batch["payload"]))
