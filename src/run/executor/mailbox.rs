@@ -8,7 +8,7 @@ use arrow::datatypes::SchemaRef;
 use crossbeam_channel::{Receiver, Sender, unbounded};
 use rustix::event::{EventfdFlags, eventfd};
 
-use super::checkpoint::Key;
+use super::checkpoint::BatchDigest;
 use super::filter::Remains;
 use super::guardian::ProcessId;
 use super::local::{InPartitions, Known};
@@ -77,19 +77,19 @@ pub enum Message {
         sequence: u64,
         result: Result<Box<InPartitions>, Failure>,
     },
-    /// The key of a batch of a stage that keeps what it has done.
-    Keyed {
+    /// The digest of a batch of a stage that keeps what it has done.
+    Digested {
         stage: StageId,
         sequence: u64,
         batch: Batch,
-        result: Result<Key, Failure>,
+        result: Result<BatchDigest, Failure>,
     },
     /// It was looked up what an earlier run has made of a batch of so many rows.
     Recalled {
         stage: StageId,
         sequence: u64,
         rows: u64,
-        key: Key,
+        digest: BatchDigest,
         result: Result<Known, Failure>,
     },
     /// What came of a batch is written down.

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use serde_json::{Value, json};
 
 use super::code::imported;
-use super::key::Digest;
+use super::digest::Hash;
 use crate::format::column_type;
 use crate::plan::{Command, CommandLine, Plan, Python, Stage, StageKind};
 
@@ -56,12 +56,12 @@ impl Fingerprint {
 
     /// The digest of all.
     pub fn digest(&self) -> [u8; 32] {
-        let mut digest = Digest::new();
+        let mut hash = Hash::new();
         for (name, value) in &self.components {
-            digest.add(name.as_bytes());
-            digest.add(value.as_bytes());
+            hash.add(name.as_bytes());
+            hash.add(value.as_bytes());
         }
-        digest.finish()
+        hash.finish()
     }
 
     /// Whether it is made of this file, too.

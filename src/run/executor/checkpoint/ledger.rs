@@ -1,4 +1,4 @@
-//! [`Ledger`]: a file to which records are appended, found again by their keys.
+//! [`Ledger`]: a file to which records are appended, found again by their digests.
 //!
 //! A record is a header of 96 bytes and its payload. Numbers are little-endian:
 //!
@@ -8,7 +8,7 @@
 //! | 4 | 4 | version, 1 |
 //! | 8 | 8 | bytes of the payload |
 //! | 16 | 8 | when it was last needed, in seconds since 1970 |
-//! | 24 | 32 | key |
+//! | 24 | 32 | digest |
 //! | 56 | 32 | BLAKE3 of the payload |
 //! | 88 | 8 | the first bytes of the BLAKE3 of all before |
 //!
@@ -25,7 +25,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rustix::fs::{FlockOperation, flock};
 
-use super::key::Key;
+use super::digest::BatchDigest;
 use crate::run::fail_point::reach;
 
 /// In the state folder.
@@ -68,7 +68,7 @@ struct Inner {
     file: File,
     /// Where the next record goes.
     end: u64,
-    records: HashMap<Key, Place>,
+    records: HashMap<BatchDigest, Place>,
     now: u64,
 }
 
@@ -106,14 +106,14 @@ impl Ledger {
         Ok(Self { path, inner: Mutex::new(inner), _lock: lock })
     }
 
-    /// The payload of the newest record with this key, if there is one that is undamaged.
+    /// The payload of the newest record with this digest, if there is one that is undamaged.
     ///
     /// # Errors
     /// If it cannot be read.
-    pub fn get(&self, key: &Key) -> Result<Option<Vec<u8>>, LedgerError> {
+    pub fn get(&self, digest: &BatchDigest) -> Result<Option<Vec<u8>>, LedgerError> {
         let (file, place) = {
             let inner = self.inner();
-            let Some(place) = inner.records.get(key).copied() else { return Ok(None) };
+            let Some(place) = inner.records.get(digest).copied() else { return Ok(None) };
             (inner.file.try_clone().map_err(|source| self.failed("read", source))?, place)
         };
         let mut payload = vec![0; usize::try_from(place.length).unwrap_or(usize::MAX)];
@@ -123,10 +123,10 @@ impl Ledger {
             Err(error) => return Err(self.failed("read", error)),
         }
         if *blake3::hash(&payload).as_bytes() != place.checksum {
-            self.inner().records.remove(key);
+            self.inner().records.remove(digest);
             return Ok(None);
         }
-        self.inner().is_needed(key).map_err(|source| self.failed("write", source))?;
+        self.inner().is_needed(digest).map_err(|source| self.failed("write", source))?;
         Ok(Some(payload))
     }
 
@@ -134,9 +134,9 @@ impl Ledger {
     ///
     /// # Errors
     /// If it cannot be written.
-    pub fn add(&self, key: Key, payload: &[u8]) -> Result<(), LedgerError> {
+    pub fn add(&self, digest: BatchDigest, payload: &[u8]) -> Result<(), LedgerError> {
         let checksum = *blake3::hash(payload).as_bytes();
-        self.inner().add(key, payload, checksum).map_err(|source| self.failed("write", source))
+        self.inner().add(digest, payload, checksum).map_err(|source| self.failed("write", source))
     }
 
     /// Sees to it that the records survive a loss of power.
@@ -177,64 +177,64 @@ fn hold(folder: &Path) -> Result<File, LedgerError> {
 }
 
 /// Reads all headers, and tells where the last whole record ends.
-fn scan(file: &File) -> io::Result<(HashMap<Key, Place>, u64)> {
+fn scan(file: &File) -> io::Result<(HashMap<BatchDigest, Place>, u64)> {
     let size = file.metadata()?.len();
     let mut records = HashMap::new();
     let mut at = 0;
     let mut header = [0; HEADER];
     while at + HEADER as u64 <= size {
         file.read_exact_at(&mut header, at)?;
-        let Some((key, place)) = decode(&header, at) else { break };
+        let Some((digest, place)) = decode(&header, at) else { break };
         let Some(end) = (at + HEADER as u64).checked_add(place.length).filter(|end| *end <= size) else { break };
-        records.insert(key, place);
+        records.insert(digest, place);
         at = end;
     }
     Ok((records, at))
 }
 
-fn encode(key: &Key, place: &Place) -> [u8; HEADER] {
+fn encode(digest: &BatchDigest, place: &Place) -> [u8; HEADER] {
     let mut header = [0; HEADER];
     header[..4].copy_from_slice(MAGIC);
     header[4..8].copy_from_slice(&VERSION.to_le_bytes());
     header[8..16].copy_from_slice(&place.length.to_le_bytes());
     header[16..24].copy_from_slice(&place.needed.to_le_bytes());
-    header[24..56].copy_from_slice(&key.0);
+    header[24..56].copy_from_slice(&digest.0);
     header[56..88].copy_from_slice(&place.checksum);
     let checksum = blake3::hash(&header[..88]);
     header[88..].copy_from_slice(&checksum.as_bytes()[..8]);
     header
 }
 
-fn decode(header: &[u8; HEADER], at: u64) -> Option<(Key, Place)> {
+fn decode(header: &[u8; HEADER], at: u64) -> Option<(BatchDigest, Place)> {
     let number = |from: usize| u64::from_le_bytes(header[from..from + 8].try_into().expect("eight bytes"));
     let digest = |from: usize| -> [u8; 32] { header[from..from + 32].try_into().expect("32 bytes") };
     let is_whole = header[..4] == *MAGIC
         && header[4..8] == VERSION.to_le_bytes()
         && header[88..] == blake3::hash(&header[..88]).as_bytes()[..8];
     let place = Place { at, length: number(8), needed: number(16), checksum: digest(56) };
-    is_whole.then(|| (Key(digest(24)), place))
+    is_whole.then(|| (BatchDigest(digest(24)), place))
 }
 
 impl Inner {
-    fn add(&mut self, key: Key, payload: &[u8], checksum: [u8; 32]) -> io::Result<()> {
+    fn add(&mut self, digest: BatchDigest, payload: &[u8], checksum: [u8; 32]) -> io::Result<()> {
         let place = Place { at: self.end, length: payload.len() as u64, checksum, needed: self.now };
         // The payload first: a header stands only before a payload that is there.
         self.file.write_all_at(payload, place.at + HEADER as u64)?;
         reach("checkpoint.payload_written");
-        self.file.write_all_at(&encode(&key, &place), place.at)?;
+        self.file.write_all_at(&encode(&digest, &place), place.at)?;
         self.end += HEADER as u64 + place.length;
-        self.records.insert(key, place);
+        self.records.insert(digest, place);
         reach("checkpoint.recorded");
         Ok(())
     }
 
-    fn is_needed(&mut self, key: &Key) -> io::Result<()> {
-        let Some(place) = self.records.get_mut(key) else { return Ok(()) };
+    fn is_needed(&mut self, digest: &BatchDigest) -> io::Result<()> {
+        let Some(place) = self.records.get_mut(digest) else { return Ok(()) };
         if self.now < place.needed + AGE_STEP.as_secs() {
             return Ok(());
         }
         place.needed = self.now;
-        self.file.write_all_at(&encode(key, place), place.at)
+        self.file.write_all_at(&encode(digest, place), place.at)
     }
 
     fn is_old(&self, place: &Place) -> bool {
@@ -249,8 +249,12 @@ impl Inner {
 
     /// Writes what is to stay to a new file, which replaces the old one when it is whole.
     fn cut_down(self, path: &Path) -> io::Result<Self> {
-        let mut kept: Vec<(Key, Place)> =
-            self.records.iter().filter(|(_, place)| !self.is_old(place)).map(|(key, place)| (*key, *place)).collect();
+        let mut kept: Vec<(BatchDigest, Place)> = self
+            .records
+            .iter()
+            .filter(|(_, place)| !self.is_old(place))
+            .map(|(digest, place)| (*digest, *place))
+            .collect();
         kept.sort_by_key(|(_, place)| std::cmp::Reverse((place.needed, place.at)));
         let mut room = MOST_BYTES / 2;
         kept.retain(|(_, place)| {
@@ -263,13 +267,13 @@ impl Inner {
         let file = File::options().read(true).write(true).create(true).truncate(true).open(&draft)?;
         let mut new = Self { file, end: 0, records: HashMap::new(), now: self.now };
         let mut payload = Vec::new();
-        for (key, place) in kept.into_iter().rev() {
+        for (digest, place) in kept.into_iter().rev() {
             payload.resize(usize::try_from(place.length).unwrap_or(usize::MAX), 0);
             self.file.read_exact_at(&mut payload, place.at + HEADER as u64)?;
-            new.add(key, &payload, place.checksum)?;
-            if let Some(new_place) = new.records.get_mut(&key) {
+            new.add(digest, &payload, place.checksum)?;
+            if let Some(new_place) = new.records.get_mut(&digest) {
                 new_place.needed = place.needed;
-                new.file.write_all_at(&encode(&key, new_place), new_place.at)?;
+                new.file.write_all_at(&encode(&digest, new_place), new_place.at)?;
             }
         }
         new.file.sync_all()?;
@@ -286,8 +290,8 @@ mod tests {
 
     const NOW: SystemTime = UNIX_EPOCH;
 
-    fn key(number: u8) -> Key {
-        Key([number; 32])
+    fn digest(number: u8) -> BatchDigest {
+        BatchDigest([number; 32])
     }
 
     fn payload(number: u8) -> Vec<u8> {
@@ -297,7 +301,7 @@ mod tests {
     fn written(count: u8) -> (tempfile::TempDir, PathBuf) {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let ledger = Ledger::open(folder.path(), NOW).expect("it is new");
-        (0..count).for_each(|number| ledger.add(key(number), &payload(number)).expect("there is room"));
+        (0..count).for_each(|number| ledger.add(digest(number), &payload(number)).expect("there is room"));
         let path = ledger.path.clone();
         (folder, path)
     }
@@ -305,7 +309,7 @@ mod tests {
     fn found(folder: &Path, count: u8) -> Vec<u8> {
         let ledger = Ledger::open(folder, NOW).expect("it can be read");
         let found = |number: &u8| {
-            let got = ledger.get(&key(*number)).expect("it can be read");
+            let got = ledger.get(&digest(*number)).expect("it can be read");
             assert!(got.is_none() || got == Some(payload(*number)), "a wrong payload");
             got.is_some()
         };
@@ -317,11 +321,11 @@ mod tests {
         let (folder, _) = written(9);
         assert_eq!(found(folder.path(), 12), (0..9).collect::<Vec<_>>());
         let ledger = Ledger::open(folder.path(), NOW).expect("it can be read");
-        ledger.add(key(3), b"new").expect("there is room");
-        assert_eq!(ledger.get(&key(3)).expect("readable"), Some(b"new".to_vec()));
+        ledger.add(digest(3), b"new").expect("there is room");
+        assert_eq!(ledger.get(&digest(3)).expect("readable"), Some(b"new".to_vec()));
         drop(ledger);
         let ledger = Ledger::open(folder.path(), NOW).expect("it can be read");
-        assert_eq!(ledger.get(&key(3)).expect("readable"), Some(b"new".to_vec()));
+        assert_eq!(ledger.get(&digest(3)).expect("readable"), Some(b"new".to_vec()));
     }
 
     #[test]
@@ -346,10 +350,10 @@ mod tests {
             let left = found(folder.path(), 9);
             assert!(left.len() < 9, "byte {at} counts for nothing");
             let ledger = Ledger::open(folder.path(), NOW).expect("it can be read");
-            ledger.add(key(77), b"more").expect("there is room");
+            ledger.add(digest(77), b"more").expect("there is room");
             drop(ledger);
             let ledger = Ledger::open(folder.path(), NOW).expect("it can be read");
-            assert_eq!(ledger.get(&key(77)).expect("readable"), Some(b"more".to_vec()), "after byte {at}");
+            assert_eq!(ledger.get(&digest(77)).expect("readable"), Some(b"more".to_vec()), "after byte {at}");
         }
         for length in 0..good.len() {
             fs::write(&path, &good[..length]).expect("ours");
@@ -363,15 +367,18 @@ mod tests {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let ledger = Ledger::open(folder.path(), NOW).expect("it is new");
         let large = vec![7; 1 << 20];
-        (0..4).for_each(|number| ledger.add(key(number), &large).expect("there is room"));
+        (0..4).for_each(|number| ledger.add(digest(number), &large).expect("there is room"));
         drop(ledger);
         let weeks = |number: u64| NOW + Duration::from_secs(number * 7 * 24 * 3600);
         // One of them is needed in the meantime.
         let ledger = Ledger::open(folder.path(), weeks(3)).expect("it can be read");
-        assert!(ledger.get(&key(2)).expect("readable").is_some());
+        assert!(ledger.get(&digest(2)).expect("readable").is_some());
         drop(ledger);
         let ledger = Ledger::open(folder.path(), weeks(6)).expect("it can be read");
-        assert_eq!([1, 2, 3].map(|number| ledger.get(&key(number)).expect("readable").is_some()), [false, true, false]);
+        assert_eq!(
+            [1, 2, 3].map(|number| ledger.get(&digest(number)).expect("readable").is_some()),
+            [false, true, false]
+        );
         assert!(fs::metadata(&ledger.path).expect("it is there").len() < 2 << 20);
     }
 

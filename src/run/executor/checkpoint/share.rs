@@ -1,13 +1,13 @@
 //! [`Share`]: a folder in which several people, or jobs, keep what came of batches: one file for each.
 //!
-//! A file is named after its key, in folders of the first two digits. It holds the BLAKE3 of its key and its payload, and the payload. Files are
+//! A file is named after its digest, in folders of the first two digits. It holds the BLAKE3 of its digest and its payload, and the payload. Files are
 //! written beside their names and renamed, so that nobody sees half of one, and whoever comes last wins, with the same content.
 
 use std::fs::{self, File};
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 
-use super::key::Key;
+use super::digest::BatchDigest;
 use super::ledger::LedgerError;
 
 const CHECKSUM: usize = 32;
@@ -17,7 +17,7 @@ pub struct Share {
     folder: PathBuf,
 }
 
-/// What there is for a key.
+/// What there is for a digest.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Shared {
     Payload(Vec<u8>),
@@ -33,37 +33,37 @@ impl Share {
 
     /// # Errors
     /// If the file is there and cannot be read.
-    pub fn get(&self, key: &Key) -> Result<Shared, LedgerError> {
-        let path = self.path(key);
+    pub fn get(&self, digest: &BatchDigest) -> Result<Shared, LedgerError> {
+        let path = self.path(digest);
         let bytes = match fs::read(&path) {
             Ok(bytes) => bytes,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Shared::Nothing),
             Err(source) => return Err(LedgerError::System { what: "read", path, source }),
         };
-        let payload = bytes.split_first_chunk::<CHECKSUM>().filter(|(sum, payload)| **sum == checksum(key, payload));
+        let payload = bytes.split_first_chunk::<CHECKSUM>().filter(|(sum, payload)| **sum == checksum(digest, payload));
         Ok(payload.map_or(Shared::Unsound(path), |(_, payload)| Shared::Payload(payload.to_vec())))
     }
 
     /// # Errors
     /// If it cannot be written.
-    pub fn add(&self, key: &Key, payload: &[u8]) -> Result<(), LedgerError> {
-        let path = self.path(key);
-        self.write(&path, key, payload).map_err(|source| LedgerError::System { what: "write", path, source })
+    pub fn add(&self, digest: &BatchDigest, payload: &[u8]) -> Result<(), LedgerError> {
+        let path = self.path(digest);
+        self.write(&path, digest, payload).map_err(|source| LedgerError::System { what: "write", path, source })
     }
 
-    fn write(&self, path: &Path, key: &Key, payload: &[u8]) -> io::Result<()> {
+    fn write(&self, path: &Path, digest: &BatchDigest, payload: &[u8]) -> io::Result<()> {
         let folder = path.parent().unwrap_or(&self.folder);
         fs::create_dir_all(folder)?;
         let mut draft = tempfile::Builder::new().prefix(".new-").permissions(permissions()).tempfile_in(folder)?;
         let file: &mut File = draft.as_file_mut();
-        file.write_all(&checksum(key, payload))?;
+        file.write_all(&checksum(digest, payload))?;
         file.write_all(payload)?;
         draft.persist(path)?;
         Ok(())
     }
 
-    fn path(&self, key: &Key) -> PathBuf {
-        let name = blake3::Hash::from_bytes(key.0).to_hex();
+    fn path(&self, digest: &BatchDigest) -> PathBuf {
+        let name = blake3::Hash::from_bytes(digest.0).to_hex();
         self.folder.join(&name[..2]).join(&name[2..])
     }
 }
@@ -73,9 +73,9 @@ fn permissions() -> fs::Permissions {
     std::os::unix::fs::PermissionsExt::from_mode(0o666)
 }
 
-fn checksum(key: &Key, payload: &[u8]) -> [u8; CHECKSUM] {
+fn checksum(digest: &BatchDigest, payload: &[u8]) -> [u8; CHECKSUM] {
     let mut hasher = blake3::Hasher::new();
-    hasher.update(&key.0).update(payload);
+    hasher.update(&digest.0).update(payload);
     *hasher.finalize().as_bytes()
 }
 
@@ -87,7 +87,7 @@ mod tests {
     fn what_is_unsound_is_told_from_what_is_there() {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let share = Share::new(folder.path().join("share"));
-        let (one, other) = (Key([1; 32]), Key([2; 32]));
+        let (one, other) = (BatchDigest([1; 32]), BatchDigest([2; 32]));
         assert_eq!(share.get(&one).expect("readable"), Shared::Nothing);
         share.add(&one, b"payload").expect("there is room");
         share.add(&one, b"payload").expect("there is room");
@@ -115,9 +115,9 @@ mod tests {
             for _ in 0..4 {
                 scope.spawn(|| {
                     for number in 0..50 {
-                        let key = Key([number; 32]);
-                        share.add(&key, &[number; 1000]).expect("there is room");
-                        assert_eq!(share.get(&key).expect("readable"), Shared::Payload(vec![number; 1000]));
+                        let digest = BatchDigest([number; 32]);
+                        share.add(&digest, &[number; 1000]).expect("there is room");
+                        assert_eq!(share.get(&digest).expect("readable"), Shared::Payload(vec![number; 1000]));
                     }
                 });
             }

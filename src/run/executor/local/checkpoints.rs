@@ -14,7 +14,7 @@ use crate::batch::Batch;
 use crate::plan::{OnError, Plan, Stage, StageId, Verdict};
 use crate::run::RunEvent;
 use crate::run::executor::checkpoint::{
-    Fingerprint, FingerprintError, Key, Ledger, LedgerError, Record, Share, Shared,
+    BatchDigest, Fingerprint, FingerprintError, Ledger, LedgerError, Record, Share, Shared,
 };
 use crate::run::executor::mailbox::Message;
 use crate::run::executor::resident::{failure, guarded};
@@ -34,7 +34,7 @@ pub struct Checkpoints {
     news: Vec<RunEvent>,
     orders: BTreeMap<StageId, Order>,
     /// Of batches that are being worked on.
-    keys: BTreeMap<(StageId, u64), Key>,
+    digests: BTreeMap<(StageId, u64), BatchDigest>,
     /// Whatever is being written has a sender.
     writing: Sender<()>,
     written: Receiver<()>,
@@ -43,11 +43,11 @@ pub struct Checkpoints {
 /// The batches of a stage in their order.
 #[derive(Default)]
 struct Order {
-    /// The batch of which the key is to be known next, and those after it of which it is known.
+    /// The batch of which the digest is to be known next, and those after it of which it is known.
     next: u64,
-    keyed: BTreeMap<u64, (Key, Batch)>,
-    /// How often there was which key.
-    seen: HashMap<Key, u64>,
+    digested: BTreeMap<u64, (BatchDigest, Batch)>,
+    /// How often there was which digest.
+    seen: HashMap<BatchDigest, u64>,
 }
 
 /// A stage that keeps its batches.
@@ -112,7 +112,7 @@ impl Checkpoints {
                 warned: BTreeSet::new(),
                 news: Vec::new(),
                 orders: BTreeMap::new(),
-                keys: BTreeMap::new(),
+                digests: BTreeMap::new(),
                 writing,
                 written,
             },
@@ -154,7 +154,7 @@ impl Checkpoints {
 
     /// What stands in the place of a batch's position, so that what comes of it does not depend on that.
     pub fn number(&self, stage: StageId, sequence: u64) -> Option<u64> {
-        self.keys.get(&(stage, sequence)).map(|key| key.number())
+        self.digests.get(&(stage, sequence)).map(|digest| digest.number())
     }
 
     /// Waits until all is written.
@@ -198,15 +198,21 @@ impl LocalExecutor {
         let (files, plan, mailbox) = (self.files.clone(), Arc::clone(&self.plan), self.mailbox.clone());
         rayon::spawn(move || {
             let result =
-                guarded(|| Key::of(&fingerprint, &batch, &files, &plan.folder).map_err(|error| failed(&error)));
-            mailbox.send(Message::Keyed { stage, sequence, batch, result });
+                guarded(|| BatchDigest::of(&fingerprint, &batch, &files, &plan.folder).map_err(|error| failed(&error)));
+            mailbox.send(Message::Digested { stage, sequence, batch, result });
         });
     }
 
-    /// The key of a batch is known. Those that are the same are told apart by their order, so that all before it must be known, too.
-    pub(super) fn keyed(&mut self, stage: StageId, sequence: u64, batch: Batch, result: Result<Key, Failure>) {
-        let key = match result {
-            Ok(key) => key,
+    /// The digest of a batch is known. Those that are the same are told apart by their order, so that all before it must be known, too.
+    pub(super) fn digested(
+        &mut self,
+        stage: StageId,
+        sequence: u64,
+        batch: Batch,
+        result: Result<BatchDigest, Failure>,
+    ) {
+        let digest = match result {
+            Ok(digest) => digest,
             Err(failure) => {
                 self.events.push_back(Event::StageFailed { stage, failure });
                 return;
@@ -215,22 +221,22 @@ impl LocalExecutor {
         let checkpoints = self.checkpoints.as_mut().expect("only stages that keep batches ask for them");
         let is_forced = self.surroundings.forced.contains(&stage);
         let order = checkpoints.orders.entry(stage).or_default();
-        order.keyed.insert(sequence, (key, batch));
-        while let Some((key, batch)) = order.keyed.remove(&order.next) {
+        order.digested.insert(sequence, (digest, batch));
+        while let Some((digest, batch)) = order.digested.remove(&order.next) {
             let sequence = order.next;
             order.next += 1;
-            let times = order.seen.entry(key).or_default();
-            let key = key.again(*times);
+            let times = order.seen.entry(digest).or_default();
+            let digest = digest.again(*times);
             *times += 1;
             let (ledger, plan, mailbox) =
                 (Arc::clone(&checkpoints.ledger), Arc::clone(&self.plan), self.mailbox.clone());
             rayon::spawn(move || {
                 let look_up = || match is_forced {
                     true => Ok(Known::default()),
-                    false => look_up(&ledger, &key, plan.stage(stage), &batch),
+                    false => look_up(&ledger, &digest, plan.stage(stage), &batch),
                 };
                 let result = guarded(look_up);
-                mailbox.send(Message::Recalled { stage, sequence, rows: batch.rows() as u64, key, result });
+                mailbox.send(Message::Recalled { stage, sequence, rows: batch.rows() as u64, digest, result });
             });
         }
     }
@@ -240,7 +246,7 @@ impl LocalExecutor {
         stage: StageId,
         sequence: u64,
         rows: u64,
-        key: Key,
+        digest: BatchDigest,
         result: Result<Known, Failure>,
     ) -> Event {
         let Known { record, unsound } = match result {
@@ -266,7 +272,7 @@ impl LocalExecutor {
         if known.is_none()
             && let Some(checkpoints) = &mut self.checkpoints
         {
-            checkpoints.keys.insert((stage, sequence), key);
+            checkpoints.digests.insert((stage, sequence), digest);
         }
         Event::Recalled { stage, sequence, known }
     }
@@ -287,7 +293,7 @@ impl LocalExecutor {
         let record = Record { outputs: outputs.iter().map(given).collect(), rejects };
         let origin = self.store[&input].batch.origin().clone();
         let checkpoints = self.checkpoints.as_mut().expect("only stages that keep batches give them");
-        let key = checkpoints.keys.remove(&(stage, sequence)).expect("it was looked up before it was done");
+        let digest = checkpoints.digests.remove(&(stage, sequence)).expect("it was looked up before it was done");
         if checkpoints.unkept.contains(&stage) {
             self.events.push_back(Event::Kept { stage, sequence });
             return;
@@ -298,8 +304,8 @@ impl LocalExecutor {
         rayon::spawn(move || {
             let result = guarded(|| {
                 let payload = record.encode(&origin).map_err(|error| failed(&error))?;
-                share.map_or(Ok(()), |share| share.add(&key, &payload)).map_err(|error| failed(&error))?;
-                ledger.add(key, &payload).map_err(|error| failed(&error))
+                share.map_or(Ok(()), |share| share.add(&digest, &payload)).map_err(|error| failed(&error))?;
+                ledger.add(digest, &payload).map_err(|error| failed(&error))
             });
             mailbox.send(Message::Kept { stage, sequence, result });
             drop(writing);
@@ -319,11 +325,11 @@ fn share(stage: &Stage) -> Option<Share> {
     stage.checkpoint.as_ref().and_then(|checkpoint| checkpoint.share.clone()).map(Share::new)
 }
 
-fn look_up(ledger: &Ledger, key: &Key, stage: &Stage, batch: &Batch) -> Result<Known, Failure> {
-    let mut payload = ledger.get(key).map_err(|error| failed(&error))?;
+fn look_up(ledger: &Ledger, digest: &BatchDigest, stage: &Stage, batch: &Batch) -> Result<Known, Failure> {
+    let mut payload = ledger.get(digest).map_err(|error| failed(&error))?;
     let mut unsound = None;
     if let (None, Some(share)) = (&payload, share(stage)) {
-        match share.get(key).map_err(|error| failed(&error))? {
+        match share.get(digest).map_err(|error| failed(&error))? {
             Shared::Payload(shared) => payload = Some(shared),
             Shared::Nothing => {}
             Shared::Unsound(file) => unsound = Some(file),

@@ -282,12 +282,12 @@ impl LocalExecutor {
                 self.partitioned(stage, sequence, result);
                 return Ok(());
             }
-            Message::Keyed { stage, sequence, batch, result } => {
-                self.keyed(stage, sequence, batch, result);
+            Message::Digested { stage, sequence, batch, result } => {
+                self.digested(stage, sequence, batch, result);
                 return Ok(());
             }
-            Message::Recalled { stage, sequence, rows, key, result } => {
-                self.recalled(stage, sequence, rows, key, result)
+            Message::Recalled { stage, sequence, rows, digest, result } => {
+                self.recalled(stage, sequence, rows, digest, result)
             }
             Message::Kept { stage, sequence, result } => match result {
                 Ok(()) => Event::Kept { stage, sequence },

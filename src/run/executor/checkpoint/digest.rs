@@ -1,4 +1,4 @@
-//! [`Key`]: what decides what comes of a batch, as a digest.
+//! [`BatchDigest`]: what decides what comes of a batch, as a digest.
 
 use std::path::Path;
 
@@ -6,46 +6,46 @@ use crate::batch::{Batch, BatchError, FileTable, Origin, Rows, Stretch, ipc};
 
 /// A digest (BLAKE3) of a stage's fingerprint and of a batch: its columns, its rows, and where they come from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Key(pub [u8; 32]);
+pub struct BatchDigest(pub [u8; 32]);
 
-impl Key {
+impl BatchDigest {
     /// Paths of files are taken relative to `folder`, so that a pipeline may move.
     ///
     /// # Errors
     /// If the batch was spilled and cannot be read back, or one of its columns cannot be encoded.
     pub fn of(fingerprint: &[u8; 32], batch: &Batch, files: &FileTable, folder: &Path) -> Result<Self, BatchError> {
-        let mut digest = Digest::new();
-        digest.add(fingerprint);
+        let mut hash = Hash::new();
+        hash.add(fingerprint);
         match batch.contents()? {
             Rows::Lines(text) => {
-                digest.add(b"lines");
-                digest.number(text.len() as u64);
-                text.parts().for_each(|part| digest.continues(part));
+                hash.add(b"lines");
+                hash.number(text.len() as u64);
+                text.parts().for_each(|part| hash.continues(part));
             }
             Rows::Columns(records) => {
                 let records = ipc::without_dictionaries(&records)?;
-                digest.add(b"columns");
-                digest.add(&ipc::encode_schema(&records.schema())?);
+                hash.add(b"columns");
+                hash.add(&ipc::encode_schema(&records.schema())?);
                 let message = ipc::encode(&records)?;
-                digest.number(message.size() as u64);
-                message.parts().for_each(|part| digest.continues(part));
+                hash.number(message.size() as u64);
+                message.parts().for_each(|part| hash.continues(part));
             }
         }
-        add_origin(&mut digest, batch.origin(), files, folder);
-        Ok(Self(digest.finish()))
+        add_origin(&mut hash, batch.origin(), files, folder);
+        Ok(Self(hash.finish()))
     }
 
-    /// The key of the batch that is the same as `times` others before it in its run. So each stands for itself, and draws random numbers of
+    /// The digest of the batch that is the same as `times` others before it in its run. So each stands for itself, and draws random numbers of
     /// its own.
     #[must_use]
     pub fn again(self, times: u64) -> Self {
         if times == 0 {
             return self;
         }
-        let mut digest = Digest::new();
-        digest.add(&self.0);
-        digest.number(times);
-        Self(digest.finish())
+        let mut hash = Hash::new();
+        hash.add(&self.0);
+        hash.number(times);
+        Self(hash.finish())
     }
 
     /// A number in the place of the batch's position: functions that draw random numbers, and names that are made of it, are then the same
@@ -57,28 +57,28 @@ impl Key {
     }
 }
 
-fn add_origin(digest: &mut Digest, origin: &Origin, files: &FileTable, folder: &Path) {
+fn add_origin(hash: &mut Hash, origin: &Origin, files: &FileTable, folder: &Path) {
     for (rows, stretch) in origin.stretches() {
-        digest.number(rows as u64);
+        hash.number(rows as u64);
         if let Some(path) = stretch.file().and_then(|file| files.path(file)) {
-            digest.add(path.strip_prefix(folder).unwrap_or(&path).as_os_str().as_encoded_bytes());
+            hash.add(path.strip_prefix(folder).unwrap_or(&path).as_os_str().as_encoded_bytes());
         }
         match stretch {
-            Stretch::Unknown => digest.add(b"unknown"),
-            Stretch::Consecutive { first, .. } => digest.number(first),
-            Stretch::Listed { rows, .. } => rows.iter().for_each(|row| digest.number(*row)),
+            Stretch::Unknown => hash.add(b"unknown"),
+            Stretch::Consecutive { first, .. } => hash.number(first),
+            Stretch::Listed { rows, .. } => rows.iter().for_each(|row| hash.number(*row)),
             Stretch::Within { first, last, .. } => {
-                digest.number(first);
-                digest.number(last);
+                hash.number(first);
+                hash.number(last);
             }
         }
     }
 }
 
 /// Puts values together so that neighbours stay apart: `ab`, `c` is not `a`, `bc`.
-pub struct Digest(blake3::Hasher);
+pub struct Hash(blake3::Hasher);
 
-impl Digest {
+impl Hash {
     pub fn new() -> Self {
         Self(blake3::Hasher::new())
     }
