@@ -2,6 +2,8 @@
 //!
 //! Format: <https://arrow.apache.org/docs/format/Columnar.html#encapsulated-message-format>.
 
+mod check;
+
 use std::collections::HashMap;
 use std::ptr::NonNull;
 use std::sync::Arc;
@@ -79,6 +81,7 @@ pub fn decode_schema(bytes: &[u8]) -> Result<Schema, ArrowError> {
     let (metadata, _) = split(bytes)?;
     let message = ipc::root_as_message(metadata).map_err(|error| invalid(&error.to_string()))?;
     let schema = message.header_as_schema().ok_or_else(|| invalid("the message is no schema"))?;
+    check::schema(schema)?;
     Ok(fb_to_schema(schema))
 }
 
@@ -94,6 +97,7 @@ pub fn decode(buffer: &Buffer, schema: SchemaRef) -> Result<RecordBatch, ArrowEr
     if body_at + length > buffer.len() {
         return Err(invalid("the body is cut off"));
     }
+    check::batch(batch, &schema, message.version(), length)?;
     let body = buffer.slice_with_length(body_at, length);
     ipc::reader::read_record_batch(&body, batch, schema, &HashMap::new(), None, &message.version())
 }
