@@ -564,7 +564,7 @@ impl Pool {
                 let ledger = self.segments.next_id();
                 worker.announced_ledger(&mut frame, ledger)?;
             }
-            Kind::Batch => match worker.output(&frame, &self.mailbox) {
+            Kind::Batch => match worker.output(&frame, &self.plan, &self.mailbox) {
                 // What the function made is wrong, not what the worker did.
                 Err(WorkerError::Arrow(error)) => {
                     if let Some(current) = worker.ended(&frame) {
@@ -580,6 +580,7 @@ impl Pool {
                 result => result?,
             },
             Kind::Done => {
+                worker.check_done(&frame)?;
                 if let Some(current) = worker.ended(&frame) {
                     if worker.is_outgrown() {
                         self.happened.push(Happened::Retired { worker: id });
@@ -607,6 +608,9 @@ impl Pool {
             Kind::Error => {
                 let text: ErrorText = frame.text()?;
                 let is_opening = frame.attempt == 0;
+                if is_opening && frame.stage as usize >= self.plan.stages.len() {
+                    return Err(WorkerError::Stage(frame.stage));
+                }
                 if is_opening {
                     worker.stages.remove(&StageId(frame.stage));
                 }

@@ -19,7 +19,7 @@ use crate::batch::{
     Batch, BatchError, Holder, Lease, Origin, Scattered, ScatteredError, Segment, SegmentError, SegmentId, SegmentPool,
     Shared, ipc,
 };
-use crate::plan::{Plan, StageId};
+use crate::plan::{Plan, Port, StageId};
 use crate::run::scheduler::{AttemptId, Failure, WorkerId};
 
 /// One worker process.
@@ -93,6 +93,12 @@ pub enum WorkerError {
     Arrow(#[from] ArrowError),
     #[error("it sent an index of rows that does not fit its batch")]
     Origin,
+    #[error("it told of stage {0}, which it was not asked to prepare")]
+    Stage(u32),
+    #[error("it gave an output for port {0}, which its stage has not")]
+    Port(u32),
+    #[error("it told of rows that it was not given")]
+    Rows,
     #[error("{0}")]
     Segment(#[from] SegmentError),
     #[error("{0}")]
@@ -238,6 +244,15 @@ impl Worker {
         self.attempts.pop_front_if(|current| current.attempt.0 == frame.attempt)
     }
 
+    /// Refuses a `DONE` that tells of more rows than the attempt was given, or of failed ones that are not among them.
+    pub fn check_done(&self, frame: &Frame) -> Result<(), WorkerError> {
+        let current = self.attempts.front().filter(|current| current.attempt.0 == frame.attempt);
+        let Some(Current { origin, failed, .. }) = current else { return Ok(()) };
+        let is_known = failed.last().is_none_or(|(last, _)| *last < u64::from(frame.rows));
+        let are_apart = failed.is_sorted_by(|(row, _), (next, _)| row < next);
+        if frame.rows as usize <= origin.len() && is_known && are_apart { Ok(()) } else { Err(WorkerError::Rows) }
+    }
+
     /// Tells the clock what the worker does now.
     pub fn set_clock(&mut self, plan: &Plan) {
         let turn = self.attempts.front().and_then(|current| {
@@ -295,6 +310,9 @@ impl Worker {
 
     /// A stage is prepared. Returns whether its function is called row by row, and the files that were imported for it, if it was to tell.
     pub fn opened(&mut self, frame: &Frame) -> Result<(bool, Vec<PathBuf>), WorkerError> {
+        if !self.stages.contains_key(&StageId(frame.stage)) {
+            return Err(WorkerError::Stage(frame.stage));
+        }
         let text: OpenedText = frame.text()?;
         let row_by_row = text.convention == "row";
         let opening = Opening::Open { row_by_row, has_snapshots: text.snapshots };
@@ -334,7 +352,7 @@ impl Worker {
     }
 
     /// One output of the current attempt. Its rows stay where the worker has written them.
-    pub fn output(&mut self, frame: &Frame, mailbox: &Mailbox) -> Result<(), WorkerError> {
+    pub fn output(&mut self, frame: &Frame, plan: &Plan, mailbox: &Mailbox) -> Result<(), WorkerError> {
         let schema = self.schemas.get(&frame.schema);
         let schema = schema.ok_or(WorkerError::Unknown { what: "schema", number: frame.schema })?;
         let index_bytes = if frame.flags & FLAG_ORIGIN == 0 { 0 } else { frame.rows as usize * 4 };
@@ -352,6 +370,10 @@ impl Worker {
         // An attempt that has failed already is not spoken of any more.
         let current = self.attempts.front_mut().filter(|current| current.attempt.0 == frame.attempt);
         let Some(current) = current else { return Ok(()) };
+        let port = plan.stage(current.stage).ports.get(frame.port as usize);
+        if port.is_none_or(|port| port.name == Port::REJECTED) {
+            return Err(WorkerError::Port(frame.port));
+        }
         let row_by_row = matches!(self.stages.get(&current.stage), Some(Opening::Open { row_by_row: true, .. }));
         let origin = if frame.flags & FLAG_ORIGIN != 0 {
             let index = index.chunks_exact(4).map(|bytes| u32::from_le_bytes(bytes.try_into().expect("four bytes")));
