@@ -38,6 +38,12 @@ pub use guardian::{GUARDIAN_ARGUMENT, guard};
 pub use local::{CheckpointError, Checkpoints, LocalExecutor, StageChange, Surroundings};
 pub use poller::Token;
 pub use python::PythonHost;
+// What comes over the sockets of workers, for tests that send what they like.
+#[doc(hidden)]
+pub use {
+    frame::{Frame, FrameError, Kind},
+    python::{Answer, FakeWorker},
+};
 
 // What the plan promises is what is done.
 const _: () = assert!(crate::plan::memory::FREE_SEGMENTS == crate::batch::KEPT_BYTES);

@@ -1,5 +1,6 @@
 //! [`Pool`]: the template and the Python workers that it forks.
 
+mod fake_worker;
 mod lanes;
 
 use std::collections::BTreeMap;
@@ -39,6 +40,7 @@ use crate::plan::{Plan, PythonTarget, Stage, StageId, StageKind, Verdict};
 use crate::run::scheduler::{AttemptId, ClassId, Classes, ExitCause, Failure, Scope, WorkerId};
 use crate::run::{RunEvent, Speaker, Stream};
 
+pub use fake_worker::{Answer, FakeWorker};
 pub use lanes::LaneRows;
 
 /// Time between two looks at the memory of workers that run an attempt.
