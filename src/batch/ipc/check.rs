@@ -174,7 +174,7 @@ struct Columns<N, B, V> {
     views: V,
 }
 
-impl<N: Iterator<Item = Node>, B: Iterator<Item = usize>, V: Iterator<Item = i64>> Columns<N, B, V> {
+impl<N: Iterator<Item = Node>, B: ExactSizeIterator<Item = usize>, V: Iterator<Item = i64>> Columns<N, B, V> {
     fn column(&mut self, data_type: &DataType) -> Result<(), ArrowError> {
         let Node { rows, nulls } = self.nodes.next().ok_or_else(|| invalid("a column is missing"))?;
         match data_type {
@@ -190,25 +190,8 @@ impl<N: Iterator<Item = Node>, B: Iterator<Item = usize>, V: Iterator<Item = i64
             }
             _ => self.at_least(if nulls > 0 { rows.div_ceil(8) } else { 0 })?,
         }
-        let values = match data_type {
-            DataType::Null
-            | DataType::RunEndEncoded(..)
-            | DataType::Union(..)
-            | DataType::Struct(_)
-            | DataType::FixedSizeList(..) => 0,
-            DataType::Utf8
-            | DataType::LargeUtf8
-            | DataType::Binary
-            | DataType::LargeBinary
-            | DataType::ListView(_)
-            | DataType::LargeListView(_) => 2,
-            DataType::Utf8View | DataType::BinaryView => {
-                let count = self.views.next().and_then(|count| u32::try_from(count).ok());
-                1 + count.ok_or_else(|| invalid("a column of views does not say how many buffers it has"))?
-            }
-            _ => 1,
-        };
-        (0..values).try_for_each(|_| self.at_least(0))?;
+        let widths = self.widths(data_type)?;
+        widths.into_iter().try_for_each(|width| self.values_of(width))?;
         match data_type {
             DataType::List(child)
             | DataType::LargeList(child)
@@ -224,6 +207,36 @@ impl<N: Iterator<Item = Node>, B: Iterator<Item = usize>, V: Iterator<Item = i64
             }
             _ => Ok(()),
         }
+    }
+
+    /// Of each buffer beside the validity, the bytes of a value. Those of a union are slices of their own.
+    fn widths(&mut self, data_type: &DataType) -> Result<Vec<usize>, ArrowError> {
+        Ok(match data_type {
+            DataType::Null
+            | DataType::RunEndEncoded(..)
+            | DataType::Union(..)
+            | DataType::Struct(_)
+            | DataType::FixedSizeList(..) => vec![],
+            DataType::Utf8 | DataType::Binary => vec![4, 1],
+            DataType::LargeUtf8 | DataType::LargeBinary => vec![8, 1],
+            DataType::List(_) | DataType::Map(..) => vec![4],
+            DataType::LargeList(_) => vec![8],
+            DataType::ListView(_) => vec![4, 4],
+            DataType::LargeListView(_) => vec![8, 8],
+            DataType::Utf8View | DataType::BinaryView => {
+                let count = self.views.next().and_then(|count| usize::try_from(count).ok());
+                let count = count.filter(|count| *count <= self.buffers.len());
+                let count = count.ok_or_else(|| invalid("a column of views has fewer buffers than it says"))?;
+                [vec![16], vec![1; count]].concat()
+            }
+            DataType::Dictionary(key, _) => vec![key.primitive_width().unwrap_or(1)],
+            other => vec![other.primitive_width().unwrap_or(1)],
+        })
+    }
+
+    fn values_of(&mut self, width: usize) -> Result<(), ArrowError> {
+        let length = self.buffers.next().ok_or_else(|| invalid("a buffer is missing"))?;
+        if length.is_multiple_of(width) { Ok(()) } else { Err(invalid("a column ends within a value")) }
     }
 
     fn at_least(&mut self, bytes: usize) -> Result<(), ArrowError> {
