@@ -410,9 +410,32 @@ impl Scheduler {
         self.running.is_empty() && !at_work && self.stages.iter().all(StageState::is_quiet)
     }
 
-    fn waiting(&self) -> Vec<String> {
+    /// Who waits for whom: a line for each stage that has not ended.
+    pub(super) fn waiting(&self) -> Vec<String> {
         let waiting = self.stages.iter().zip(&self.plan.stages).filter(|(state, _)| state.phase != Phase::Ended);
-        waiting.map(|(state, stage)| format!("`{}`: {:?}", stage.name, state.clock.activity())).collect()
+        waiting.map(|(state, stage)| format!("`{}` {}", stage.name, self.awaited(state, stage))).collect()
+    }
+
+    fn awaited(&self, state: &StageState, stage: &crate::plan::Stage) -> String {
+        let names = |stages: &mut dyn Iterator<Item = StageId>| {
+            let names: BTreeSet<String> = stages.map(|id| format!("`{}`", self.plan.stage(id).name)).collect();
+            names.into_iter().collect::<Vec<_>>().join(", ")
+        };
+        let mut inputs = stage.inputs.iter().flat_map(|input| &input.members).map(|id| self.plan.edge(*id));
+        let full = |edge: &&EdgeId| !self.queues[edge.index()].admits(0);
+        let mut outputs = stage.ports.iter().flat_map(|port| &port.edges).filter(full).map(|id| self.plan.edge(*id));
+        match state.clock.activity() {
+            Activity::Busy => "is at work".to_owned(),
+            Activity::WaitsForInput => {
+                format!("waits for input from {}", names(&mut inputs.by_ref().map(|edge| edge.from)))
+            }
+            Activity::WaitsForOutput => {
+                format!("waits for room in front of {}", names(&mut outputs.by_ref().map(|edge| edge.to)))
+            }
+            Activity::WaitsForWorker => "waits for a worker".to_owned(),
+            Activity::WaitsForStage => format!("waits for the end of {}", names(&mut stage.after.iter().copied())),
+            Activity::Over => "is over".to_owned(),
+        }
     }
 
     /// The accounts of all stages and edges, as they stand.

@@ -406,6 +406,29 @@ fn every_history_ends_with_every_row_in_its_place() {
     );
 }
 
+proptest! {
+    /// Before anything has happened, whoever has inputs waits for those that give them.
+    #[test]
+    fn it_can_be_told_who_waits_for_whom((shapes, workers) in shapes()) {
+        let mut scheduler = Scheduler::new(Arc::new(plan(&shapes, workers)));
+        scheduler.start(Duration::ZERO);
+        let waiting = scheduler.waiting();
+        prop_assert_eq!(waiting.len(), shapes.len());
+        for (at, (line, shape)) in waiting.iter().zip(&shapes).enumerate() {
+            let names = |stages: BTreeSet<usize>| {
+                stages.iter().map(|stage| format!("`s{stage}`")).collect::<BTreeSet<_>>().into_iter().collect::<Vec<_>>().join(", ")
+            };
+            let givers: BTreeSet<usize> = shape.from.iter().map(|(from, _)| *from).collect();
+            let expected = match (shape.after.is_empty(), givers.is_empty()) {
+                (false, _) => format!("`s{at}` waits for the end of {}", names(shape.after.iter().copied().collect())),
+                (true, false) => format!("`s{at}` waits for input from {}", names(givers)),
+                (true, true) => format!("`s{at}` "),
+            };
+            prop_assert!(line.starts_with(&expected), "{} is not {}", line, expected);
+        }
+    }
+}
+
 fn rng(seed: u64) -> TestRng {
     let mut bytes = [0; 32];
     bytes[..8].copy_from_slice(&seed.to_le_bytes());
