@@ -101,7 +101,7 @@ fn on_error_text(stage: &Stage) -> String {
     let Budget { max_rows, max_fraction } = stage.budget;
     let limits = [
         max_rows.map(|rows| format!("at most {rows} {}", if rows == 1 { "row" } else { "rows" })),
-        max_fraction.map(|fraction| format!("at most {} % of the rows", fraction * 100.0)),
+        max_fraction.map(|fraction| format!("at most {} % of the rows", (fraction * 1e8).round() / 1e6)),
     ];
     let limits: Vec<String> = limits.into_iter().flatten().collect();
     let word = stage.on_error.word();

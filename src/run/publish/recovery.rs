@@ -42,11 +42,12 @@ pub fn recover(state_dir: &Path) -> Result<Recovered, PublishError> {
 fn recover_run(run: &Path, recovered: &mut Recovered) -> Result<(), PublishError> {
     if let Some(outputs) = read_journal(run)? {
         for output in outputs {
-            // A staged file that is gone has been renamed already; its folder may not have been synced.
+            // A staged file that is gone has been renamed already; its folder may not have been synced. If that is gone, too, somebody has
+            // removed what was published.
             if output.staged.exists() {
                 rename(&output.staged, &output.target)?;
                 recovered.published.push(output.target);
-            } else {
+            } else if parent(&output.target).is_dir() {
                 sync_folder(parent(&output.target))?;
             }
             reach("recover.step");

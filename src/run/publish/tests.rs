@@ -102,6 +102,19 @@ fn a_crash_of_recovery_does_no_harm() {
 }
 
 #[test]
+fn what_was_published_may_be_removed_before_it_is_recovered() {
+    for fail_point in ["publish.journal_written", "publish.renamed", "publish.renamed:2", "publish.before_committed"] {
+        let folder = TempDir::new().unwrap();
+        fs::write(folder.path().join("a.csv"), "old").unwrap();
+        assert_eq!(run_child(folder.path(), "publish", fail_point).signal(), Some(9), "{fail_point} is reached");
+        fs::remove_dir_all(folder.path().join("new")).unwrap();
+        recover(&folder.path().join("state")).unwrap();
+        assert_eq!(recover(&folder.path().join("state")).unwrap(), Recovered::default(), "{fail_point}: all is done");
+        assert_eq!(contents(folder.path()), [Some("new".to_owned()), None], "{fail_point}");
+    }
+}
+
+#[test]
 fn a_run_that_gives_up_leaves_nothing() {
     let folder = TempDir::new().unwrap();
     let run = RunFolder::create(&folder.path().join("state")).unwrap();

@@ -16,7 +16,7 @@ use crate::plan::{OnError, Port, StageId, Verdict};
 use crate::run::{RunEvent, StageFailure};
 
 /// Attempts of one batch that may be lost through no fault of its own.
-const ENGINE_DEATHS: u32 = 100;
+const ENGINE_DEATHS: u32 = 10;
 /// Searches for rows to blame that may end without a culprit before the whole batch is blamed as a set.
 const ACQUITTALS: u32 = 3;
 /// Batches per worker that wait for one before them, if nothing else bounds their number; one batch may be slow, or be tried again,

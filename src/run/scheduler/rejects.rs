@@ -77,7 +77,8 @@ impl Scheduler {
         if budget.allows_of(failed, all) {
             return true;
         }
-        let most = budget.max_fraction.unwrap_or_default() * 100.0;
+        // Without the digits that binary fractions add.
+        let most = (budget.max_fraction.unwrap_or_default() * 1e8).round() / 1e6;
         let message = format!("{} of {all}, and `on_error` allows {most} %", rows_have_failed(failed));
         let failure = Failure { verdict: Verdict::Exception, scope: Scope::Budget, message, traceback: String::new() };
         self.fail(StageFailure::of_stage(stage, failure));

@@ -5,9 +5,9 @@ use std::path::{Path, PathBuf};
 use super::error::ReadError;
 use crate::format::Format;
 
-/// `*` does not match names that begin with a dot: those are hidden, and staged outputs are among them.
+/// That `*` does not match names that begin with a dot is seen to by [`is_hidden`]: the library panics at names that are not UTF-8.
 const MATCH: glob::MatchOptions =
-    glob::MatchOptions { case_sensitive: true, require_literal_separator: true, require_literal_leading_dot: true };
+    glob::MatchOptions { case_sensitive: true, require_literal_separator: true, require_literal_leading_dot: false };
 
 /// Replaces patterns by the files that match them and folders by their files of the format, each sorted bytewise.
 pub(super) fn expand(paths: &[PathBuf], format: Format) -> Result<Vec<PathBuf>, ReadError> {
@@ -38,7 +38,7 @@ fn matching(pattern: &Path) -> Result<Vec<PathBuf>, ReadError> {
     for entry in glob::glob_with(text, MATCH).map_err(bad)? {
         let path =
             entry.map_err(|error| ReadError::Unreadable { path: error.path().to_owned(), source: error.into() })?;
-        if !path.is_dir() {
+        if !is_hidden(&path, pattern) && !path.is_dir() {
             files.push(path);
         }
     }
@@ -47,6 +47,15 @@ fn matching(pattern: &Path) -> Result<Vec<PathBuf>, ReadError> {
     }
     sort(&mut files);
     Ok(files)
+}
+
+/// Whether a name in the path begins with a dot that the pattern does not say. Staged outputs are among those that are hidden.
+fn is_hidden(path: &Path, pattern: &Path) -> bool {
+    let names = |path: &Path| -> Vec<String> {
+        path.iter().map(|name| name.to_string_lossy().into_owned()).filter(|name| name.starts_with('.')).collect()
+    };
+    let said: Vec<_> = names(pattern).iter().filter_map(|name| glob::Pattern::new(name).ok()).collect();
+    names(path).iter().any(|name| said.iter().all(|said| !said.matches(name)))
 }
 
 fn list(folder: &Path, format: Format) -> Result<Vec<PathBuf>, ReadError> {

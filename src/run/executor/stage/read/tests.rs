@@ -246,6 +246,28 @@ fn errors_name_file_and_row() {
 }
 
 #[test]
+fn hidden_files_and_names_that_are_no_text_are_passed_over() {
+    use std::os::unix::ffi::OsStrExt as _;
+
+    let folder = Folder::new(&[("a.csv", ""), (".b.csv", "")]);
+    for name in [".c", "d"] {
+        fs::create_dir(folder.path(name)).unwrap();
+        fs::write(folder.path(name).join("e.csv"), "").unwrap();
+    }
+    fs::write(folder.0.path().join(std::ffi::OsStr::from_bytes(b"f\xff.csv")), "").unwrap();
+    let found = |pattern: &str| {
+        let found = paths::expand(&[folder.path(pattern)], Format::Csv).unwrap();
+        found.iter().map(|path| path.strip_prefix(folder.0.path()).unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    let expected = |names: &[&str]| names.iter().map(PathBuf::from).collect::<Vec<_>>();
+    assert_eq!(found("*.csv"), expected(&["a.csv"]));
+    assert_eq!(found("**/*.csv"), expected(&["a.csv", "d/e.csv"]));
+    assert_eq!(found(".*.csv"), expected(&[".b.csv"]));
+    assert_eq!(found(".c/*.csv"), expected(&[".c/e.csv"]));
+    assert_eq!(found("*/*.csv"), expected(&["d/e.csv"]));
+}
+
+#[test]
 fn a_file_that_goes_away_is_missed() {
     let folder = Folder::new(&[("a.csv", "n\n1\n")]);
     let mut source =
