@@ -15,7 +15,7 @@ use super::stage_state::{Job, Jobs, Keeping, MapHost, Phase, Role, Slice, SliceI
 use crate::plan::{OnError, Port, StageId, Verdict};
 use crate::run::{RunEvent, StageFailure};
 
-/// Attempts of one batch that may be lost through no fault of its own.
+/// Attempts of one batch that may be lost in a row through no fault of its own.
 const ENGINE_DEATHS: u32 = 10;
 /// Searches for rows to blame that may end without a culprit before the whole batch is blamed as a set.
 const ACQUITTALS: u32 = 3;
@@ -271,6 +271,7 @@ impl Scheduler {
         self.jobs(stage).exhausted |= end;
         let passed = rows - failed.len() as u64;
         let slice = self.slice(stage, id);
+        slice.tries.engine = 0;
         match &mut slice.step {
             // Rows that failed will do so again when all are tried that are not to blame for what is looked into.
             Step::Blaming(blame) => {
@@ -339,6 +340,9 @@ impl Scheduler {
         if cause == ExitCause::Engine && self.slice(stage, id).tries.lose_to_engine() {
             self.again(stage, id);
             return;
+        }
+        if cause == ExitCause::Own {
+            self.slice(stage, id).tries.engine = 0;
         }
         let limit = retry.attempts(failure.verdict);
         let has_input = self.job(stage, id.sequence).input.is_some();
