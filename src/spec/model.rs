@@ -4,11 +4,15 @@
 //! A file is checked against that schema before it is read into these types. So `untagged` enums, which make poor error
 //! messages elsewhere, never get to say anything here; they give the schema and the reader in one place.
 
+mod failing;
+
 use std::collections::BTreeMap;
 
 use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::{Map, Value};
+
+pub use failing::*;
 
 /// A pipeline: sources, transformations and sinks, connected by `from`.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
@@ -477,144 +481,4 @@ pub enum SizeSpec {
     Bytes(#[schemars(range(min = 1))] u64),
     /// A number with a unit, like `64MiB`.
     Text(#[schemars(example = &"64MiB")] String),
-}
-
-#[derive(Clone, Debug, Deserialize, JsonSchema)]
-#[serde(untagged)]
-#[schemars(inline)]
-pub enum TimeoutSpec {
-    /// Of an attempt: a number with a unit, like `60s`.
-    Attempt(String),
-    /// Of an attempt, and of what comes before the first one.
-    Limits(TimeoutLimitsSpec),
-}
-
-/// How long the parts of an attempt may take.
-#[derive(Clone, Debug, Deserialize, JsonSchema)]
-pub struct TimeoutLimitsSpec {
-    /// One attempt of a batch.
-    #[schemars(example = &"60s")]
-    pub attempt: String,
-    /// Preparing the stage in a new worker (`python` only): imports, and the constructor of a class; and closing it, but no longer than a
-    /// minute. Without it, ten minutes, or as long as an attempt if that is more.
-    #[schemars(example = &"5m")]
-    pub open: Option<String>,
-}
-
-/// How often a batch that fails is tried, and when.
-#[derive(Clone, Debug, Deserialize, JsonSchema)]
-pub struct RetrySpec {
-    /// Attempts in all, the first one included. Without it, 3.
-    #[schemars(range(min = 1, max = 1000))]
-    pub attempts: Option<u32>,
-    /// How long to wait before the second attempt; before each further one, twice as long. Without it, no time.
-    #[schemars(example = &"1s")]
-    pub backoff: Option<String>,
-    /// The longest wait. Without it, one minute, or `backoff` if that is more.
-    #[schemars(example = &"30s")]
-    pub max_backoff: Option<String>,
-    /// Part of each wait that is left to chance, so that attempts do not come all at once: with 0.5, between half of it and all. Without
-    /// it, 0.
-    #[schemars(range(min = 0.0, max = 1.0))]
-    pub jitter: Option<f64>,
-    /// The failures that `attempts` is for; the others get one attempt. Without it, all.
-    #[schemars(length(min = 1))]
-    pub on: Option<Vec<VerdictSpec>>,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum VerdictSpec {
-    /// The code raised, or the command exited with a status other than 0.
-    Exception,
-    /// The process died.
-    Crash,
-    /// The worker was killed as it had much more than its `memory`.
-    Oom,
-    /// The attempt took longer than its stage's `timeout`.
-    Timeout,
-}
-
-#[derive(Clone, Debug, Deserialize, JsonSchema)]
-#[serde(untagged)]
-#[schemars(inline)]
-pub enum CheckpointSpec {
-    /// Whether they are.
-    Flag(bool),
-    /// They are, with options.
-    Options(CheckpointOptions),
-}
-
-/// What else decides what comes of a batch, and where it is kept besides.
-#[derive(Clone, Debug, Deserialize, JsonSchema)]
-pub struct CheckpointOptions {
-    /// Paths or glob patterns of files that the stage reads, relative to this file: when one of them changes, finished batches are done again.
-    /// Those that `with` and a command's arguments name need not be said.
-    #[schemars(example = &"models/*.bin")]
-    pub depends: Option<PathsSpec>,
-    /// A folder that others use too, relative to this file: what is there need not be done here, and what is done here is put there.
-    #[schemars(example = &"/mnt/team/checkpoints")]
-    pub share: Option<String>,
-}
-
-#[derive(Clone, Debug, Deserialize, JsonSchema)]
-#[serde(untagged)]
-#[schemars(inline)]
-pub enum OnErrorSpec {
-    /// Without a limit.
-    Word(OnErrorWordSpec),
-    Skip(SkipSpec),
-    Reject(RejectSpec),
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum OnErrorWordSpec {
-    /// The run fails.
-    Fail,
-    /// The rows are counted and left out.
-    Skip,
-    /// The rows go to the stage's port `rejected`.
-    Reject,
-}
-
-#[derive(Clone, Debug, Deserialize, JsonSchema)]
-#[schemars(inline)]
-pub struct SkipSpec {
-    /// The rows are counted and left out, up to a limit.
-    pub skip: BudgetSpec,
-}
-
-#[derive(Clone, Debug, Deserialize, JsonSchema)]
-#[schemars(inline)]
-pub struct RejectSpec {
-    /// The rows go to the stage's port `rejected`, up to a limit.
-    pub reject: BudgetSpec,
-}
-
-/// How many rows may fail before the run does, with exit code 4.
-#[derive(Clone, Copy, Debug, Deserialize, JsonSchema)]
-pub struct BudgetSpec {
-    /// So many rows. The run fails as soon as there is one more.
-    pub max_rows: Option<u64>,
-    /// This part of the stage's rows, 0 to 1. The run fails when the stage has seen all its rows.
-    #[schemars(range(min = 0.0, max = 1.0))]
-    pub max_fraction: Option<f64>,
-}
-
-impl OnErrorSpec {
-    pub fn word(&self) -> OnErrorWordSpec {
-        match self {
-            Self::Word(word) => *word,
-            Self::Skip(_) => OnErrorWordSpec::Skip,
-            Self::Reject(_) => OnErrorWordSpec::Reject,
-        }
-    }
-
-    pub fn budget(&self) -> Option<BudgetSpec> {
-        match self {
-            Self::Word(_) => None,
-            Self::Skip(SkipSpec { skip: budget }) | Self::Reject(RejectSpec { reject: budget }) => Some(*budget),
-        }
-    }
 }

@@ -2,15 +2,15 @@
 
 mod fake_worker;
 mod lanes;
+mod template;
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
-use std::fs::File;
 use std::io;
 use std::num::NonZeroU32;
 use std::ops::Range;
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -19,12 +19,11 @@ use rustix::fs::{OFlags, fcntl_setfl};
 use rustix::io::Errno;
 use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::{Signal, pidfd_send_signal};
-use serde::Deserialize;
 use serde_json::json;
 
 use super::connection::Connection;
 use super::frame::{FLAG_END, Frame, Kind, PROTOCOL};
-use super::guardian::{Guardian, ProcessEnd, ProcessId, Spawn, Turn};
+use super::guardian::Guardian;
 use super::local::Surroundings;
 use super::log::OutputLog;
 use super::mailbox::Mailbox;
@@ -35,13 +34,14 @@ use super::worker::{Current, ErrorText, Opening, RowsFailedText, Worker, WorkerE
 use super::worker_clock::WorkerClock;
 use super::worker_memory::WorkerMemory;
 use crate::batch::{Batch, Origin, Segment, SegmentId, SegmentPool};
-use crate::environment::{template_variables, threads_per_worker, worker_variables};
+use crate::environment::{threads_per_worker, worker_variables};
 use crate::plan::{Plan, PythonTarget, Stage, StageId, StageKind, Verdict};
 use crate::run::scheduler::{AttemptId, ClassId, Classes, ExitCause, Failure, Scope, WorkerId};
 use crate::run::{RunEvent, Speaker, Stream};
 
 pub use fake_worker::{Answer, FakeWorker};
 pub use lanes::LaneRows;
+use template::{HelloText, Template};
 
 /// Time between two looks at the memory of workers that run an attempt.
 const WEIGHED_EVERY: Duration = Duration::from_millis(100);
@@ -128,7 +128,6 @@ pub struct Pool {
     mailbox: Mailbox,
     segments: SegmentPool,
     template: Option<Template>,
-    /// Templates that died, whose workers are dying with them.
     workers: BTreeMap<WorkerId, Worker>,
     /// Standard output and error of templates and workers, until their end.
     pipes: BTreeMap<u64, OutputPipe>,
@@ -149,29 +148,11 @@ pub struct Pool {
 }
 
 #[derive(Debug)]
-struct Template {
-    process: ProcessId,
-    connection: Connection,
-    /// Why it cannot be used.
-    broken: Option<String>,
-}
-
-#[derive(Debug)]
 struct OutputPipe {
     fd: OwnedFd,
     name: String,
     worker: Option<WorkerId>,
     stream: Stream,
-}
-
-#[derive(Debug, Deserialize)]
-struct ForkedText {
-    pid: i32,
-}
-
-#[derive(Debug, Deserialize)]
-struct HelloText {
-    protocol: u32,
 }
 
 impl Pool {
@@ -274,41 +255,6 @@ impl Pool {
         Ok((clock, Some(stacks)))
     }
 
-    fn start_template(&mut self, guardian: &mut Guardian, poller: &mut Poller) -> io::Result<()> {
-        let host = self.host.clone().ok_or_else(|| io::Error::other("the run was started without Python"))?;
-        let (mut connection, socket) = Connection::pair()?;
-        let stdin = OwnedFd::from(File::open("/dev/null")?);
-        let stdout = self.output_pipe("template", None, Stream::Stdout, poller)?;
-        let stderr = self.output_pipe("template", None, Stream::Stderr, poller)?;
-        let argv = [host.python.to_string_lossy().as_ref(), "-m", "millpond.template", "3"].map(str::to_owned);
-        let inherited = std::env::var_os("PYTHONPATH");
-        let env: BTreeMap<String, String> = template_variables(&host.package, inherited.as_deref())
-            .into_iter()
-            .map(|(name, value)| (name.to_owned(), value.to_string_lossy().into_owned()))
-            .collect();
-        // Not in the pipeline's folder: old Pythons would import from there.
-        let cwd = Path::new("/");
-        let process = guardian.spawn(Spawn {
-            argv: &argv,
-            env: &env,
-            cwd,
-            fds: vec![stdin, stdout, stderr, socket],
-            announced: false,
-            timeout: None,
-            turn: Turn::Beside,
-        });
-        let path: Vec<_> = self.plan.python.path.iter().map(|path| path.to_string_lossy()).collect();
-        connection.send(Frame::new(Kind::Prepare).with_text(&json!({
-            "preload": opening::preload(&self.plan),
-            "path": path,
-            "cwd": self.plan.folder.to_string_lossy(),
-            "env": {},
-        })));
-        poller.add(Token::Template(process), connection.fd())?;
-        self.template = Some(Template { process, connection, broken: None });
-        Ok(())
-    }
-
     fn output_pipe(
         &mut self,
         name: &str,
@@ -395,102 +341,6 @@ impl Pool {
     fn watch_output_of(&self, id: WorkerId, poller: &mut Poller) {
         let Some(worker) = self.workers.get(&id) else { return };
         poller.watch_output(Token::Worker(id), worker.connection.fd(), worker.connection.wants_to_send());
-    }
-
-    fn template_ready(&mut self, process: ProcessId, poller: &mut Poller) {
-        let Some(template) = self.template.as_mut().filter(|template| template.process == process) else { return };
-        template.connection.flush();
-        poller.watch_output(Token::Template(process), template.connection.fd(), template.connection.wants_to_send());
-        let frames = match template.connection.receive() {
-            Ok(frames) => frames,
-            Err(error) => {
-                template.broken = Some(format!("the template sent {error}"));
-                poller.remove(Token::Template(process), template.connection.fd());
-                return;
-            }
-        };
-        if template.connection.is_closed() {
-            // Its end is reported by the guardian.
-            poller.remove(Token::Template(process), template.connection.fd());
-        }
-        for frame in frames {
-            self.template_said(frame, poller);
-        }
-    }
-
-    fn template_said(&mut self, mut frame: Frame, poller: &mut Poller) {
-        let worker = WorkerId(u32::try_from(frame.attempt).unwrap_or(u32::MAX));
-        match frame.kind {
-            Kind::Forked => {
-                let pid = frame.text::<ForkedText>().map_or(0, |text| text.pid);
-                if let Some(known) = self.workers.get_mut(&worker) {
-                    known.pid = pid;
-                    known.pidfd = frame.fds.pop();
-                    self.news.push(RunEvent::WorkerStarted { worker, pid });
-                }
-            }
-            Kind::Exited => {
-                let end: ProcessEnd = frame.text().unwrap_or_default();
-                // What it had said before its end counts, whichever of the two is read first.
-                self.worker_ready(worker, poller);
-                if end.status != Some(0) {
-                    self.did_not_close(worker, &super::local::end_text(end));
-                }
-                self.worker_gone(worker, super::local::end_text(end), ExitCause::Own, poller);
-            }
-            Kind::Hello => {
-                let theirs = frame.text::<HelloText>().map_or(0, |text| text.protocol);
-                if theirs != PROTOCOL {
-                    self.template_broke(format!("the template speaks protocol {theirs}, not {PROTOCOL}"), poller);
-                }
-            }
-            Kind::Error => {
-                let text = frame.text::<ErrorText>();
-                let message =
-                    text.map_or_else(|error| error.to_string(), |text| format!("{}\n{}", text.message, text.traceback));
-                if frame.attempt == 0 {
-                    self.template_broke(message.trim_end().to_owned(), poller);
-                } else {
-                    self.worker_gone(worker, message, ExitCause::Own, poller);
-                }
-            }
-            _ => {}
-        }
-    }
-
-    /// The template cannot be used: without its socket it ends.
-    fn template_broke(&mut self, message: String, poller: &mut Poller) {
-        let Some(template) = &mut self.template else { return };
-        poller.remove(Token::Template(template.process), template.connection.fd());
-        let (closed, _) = match Connection::pair() {
-            Ok(pair) => pair,
-            Err(_) => return,
-        };
-        template.connection = closed;
-        template.broken = Some(message);
-    }
-
-    /// The template is gone, or was never started: so are its workers, through no fault of their own, or soon.
-    pub fn template_exited(&mut self, process: ProcessId, how: &str, poller: &mut Poller) {
-        if self.template.as_ref().is_none_or(|template| template.process != process) {
-            return;
-        }
-        self.template_ready(process, poller);
-        let Some(template) = self.template.take() else { return };
-        poller.remove(Token::Template(process), template.connection.fd());
-        let reason = template.broken.unwrap_or_else(|| format!("the template process ended: {how}"));
-        for id in self.workers.keys().copied().collect::<Vec<_>>() {
-            let worker = &self.workers[&id];
-            match &worker.pidfd {
-                // It is dying, and is not gone before its end is seen.
-                Some(pidfd) => {
-                    if poller.add(Token::WorkerEnd(id), pidfd.as_fd()).is_err() {
-                        self.worker_gone(id, reason.clone(), ExitCause::Engine, poller);
-                    }
-                }
-                None => self.worker_gone(id, reason.clone(), ExitCause::Engine, poller),
-            }
-        }
     }
 
     fn worker_ready(&mut self, id: WorkerId, poller: &mut Poller) {

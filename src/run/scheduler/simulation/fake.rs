@@ -1,5 +1,8 @@
 //! [`Fake`]: an executor that does nothing but keep rows, and answers in random order.
 
+mod faults;
+mod residents;
+
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -194,36 +197,6 @@ impl Fake<'_> {
         Some(event)
     }
 
-    /// Sometimes what an attempt has given is lost.
-    fn loses(&mut self, event: Event) -> Event {
-        let Event::AttemptDone { attempt, outputs, .. } = &event else { return event };
-        let is_map = matches!(self.shapes[self.attempts[attempt].index()].kind, Kind::Map(_));
-        if !is_map || self.losses == 0 || !self.rng.random_bool(0.1) {
-            return event;
-        }
-        self.losses -= 1;
-        for output in outputs {
-            self.batches.remove(&output.batch.id);
-        }
-        Event::AttemptLost { attempt: *attempt, failure: failure(Verdict::Exception) }
-    }
-
-    /// The worker that has too much memory after the attempt that ends in this lane, if one is still to be replaced.
-    fn replaces_in(&mut self, lane: Lane) -> Option<WorkerId> {
-        let Lane::Attempt(attempt) = lane else { return None };
-        let Some(Host::Worker(worker)) = self.busy.get(&attempt).copied() else { return None };
-        // One whose state is spoilt ends anyway.
-        if !self.workers.contains(&worker) {
-            return None;
-        }
-        let is_end = matches!(self.lanes[&lane][0], Event::AttemptDone { .. } | Event::AttemptFailed { .. });
-        if !is_end || self.replaced == 0 || !self.rng.random_bool(0.2) || !self.ending_workers.insert(worker) {
-            return None;
-        }
-        self.replaced -= 1;
-        Some(worker)
-    }
-
     fn is_slow(&self, lane: Lane) -> bool {
         let stage = match lane {
             Lane::Stage(stage) | Lane::Batch(stage, _) => stage,
@@ -262,59 +235,6 @@ impl Fake<'_> {
             self.busy.insert(attempt, Host::Process);
             self.push(Lane::Attempt(attempt), event);
         }
-    }
-
-    /// Perhaps a worker is killed, or all fall with the engine's template.
-    fn deaths(&mut self) {
-        if self.workers.is_empty() || !self.rng.random_bool(0.05) {
-            return;
-        }
-        if self.falls > 0 && self.rng.random_bool(0.3) {
-            let starting = self.workers.iter().any(|worker| self.is_starting(*worker));
-            if !starting || self.spend_failed_start() {
-                self.falls -= 1;
-                self.workers.clone().into_iter().for_each(|worker| self.dies(worker, ExitCause::Engine));
-            }
-        } else if self.kills > 0 {
-            let at = self.rng.random_range(0..self.workers.len());
-            let worker = *self.workers.iter().nth(at).expect("counted");
-            // A row that is killed alone again and again is rightly blamed.
-            let spared = self.running_on(worker).is_some_and(|attempt| self.single.contains(&attempt));
-            if !spared && (!self.is_starting(worker) || self.spend_failed_start()) {
-                self.kills -= 1;
-                self.dies(worker, ExitCause::Own);
-            }
-        }
-    }
-
-    fn is_starting(&self, worker: WorkerId) -> bool {
-        self.lanes.contains_key(&Lane::Worker(worker))
-    }
-
-    fn running_on(&self, worker: WorkerId) -> Option<AttemptId> {
-        self.busy.iter().find(|(_, host)| **host == Host::Worker(worker)).map(|(attempt, _)| *attempt)
-    }
-
-    /// Too many starts that fail in a row rightly end the run.
-    fn spend_failed_start(&mut self) -> bool {
-        let left = self.failed_starts > 0;
-        self.failed_starts = self.failed_starts.saturating_sub(1);
-        left
-    }
-
-    /// The scheduler learns of it later; until then it may still give the worker an attempt.
-    fn dies(&mut self, worker: WorkerId, cause: ExitCause) {
-        self.workers.remove(&worker);
-        self.behind.remove(&worker);
-        // What the worker would have given is lost with it.
-        let lost = self.running_on(worker).and_then(|attempt| self.lanes.remove(&Lane::Attempt(attempt)));
-        for event in lost.unwrap_or_default() {
-            if let Event::AttemptDone { outputs, .. } = event {
-                outputs.iter().for_each(|output| drop(self.batches.remove(&output.batch.id)));
-            }
-        }
-        let event = Event::WorkerExited { worker, failure: failure(Verdict::Crash), cause };
-        self.lanes.insert(Lane::Worker(worker), vec![event]);
     }
 
     pub fn perform(&mut self, action: Action) {
@@ -695,93 +615,6 @@ impl Fake<'_> {
             self.parts.insert(output.batch.id);
         }
         Event::AttemptDone { attempt, rows: given, outputs: vec![output], end: false, spent, failed }
-    }
-
-    /// Lets a source or a query do what it can.
-    fn go_on(&mut self, stage: StageId) {
-        if self.residents.entry(stage).or_default().ended {
-            return;
-        }
-        match self.shapes[stage.index()].kind {
-            Kind::Source { rows } => self.read(stage, rows),
-            Kind::Limit { rows } => self.take_some(stage, rows),
-            _ => self.join(stage),
-        }
-    }
-
-    fn read(&mut self, stage: StageId, rows: u64) {
-        let batch = self.rng.random_range(2..30);
-        let resident = self.residents.entry(stage).or_default();
-        let (from, to) = (resident.given, (resident.given + batch).min(rows));
-        if from == to {
-            self.end(stage);
-            return;
-        }
-        resident.given = to;
-        let rows = (from..to).map(|row| row + stage.index() as u64 * 1000).collect();
-        self.produce(stage, rows);
-    }
-
-    /// Takes batches until it has enough rows, and closes its input; then it gives them all at once.
-    fn take_some(&mut self, stage: StageId, limit: u64) {
-        let early = self.rng.random_bool(0.5);
-        let resident = self.residents.entry(stage).or_default();
-        let (taken, over) = resident.fed.entry(0).or_default();
-        if let Some(rows) = resident.waiting.remove(&0) {
-            let given = rows.len() as u64;
-            taken.extend(rows);
-            if taken.len() as u64 >= limit {
-                // Sometimes it is only its end that tells that it wants no more.
-                *over = true;
-                if early {
-                    self.push(Lane::Stage(stage), Event::InputClosed { stage, input: 0 });
-                }
-            } else {
-                self.push(Lane::Stage(stage), Event::Taken { stage, input: 0, rows: given });
-            }
-        }
-        let resident = self.residents.entry(stage).or_default();
-        let (taken, over) = &resident.fed[&0];
-        if !over || !resident.pulled {
-            return;
-        }
-        resident.pulled = false;
-        if std::mem::replace(&mut resident.emitted, true) {
-            self.end(stage);
-        } else {
-            let rows = taken[..taken.len().min(index(limit))].to_vec();
-            self.produce(stage, rows);
-        }
-    }
-
-    fn join(&mut self, stage: StageId) {
-        let inputs = self.shapes[stage.index()].from.len();
-        let resident = self.residents.entry(stage).or_default();
-        // The last input first, whatever comes in on the others.
-        for input in (0..inputs).rev() {
-            if let Some(rows) = resident.waiting.remove(&input) {
-                let event = Event::Taken { stage, input, rows: rows.len() as u64 };
-                resident.fed.entry(input).or_default().0.extend(rows);
-                self.lanes.entry(Lane::Stage(stage)).or_default().push(event);
-            }
-            if !resident.fed.get(&input).is_some_and(|(_, over)| *over) {
-                return;
-            }
-        }
-        if !std::mem::take(&mut resident.pulled) {
-            return;
-        }
-        if std::mem::replace(&mut resident.emitted, true) {
-            self.end(stage);
-        } else {
-            let rows = (0..inputs).rev().flat_map(|input| resident.fed[&input].0.clone()).collect();
-            self.produce(stage, rows);
-        }
-    }
-
-    fn produce(&mut self, stage: StageId, rows: Vec<u64>) {
-        let batch = self.make(stage, rows);
-        self.push(Lane::Stage(stage), Event::Produced { stage, outputs: vec![Output { port: 0, batch }] });
     }
 }
 
