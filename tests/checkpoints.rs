@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use rustix::process::Signal;
-use support::{Run, Scene, until};
+use support::{Scene, until};
 
 const MODULE: &str = "
 import millpond, helper, os, random, time
@@ -433,8 +433,9 @@ fn counted(scene: &Scene) -> BTreeMap<String, usize> {
 }
 
 /// Runs it to its end, and checks that no more was done again than what was in flight at each of `deaths` deaths.
-fn finishes(scene: &Scene, run: Run<'_>, deaths: usize) {
-    run.ends_with(0);
+fn goes_on(scene: &Scene, deaths: usize) {
+    scene.until_gone(Duration::from_secs(5));
+    scene.run().args(&["--workers", "2"]).ends_with(0);
     assert!(scene.read("out/sink.jsonl") == squares());
     let counts = counted(scene);
     assert_eq!(counts.len(), 60);
@@ -467,7 +468,7 @@ fn a_run_that_is_killed_at_any_moment_goes_on_where_it_was() {
         deaths += 1;
     }
     assert!(deaths > 10, "only {deaths} deaths");
-    finishes(&scene, scene.run().args(&["--workers", "2"]), deaths);
+    goes_on(&scene, deaths);
 }
 
 #[test]
@@ -478,8 +479,7 @@ fn a_run_that_dies_while_it_writes_down_a_batch_goes_on_where_it_was() {
             let ran =
                 scene.run().args(&["--workers", "2"]).env("MILLPOND_FAIL_POINT", &format!("{point}:{time}")).end();
             assert_eq!(ran.signal(), Some(9), "{point} was not reached\n{}", ran.stderr);
-            scene.until_gone(Duration::from_secs(5));
-            finishes(&scene, scene.run().args(&["--workers", "2"]), 1);
+            goes_on(&scene, 1);
         }
     }
 }
@@ -494,8 +494,7 @@ fn a_second_run_is_told_who_has_the_checkpoints() {
     assert!(ran.took < Duration::from_secs(5), "{:?}", ran.took);
     first.signal(Signal::KILL);
     first.end();
-    scene.until_gone(Duration::from_secs(5));
-    finishes(&scene, scene.run().args(&["--workers", "2"]), 1);
+    goes_on(&scene, 1);
 }
 
 #[test]

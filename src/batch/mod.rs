@@ -20,7 +20,7 @@ pub(crate) use conform::is_open;
 pub use conform::{Columns, ConformError};
 pub use cut::Cutter;
 pub use file_table::FileTable;
-pub use origin::{FileId, Origin, Place, Stretch};
+pub use origin::{FileId, Origin, Place, Source};
 pub use partition::{PARTITIONS, PartitionError, Partitioned, Partitioner};
 pub use pool::{KEPT_BYTES, Lease, SegmentPool};
 pub use rows::Rows;

@@ -3,8 +3,10 @@
 use std::ops::Range;
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
+
 /// Index into the run's table of source files. Each source registers the files that it opens.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct FileId(pub u32);
 
 /// A source row: its file, and its 1-based number in that file, or the range of numbers that it may be.
@@ -25,24 +27,24 @@ pub struct Origin {
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Piece {
     rows: usize,
-    source: Source,
+    source: Source<List>,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
-enum Source {
+/// Where the rows of a part come from. `L` are the numbers of rows that do not follow each other.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Source<L> {
     Unknown,
-    /// Row `i` of the piece is source row `first + i`.
+    /// Row `i` of the part is source row `first + i`.
     Consecutive {
         file: FileId,
         first: u64,
     },
-    /// Row `i` of the piece is source row `rows[offset + i]`.
+    /// Row `i` of the part is source row `rows[i]`.
     Listed {
         file: FileId,
-        rows: Arc<[u64]>,
-        offset: usize,
+        rows: L,
     },
-    /// Every row of the piece comes from somewhere in `first..=last`.
+    /// Every row of the part comes from somewhere in `first..=last`.
     Within {
         file: FileId,
         first: u64,
@@ -50,68 +52,66 @@ enum Source {
     },
 }
 
-/// A part of an [`Origin`], for whoever writes it down.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Stretch<'o> {
-    Unknown,
-    /// Row `i` is source row `first + i`.
-    Consecutive {
-        file: FileId,
-        first: u64,
-    },
-    /// Row `i` is source row `rows[i]`.
-    Listed {
-        file: FileId,
-        rows: &'o [u64],
-    },
-    /// Every row comes from somewhere in `first..=last`.
-    Within {
-        file: FileId,
-        first: u64,
-        last: u64,
-    },
-}
-
-impl Stretch<'_> {
+impl<L> Source<L> {
     pub fn file(&self) -> Option<FileId> {
         match self {
             Self::Unknown => None,
             Self::Consecutive { file, .. } | Self::Listed { file, .. } | Self::Within { file, .. } => Some(*file),
         }
     }
+
+    /// The same with another file, if there is one, and with its list in another form.
+    ///
+    /// # Errors
+    /// Those of `to_file`.
+    pub fn map<M, E>(
+        self,
+        to_file: impl FnOnce(FileId) -> Result<FileId, E>,
+        to_list: impl FnOnce(L) -> M,
+    ) -> Result<Source<M>, E> {
+        Ok(match self {
+            Self::Unknown => Source::Unknown,
+            Self::Consecutive { file, first } => Source::Consecutive { file: to_file(file)?, first },
+            Self::Listed { file, rows } => Source::Listed { file: to_file(file)?, rows: to_list(rows) },
+            Self::Within { file, first, last } => Source::Within { file: to_file(file)?, first, last },
+        })
+    }
+}
+
+/// Numbers of rows, which slices share.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct List {
+    rows: Arc<[u64]>,
+    offset: usize,
 }
 
 impl Origin {
-    /// The parts in order, with their numbers of rows.
-    pub fn stretches(&self) -> impl Iterator<Item = (usize, Stretch<'_>)> {
+    /// The parts in order, with their numbers of rows, for whoever writes them down.
+    pub fn parts(&self) -> impl Iterator<Item = (usize, Source<&[u64]>)> {
         self.pieces.iter().map(|piece| {
-            let stretch = match &piece.source {
-                Source::Unknown => Stretch::Unknown,
-                Source::Consecutive { file, first } => Stretch::Consecutive { file: *file, first: *first },
-                Source::Listed { file, rows, offset } => {
-                    Stretch::Listed { file: *file, rows: &rows[*offset..offset + piece.rows] }
+            let source = match &piece.source {
+                Source::Unknown => Source::Unknown,
+                Source::Consecutive { file, first } => Source::Consecutive { file: *file, first: *first },
+                Source::Listed { file, rows } => {
+                    Source::Listed { file: *file, rows: &rows.rows[rows.offset..rows.offset + piece.rows] }
                 }
-                Source::Within { file, first, last } => Stretch::Within { file: *file, first: *first, last: *last },
+                Source::Within { file, first, last } => Source::Within { file: *file, first: *first, last: *last },
             };
-            (piece.rows, stretch)
+            (piece.rows, source)
         })
     }
 
     /// Appends a part of `rows` rows. A list has as many.
-    pub fn push(&mut self, rows: usize, stretch: Stretch<'_>) {
-        let source = match stretch {
-            Stretch::Unknown => Source::Unknown,
-            Stretch::Consecutive { file, first } => Source::Consecutive { file, first },
-            Stretch::Listed { file, rows } => Source::Listed { file, rows: rows.into(), offset: 0 },
-            Stretch::Within { file, first, last } => Source::Within { file, first, last },
-        };
+    pub fn push(&mut self, rows: usize, source: Source<Vec<u64>>) {
+        let list = |rows: Vec<u64>| List { rows: rows.into(), offset: 0 };
+        let Ok(source) = source.map(Ok::<_, std::convert::Infallible>, list);
         self.extend(Self::single(rows, source));
     }
 
     /// The files, in the order in which they appear first.
     pub fn files(&self) -> Vec<FileId> {
         let mut files = Vec::new();
-        for file in self.stretches().filter_map(|(_, stretch)| stretch.file()) {
+        for file in self.pieces.iter().filter_map(|piece| piece.source.file()) {
             if !files.contains(&file) {
                 files.push(file);
             }
@@ -129,7 +129,7 @@ impl Origin {
         Self::single(rows, Source::Consecutive { file, first })
     }
 
-    fn single(rows: usize, source: Source) -> Self {
+    fn single(rows: usize, source: Source<List>) -> Self {
         let pieces = if rows == 0 { Vec::new() } else { vec![Piece { rows, source }] };
         Self { pieces }
     }
@@ -230,8 +230,8 @@ impl Piece {
     fn slice(&self, from: usize, rows: usize) -> Self {
         let source = match &self.source {
             Source::Consecutive { file, first } => Source::Consecutive { file: *file, first: first + from as u64 },
-            Source::Listed { file, rows, offset } => {
-                Source::Listed { file: *file, rows: Arc::clone(rows), offset: offset + from }
+            Source::Listed { file, rows: List { rows, offset } } => {
+                Source::Listed { file: *file, rows: List { rows: Arc::clone(rows), offset: offset + from } }
             }
             other => other.clone(),
         };
@@ -253,7 +253,7 @@ impl Piece {
         match &self.source {
             Source::Unknown => None,
             Source::Consecutive { file, first } => Some(exact(*file, first + row as u64)),
-            Source::Listed { file, rows, offset } => Some(exact(*file, rows[offset + row])),
+            Source::Listed { file, rows } => Some(exact(*file, rows.rows[rows.offset + row])),
             Source::Within { file, first, last } => Some(Place { file: *file, first: *first, last: *last }),
         }
     }
@@ -264,7 +264,7 @@ impl Piece {
             Source::Consecutive { file, first } => {
                 Some(Place { file: *file, first: *first, last: first + self.rows as u64 - 1 })
             }
-            Source::Listed { file, rows, offset } => {
+            Source::Listed { file, rows: List { rows, offset } } => {
                 let rows = &rows[*offset..offset + self.rows];
                 let (first, last) = (rows.iter().min()?, rows.iter().max()?);
                 Some(Place { file: *file, first: *first, last: *last })
@@ -312,7 +312,7 @@ impl Builder {
         let piece = if consecutive {
             Origin::consecutive(file, rows[0], rows.len())
         } else {
-            Origin::single(rows.len(), Source::Listed { file, rows: rows.into(), offset: 0 })
+            Origin::single(rows.len(), Source::Listed { file, rows: List { rows: rows.into(), offset: 0 } })
         };
         self.origin.extend(piece);
     }
@@ -356,14 +356,17 @@ mod tests {
     }
 
     #[test]
-    fn stretches_make_the_same_origin() {
+    fn parts_make_the_same_origin() {
         let mut origin = Origin::consecutive(FILE, 5, 9).take([0, 2, 7, 8]);
         origin.extend(Origin::consecutive(FileId(1), 3, 4).slice(1..3));
         origin.extend(Origin::unknown(2));
         origin.extend(Origin::consecutive(FILE, 1, 2).blur(3));
         let origin = origin.slice(1..10);
         let mut made = Origin::default();
-        origin.stretches().for_each(|(rows, stretch)| made.push(rows, stretch));
+        for (rows, source) in origin.parts() {
+            let Ok(source) = source.map(Ok::<_, std::convert::Infallible>, <[u64]>::to_vec);
+            made.push(rows, source);
+        }
         assert_eq!(rows(&made), rows(&origin));
         assert_eq!(origin.files(), [FILE, FileId(1)]);
     }

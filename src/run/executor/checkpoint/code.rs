@@ -20,15 +20,15 @@ static BY_NAME: LazyLock<Regex> =
 /// The files of `module` and of all that it imports from the folders `path`, and what they hold.
 ///
 /// # Errors
-/// If a file that is there cannot be read.
-pub fn imported(path: &[PathBuf], module: &str) -> io::Result<BTreeMap<PathBuf, Vec<u8>>> {
+/// The first file that is there and cannot be read.
+pub fn imported(path: &[PathBuf], module: &str) -> Result<BTreeMap<PathBuf, Vec<u8>>, (PathBuf, io::Error)> {
     let mut found = BTreeMap::new();
     let mut open = files_of(path, module);
     while let Some(file) = open.pop() {
         if found.contains_key(&file) {
             continue;
         }
-        let content = std::fs::read(&file)?;
+        let content = std::fs::read(&file).map_err(|source| (file.clone(), source))?;
         if file.extension().is_some_and(|extension| extension == "py") {
             for name in names(&String::from_utf8_lossy(&content), path, &file) {
                 open.extend(files_of(path, &name));

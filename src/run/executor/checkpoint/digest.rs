@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use crate::batch::{Batch, BatchError, FileTable, Origin, Rows, Stretch, ipc};
+use crate::batch::{Batch, BatchError, FileTable, Origin, Rows, Source, ipc};
 
 /// A digest (BLAKE3) of a stage's fingerprint and of a batch: its columns, its rows, and where they come from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -58,16 +58,16 @@ impl BatchDigest {
 }
 
 fn add_origin(hash: &mut Hash, origin: &Origin, files: &FileTable, folder: &Path) {
-    for (rows, stretch) in origin.stretches() {
+    for (rows, source) in origin.parts() {
         hash.number(rows as u64);
-        if let Some(path) = stretch.file().and_then(|file| files.path(file)) {
+        if let Some(path) = source.file().and_then(|file| files.path(file)) {
             hash.add(path.strip_prefix(folder).unwrap_or(&path).as_os_str().as_encoded_bytes());
         }
-        match stretch {
-            Stretch::Unknown => hash.add(b"unknown"),
-            Stretch::Consecutive { first, .. } => hash.number(first),
-            Stretch::Listed { rows, .. } => rows.iter().for_each(|row| hash.number(*row)),
-            Stretch::Within { first, last, .. } => {
+        match source {
+            Source::Unknown => hash.add(b"unknown"),
+            Source::Consecutive { first, .. } => hash.number(first),
+            Source::Listed { rows, .. } => rows.iter().for_each(|row| hash.number(*row)),
+            Source::Within { first, last, .. } => {
                 hash.number(first);
                 hash.number(last);
             }

@@ -24,6 +24,7 @@ pub struct Fingerprint {
     components: BTreeMap<String, String>,
     /// The files that it is made of, without symbolic links.
     files: BTreeSet<PathBuf>,
+    digest: [u8; 32],
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -51,17 +52,12 @@ impl Fingerprint {
         for pattern in stage.checkpoint.iter().flat_map(|checkpoint| &checkpoint.depends) {
             made.depends(pattern)?;
         }
-        Ok(Self { components: made.components, files: made.files })
+        Ok(Self { digest: digest(&made.components), components: made.components, files: made.files })
     }
 
     /// The digest of all.
-    pub fn digest(&self) -> [u8; 32] {
-        let mut hash = Hash::new();
-        for (name, value) in &self.components {
-            hash.add(name.as_bytes());
-            hash.add(value.as_bytes());
-        }
-        hash.finish()
+    pub fn digest(&self) -> &[u8; 32] {
+        &self.digest
     }
 
     /// Whether it is made of this file, too.
@@ -84,6 +80,15 @@ impl Fingerprint {
         names.sort();
         names
     }
+}
+
+fn digest(components: &BTreeMap<String, String>) -> [u8; 32] {
+    let mut hash = Hash::new();
+    for (name, value) in components {
+        hash.add(name.as_bytes());
+        hash.add(value.as_bytes());
+    }
+    hash.finish()
 }
 
 struct Making<'p> {
@@ -115,7 +120,7 @@ impl Making<'_> {
         self.value("with", &json!(python.with));
         self.columns(&python.returns);
         let files = imported(&plan.python.path, &python.call.module);
-        let files = files.map_err(|source| FingerprintError::File { path: self.stage.cwd.clone(), source })?;
+        let files = files.map_err(|(path, source)| FingerprintError::File { path, source })?;
         for (path, content) in &files {
             self.bytes(format!("code {}", self.shown(path)), content);
             self.files.extend(path.canonicalize());

@@ -11,7 +11,7 @@ use arrow::ipc::reader::StreamReader;
 use arrow::ipc::writer::StreamWriter;
 use serde::{Deserialize, Serialize};
 
-use crate::batch::{Batch, BatchError, FileId, Origin, Rows, Stretch, Text};
+use crate::batch::{Batch, BatchError, FileId, Origin, Rows, Source, Text};
 use crate::plan::Verdict;
 use crate::run::scheduler::{Failure, Reject, Scope};
 
@@ -41,21 +41,15 @@ struct Head {
     rejects: Vec<RejectHead>,
 }
 
+/// A part of an origin, with its number of rows. Its file is the place of one among those of the input.
+type Part = (usize, Source<Vec<u64>>);
+
 #[derive(Debug, Serialize, Deserialize)]
 struct OutputHead {
     port: String,
     is_text: bool,
     bytes: usize,
-    origin: Vec<OriginHead>,
-}
-
-/// A stretch: its rows, the place of its file among those of the input, and its numbers.
-#[derive(Debug, Serialize, Deserialize)]
-enum OriginHead {
-    Unknown(usize),
-    Consecutive(usize, usize, u64),
-    Listed(usize, Vec<u64>),
-    Within(usize, usize, u64, u64),
+    origin: Vec<Part>,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -157,38 +151,25 @@ fn records(body: &[u8]) -> Result<Rows, RecordError> {
     Ok(records.into())
 }
 
-fn origin_head(origin: &Origin, files: &[FileId]) -> Result<Vec<OriginHead>, RecordError> {
+fn origin_head(origin: &Origin, files: &[FileId]) -> Result<Vec<Part>, RecordError> {
     let place = |file: FileId| {
-        let unknown = RecordError::Unclear("a row comes from a file that none of the input's rows comes from");
-        files.iter().position(|other| *other == file).ok_or(unknown)
+        let place = files.iter().position(|other| *other == file).and_then(|place| u32::try_from(place).ok());
+        place
+            .map(FileId)
+            .ok_or(RecordError::Unclear("a row comes from a file that none of the input's rows comes from"))
     };
-    let stretches = origin.stretches().map(|(rows, stretch)| {
-        Ok(match stretch {
-            Stretch::Unknown => OriginHead::Unknown(rows),
-            Stretch::Consecutive { file, first } => OriginHead::Consecutive(rows, place(file)?, first),
-            Stretch::Listed { file, rows } => OriginHead::Listed(place(file)?, rows.to_vec()),
-            Stretch::Within { file, first, last } => OriginHead::Within(rows, place(file)?, first, last),
-        })
-    });
-    stretches.collect()
+    origin.parts().map(|(rows, source)| Ok((rows, source.map(place, <[u64]>::to_vec)?))).collect()
 }
 
-fn origin_of(heads: Vec<OriginHead>, files: &[FileId]) -> Result<Origin, RecordError> {
-    let file = |place: usize| files.get(place).copied().ok_or(RecordError::Unclear("a row comes from no file"));
+fn origin_of(parts: Vec<Part>, files: &[FileId]) -> Result<Origin, RecordError> {
+    let file =
+        |place: FileId| files.get(place.0 as usize).copied().ok_or(RecordError::Unclear("a row comes from no file"));
     let mut origin = Origin::default();
-    for head in heads {
-        match head {
-            OriginHead::Unknown(rows) => origin.push(rows, Stretch::Unknown),
-            OriginHead::Consecutive(rows, place, first) => {
-                origin.push(rows, Stretch::Consecutive { file: file(place)?, first });
-            }
-            OriginHead::Listed(place, rows) => {
-                origin.push(rows.len(), Stretch::Listed { file: file(place)?, rows: &rows });
-            }
-            OriginHead::Within(rows, place, first, last) => {
-                origin.push(rows, Stretch::Within { file: file(place)?, first, last });
-            }
+    for (rows, source) in parts {
+        if matches!(&source, Source::Listed { rows: listed, .. } if listed.len() != rows) {
+            return Err(RecordError::Unclear("a list of rows does not have as many as it says"));
         }
+        origin.push(rows, source.map(file, |rows| rows)?);
     }
     Ok(origin)
 }

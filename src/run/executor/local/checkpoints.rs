@@ -194,7 +194,7 @@ impl LocalExecutor {
             }
         };
         let checkpoints = self.checkpoints.as_ref().expect("only stages that keep batches ask for them");
-        let fingerprint = checkpoints.fingerprints[&stage].digest();
+        let fingerprint = *checkpoints.fingerprints[&stage].digest();
         let (files, plan, mailbox) = (self.files.clone(), Arc::clone(&self.plan), self.mailbox.clone());
         rayon::spawn(move || {
             let result =

@@ -34,11 +34,12 @@ fn matching(pattern: &Path) -> Result<Vec<PathBuf>, ReadError> {
     let text = pattern.to_str().expect("a pattern is text");
     let bad =
         |source: glob::PatternError| ReadError::Pattern { pattern: pattern.to_owned(), message: source.msg.to_owned() };
+    let said: Vec<_> = dotted(pattern).iter().filter_map(|name| glob::Pattern::new(name).ok()).collect();
     let mut files = Vec::new();
     for entry in glob::glob_with(text, MATCH).map_err(bad)? {
         let path =
             entry.map_err(|error| ReadError::Unreadable { path: error.path().to_owned(), source: error.into() })?;
-        if !is_hidden(&path, pattern) && !path.is_dir() {
+        if !is_hidden(&path, &said) && !path.is_dir() {
             files.push(path);
         }
     }
@@ -49,13 +50,13 @@ fn matching(pattern: &Path) -> Result<Vec<PathBuf>, ReadError> {
     Ok(files)
 }
 
-/// Whether a name in the path begins with a dot that the pattern does not say. Staged outputs are among those that are hidden.
-fn is_hidden(path: &Path, pattern: &Path) -> bool {
-    let names = |path: &Path| -> Vec<String> {
-        path.iter().map(|name| name.to_string_lossy().into_owned()).filter(|name| name.starts_with('.')).collect()
-    };
-    let said: Vec<_> = names(pattern).iter().filter_map(|name| glob::Pattern::new(name).ok()).collect();
-    names(path).iter().any(|name| said.iter().all(|said| !said.matches(name)))
+/// Whether a name in the path begins with a dot, and is not `said` in the pattern. Staged outputs are among those that are hidden.
+fn is_hidden(path: &Path, said: &[glob::Pattern]) -> bool {
+    dotted(path).iter().any(|name| said.iter().all(|said| !said.matches(name)))
+}
+
+fn dotted(path: &Path) -> Vec<String> {
+    path.iter().map(|name| name.to_string_lossy().into_owned()).filter(|name| name.starts_with('.')).collect()
 }
 
 fn list(folder: &Path, format: Format) -> Result<Vec<PathBuf>, ReadError> {
