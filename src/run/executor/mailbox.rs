@@ -84,11 +84,10 @@ pub enum Message {
         batch: Batch,
         result: Result<BatchDigest, Failure>,
     },
-    /// It was looked up what an earlier run has made of a batch of so many rows.
+    /// It was looked up what an earlier run has made of a batch.
     Recalled {
         stage: StageId,
         sequence: u64,
-        rows: u64,
         digest: BatchDigest,
         result: Result<Known, Failure>,
     },

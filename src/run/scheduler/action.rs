@@ -145,3 +145,10 @@ pub struct Reject {
     pub rows: Range<u64>,
     pub failure: Failure,
 }
+
+impl Reject {
+    /// How many rows these are.
+    pub fn count(&self) -> u64 {
+        self.rows.end - self.rows.start
+    }
+}

@@ -503,7 +503,7 @@ impl Scheduler {
             let action = Action::Publish { stage, port: output.port, batch: output.batch.id };
             self.publish(stage, output.port, output.batch.rows, &mut reservations, action);
         }
-        let bad: u64 = whole.rejects.iter().map(|reject| reject.rows.end - reject.rows.start).sum();
+        let bad: u64 = whole.rejects.iter().map(Reject::count).sum();
         if let Some((edge, meta)) = job.input {
             self.stages[stage.index()].account.rows_in += rows + bad;
             if bad > 0 && !self.settle_rejects(stage, sequence, meta.id, whole.rejects, &mut reservations) {
@@ -552,7 +552,7 @@ impl Job {
 
     /// What the rows that are taken out of the batch weigh, about.
     fn rejected_bytes(&self) -> u64 {
-        let bad: u64 = self.whole().rejects.iter().map(|reject| reject.rows.end - reject.rows.start).sum();
+        let bad: u64 = self.whole().rejects.iter().map(Reject::count).sum();
         self.input
             .map_or(0, |(_, meta)| (u128::from(meta.bytes) * u128::from(bad) / u128::from(meta.rows.max(1))) as u64)
     }

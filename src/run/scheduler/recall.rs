@@ -12,8 +12,6 @@ use crate::plan::StageId;
 /// What came of a batch in an earlier run.
 #[derive(Clone, Debug)]
 pub struct Recalled {
-    /// Rows of the batch that were not rejected.
-    pub rows: u64,
     pub outputs: Vec<Output>,
     pub rejects: Vec<Reject>,
 }
@@ -51,8 +49,10 @@ impl Scheduler {
         self.jobs(stage).recalling -= 1;
         self.touch(stage);
         match known {
-            Some(Recalled { rows, outputs, rejects }) => {
-                self.job(stage, sequence).keeping = Keeping::Recalled;
+            Some(Recalled { outputs, rejects }) => {
+                let job = self.job(stage, sequence);
+                job.keeping = Keeping::Recalled;
+                let rows = job.rows() - rejects.iter().map(Reject::count).sum::<u64>();
                 self.slice(stage, id).rejects = rejects;
                 self.slice_done(stage, id, rows, outputs);
             }

@@ -18,7 +18,7 @@ impl Scheduler {
         rejects: Vec<Reject>,
         reservations: &mut Vec<(EdgeId, Reservation)>,
     ) -> bool {
-        let rows: u64 = rejects.iter().map(|reject| reject.rows.end - reject.rows.start).sum();
+        let rows: u64 = rejects.iter().map(Reject::count).sum();
         let kept = self.plan.stage(stage).on_error == OnError::Reject;
         let account = &mut self.stages[stage.index()].account;
         *if kept { &mut account.rejected } else { &mut account.skipped } += rows;

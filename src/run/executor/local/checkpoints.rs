@@ -236,7 +236,7 @@ impl LocalExecutor {
                     false => look_up(&ledger, &digest, plan.stage(stage), &batch),
                 };
                 let result = guarded(look_up);
-                mailbox.send(Message::Recalled { stage, sequence, rows: batch.rows() as u64, digest, result });
+                mailbox.send(Message::Recalled { stage, sequence, digest, result });
             });
         }
     }
@@ -245,7 +245,6 @@ impl LocalExecutor {
         &mut self,
         stage: StageId,
         sequence: u64,
-        rows: u64,
         digest: BatchDigest,
         result: Result<Known, Failure>,
     ) -> Event {
@@ -266,8 +265,7 @@ impl LocalExecutor {
                 Some(Output { port, batch: self.keep(batch) })
             });
             let outputs = outputs.collect();
-            let rejected: u64 = rejects.iter().map(|reject| reject.rows.end - reject.rows.start).sum();
-            Recalled { rows: rows - rejected, outputs, rejects }
+            Recalled { outputs, rejects }
         });
         if known.is_none()
             && let Some(checkpoints) = &mut self.checkpoints
@@ -339,8 +337,15 @@ fn look_up(ledger: &Ledger, digest: &BatchDigest, stage: &Stage, batch: &Batch) 
     let record = payload.and_then(|payload| Record::decode(&payload, batch.origin()).ok());
     let fits = |record: &Record| {
         let has_ports = record.outputs.iter().all(|(name, _)| stage.ports.iter().any(|port| port.name == *name));
+        // Ascending, and of this batch: the folder that is shared may hold what others have made up.
+        let mut next = 0;
+        let are_sound = record.rejects.iter().all(|Reject { rows, .. }| {
+            let is_sound = next <= rows.start && rows.start < rows.end && rows.end <= batch.rows() as u64;
+            next = rows.end;
+            is_sound
+        });
         // Rows that were rejected then are to fail the run now.
-        has_ports && (record.rejects.is_empty() || stage.on_error != OnError::Fail)
+        has_ports && are_sound && (record.rejects.is_empty() || stage.on_error != OnError::Fail)
     };
     Ok(Known { record: record.filter(fits), unsound })
 }

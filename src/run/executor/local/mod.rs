@@ -283,9 +283,7 @@ impl LocalExecutor {
                 self.digested(stage, sequence, batch, result);
                 return Ok(());
             }
-            Message::Recalled { stage, sequence, rows, digest, result } => {
-                self.recalled(stage, sequence, rows, digest, result)
-            }
+            Message::Recalled { stage, sequence, digest, result } => self.recalled(stage, sequence, digest, result),
             Message::Kept { stage, sequence, result } => match result {
                 Ok(()) => Event::Kept { stage, sequence },
                 Err(failure) => Event::StageFailed { stage, failure },

@@ -348,10 +348,9 @@ impl Fake<'_> {
             let reject = |at| Reject { rows: at..at + 1, failure: failure(Verdict::Exception) };
             let rejects = places.map(reject).collect();
             self.may_be_as_large_as(stage, batch);
-            let rows = good.len() as u64;
             let outputs =
                 if good.is_empty() { Vec::new() } else { vec![Output { port: 0, batch: self.make(stage, good) }] };
-            Recalled { rows, outputs, rejects }
+            Recalled { outputs, rejects }
         });
         self.push(Lane::Batch(stage, sequence), Event::Recalled { stage, sequence, known });
     }
