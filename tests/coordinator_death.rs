@@ -182,17 +182,33 @@ fn the_death_of_the_template_costs_its_workers_and_nothing_else() {
 
 #[test]
 fn the_death_of_the_guardian_fails_the_run_and_leaves_nothing() {
-    let scene = Scene::new(SLOW_STAGES, SLOW);
+    let scene = disturbed_scene();
     let going = scene.run().args(&["--workers", "2"]).start();
-    until("work has begun", START, || scene.exists("begun"));
-    let template = scene.processes_named("millpond-tmpl")[0];
-    support::kill(support::parent_of(template), Signal::KILL);
+    until("work has begun", START, || scene.exists("daemon") && scene.exists("command"));
+    support::kill(guardian(&scene), Signal::KILL);
     let ran = going.end();
     assert_eq!(ran.code(), Some(70), "{}", ran.stderr);
     ran.says(&["guardian"]);
-    scene.until_gone(GONE);
+    // Not only what it had started itself, but what that had started, too.
+    assert_eq!(scene.described(), Vec::<String>::new());
+    assert_old(&scene);
     scene.assert_clean();
-    assert!(!scene.exists("out/sink.jsonl"));
+}
+
+#[test]
+fn a_guardian_that_is_stopped_does_not_hold_up_the_end() {
+    let scene = Scene::new(SLOW_STAGES, SLOW);
+    let going = scene.run().args(&["--workers", "2"]).start();
+    until("work has begun", START, || scene.exists("begun"));
+    support::kill(guardian(&scene), Signal::STOP);
+    let ran = going.end();
+    assert_eq!(ran.code(), Some(0), "{}", ran.stderr);
+    assert_eq!(scene.read("out/sink.jsonl"), squares());
+    scene.assert_clean();
+}
+
+fn guardian(scene: &Scene) -> i32 {
+    support::parent_of(scene.processes_named("millpond-tmpl")[0])
 }
 
 #[test]

@@ -144,7 +144,9 @@ stages:
     from: a
     python: { call: m:f, as: dataframe }
     workers: { mim: 1 }
-    retry: { on: [exception, hang] }
+    retry: { on: [exception, hang], backoff: 5 }
+    timeout: 10
+    on_error: { skip: {}, reject: {} }
 ";
     insta::assert_snapshot!(problems(yaml), @r"
     spec::bad_value 1:10 `version` cannot be `2` (the only choice is `1`)
@@ -155,7 +157,7 @@ stages:
     spec::wrong_type 5:14 `workers` must be an integer, a mapping or `auto`, not a string
     spec::bad_value 6:23 `batches` must be at least 1
     spec::wrong_type 6:33 `bytes` must be an integer or a string, not a list
-    spec::wrong_type 7:12 `retry` must be a mapping, not an integer
+    spec::wrong_type 7:12 `retry` must be a mapping, not an integer (for example, `retry: { attempts: 3 }`)
     spec::unknown_key 8:5 the stage `a` has no key `attempts` (`attempts` belongs under `retry`)
     spec::unknown_key 9:5 the stage `a` has no key `stages` (`stages` belongs at the top level of the file)
     spec::bad_value 10:15 `on_error` cannot be `rejct` (did you mean `reject`?)
@@ -163,6 +165,9 @@ stages:
     spec::bad_value 14:30 `as` cannot be `dataframe` (choose from `arrow`, `numpy`, `pandas`, `row`, `rows`, `stream`)
     spec::unknown_key 15:16 `workers` has no key `mim` (did you mean `min`?)
     spec::bad_value 16:30 an item of `on` cannot be `hang` (choose from `crash`, `exception`, `oom`, `timeout`)
+    spec::wrong_type 16:46 `backoff` must be a string, not an integer (for example, `backoff: 1s`)
+    spec::wrong_type 17:14 `timeout` must be a string or a mapping, not an integer (for example, `timeout: 60s`)
+    spec::bad_value 18:27 `on_error` can have only one of `skip` and `reject`
     ");
 }
 

@@ -71,9 +71,34 @@ impl<'a> Reader<'a> {
             branch.iter().all(|inner| inner.instance_path() != error.instance_path() || !self.is_shape(inner))
         };
         match branches.iter().filter(fits).min_by_key(|branch| branch.len()) {
-            Some(meant) => meant.iter().flat_map(|inner| self.read(inner)).collect(),
+            Some(meant) => match self.too_many_choices(error, &path, meant) {
+                Some(violation) => vec![violation],
+                None => meant.iter().flat_map(|inner| self.read(inner)).collect(),
+            },
             None => vec![self.bad_value(error, path)],
         }
+    }
+
+    /// A mapping with keys of which each belongs to a choice of its own.
+    fn too_many_choices(
+        &self,
+        error: &ValidationError<'_>,
+        path: &[Step],
+        meant: &[ValidationError<'static>],
+    ) -> Option<Violation> {
+        let choices = self.schema.pointer(error.schema_path().as_str())?.as_array()?;
+        let is_choice = |name: &str| choices.iter().any(|choice| keys(choice).any(|key| key == name));
+        let extra = meant.iter().find_map(|inner| match inner.kind() {
+            ValidationErrorKind::AdditionalProperties { unexpected } => unexpected.iter().find(|name| is_choice(name)),
+            _ => None,
+        })?;
+        let entries = self.root.at(path)?.entries();
+        let chosen: Vec<_> = entries.iter().map(|entry| &entry.key).filter(|key| is_choice(&key.name)).collect();
+        let key = chosen.iter().find(|key| key.name == *extra)?;
+        let names: Vec<String> = chosen.iter().map(|key| format!("`{}`", key.name)).collect();
+        let message = format!("{} can have only one of {}", self.describe(path), names.join(" and "));
+        let diagnostic = Diagnostic::new(Code::SpecBadValue, key.span, message).through(key.alias);
+        Some(Violation { diagnostic: diagnostic.label("there is another one"), hole: path.to_vec() })
     }
 
     /// Whether the error says that a value is of another kind than the schema describes.
@@ -174,9 +199,19 @@ impl<'a> Reader<'a> {
                     .help(did_you_mean(text, expected.words()))
             }
             _ => Diagnostic::new(Code::SpecWrongType, span, format!("{place} must be {expected}, not {found}"))
-                .label(format!("this is {found}")),
+                .label(format!("this is {found}"))
+                .help(self.example(error, &path)),
         };
         Violation { diagnostic: diagnostic.through(alias), hole: path }
+    }
+
+    /// A line that would be right.
+    fn example(&self, error: &ValidationError<'_>, path: &[Step]) -> Option<String> {
+        let example = self.parent_schema(error).get("examples")?.get(0)?;
+        match path.last() {
+            Some(Step::Key(key)) => Some(format!("for example, `{key}: {}`", flow(example))),
+            _ => None,
+        }
     }
 
     /// Collects what the schema would accept in the place of the error.
@@ -316,6 +351,19 @@ fn scalar_text(node: &Node) -> Option<String> {
         Value::Number(number) => Some(number.to_string()),
         Value::Bool(value) => Some(value.to_string()),
         _ => None,
+    }
+}
+
+/// A value as it stands in a line of YAML.
+fn flow(value: &Json) -> String {
+    let several = |parts: Vec<String>| parts.join(", ");
+    match value {
+        Json::String(text) => text.clone(),
+        Json::Array(items) => format!("[{}]", several(items.iter().map(flow).collect())),
+        Json::Object(entries) => {
+            format!("{{ {} }}", several(entries.iter().map(|(key, value)| format!("{key}: {}", flow(value))).collect()))
+        }
+        other => other.to_string(),
     }
 }
 

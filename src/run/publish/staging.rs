@@ -11,6 +11,9 @@ use super::journal::{Ending, Output, RECORD, write_journal};
 use super::run_folder::RunFolder;
 use crate::run::fail_point::reach;
 
+/// Bytes of an output's name up to which its staged file has it in its own name: that may be 255 bytes long.
+const SHOWN_NAME: usize = 200;
+
 /// The outputs of one run. Dropping it without [`Staging::commit`] removes them.
 #[derive(Debug)]
 pub struct Staging {
@@ -89,8 +92,9 @@ impl Staging {
     }
 
     fn staged_path(&self, target: &Path) -> PathBuf {
+        let shown = target.file_name().filter(|name| name.len() <= SHOWN_NAME);
         let mut name = OsString::from(".");
-        name.push(target.file_name().unwrap_or_default());
+        name.push(shown.map_or_else(|| self.outputs.len().to_string().into(), OsString::from));
         name.push(format!(".millpond-{}.tmp", self.run_id));
         target.with_file_name(name)
     }

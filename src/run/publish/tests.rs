@@ -172,3 +172,14 @@ fn the_folders_of_old_runs_are_removed() {
     assert!(live.path().exists() && last.path().exists());
     assert_eq!(fs::read_to_string(folder.path().join(".gitignore")).unwrap(), "*\n");
 }
+
+#[test]
+fn names_may_be_as_long_as_the_system_allows() {
+    let folder = tempfile::tempdir().unwrap();
+    let run = RunFolder::create(&folder.path().join("state")).unwrap();
+    let mut staging = Staging::begin(&run).unwrap();
+    let targets = ["a", "b"].map(|letter| folder.path().join(letter.repeat(255)));
+    targets.iter().for_each(|target| drop(staging.stage(target).unwrap()));
+    staging.commit().unwrap();
+    assert!(targets.iter().all(|target| target.is_file()));
+}

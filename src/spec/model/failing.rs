@@ -29,6 +29,7 @@ pub struct TimeoutLimitsSpec {
 
 /// How often a batch that fails is tried, and when.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[schemars(example = serde_json::json!({ "attempts": 3 }))]
 pub struct RetrySpec {
     /// Attempts in all, the first one included. Without it, 3.
     #[schemars(range(min = 1, max = 1000))]

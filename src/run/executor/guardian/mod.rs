@@ -7,6 +7,7 @@
 //! Commands can be sent ahead: the guardian starts one the moment another one has ended, so that no core idles while the coordinator
 //! hears of it and decides.
 
+mod descendants;
 mod overdue;
 mod process;
 mod start;
@@ -20,15 +21,21 @@ use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::{Pid, PidfdFlags, Signal, getpid, kill_process, pidfd_open, set_child_subreaper};
 use serde::{Deserialize, Serialize};
 
+use self::descendants::kill_descendants;
 use super::connection::{Connection, ConnectionError};
 use super::frame::{FLAG_NEXT, FLAG_QUIET, FLAG_SLOT, Frame, Kind};
 
 /// First argument that turns this binary into a guardian. Not for people.
 pub const GUARDIAN_ARGUMENT: &str = "__guardian";
+
+/// How long the guardian may take to end all that is left, before the coordinator does it without one.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// A process that the guardian started, in this run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -133,23 +140,27 @@ pub enum Report {
 pub struct Guardian {
     connection: Connection,
     child: Child,
+    /// Readable when the guardian has ended.
+    end: OwnedFd,
     next: u64,
     /// Whether a process in a slot may have failed since the guardian was last told to go on.
     is_held_up: bool,
 }
 
 impl Guardian {
-    /// Starts the guardian.
+    /// Starts the guardian. From now on, what a guardian that died has left is a child of this process.
     ///
     /// # Errors
     /// If this binary cannot be started again.
     pub fn start() -> io::Result<Self> {
+        set_child_subreaper(Some(getpid()))?;
         let (connection, theirs) = Connection::pair()?;
         let program: OsString = "/proc/self/exe".into();
         let mut command = Command::new(program);
         command.arg(GUARDIAN_ARGUMENT).stdin(Stdio::from(theirs)).stdout(Stdio::null()).stderr(Stdio::inherit());
         let child = command.spawn()?;
-        Ok(Self { connection, child, next: 0, is_held_up: false })
+        let end = pidfd_open(Pid::from_child(&child), PidfdFlags::empty())?;
+        Ok(Self { connection, child, end, next: 0, is_held_up: false })
     }
 
     pub fn fd(&self) -> BorrowedFd<'_> {
@@ -212,14 +223,37 @@ impl Guardian {
         Ok(Some(reports))
     }
 
-    /// Ends everything that it started and that is left, and waits until it is gone.
+    /// Ends everything that it started and that is left, and waits until it is gone. Where the guardian does not do it, as it was killed
+    /// or is stuck, this process does.
     ///
     /// # Errors
     /// If the guardian cannot be waited for.
     pub fn shut_down(self) -> io::Result<()> {
-        let Self { connection, mut child, .. } = self;
+        let Self { connection, mut child, end, .. } = self;
         drop(connection);
-        child.wait().map(drop)
+        // It may have been stopped by a signal.
+        let _ = kill_process(Pid::from_child(&child), Signal::CONT);
+        if !has_ended_within(&end, PATIENCE)? {
+            child.kill()?;
+        }
+        if !child.wait()?.success() {
+            kill_descendants();
+        }
+        Ok(())
+    }
+}
+
+/// Waits for a process to end, by its descriptor.
+fn has_ended_within(end: &OwnedFd, patience: Duration) -> io::Result<bool> {
+    let until = Instant::now() + patience;
+    loop {
+        let left = until.saturating_duration_since(Instant::now());
+        let left = Timespec::try_from(left).expect("the patience has a limit");
+        match poll(&mut [PollFd::new(end, PollFlags::IN)], Some(&left)) {
+            Ok(ready) => return Ok(ready > 0),
+            Err(rustix::io::Errno::INTR) => {}
+            Err(errno) => return Err(errno.into()),
+        }
     }
 }
 

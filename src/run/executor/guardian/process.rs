@@ -9,19 +9,15 @@ use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
-use rustix::process::{
-    Pid, Signal, WaitOptions, getpid, kill_process, kill_process_group, set_child_subreaper, setsid, wait,
-};
+use rustix::process::{Pid, Signal, WaitOptions, getpid, kill_process_group, set_child_subreaper, setsid, wait};
 
+use super::descendants::kill_descendants;
 use super::overdue::Deadline;
 use super::start::Starter;
 use super::turns::Turns;
 use super::{ProcessEnd, SpawnText, Turn};
 use crate::run::executor::connection::{Connection, ConnectionError};
 use crate::run::executor::frame::{FLAG_QUIET, Frame, Kind};
-
-/// How long the guardian goes on killing what will not die (processes in uninterruptible sleep).
-const KILL_ROUNDS: u32 = 400;
 
 /// Runs the guardian on its standard input, which is the socket to the coordinator. Returns when all is over.
 ///
@@ -49,7 +45,7 @@ pub fn guard() -> io::Result<()> {
         starter: Starter::default(),
     };
     let result = guard.serve(&deaths);
-    kill_all();
+    kill_descendants();
     result.map_err(io::Error::other)
 }
 
@@ -228,53 +224,4 @@ fn drain(mut deaths: &UnixStream) {
     use std::io::Read;
     let mut buffer = [0; 64];
     while matches!(deaths.read(&mut buffer), Ok(1..)) {}
-}
-
-/// Kills all descendants, again and again until there are none: what they start while they are being killed becomes a child of
-/// this process too.
-fn kill_all() {
-    for round in 0..KILL_ROUNDS {
-        if !has_children() {
-            return;
-        }
-        for pid in descendants() {
-            let _ = kill_process(pid, Signal::KILL);
-        }
-        // Killed processes take a moment to die.
-        std::thread::sleep(Duration::from_millis(if round < 20 { 1 } else { 5 }));
-    }
-}
-
-/// Whether anything is left, once the dead are reaped. What has lost its parents is a child: without children, there are no descendants.
-fn has_children() -> bool {
-    loop {
-        match wait(WaitOptions::NOHANG) {
-            Ok(Some(_)) | Err(Errno::INTR) => {}
-            Err(_) => return false,
-            Ok(None) => return true,
-        }
-    }
-}
-
-/// All processes below this one, by the parents that `/proc` shows.
-fn descendants() -> Vec<Pid> {
-    let mut children: BTreeMap<i32, Vec<i32>> = BTreeMap::new();
-    let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
-    for pid in entries.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok()) {
-        let Ok(stat) = fs::read_to_string(format!("/proc/{pid}/stat")) else { continue };
-        // The command's name, in parentheses, may contain anything; the parent is the second field after it.
-        let parent = stat.rsplit_once(')').and_then(|(_, rest)| rest.split_whitespace().nth(1)?.parse::<i32>().ok());
-        if let Some(parent) = parent {
-            children.entry(parent).or_default().push(pid);
-        }
-    }
-    let mut found = Vec::new();
-    let mut open = vec![getpid().as_raw_nonzero().get()];
-    while let Some(parent) = open.pop() {
-        for &child in children.get(&parent).map_or(&[][..], Vec::as_slice) {
-            found.extend(Pid::from_raw(child));
-            open.push(child);
-        }
-    }
-    found
 }

@@ -72,7 +72,7 @@ impl Sink {
     pub fn create(write: &Write, staging: &mut Staging) -> Result<Self, WriteError> {
         let path = shown(&write.target);
         let file = match &write.target {
-            WriteTarget::File(target) => staging.stage(target).map_err(|error| publish_error(&path, error))?.file,
+            WriteTarget::File(target) => staging.stage(target).map_err(publish_error)?.file,
             WriteTarget::Stdout => {
                 let stdout = io::stdout().as_fd().try_clone_to_owned();
                 File::from(stdout.map_err(|source| WriteError::Unwritable { path: path.clone(), source })?)
@@ -176,10 +176,11 @@ fn io_error(path: &Path, target: &WriteTarget, source: io::Error) -> WriteError 
     }
 }
 
-fn publish_error(path: &Path, error: PublishError) -> WriteError {
+fn publish_error(error: PublishError) -> WriteError {
     match error {
-        PublishError::Io { source, .. } if source.kind() == ErrorKind::StorageFull => {
-            WriteError::DiskFull { path: path.to_owned(), source }
+        // It may be the output, or what the run notes down about it in its own folder: another disk, perhaps.
+        PublishError::Io { path, source, .. } if source.kind() == ErrorKind::StorageFull => {
+            WriteError::DiskFull { path, source }
         }
         other => WriteError::Publish(other),
     }

@@ -35,13 +35,13 @@ impl Spool {
 
     pub(super) fn push(&mut self, batch: &RecordBatch) -> Result<(), EncodeError> {
         if self.on_disk.is_some() {
-            return self.append(batch);
+            return self.append(batch).map_err(|error| self.in_folder(error));
         }
         self.held.push(batch.clone());
         self.held_bytes += value_bytes(batch, 0..batch.num_rows());
         if self.held_bytes > self.in_memory {
             for batch in std::mem::take(&mut self.held) {
-                self.append(&batch)?;
+                self.append(&batch).map_err(|error| self.in_folder(error))?;
             }
         }
         Ok(())
@@ -78,5 +78,17 @@ impl Spool {
         writer.write(batch)?;
         self.on_disk = Some((batch.schema(), writer));
         Ok(())
+    }
+
+    /// Says where it was that the system failed: not where the output is.
+    fn in_folder(&self, error: EncodeError) -> EncodeError {
+        match error {
+            EncodeError::Io(source) => {
+                let message =
+                    format!("rows that wait in {} for the types of their columns: {source}", self.folder.display());
+                EncodeError::Io(io::Error::new(source.kind(), message))
+            }
+            other => other,
+        }
     }
 }
