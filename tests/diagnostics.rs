@@ -367,6 +367,7 @@ stages:
   f: { from: a, sql: SELECT line FROM a, partition_by: line }
   g: { from: a, python: m:g, partition_by: [line, k, line] }
   h: { from: c.rejected, python: m:h, partition_by: [] }
+  i: { from: b.rejected, write: i.jsonl }
 ";
     insta::assert_snapshot!(problems(yaml), @"
     plan::bad_input 5:48 `lin` is no column of the rows that `b` gets (did you mean `line`?)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import array
 import dataclasses
+import difflib
 import functools
 import importlib
 import inspect
@@ -378,7 +379,9 @@ def _find(module: str, name: str) -> Any:
         try:
             target = getattr(target, part)
         except AttributeError:
-            raise StageError(f"module `{module}` has no `{name}`") from None
+            near = difflib.get_close_matches(part, [known for known in dir(target) if not known.startswith("_")], n=1)
+            hint = f"; did you mean `{near[0]}`?" if near else ""
+            raise StageError(f"module `{module}` has no `{name}`{hint}") from None
     return target
 
 

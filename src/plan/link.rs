@@ -200,15 +200,16 @@ fn resolve(
 fn check_port(producer: &StageDraft, port: &str, reference: &Reference<'_>) -> Option<Diagnostic> {
     let ports = ports(producer)?;
     let name = producer.written_name();
+    let rejects = producer.is_lost("on_error")
+        || producer.spec.on_error.as_ref().is_some_and(|on_error| on_error.word() == OnErrorWordSpec::Reject);
     if port == Port::REJECTED && ports.contains(&port) {
-        let rejects = producer.is_lost("on_error")
-            || producer.spec.on_error.as_ref().is_some_and(|on_error| on_error.word() == OnErrorWordSpec::Reject);
         let message = format!("nothing ever arrives from `{name}.{port}`");
         let warning = Diagnostic::new(Code::PlanNothingRejected, reference.span, message)
             .help(format!("add `on_error: reject` to the stage `{name}`"));
         return (!rejects).then(|| warning.through(reference.through));
     }
-    if ports.contains(&port) {
+    // That a stage cannot reject, and is to, is said where it is asked for.
+    if ports.contains(&port) || (port == Port::REJECTED && rejects) {
         return None;
     }
     if port == Port::MAIN {

@@ -69,8 +69,10 @@ fn stage_failure(plan: &Plan, outcome: &Outcome, failed: &StageFailure) -> Strin
         _ => {}
     }
     let _ = write!(text, "\n  stage defined at {}:{}", plan.file.display(), stage.line);
-    if !failed.failure.traceback.is_empty() {
-        let _ = write!(text, "\n\n{}", failed.failure.traceback.trim_end());
+    let traceback = failed.failure.traceback.trim_end();
+    // An error without frames of the user's is said already.
+    if traceback != failed.failure.message.trim_end() && !traceback.is_empty() {
+        let _ = write!(text, "\n\n{traceback}");
     }
     text
 }

@@ -26,8 +26,9 @@ impl Scheduler {
         let budget = self.plan.stage(stage).budget;
         let surplus = budget.max_rows.map_or(0, |most| failed.saturating_sub(most));
         let one_too_many = nth(&rejects, rows.saturating_sub(surplus));
-        let Failure { verdict, message, .. } = rejects[0].failure.clone();
-        self.actions.push(Action::Emit(RunEvent::Rejected { stage, sequence, rows, kept, verdict, message }));
+        for (verdict, rows, message) in by_verdict(&rejects) {
+            self.actions.push(Action::Emit(RunEvent::Rejected { stage, sequence, rows, kept, verdict, message }));
+        }
         if kept {
             self.publish_rejects(stage, batch, rows, rejects, reservations);
         }
@@ -84,6 +85,19 @@ impl Scheduler {
         self.fail(StageFailure::of_stage(stage, failure));
         false
     }
+}
+
+/// The verdicts in the order of their first rows: how many rows each has, and what was said of the first.
+fn by_verdict(rejects: &[Reject]) -> Vec<(Verdict, u64, String)> {
+    let mut found: Vec<(Verdict, u64, String)> = Vec::new();
+    for reject in rejects {
+        let Failure { verdict, message, .. } = &reject.failure;
+        match found.iter_mut().find(|(other, ..)| other == verdict) {
+            Some((_, rows, _)) => *rows += reject.count(),
+            None => found.push((*verdict, reject.count(), message.clone())),
+        }
+    }
+    found
 }
 
 /// The rejected row with this number, and why it is.
