@@ -401,8 +401,8 @@ stages:
     plan::after_sink 5:16 stage `c` cannot wait for the sink `b` (all sinks are published together, when every stage has ended: wait for the stage in front of it)
     plan::unknown_stage 5:19 stage `c` waits for `nope`, which is no stage (choose from `a`, `d`, `e`, `f`, `g`, `h`, `i`, `j`)
     plan::cycle 6:15 these stages wait for each other: d -> f -> e -> d (a pipeline must not have a cycle)
-    plan::bad_option 7:80 the argument `{` has a `{` without its partner (`{column}` stands for a row's value; write `{{` for the brace itself)
-    plan::bad_option 7:85 the argument `}` has a `}` without its partner (`{column}` stands for a row's value; write `}}` for the brace itself)
+    plan::bad_option 7:80 the argument `{` has a `{` without its partner (`{name}` stands for a row's value or an output; write `{{` for the brace itself)
+    plan::bad_option 7:85 the argument `}` has a `}` without its partner (`{name}` stands for a row's value or an output; write `}}` for the brace itself)
     plan::bad_option 8:77 a command in mode `row` has no `output` (it gets the row in its arguments and gives it with `stdout`, `stderr`, `exit_code` and `seconds`)
     plan::bad_option 8:86 a command in mode `row` gets one row at a time
     plan::bad_input 9:48 `lime` is no column of the rows that `g` gets (did you mean `line`?)
@@ -483,7 +483,7 @@ stages:
     insta::assert_snapshot!(problems(yaml), @r"
     plan::unknown_format 3:14 the extension of `data/a` does not say how its rows are written (add `format:` with one of csv, tsv, jsonl, parquet, arrow, lines)
     plan::unknown_format 4:22 the extensions of these paths do not say one format for all (add `format:` with one of csv, tsv, jsonl, parquet, arrow, lines)
-    plan::reads_own_output 5:14 `c` reads the file that `g` writes (use `from` to take the rows of the stage in front of `g`)
+    plan::reads_own_output 5:14 `c` reads the file that `g` writes (use `from` to take the rows of the stage in front of `g`: its file is there when the run has ended)
     plan::bad_option 6:22 standard input (`-`) cannot be read together with files
     spec::bad_value 7:40 `delimiter` must have at most 1 character(s)
     plan::bad_option 8:39 only csv and tsv have a `header`
@@ -629,4 +629,46 @@ stages:
     let names: Vec<String> =
         compile(yaml, &set).expect("it is sound").plan.stages.iter().map(|stage| stage.name.clone()).collect();
     assert_eq!(names, ["a__mo", "a__tu", "b"]);
+}
+
+#[test]
+fn files_of_steps_are_checked() {
+    let yaml = r#"version: 1
+params:
+  size: { type: integer, default: 1 }
+stages:
+  rows: { read: lines.txt }
+  a: { from: rows, command: { run: [cat], outputs: a.bin } }
+  b: { command: { run: [cat], output: lines, inputs: "*.txt" } }
+  c: { command: { run: [make, "{modle}"], outputs: { model: c.bin } } }
+  d: { command: { shell: make "$models", outputs: { model: d.bin } } }
+  e: { command: { shell: make "$size", outputs: { size: e.bin } } }
+  f: { command: { run: [make], inputs: "f*", outputs: [f.bin, sub/../f.bin] } }
+  g: { command: { run: [make], inputs: [g/x.bin, i.csv], outputs: k.csv } }
+  h: { command: { run: [make], outputs: g } }
+  i: { from: rows, write: i.csv }
+  j: { after: h, command: { run: [make], inputs: g/x.bin } }
+  k: { from: rows, write: k.csv }
+  l: { after: j, read: "g/*.csv" }
+  m: { read: "g/*.csv" }
+  n: { command: { run: [make, "{", x], outputs: { x: n.bin } } }
+  o: { command: { run: [make], outputs: {} } }
+  p: { command: { run: [make], inputs: "[" } }
+"#;
+    insta::assert_snapshot!(problems(yaml), @r#"
+    plan::bad_option 6:52 `outputs` has no meaning for the command of `a`: it is given rows (remove it; it is for tasks: commands without `from` and `output`. `checkpoint: true` keeps what comes of rows)
+    plan::bad_option 7:54 `inputs` has no meaning for the command of `b`: it gives rows (remove it; it is for tasks: commands without `from` and `output`. `checkpoint: true` keeps what comes of rows)
+    plan::bad_option 8:31 `modle` is no output of the command (did you mean `model`?)
+    plan::bad_option 8:61 the command never uses the output `model` (write `{model}` where the command takes the path; or, if it knows where to write, list the path without a name: `outputs: [path]`)
+    plan::bad_option 9:60 the command never uses the output `model` (write `"$model"` where the command takes the path; or, if it knows where to write, list the path without a name: `outputs: [path]`)
+    plan::bad_option 10:57 `size` is a param, too: a script could not tell them apart
+    plan::reads_own_output 11:40 `f` reads what it writes itself (name the inputs so that the outputs are not among them)
+    plan::same_path 11:55 `f` writes to the same path twice
+    plan::reads_own_output 12:40 `g` reads the file that `h` writes (add `after: h`, so that it is there)
+    plan::same_path 16:27 `g` and `k` write to the same path
+    plan::reads_own_output 18:14 `m` reads the file that `h` writes (add `after: h`, so that it is there)
+    plan::bad_option 19:31 the argument `{` has a `{` without its partner (`{name}` stands for a row's value or an output; write `{{` for the brace itself)
+    spec::bad_value 20:41 `outputs` must not be empty
+    plan::bad_option 21:40 `[` is not a glob pattern: invalid range pattern
+    "#);
 }

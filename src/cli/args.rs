@@ -86,7 +86,8 @@ pub struct RunArgs {
     /// Part of the attempts that are hit by --chaos.
     #[arg(long, value_name = "FRACTION", default_value_t = 0.1, value_parser = fraction, requires = "chaos")]
     pub chaos_rate: f64,
-    /// A stage with `checkpoint` whose finished batches do not count: all of them are done again. May be repeated.
+    /// A stage with `checkpoint` whose finished batches do not count: all of them are done again. Or a task that is run although nothing has changed.
+    /// May be repeated.
     #[arg(long, value_name = "STAGE")]
     pub force: Vec<String>,
     #[command(flatten)]

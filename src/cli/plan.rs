@@ -1,17 +1,22 @@
 //! `millpond plan`: the compiled plan as text. Looks at the sizes and beginnings of files, and needs no Python.
 
+use std::path::Path;
+
 use super::args::PlanArgs;
 use super::exit_code::Exit;
 use super::{load, output};
-use crate::plan::{Plan, view};
-use crate::run::executor::{Checkpoints, StageChange};
+use crate::plan::{Plan, StageId, view};
+use crate::run::executor::{Checkpoints, Findings, FingerprintError, StageChange, outlook};
 
 pub fn plan(args: &PlanArgs) -> Exit {
     let plan = load::plan(&args.file, &args.params, &args.workers)
         .and_then(|mut plan| load::keep_to_memory(&mut plan, &args.workers).map(|()| plan));
     match plan {
         Ok(plan) => match Checkpoints::changes(&plan, &args.state.folder(&plan)) {
-            Ok(changes) => output::print(&(view::text(&plan) + &checkpoints(&plan, &changes))),
+            Ok(changes) => {
+                let state_dir = args.state.folder(&plan);
+                output::print(&(view::text(&plan) + &checkpoints(&plan, &changes) + &tasks(&plan, &state_dir)))
+            }
             Err(error) => {
                 output::complain(&error.to_string());
                 Exit::InputOutput
@@ -19,6 +24,23 @@ pub fn plan(args: &PlanArgs) -> Exit {
         },
         Err(exit) => exit,
     }
+}
+
+/// Which tasks will be run, and why.
+fn tasks(plan: &Plan, state_dir: &Path) -> String {
+    let line = |(stage, found): (StageId, Result<Findings, FingerprintError>)| {
+        let what = match found.map(|findings| findings.changed) {
+            Ok(None) => "is run, as it has not ended well before".to_owned(),
+            Ok(Some(changed)) if changed.is_empty() => {
+                "is not run, unless a task in front of it changes something".to_owned()
+            }
+            Ok(Some(changed)) => format!("is run again, as this has changed: {}", changed.join(", ")),
+            // A task in front of it may make what is missing.
+            Err(error) => format!("is run when what it reads is there: {error}"),
+        };
+        format!("task `{}`: {what}\n", plan.stage(stage).name)
+    };
+    outlook(plan, state_dir).into_iter().map(line).collect()
 }
 
 /// What becomes of the batches that earlier runs have finished.

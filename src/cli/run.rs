@@ -45,8 +45,10 @@ fn forced(args: &RunArgs, plan: &Plan) -> Result<BTreeSet<StageId>, Exit> {
         let stage = plan.stages.iter().find(|stage| stage.name == *name);
         let problem = match stage {
             None => format!("--force: there is no stage `{name}`"),
-            Some(stage) if stage.checkpoint.is_none() => {
-                format!("--force: the stage `{name}` keeps no batches, so that all of them are done in every run")
+            Some(stage) if stage.checkpoint.is_none() && stage.task_files().is_none() => {
+                format!(
+                    "--force: the stage `{name}` keeps no batches and is no task with files, so that all of it is done in every run"
+                )
             }
             Some(stage) => return Ok(stage.id),
         };

@@ -1,10 +1,10 @@
 //! Checks that concern one stage and its inputs, or all files that a pipeline touches.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Component, Path, PathBuf};
 
 use super::link::{self, After, CommandShape, Link, ports};
-use super::stage::{Command, CommandLine, Port, StageKind, WriteTarget};
+use super::stage::{Command, CommandLine, Port, StageKind, Write, WriteTarget};
 use crate::diagnostic::{Code, Diagnostic, Span, did_you_mean, nearest};
 use crate::format::Format;
 use crate::spec::model::{CommandModeSpec, OnErrorWordSpec};
@@ -134,55 +134,117 @@ pub fn keys(document: &Document, links: &[Link], kinds: &[Option<StageKind>], in
     problems
 }
 
-/// No two sinks have one path, and no source reads what the run writes. `kinds` has an entry per stage.
-pub fn paths(document: &Document, kinds: &[Option<StageKind>]) -> Vec<Diagnostic> {
+/// A file or folder that the run writes.
+struct Written<'a> {
+    by: &'a StageDraft,
+    /// The place of the stage in the file.
+    at: usize,
+    keys: &'static [&'static str],
+    /// It is there when the stage has ended, and not only when the run has.
+    by_task: bool,
+}
+
+/// No path is written by two, and what the run writes is read only after it is there. `kinds` has an entry per stage; `waits` are the pairs
+/// of stages of which the second waits for the first, for rows or for its end.
+pub fn paths(document: &Document, kinds: &[Option<StageKind>], waits: &[(usize, usize)]) -> Vec<Diagnostic> {
     let mut problems = Vec::new();
-    let mut sinks: BTreeMap<PathBuf, &StageDraft> = BTreeMap::new();
-    for (draft, kind) in document.stages.iter().zip(kinds) {
-        let Some(StageKind::Write(write)) = kind else { continue };
-        let path = match &write.target {
-            WriteTarget::File(path) => plain(path),
-            WriteTarget::Stdout => PathBuf::from("-"),
+    let mut written: BTreeMap<PathBuf, Written<'_>> = BTreeMap::new();
+    for (at, (draft, kind)) in document.stages.iter().zip(kinds).enumerate() {
+        let (paths, keys): (Vec<PathBuf>, &'static [&'static str]) = match kind {
+            Some(StageKind::Write(Write { target: WriteTarget::File(path), .. })) => {
+                (vec![plain(path)], &["write", "path"])
+            }
+            Some(StageKind::Write(_)) => (vec![PathBuf::from("-")], &["write", "path"]),
+            Some(StageKind::Command(Command { files: Some(files), .. })) => {
+                (files.outputs.iter().map(|output| plain(&output.path)).collect(), &["command", "outputs"])
+            }
+            _ => continue,
         };
-        if let Some(first) = sinks.get(&path) {
-            let message = format!("`{}` and `{}` write to the same path", first.name, draft.name);
-            let problem = Diagnostic::new(Code::PlanSamePath, draft.span(&["write", "path"]), message);
-            let alias = draft.find(&["write", "path"]).and_then(|node| node.alias);
-            problems.push(problem.related(first.span(&["write", "path"]), "the other sink").through(alias));
-            continue;
+        for path in paths {
+            if let Some(first) = written.get(&path) {
+                let message = match first.by.name == draft.name {
+                    true => format!("`{}` writes to the same path twice", draft.name),
+                    false => format!("`{}` and `{}` write to the same path", first.by.name, draft.name),
+                };
+                let problem = Diagnostic::new(Code::PlanSamePath, draft.span(keys), message);
+                let alias = draft.find(keys).and_then(|node| node.alias);
+                problems.push(problem.related(first.by.span(first.keys), "the other one").through(alias));
+                continue;
+            }
+            let by_task = keys[0] == "command";
+            written.insert(path, Written { by: draft, at, keys, by_task });
         }
-        sinks.insert(path, draft);
     }
-    for (draft, kind) in document.stages.iter().zip(kinds) {
-        let Some(StageKind::Read(read)) = kind else { continue };
-        if let Some(sink) = read.paths.iter().find_map(|path| read_sink(&plain(path), &sinks)) {
-            let message = format!("`{}` reads the file that `{}` writes", draft.name, sink.name);
-            let node = draft.find(&["read", "path"]);
-            problems.push(
-                Diagnostic::new(Code::PlanReadsOwnOutput, draft.span(&["read", "path"]), message)
-                    .related(sink.span(&["write", "path"]), "written here")
-                    .help(format!("use `from` to take the rows of the stage in front of `{}`", sink.name))
-                    .through(node.and_then(|node| node.alias)),
-            );
-        }
+    for (at, (draft, kind)) in document.stages.iter().zip(kinds).enumerate() {
+        let (paths, keys): (&[PathBuf], &[&str]) = match kind {
+            Some(StageKind::Read(read)) => (&read.paths, &["read", "path"]),
+            Some(StageKind::Command(Command { files: Some(files), .. })) => (&files.inputs, &["command", "inputs"]),
+            _ => continue,
+        };
+        let wrong = paths.iter().find_map(|path| {
+            let found = read_of(&plain(path), &written);
+            found.into_iter().find(|writer| !writer.by_task || writer.at == at || !waits_for(at, writer.at, waits))
+        });
+        let Some(writer) = wrong else { continue };
+        let message = match writer.at == at {
+            true => format!("`{}` reads what it writes itself", draft.name),
+            false => format!("`{}` reads the file that `{}` writes", draft.name, writer.by.name),
+        };
+        let help = match (writer.at == at, writer.by_task) {
+            (true, _) => "name the inputs so that the outputs are not among them".to_owned(),
+            (false, true) => format!("add `after: {}`, so that it is there", writer.by.written_name()),
+            (false, false) => {
+                format!(
+                    "use `from` to take the rows of the stage in front of `{}`: its file is there when the run has ended",
+                    writer.by.name
+                )
+            }
+        };
+        problems.push(
+            Diagnostic::new(Code::PlanReadsOwnOutput, draft.span(keys), message)
+                .related(writer.by.span(writer.keys), "written here")
+                .help(help)
+                .through(draft.find(keys).and_then(|node| node.alias)),
+        );
     }
     problems
 }
 
-/// A sink whose file is read with `path`.
-fn read_sink<'a>(path: &Path, sinks: &BTreeMap<PathBuf, &'a StageDraft>) -> Option<&'a StageDraft> {
+/// Whether a stage begins only when `first` has ended, directly or by way of others.
+fn waits_for(stage: usize, first: usize, waits: &[(usize, usize)]) -> bool {
+    let mut open = vec![stage];
+    let mut seen = BTreeSet::from([stage]);
+    while let Some(stage) = open.pop() {
+        for &(from, _) in waits.iter().filter(|(_, to)| *to == stage) {
+            if from == first {
+                return true;
+            }
+            if seen.insert(from) {
+                open.push(from);
+            }
+        }
+    }
+    false
+}
+
+/// What of all that is written is read with `path`.
+fn read_of<'w, 'a>(path: &Path, written: &'w BTreeMap<PathBuf, Written<'a>>) -> Vec<&'w Written<'a>> {
     // A folder stands for the files in it, which are next to it in the order of paths.
-    let next = sinks.range(path.to_owned()..).next();
-    if let Some((_, sink)) = next.filter(|(sink, _)| sink.starts_with(path)) {
-        return Some(sink);
-    }
+    let below = written.range(path.to_owned()..).take_while(|(other, _)| other.starts_with(path));
+    let mut found: Vec<_> = below.map(|(_, writer)| writer).collect();
+    // And of a folder that is written, all may be read.
+    let above = path.ancestors().skip(1).filter_map(|folder| written.get(folder));
+    found.extend(above.filter(|writer| writer.by_task));
     let text = path.to_string_lossy();
-    if !text.contains(['*', '?', '[']) {
-        return None;
+    if text.contains(['*', '?', '['])
+        && let Ok(pattern) = glob::Pattern::new(&text)
+    {
+        let options = glob::MatchOptions { require_literal_separator: true, ..glob::MatchOptions::new() };
+        found.extend(
+            written.iter().filter(|(other, _)| pattern.matches_path_with(other, options)).map(|(_, writer)| writer),
+        );
     }
-    let pattern = glob::Pattern::new(&text).ok()?;
-    let options = glob::MatchOptions { require_literal_separator: true, ..glob::MatchOptions::new() };
-    sinks.iter().find(|(sink, _)| pattern.matches_path_with(sink, options)).map(|(_, draft)| *draft)
+    found
 }
 
 /// The path without `..`, for comparing: a check of the file alone does not ask the file system for links.

@@ -107,13 +107,13 @@ fn analyse(document: &Document, settings: &Settings, problems: &mut Vec<Diagnost
         problems.extend(check::partition_by(draft));
     }
     let kinds: Vec<Option<StageKind>> = resolved.iter().map(|resolved| resolved.kind.clone()).collect();
-    problems.extend(check::paths(document, &kinds));
     problems.extend(check::unused_params(document, &kinds));
     problems.extend(check::templates(document, &links, &kinds, &into));
     problems.extend(check::keys(document, &links, &kinds, &into));
     problems.extend(check_python(document));
     let waits = afters.iter().map(|after| (after.from, after.to));
     let edges: Vec<(usize, usize)> = links.iter().map(|link| (link.from, link.to)).chain(waits).collect();
+    problems.extend(check::paths(document, &kinds, &edges));
     let graph = StageGraph::new(document.stages.len(), &edges)
         .map_err(|cycles| {
             problems.extend(cycles.iter().filter_map(|cycle| check::cycle(document, &links, &afters, &cycle.edges)))

@@ -19,6 +19,7 @@ mod queue;
 mod resolve;
 mod stage;
 mod supply;
+mod task;
 mod template;
 pub mod view;
 
@@ -33,4 +34,5 @@ pub use stage::{
     Stage, StageKind, TableName, WorkerLimits, Write, WriteTarget,
 };
 pub use supply::{FileSizes, Supply};
+pub use task::{TaskFiles, TaskOutput};
 pub use template::{Piece, Template};

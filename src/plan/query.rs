@@ -130,7 +130,7 @@ fn word_length(text: &str, offset: usize) -> usize {
 }
 
 /// Where `word` stands in `text` as a word of its own.
-fn find_word(text: &str, word: &str) -> Option<usize> {
+pub(super) fn find_word(text: &str, word: &str) -> Option<usize> {
     let is_part = |character: Option<char>| character.is_some_and(|it| it.is_alphanumeric() || it == '_');
     text.match_indices(word)
         .map(|(at, _)| at)

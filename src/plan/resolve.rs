@@ -15,7 +15,7 @@ use super::template::{LoneBrace, Template};
 use crate::diagnostic::{Code, Diagnostic, Span, did_you_mean};
 use crate::format::{Compression, Format, column_type};
 use crate::spec::model::{
-    BatchSpec, CommandModeSpec, CommandSpec, CompressionSpec, ConventionSpec, FormatSpec, MaxWorkersSpec,
+    BatchSpec, CommandModeSpec, CommandSpec, CompressionSpec, ConventionSpec, FormatSpec, MaxWorkersSpec, OutputsSpec,
     PartitionBySpec, PathsSpec, PipeFormatSpec, PythonOptions, PythonSpec, QueueSpec, ReadOptions, ReadSpec, SizeSpec,
     WorkersSpec, WriteOptions, WriteSpec,
 };
@@ -274,7 +274,10 @@ impl Resolver<'_> {
         let line = match spec {
             CommandSpec::Argv(argv) => CommandLine::Argv(argv.clone()),
             CommandSpec::Options(options) => match (&options.run, &options.shell) {
-                (Some(argv), None) if options.mode == Some(CommandModeSpec::Row) => {
+                (Some(argv), None)
+                    if options.mode == Some(CommandModeSpec::Row)
+                        || matches!(options.outputs, Some(OutputsSpec::Named(_))) =>
+                {
                     CommandLine::Row(self.templates(argv)?)
                 }
                 (Some(argv), None) => CommandLine::Argv(argv.clone()),
@@ -297,8 +300,10 @@ impl Resolver<'_> {
             CommandModeSpec::Stream => self.stream_command(shape),
             CommandModeSpec::Batch | CommandModeSpec::Once => {}
         }
+        let files = self.task_files(spec, shape, &line);
         Some(Command {
             line,
+            files,
             mode: match shape.mode {
                 CommandModeSpec::Batch => CommandMode::Batch,
                 CommandModeSpec::Stream => CommandMode::Stream,
@@ -322,7 +327,9 @@ impl Resolver<'_> {
                 let span = item.map_or(self.draft.name_span, |item| item.span);
                 let message = format!("the argument `{argument}` has a `{brace}` without its partner");
                 self.report_at(Code::PlanBadOption, span, item.and_then(|item| item.alias), message).help =
-                    Some(format!("`{{column}}` stands for a row's value; write `{brace}{brace}` for the brace itself"));
+                    Some(format!(
+                        "`{{name}}` stands for a row's value or an output; write `{brace}{brace}` for the brace itself"
+                    ));
             })
         });
         let parsed: Vec<_> = parsed.collect();

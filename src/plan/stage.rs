@@ -9,6 +9,7 @@ use super::failing::{Budget, OnError, Retry, Timeout};
 use super::plan::{EdgeId, StageId};
 use super::queue::Cut;
 use super::supply::Supply;
+use super::task::TaskFiles;
 use super::template::Template;
 use crate::format::{Compression, Format};
 use crate::sql::UsedColumns;
@@ -65,6 +66,14 @@ impl Stage {
             StageKind::Sql(_) => "sql",
             StageKind::Python(_) => "python",
             StageKind::Command(_) => "command",
+        }
+    }
+
+    /// Of a task that is not run again where nothing has changed: what it reads and makes.
+    pub fn task_files(&self) -> Option<&TaskFiles> {
+        match &self.kind {
+            StageKind::Command(command) => command.files.as_ref(),
+            _ => None,
         }
     }
 
@@ -229,6 +238,8 @@ pub struct Command {
     pub output: Option<Format>,
     /// Declared output columns.
     pub returns: Vec<(String, ColumnType)>,
+    /// Of a task that is not run again where nothing has changed.
+    pub files: Option<TaskFiles>,
 }
 
 impl Command {
@@ -242,7 +253,7 @@ impl Command {
 pub enum CommandLine {
     /// Program and arguments; no shell is involved.
     Argv(Vec<String>),
-    /// Program and arguments with the values of a row's columns in them.
+    /// Program and arguments with the values of a row's columns in them, or with the paths of outputs.
     Row(Vec<Template>),
     /// A script for `bash -euo pipefail`; params, and columns in mode `row`, reach it as environment variables.
     Shell(String),

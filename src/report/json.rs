@@ -49,6 +49,10 @@ pub fn event(plan: &Plan, event: &RunEvent, at: Duration) -> Value {
         RunEvent::CheckpointChanged { stage: id, changed } => {
             ("checkpoint_changed", json!({"stage": stage(plan, *id), "changed": changed}))
         }
+        RunEvent::TaskUnchanged { stage: id } => ("task_unchanged", json!({"stage": stage(plan, *id)})),
+        RunEvent::TaskChanged { stage: id, changed } => {
+            ("task_changed", json!({"stage": stage(plan, *id), "changed": changed}))
+        }
         RunEvent::Rejected { stage: id, sequence, rows, kept, verdict, message } => (
             "rejected",
             json!({"stage": stage(plan, *id), "batch": sequence, "rows": rows, "kept": kept, "verdict": verdict.word(),

@@ -33,6 +33,12 @@ pub fn line(plan: &Plan, event: &RunEvent) -> Option<String> {
             let name = stage(plan, *id);
             format!("{name}: batch {sequence}, attempt {attempt}: {}: {message}{next}", verdict.word())
         }
+        RunEvent::TaskUnchanged { stage: id } => {
+            format!("{}: not run, as nothing has changed since it ended well", stage(plan, *id))
+        }
+        RunEvent::TaskChanged { stage: id, changed } => {
+            format!("{}: run again, as this has changed: {}", stage(plan, *id), changed.join(", "))
+        }
         RunEvent::Rejected { stage: id, sequence, rows, kept, verdict, message } => {
             let verb = if *kept { "rejected" } else { "skipped" };
             let name = stage(plan, *id);

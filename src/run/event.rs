@@ -63,6 +63,15 @@ pub enum RunEvent {
         stage: StageId,
         file: PathBuf,
     },
+    /// A task was not run, as its inputs, its command and its outputs are what they were when it ended well.
+    TaskUnchanged {
+        stage: StageId,
+    },
+    /// A task is run again, as this has changed: `file data.csv`, `output model.bin`.
+    TaskChanged {
+        stage: StageId,
+        changed: Vec<String>,
+    },
     /// Rows that keep failing were taken out of their batch; `kept` tells whether they go to the port `rejected`.
     Rejected {
         stage: StageId,

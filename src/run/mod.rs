@@ -142,7 +142,6 @@ fn go_on_to_the_end(
             }
         }
         executor.tidy();
-        executor.other_news().into_iter().for_each(&mut *report);
         let event = loop {
             if let Some(event) = executor.next_event() {
                 break event;
@@ -150,6 +149,7 @@ fn go_on_to_the_end(
             let wakes_in = scheduler.wakes_at().map(|at| at.saturating_sub(started.elapsed()));
             let ready = executor.wait(Some(wakes_in.map_or(PROGRESS, |wait| wait.min(PROGRESS))))?;
             executor.worker_news().into_iter().for_each(&mut *report);
+            executor.other_news().into_iter().for_each(&mut *report);
             executor.log().take().into_iter().for_each(&mut *report);
             if ready.contains(&Token::Signals) {
                 interrupts += signals.take();

@@ -365,13 +365,13 @@ pub enum ConventionSpec {
 pub enum CommandSpec {
     /// Program and arguments; no shell is involved.
     Argv(#[schemars(length(min = 1))] Vec<String>),
-    Options(CommandOptions),
+    Options(Box<CommandOptions>),
 }
 
 /// A program, run in worker processes. It has exactly one of `run` and `shell`.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 pub struct CommandOptions {
-    /// Program and arguments; no shell is involved. In mode `row`, `{column}` is the row's value; `{{` and `}}` are braces.
+    /// Program and arguments; no shell is involved. In mode `row`, `{column}` is the row's value, and `{name}` is an output that has a name; `{{` and `}}` are braces then.
     #[schemars(length(min = 1), example = &["jq", "-c", "select(.ok)"])]
     pub run: Option<Vec<String>>,
     /// A script for `bash -euo pipefail`. Params, and columns in mode `row`, reach it as environment variables.
@@ -386,6 +386,25 @@ pub struct CommandOptions {
     #[serde(default)]
     #[schemars(schema_with = "super::schema::columns")]
     pub returns: Option<Map<String, Value>>,
+    /// Of a task (mode `once`, no `output`): paths, folders or glob patterns of what it reads. If they, the command and what `outputs` names are as
+    /// they were when it ended well, it is not run again.
+    #[schemars(example = &"data/*.csv")]
+    pub inputs: Option<PathsSpec>,
+    /// Of a task: the files or folders that it makes.
+    pub outputs: Option<OutputsSpec>,
+}
+
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(untagged)]
+#[schemars(inline)]
+pub enum OutputsSpec {
+    /// A path that the command itself writes to.
+    One(String),
+    /// Paths that the command itself writes to.
+    Many(#[schemars(length(min = 1))] Vec<String>),
+    /// Paths by names. The command writes to another path, which is `{name}` in `run` and the variable `$name` in `shell`; what is there takes
+    /// the place of the output when the command has ended well.
+    Named(#[schemars(schema_with = "super::schema::paths_by_name")] Map<String, Value>),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]

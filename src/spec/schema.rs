@@ -97,6 +97,17 @@ pub(super) fn columns(_: &mut SchemaGenerator) -> Schema {
     })
 }
 
+/// Paths by names that can be variables of a shell.
+pub(super) fn paths_by_name(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({
+        "type": "object",
+        "patternProperties": { NAME_PATTERN: { "type": "string" } },
+        "additionalProperties": false,
+        "minProperties": 1,
+        "examples": [{ "model": "out/model.bin" }],
+    })
+}
+
 /// Objects are closed but for free keys, and an optional key is a key that may be absent, not one that may be null: the
 /// latter spoils completion in editors and messages everywhere.
 fn tidy(schema: &mut Schema) {

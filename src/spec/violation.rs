@@ -319,7 +319,9 @@ fn requirement(error: &ValidationError<'_>) -> String {
     match error.kind() {
         ValidationErrorKind::Minimum { limit } => format!("must be at least {limit}"),
         ValidationErrorKind::Maximum { limit } => format!("must be at most {limit}"),
-        ValidationErrorKind::MinItems { limit: 1 } => "must not be empty".to_owned(),
+        ValidationErrorKind::MinItems { limit: 1 } | ValidationErrorKind::MinProperties { limit: 1 } => {
+            "must not be empty".to_owned()
+        }
         ValidationErrorKind::MinLength { limit } => format!("must have at least {limit} character(s)"),
         ValidationErrorKind::MaxLength { limit } => format!("must have at most {limit} character(s)"),
         _ => format!("is not valid: {}", error.masked_with("the value")),

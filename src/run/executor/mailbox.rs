@@ -8,9 +8,9 @@ use arrow::datatypes::SchemaRef;
 use crossbeam_channel::{Receiver, Sender, unbounded};
 use rustix::event::{EventfdFlags, eventfd};
 
-use super::checkpoint::BatchDigest;
+use super::checkpoint::{BatchDigest, Findings};
 use super::filter::Remains;
-use super::guardian::ProcessId;
+use super::guardian::{ProcessId, Turn};
 use super::local::{InPartitions, Known};
 use crate::batch::Batch;
 use crate::plan::StageId;
@@ -90,6 +90,13 @@ pub enum Message {
         sequence: u64,
         digest: BatchDigest,
         result: Result<Known, Failure>,
+    },
+    /// It was looked whether a task needs to be run.
+    TaskLooked {
+        attempt: AttemptId,
+        stage: StageId,
+        turn: Turn,
+        result: Result<Box<Findings>, Failure>,
     },
     /// What came of a batch is written down.
     Kept {

@@ -34,6 +34,7 @@ mod worker_clock;
 mod worker_memory;
 
 pub use chaos::ChaosOptions;
+pub use checkpoint::{Findings, FingerprintError, outlook};
 pub use guardian::{GUARDIAN_ARGUMENT, guard};
 pub use local::{CheckpointError, Checkpoints, LocalExecutor, StageChange, Surroundings};
 pub use poller::Token;

@@ -4,6 +4,8 @@ use std::fs::{self, File};
 use std::io::{self, ErrorKind, Write};
 use std::path::Path;
 
+use rustix::fs::{CWD, RenameFlags, renameat_with};
+
 use super::error::PublishError;
 
 /// Makes the entries of a folder durable: files created, renamed or removed in it.
@@ -42,9 +44,36 @@ pub(super) fn rename(from: &Path, to: &Path) -> Result<(), PublishError> {
     sync_folder(parent(to))
 }
 
-/// Removes a file that may be gone already.
+/// Puts a file or a folder in the place of what is at a path, which may be nothing. A folder that was there is gone afterwards.
+pub(super) fn put_in_place(from: &Path, to: &Path) -> Result<(), PublishError> {
+    let is_swap = to.is_dir() || (from.is_dir() && to.exists());
+    if !is_swap {
+        return rename(from, to);
+    }
+    // A folder that is not empty cannot be renamed over.
+    renameat_with(CWD, from, CWD, to, RenameFlags::EXCHANGE)
+        .map_err(|errno| PublishError::at("rename the staged output to", to)(errno.into()))?;
+    sync_folder(parent(to))?;
+    remove(from)
+}
+
+/// Brings a file, or all that is in a folder, to the disk.
+pub(super) fn sync_all(path: &Path) -> Result<(), PublishError> {
+    if path.is_dir() {
+        for entry in fs::read_dir(path).map_err(PublishError::at("list", path))? {
+            let entry = entry.map_err(PublishError::at("list", path))?.path();
+            if !entry.is_symlink() {
+                sync_all(&entry)?;
+            }
+        }
+    }
+    File::open(path).and_then(|file| file.sync_all()).map_err(PublishError::at("sync", path))
+}
+
+/// Removes a file or a folder that may be gone already.
 pub(super) fn remove(path: &Path) -> Result<(), PublishError> {
-    match fs::remove_file(path) {
+    let is_folder = path.is_dir() && !path.is_symlink();
+    match if is_folder { fs::remove_dir_all(path) } else { fs::remove_file(path) } {
         Err(error) if error.kind() != ErrorKind::NotFound => Err(PublishError::at("remove", path)(error)),
         _ => Ok(()),
     }

@@ -17,4 +17,4 @@ mod tests;
 pub use error::PublishError;
 pub use recovery::{Recovered, recover};
 pub use run_folder::{KEPT_RUNS, RunFolder};
-pub use staging::{StagedFile, Staging};
+pub use staging::{Reserved, StagedFile, Staging, publish_reserved};

@@ -52,6 +52,11 @@ impl RunFolder {
         &self.path
     }
 
+    /// The folder that the runs of a pipeline share.
+    pub fn state_dir(&self) -> &Path {
+        self.path.ancestors().nth(2).expect("it was made in one")
+    }
+
     /// Where the run may put what it cannot hold in memory.
     pub fn spill(&self) -> PathBuf {
         self.path.join(SPILL)

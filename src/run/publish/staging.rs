@@ -5,7 +5,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
 
-use super::durable::{create_folders, parent, remove, rename, sync_folder};
+use super::durable::{create_folders, parent, put_in_place, remove, rename, sync_all, sync_folder};
 use super::error::PublishError;
 use super::journal::{Ending, Output, RECORD, write_journal};
 use super::run_folder::RunFolder;
@@ -21,6 +21,8 @@ pub struct Staging {
     run_id: String,
     record: File,
     outputs: Vec<Output>,
+    /// Outputs of tasks, which do not wait for the commit.
+    reserved: Vec<Output>,
     /// Whether the outputs are removed when this is dropped. Once a journal may exist they belong to recovery.
     is_revocable: bool,
 }
@@ -32,6 +34,29 @@ pub struct StagedFile {
     pub path: PathBuf,
 }
 
+/// A path that a task writes an output to, which is published when the task has ended well.
+#[derive(Clone, Debug)]
+pub struct Reserved(Output);
+
+impl Reserved {
+    /// Where the task is to write. Nothing is there before it does.
+    pub fn staged(&self) -> &Path {
+        &self.0.staged
+    }
+
+    /// Where the output is to be.
+    pub fn target(&self) -> &Path {
+        &self.0.target
+    }
+}
+
+/// Puts what a task has written, a file or a folder, in the place of its output.
+pub fn publish_reserved(reserved: &Reserved) -> Result<(), PublishError> {
+    let Output { staged, target } = &reserved.0;
+    sync_all(staged)?;
+    put_in_place(staged, target)
+}
+
 impl Staging {
     /// Begins the outputs of a run, of which there may be none. A run has one staging.
     pub fn begin(run: &RunFolder) -> Result<Self, PublishError> {
@@ -40,7 +65,7 @@ impl Staging {
         let record = record.map_err(PublishError::at("create", &path))?;
         sync_folder(run.path())?;
         let (run_id, run) = (run.id().to_owned(), run.path().to_owned());
-        Ok(Self { run, run_id, record, outputs: Vec::new(), is_revocable: true })
+        Ok(Self { run, run_id, record, outputs: Vec::new(), reserved: Vec::new(), is_revocable: true })
     }
 
     /// The run's folder, where files without a name may lie while outputs are made.
@@ -60,6 +85,7 @@ impl Staging {
         let output = Output { staged: self.staged_path(&target), target };
         reach("publish.before_recorded");
         self.record(&output)?;
+        self.outputs.push(output.clone());
         reach("publish.recorded");
         let file = OpenOptions::new().write(true).create_new(true).open(&output.staged);
         let file = file.map_err(PublishError::at("create", &output.staged))?;
@@ -68,6 +94,20 @@ impl Staging {
         }
         reach("publish.staged");
         Ok(StagedFile { file, path: output.staged })
+    }
+
+    /// A path beside `target` for a task to write to. What an attempt of the task before has left there is removed.
+    pub fn reserve(&mut self, target: &Path) -> Result<Reserved, PublishError> {
+        let target = resolve(target)?;
+        if let Some(known) = self.reserved.iter().find(|output| output.target == target) {
+            remove(&known.staged)?;
+            return Ok(Reserved(known.clone()));
+        }
+        create_folders(parent(&target))?;
+        let output = Output { staged: self.staged_path(&target), target };
+        self.record(&output)?;
+        self.reserved.push(output.clone());
+        Ok(Reserved(output))
     }
 
     /// Publishes all outputs, which must be complete and synced. An error before the journal is written leaves the old
@@ -94,7 +134,7 @@ impl Staging {
     fn staged_path(&self, target: &Path) -> PathBuf {
         let shown = target.file_name().filter(|name| name.len() <= SHOWN_NAME);
         let mut name = OsString::from(".");
-        name.push(shown.map_or_else(|| self.outputs.len().to_string().into(), OsString::from));
+        name.push(shown.map_or_else(|| (self.outputs.len() + self.reserved.len()).to_string().into(), OsString::from));
         name.push(format!(".millpond-{}.tmp", self.run_id));
         target.with_file_name(name)
     }
@@ -102,9 +142,7 @@ impl Staging {
     fn record(&mut self, output: &Output) -> Result<(), PublishError> {
         let line = format!("{}\n", output.to_json());
         let written = self.record.write_all(line.as_bytes()).and_then(|()| self.record.sync_data());
-        written.map_err(PublishError::at("write", &self.run.join(RECORD)))?;
-        self.outputs.push(output.clone());
-        Ok(())
+        written.map_err(PublishError::at("write", &self.run.join(RECORD)))
     }
 }
 
@@ -113,7 +151,8 @@ impl Drop for Staging {
         if !self.is_revocable {
             return;
         }
-        let left = self.outputs.iter().filter(|output| remove(&output.staged).is_err()).count();
+        let all = self.outputs.iter().chain(&self.reserved);
+        let left = all.filter(|output| remove(&output.staged).is_err()).count();
         // What could not be removed now is left to recovery, which will say why it cannot.
         if left == 0 {
             let _ = Ending::Aborted.write(&self.run);

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use super::code::imported;
 use super::digest::Hash;
 use crate::format::column_type;
-use crate::plan::{Command, CommandLine, Plan, Python, Stage, StageKind};
+use crate::plan::{Command, CommandLine, Plan, Python, Stage, StageKind, TaskFiles};
 
 /// Changes when what is kept is made in another way.
 const FORMAT: &str = concat!("1 ", env!("CARGO_PKG_VERSION"));
@@ -33,6 +33,8 @@ pub enum FingerprintError {
     File { path: PathBuf, source: io::Error },
     #[error("no file matches {}, which `checkpoint` names under `depends`", pattern.display())]
     NoMatch { pattern: PathBuf },
+    #[error("no file matches {}, which the command names under `inputs`", pattern.display())]
+    NoInput { pattern: PathBuf },
 }
 
 impl Fingerprint {
@@ -133,6 +135,7 @@ impl Making<'_> {
     }
 
     fn command(&mut self, command: &Command) -> Result<(), FingerprintError> {
+        command.files.as_ref().map_or(Ok(()), |files| self.task(files))?;
         let formats = [command.input, command.output].map(|format| format.map(crate::format::Format::word));
         self.value("command", &json!([format!("{:?}", command.mode), formats, format!("{:?}", command.line)]));
         self.columns(&command.returns);
@@ -146,6 +149,34 @@ impl Making<'_> {
                 words.filter(|word| !word.is_empty()).try_for_each(|word| self.file_named(word))
             }
         }
+    }
+
+    /// Which outputs a task is to make, and what it makes them of.
+    fn task(&mut self, files: &TaskFiles) -> Result<(), FingerprintError> {
+        let shown = |output: &crate::plan::TaskOutput| json!([output.name, self.shown(&output.path)]);
+        let outputs = files.outputs.iter().map(shown).collect();
+        self.value("outputs", &Value::Array(outputs));
+        for pattern in &files.inputs {
+            let paths = matches(pattern);
+            if paths.is_empty() {
+                return Err(FingerprintError::NoInput { pattern: pattern.clone() });
+            }
+            for path in paths {
+                let within = files_within(&path);
+                let within = within.map_err(|source| FingerprintError::File { path: path.clone(), source })?;
+                within.iter().try_for_each(|path| self.file(path))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether a task makes this file.
+    fn is_made(&self, path: &Path) -> bool {
+        self.stage
+            .task_files()
+            .into_iter()
+            .flat_map(|files| &files.outputs)
+            .any(|output| path.starts_with(&output.path))
     }
 
     fn columns(&mut self, columns: &[(String, crate::plan::ColumnType)]) {
@@ -166,30 +197,22 @@ impl Making<'_> {
     /// What is given to a stage and names a file that exists is taken to be read by it.
     fn file_named(&mut self, text: &str) -> Result<(), FingerprintError> {
         let path = self.stage.cwd.join(text);
-        if text.is_empty() || text.contains('\0') || !path.is_file() {
+        if text.is_empty() || text.contains('\0') || !path.is_file() || self.is_made(&path) {
             return Ok(());
         }
         self.file(&path)
     }
 
     fn depends(&mut self, pattern: &Path) -> Result<(), FingerprintError> {
-        let text = pattern.to_str().unwrap_or_default();
-        let unmatched = || FingerprintError::NoMatch { pattern: pattern.to_owned() };
-        let paths = glob::glob(text).map_err(|_| unmatched())?;
-        let files: Vec<PathBuf> = paths.filter_map(Result::ok).filter(|path| path.is_file()).collect();
+        let files: Vec<PathBuf> = matches(pattern).into_iter().filter(|path| path.is_file()).collect();
         if files.is_empty() {
-            return Err(unmatched());
+            return Err(FingerprintError::NoMatch { pattern: pattern.to_owned() });
         }
         files.iter().try_for_each(|path| self.file(path))
     }
 
     fn file(&mut self, path: &Path) -> Result<(), FingerprintError> {
-        let hash = || {
-            let mut hasher = blake3::Hasher::new();
-            hasher.update_reader(File::open(path)?)?;
-            Ok(hasher.finalize().to_hex().to_string())
-        };
-        let hash = hash().map_err(|source| FingerprintError::File { path: path.to_owned(), source })?;
+        let hash = file_digest(path).map_err(|source| FingerprintError::File { path: path.to_owned(), source })?;
         self.components.insert(format!("file {}", self.shown(path)), hash);
         self.files.extend(path.canonicalize());
         Ok(())
@@ -198,6 +221,37 @@ impl Making<'_> {
     fn shown(&self, path: &Path) -> String {
         path.strip_prefix(&self.plan.folder).unwrap_or(path).display().to_string()
     }
+}
+
+/// The paths that a glob pattern, or a path, stands for.
+fn matches(pattern: &Path) -> Vec<PathBuf> {
+    let text = pattern.to_str().unwrap_or_default();
+    glob::glob(text).map(|paths| paths.filter_map(Result::ok).collect()).unwrap_or_default()
+}
+
+/// All files of a folder, in the order of their paths; of a file, itself.
+pub(super) fn files_within(path: &Path) -> io::Result<Vec<PathBuf>> {
+    if !path.is_dir() {
+        return Ok(vec![path.to_owned()]);
+    }
+    let mut entries: Vec<PathBuf> =
+        path.read_dir()?.map(|entry| entry.map(|entry| entry.path())).collect::<io::Result<_>>()?;
+    entries.sort();
+    let mut files = Vec::new();
+    for entry in entries {
+        // A link to a folder may lead back to where it is.
+        if entry.is_symlink() && entry.is_dir() {
+            continue;
+        }
+        files.extend(files_within(&entry)?);
+    }
+    Ok(files)
+}
+
+pub(super) fn file_digest(path: &Path) -> io::Result<String> {
+    let mut hasher = blake3::Hasher::new();
+    hasher.update_reader(File::open(path)?)?;
+    Ok(hasher.finalize().to_hex().to_string())
 }
 
 fn contains(text: &[u8], word: &[u8]) -> bool {

@@ -10,9 +10,11 @@ mod fingerprint;
 mod ledger;
 mod record;
 mod share;
+mod task;
 
 pub use digest::BatchDigest;
 pub use fingerprint::{Fingerprint, FingerprintError};
 pub use ledger::{Ledger, LedgerError};
 pub use record::Record;
 pub use share::{Share, Shared};
+pub use task::{Findings, TaskError, look, note, outlook};

@@ -8,6 +8,7 @@ mod keyed;
 mod native;
 mod processes;
 mod publishing;
+mod tasks;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io;
@@ -39,6 +40,7 @@ use keyed::KeyedInput;
 use native::Planned;
 use processes::Running;
 pub use processes::end_text;
+use tasks::Tasks;
 
 /// How often pipes are read at the end of a run, at most.
 const DRAIN_ROUNDS: u32 = 1000;
@@ -91,6 +93,7 @@ pub struct LocalExecutor {
     events: VecDeque<Event>,
     chaos: Option<Chaos>,
     checkpoints: Option<Checkpoints>,
+    tasks: Tasks,
 }
 
 /// A batch in the store. `edge` while it counts as being in memory on an edge that spills.
@@ -120,6 +123,7 @@ impl LocalExecutor {
         let mut executor = Self {
             chaos: surroundings.chaos.map(Chaos::new),
             checkpoints,
+            tasks: Tasks::new(run.state_dir().to_owned()),
             pool: Pool::new(Arc::clone(&plan), &surroundings, log.clone(), mailbox.clone(), segments.clone()),
             reject_files: RejectFiles::new(run.path()),
             publisher: Publisher::new(Arc::clone(&plan), spill.clone()),
@@ -165,10 +169,11 @@ impl LocalExecutor {
         self.pool.take_news()
     }
 
-    /// Faults that were injected, and what was found out about checkpoints, since the last call.
+    /// Faults that were injected, and what was found out about checkpoints and tasks, since the last call.
     pub fn other_news(&mut self) -> Vec<crate::run::RunEvent> {
         let mut news = self.chaos.as_mut().map(Chaos::take_news).unwrap_or_default();
         news.extend(self.checkpoints.as_mut().map(Checkpoints::take_news).unwrap_or_default());
+        news.extend(self.tasks.take_news());
         news
     }
 
@@ -282,6 +287,9 @@ impl LocalExecutor {
             Message::Digested { stage, sequence, batch, result } => {
                 self.digested(stage, sequence, batch, result);
                 return Ok(());
+            }
+            Message::TaskLooked { attempt, stage, turn, result } => {
+                return self.task_looked(attempt, stage, turn, result);
             }
             Message::Recalled { stage, sequence, digest, result } => self.recalled(stage, sequence, digest, result),
             Message::Kept { stage, sequence, result } => match result {

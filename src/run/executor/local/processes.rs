@@ -72,7 +72,14 @@ impl LocalExecutor {
                 let batch = batch.clone();
                 self.run_for_stream(stage, command, Portion { attempt, batch }, alone)
             }
-            _ => self.run_alone(attempt, stage, command, batch, turn),
+            _ if command.files.is_some() => {
+                self.look_at_task(attempt, id, turn);
+                Ok(())
+            }
+            _ => {
+                let values = batch.clone();
+                self.run_alone(attempt, stage, command, values.as_ref(), batch, turn)
+            }
         }
     }
 
@@ -127,16 +134,17 @@ impl LocalExecutor {
         Ok(())
     }
 
-    /// One process without input: for a row, or for the run.
-    fn run_alone(
+    /// One process without input: for a row, or for the run. `values` is a row of what its arguments and variables may name.
+    pub(super) fn run_alone(
         &mut self,
         attempt: AttemptId,
         stage: &Stage,
         command: &Command,
+        values: Option<&Batch>,
         row: Option<Batch>,
         turn: Turn,
     ) -> io::Result<()> {
-        let (argv, env) = match self.row_line(stage, &command.line, row.as_ref()) {
+        let (argv, env) = match self.row_line(stage, &command.line, values) {
             Ok(line) => line,
             Err(failure) => {
                 self.events.push_back(Event::AttemptFailed { attempt, failure });
@@ -244,7 +252,11 @@ impl LocalExecutor {
         };
         self.stop_listening(process, &capture);
         let rows = row.as_ref().map_or(0, Batch::rows) as u64;
-        let event = match judge(&mut capture, end, row.as_ref()) {
+        let judged = judge(&mut capture, end, row.as_ref());
+        if self.task_ended(attempt, judged.is_ok()) {
+            return;
+        }
+        let event = match judged {
             Ok(output) => {
                 let outputs = output.map(|batch| Output { port: 0, batch: self.keep(batch) });
                 Event::AttemptDone {
@@ -349,6 +361,7 @@ impl LocalExecutor {
             self.stop_listening(process, capture);
         }
         self.filters.remove(process);
+        running.attempt.map(|attempt| self.task_ended(attempt, false));
         let line = match &self.plan.stage(running.stage).kind {
             StageKind::Command(command) => &command.line,
             kind => unreachable!("{kind:?} is no command"),

@@ -332,7 +332,7 @@ fn stage(at: usize, shape: &Shape, inputs: Vec<Input>) -> Stage {
     };
     let command = |mode, output| {
         let line = CommandLine::Argv(Vec::new());
-        StageKind::Command(Command { line, mode, input: None, output, returns: Vec::new() })
+        StageKind::Command(Command { line, mode, input: None, output, returns: Vec::new(), files: None })
     };
     let read = Read {
         paths: Vec::new(),

@@ -1,0 +1,164 @@
+//! Tasks that say what they read and make: they are run only if something of that has changed.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use arrow::array::{ArrayRef, RecordBatch, StringArray};
+
+use super::LocalExecutor;
+use crate::batch::{Batch, Origin};
+use crate::plan::{StageId, StageKind, TaskFiles, Verdict};
+use crate::run::RunEvent;
+use crate::run::executor::checkpoint::{self, Findings, Fingerprint, TaskError};
+use crate::run::executor::guardian::Turn;
+use crate::run::executor::mailbox::Message;
+use crate::run::executor::resident::{failure, guarded};
+use crate::run::publish::{Reserved, publish_reserved};
+use crate::run::scheduler::{AttemptId, Event, Failure, Scope};
+
+/// The tasks of a run that have files.
+pub(super) struct Tasks {
+    pub(super) state_dir: PathBuf,
+    begun: BTreeMap<AttemptId, Begun>,
+    news: Vec<RunEvent>,
+}
+
+/// A task that runs.
+struct Begun {
+    stage: StageId,
+    /// Of what it reads, before it began.
+    fingerprint: Fingerprint,
+    /// Where it writes outputs to that have names.
+    staged: Vec<Reserved>,
+}
+
+impl Tasks {
+    pub(super) fn new(state_dir: PathBuf) -> Self {
+        Self { state_dir, begun: BTreeMap::new(), news: Vec::new() }
+    }
+
+    pub(super) fn take_news(&mut self) -> Vec<RunEvent> {
+        std::mem::take(&mut self.news)
+    }
+}
+
+impl LocalExecutor {
+    /// Reading large files takes a while: another thread does it.
+    pub(super) fn look_at_task(&self, attempt: AttemptId, stage: StageId, turn: Turn) {
+        let (plan, mailbox, state_dir) = (Arc::clone(&self.plan), self.mailbox.clone(), self.tasks.state_dir.clone());
+        rayon::spawn(move || {
+            let look = || checkpoint::look(&plan, plan.stage(stage), &state_dir);
+            let result = guarded(|| look().map_err(|error| failed(Scope::Input, &error)));
+            mailbox.send(Message::TaskLooked { attempt, stage, turn, result: result.map(Box::new) });
+        });
+    }
+
+    pub(super) fn task_looked(
+        &mut self,
+        attempt: AttemptId,
+        stage: StageId,
+        turn: Turn,
+        result: Result<Box<Findings>, Failure>,
+    ) -> io::Result<()> {
+        let Findings { fingerprint, changed } = match result {
+            Ok(findings) => *findings,
+            Err(failure) => {
+                self.events.push_back(Event::AttemptFailed { attempt, failure });
+                return Ok(());
+            }
+        };
+        let is_forced = self.surroundings.forced.contains(&stage);
+        match changed {
+            Some(changed) if changed.is_empty() && !is_forced => {
+                self.tasks.news.push(RunEvent::TaskUnchanged { stage });
+                self.events.push_back(ended_well(attempt));
+                return Ok(());
+            }
+            Some(changed) if !changed.is_empty() => self.tasks.news.push(RunEvent::TaskChanged { stage, changed }),
+            Some(_) | None => {}
+        }
+        let plan = Arc::clone(&self.plan);
+        let stage = plan.stage(stage);
+        let files = stage.task_files().expect("only tasks with files are looked at");
+        let staged = match self.reserve(files) {
+            Ok(staged) => staged,
+            Err(error) => {
+                self.events.push_back(Event::AttemptFailed { attempt, failure: failed(Scope::Output, &error) });
+                return Ok(());
+            }
+        };
+        let named = outputs_as_row(files, &staged);
+        self.tasks.begun.insert(attempt, Begun { stage: stage.id, fingerprint, staged });
+        let StageKind::Command(command) = &stage.kind else { unreachable!("tasks are commands") };
+        self.run_alone(attempt, stage, command, named.as_ref(), None, turn)
+    }
+
+    fn reserve(&mut self, files: &TaskFiles) -> Result<Vec<Reserved>, crate::run::publish::PublishError> {
+        let staging = self.staging.as_mut().expect("tasks run before the commit");
+        let named = files.outputs.iter().filter(|output| output.name.is_some());
+        named.map(|output| staging.reserve(&output.path)).collect()
+    }
+
+    /// The process of an attempt has ended. Returns whether it is one of a task with files, of which more is to be done before it is over.
+    pub(super) fn task_ended(&mut self, attempt: AttemptId, is_good: bool) -> bool {
+        let Some(Begun { stage, fingerprint, staged }) = self.tasks.begun.remove(&attempt) else { return false };
+        if !is_good {
+            return false;
+        }
+        let (plan, mailbox, state_dir) = (Arc::clone(&self.plan), self.mailbox.clone(), self.tasks.state_dir.clone());
+        rayon::spawn(move || {
+            let result = guarded(|| {
+                // All of them, or none.
+                if let Some(reserved) = staged.iter().find(|reserved| !reserved.staged().exists()) {
+                    return Err(not_made(&TaskError::NotMade { path: reserved.target().to_owned() }));
+                }
+                for reserved in &staged {
+                    publish_reserved(reserved).map_err(|error| failed(Scope::Output, &error))?;
+                }
+                let noted = checkpoint::note(&plan, plan.stage(stage), &state_dir, &fingerprint);
+                noted.map_err(|error| not_made(&error))
+            });
+            mailbox.send(match result {
+                Ok(()) => Message::AttemptDone { attempt, rows: 0, batch: None },
+                Err(failure) => Message::AttemptFailed { attempt, failure },
+            });
+        });
+        true
+    }
+}
+
+fn ended_well(attempt: AttemptId) -> Event {
+    Event::AttemptDone {
+        attempt,
+        rows: 0,
+        outputs: Vec::new(),
+        end: false,
+        spent: std::time::Duration::ZERO,
+        failed: Vec::new(),
+    }
+}
+
+fn failed(scope: Scope, error: &dyn std::error::Error) -> Failure {
+    failure(scope, Verdict::Exception, error.to_string())
+}
+
+fn not_made(error: &TaskError) -> Failure {
+    match error {
+        // The command may do better when it is tried again.
+        TaskError::NotMade { .. } => failed(Scope::Rows, error),
+        TaskError::Output { .. } | TaskError::Record { .. } => failed(Scope::Output, error),
+    }
+}
+
+/// The paths that outputs with names are written to, as the columns of a row: a command is given them as it would be given one.
+fn outputs_as_row(files: &TaskFiles, staged: &[Reserved]) -> Option<Batch> {
+    let names = files.outputs.iter().filter_map(|output| output.name.as_deref());
+    let columns = names.zip(staged).map(|(name, reserved)| {
+        let path: ArrayRef = Arc::new(StringArray::from(vec![reserved.staged().to_string_lossy().into_owned()]));
+        (name, path)
+    });
+    let row = RecordBatch::try_from_iter(columns).ok()?;
+    Some(Batch::new(row, Origin::unknown(1)))
+}

@@ -1,0 +1,201 @@
+//! Tasks that say what they read and make: when they are run again, and what becomes of their outputs when they fail or die.
+
+mod support;
+
+use std::fs;
+use std::process::Command;
+use std::time::Duration;
+
+use rustix::process::Signal;
+use support::{Ran, Scene, until};
+
+const STAGES: &str = r#"
+sorted:
+  command:
+    shell: |
+      touch "called/sorted-$$-$(date +%N)"
+      if test -e fail; then echo half > "$all"; exit 3; fi
+      if test -e hang; then echo half > "$all"; touch hangs; sleep 300; fi
+      bash tool.sh in/*.txt | tail -n "$most" > "$all"
+      mkdir -p "$parts"; cp -r in/* "$parts"
+    inputs: [in, "*.conf"]
+    outputs: { all: out/all.txt, parts: out/parts }
+counted:
+  after: sorted
+  command:
+    shell: touch "called/counted-$$-$(date +%N)"; grep -c . out/all.txt > out/count.txt
+    inputs: out/all.txt
+    outputs: out/count.txt
+copied:
+  after: sorted
+  command:
+    run: [cp, out/count.txt.template, "{copy}"]
+    inputs: out/count.txt.template
+    outputs: { copy: out/copy.txt }
+read:
+  after: counted
+  read: { path: out/count.txt, format: lines }
+sink:
+  from: read
+  write: out/sink.jsonl
+"#;
+
+fn scene() -> Scene {
+    let scene = Scene::with_python("params:\n  most: { type: integer, default: 100 }\n", STAGES, "");
+    fs::create_dir(scene.path("called")).expect("a folder in ours");
+    scene.write("in/a.txt", "b\na\n");
+    scene.write("in/b.txt", "c\n");
+    scene.write("one.conf", "x");
+    scene.write("tool.sh", "sort \"$@\"");
+    scene.write("out/count.txt.template", "template");
+    scene
+}
+
+/// The tasks that were run since this was asked last, in the order of their names.
+fn called(scene: &Scene) -> Vec<String> {
+    let entries =
+        scene.path("called").read_dir().expect("a folder of ours").map(|entry| entry.expect("an entry").path());
+    let mut names: Vec<String> = entries
+        .map(|path| {
+            fs::remove_file(&path).expect("it is there");
+            let name = path.file_name().expect("a name").to_string_lossy().into_owned();
+            name.split('-').next().expect("a part").to_owned()
+        })
+        .collect();
+    names.sort();
+    names
+}
+
+fn plan(scene: &Scene) -> String {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_millpond"));
+    command.arg("plan").arg(scene.path("pipeline.yaml")).arg("--state-dir").arg(scene.path("state"));
+    let output = command.output().expect("the program starts");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).expect("it is text")
+}
+
+fn says(ran: &Ran, text: &str) {
+    assert!(ran.stderr.contains(text), "`{text}` is missing:\n{}", ran.stderr);
+}
+
+#[test]
+fn a_step_is_run_again_if_and_only_if_something_has_changed() {
+    let scene = scene();
+    assert!(plan(&scene).contains("task `sorted`: is run, as it has not ended well before"));
+    scene.run().ends_with(0);
+    assert_eq!(called(&scene), ["counted", "sorted"]);
+    assert_eq!(scene.read("out/all.txt"), "a\nb\nc\n");
+    let ran = scene.run().ends_with(0);
+    assert_eq!(called(&scene), Vec::<String>::new());
+    for task in ["sorted", "counted", "copied"] {
+        says(&ran, &format!("{task}: not run, as nothing has changed since it ended well"));
+        assert!(plan(&scene).contains(&format!("task `{task}`: is not run")), "{}", plan(&scene));
+    }
+    // What changes, the tasks that are run again, and what is told of the first one.
+    type Change = (&'static str, fn(&Scene), &'static [&'static str], &'static [&'static str], &'static str);
+    let changes: &[Change] = &[
+        (
+            "input",
+            |scene| drop(scene.write("in/a.txt", "b\nd\n")),
+            &[],
+            &["counted", "sorted"],
+            "sorted: run again, as this has changed: file in/a.txt",
+        ),
+        ("new input", |scene| drop(scene.write("in/deep/c.txt", "")), &[], &["sorted"], "file in/deep/c.txt"),
+        (
+            "input gone",
+            |scene| fs::remove_file(scene.path("in/deep/c.txt")).expect("there"),
+            &[],
+            &["sorted"],
+            "file in/deep/c.txt",
+        ),
+        ("written again", |scene| drop(scene.write("in/b.txt", "c\n")), &[], &[], ""),
+        ("matched by a pattern", |scene| drop(scene.write("two.conf", "")), &[], &["sorted"], "file two.conf"),
+        (
+            "file that the script names",
+            |scene| drop(scene.write("tool.sh", "sort -r \"$@\"")),
+            &[],
+            &["counted", "sorted"],
+            "file tool.sh",
+        ),
+        ("unrelated", |scene| drop(scene.write("unrelated.txt", "x")), &[], &[], ""),
+        ("param", |_| {}, &["--set", "most=1"], &["counted", "sorted"], "param most"),
+        ("param back", |_| {}, &[], &["counted", "sorted"], "param most"),
+        (
+            "output removed",
+            |scene| fs::remove_file(scene.path("out/count.txt")).expect("there"),
+            &[],
+            &["counted"],
+            "counted: run again, as this has changed: output out/count.txt",
+        ),
+        (
+            "output changed",
+            |scene| drop(scene.write("out/parts/a.txt", "tampered")),
+            &[],
+            &["sorted"],
+            "output out/parts",
+        ),
+        ("forced", |_| {}, &["--force", "counted"], &["counted"], ""),
+    ];
+    for (what, change, args, expected, reason) in changes {
+        change(&scene);
+        if !reason.is_empty() && args.is_empty() && *what != "param back" {
+            let told = reason.split(": ").last().expect("a part");
+            assert!(plan(&scene).contains(told), "{what}: plan does not say `{told}`:\n{}", plan(&scene));
+        }
+        let ran = scene.run().args(args).ends_with(0);
+        assert_eq!(called(&scene), *expected, "{what}:\n{}", ran.stderr);
+        says(&ran, reason);
+        scene.assert_clean();
+    }
+    assert_eq!(scene.read("out/all.txt"), "d\nc\nb\n");
+}
+
+#[test]
+fn a_step_that_fails_leaves_what_was_there_and_is_run_again() {
+    let scene = scene();
+    scene.run().ends_with(0);
+    called(&scene);
+    scene.write("in/a.txt", "e\n");
+    scene.write("fail", "");
+    scene.run().ends_with(1);
+    assert_eq!(scene.read("out/all.txt"), "a\nb\nc\n");
+    scene.assert_clean();
+    fs::remove_file(scene.path("fail")).expect("ours");
+    called(&scene);
+    let ran = scene.run().ends_with(0);
+    says(&ran, "file in/a.txt");
+    assert_eq!(called(&scene), ["counted", "sorted"]);
+    assert_eq!(scene.read("out/all.txt"), "c\ne\n");
+}
+
+#[test]
+fn a_step_that_is_killed_leaves_what_was_there_and_its_files_go() {
+    let scene = scene();
+    scene.run().ends_with(0);
+    scene.write("in/a.txt", "e\n");
+    scene.write("hang", "");
+    let going = scene.run().start();
+    until("the task hangs", Duration::from_secs(30), || scene.exists("hangs"));
+    going.signal(Signal::KILL);
+    going.end();
+    scene.until_gone(Duration::from_secs(2));
+    assert_eq!(scene.read("out/all.txt"), "a\nb\nc\n");
+    fs::remove_file(scene.path("hang")).expect("ours");
+    called(&scene);
+    scene.run().ends_with(0);
+    assert_eq!(called(&scene), ["counted", "sorted"]);
+    assert_eq!(scene.read("out/all.txt"), "c\ne\n");
+    scene.assert_clean();
+}
+
+#[test]
+fn what_is_not_made_is_an_error() {
+    let scene = Scene::new("task:\n  command: { shell: 'test \"$one\"', outputs: { one: out/one } }\n", "");
+    says(&scene.run().ends_with(1), "out/one is not there, which it is to make");
+    scene.assert_clean();
+    let scene = Scene::new("task:\n  command: { run: ['true'], outputs: [out/one] }\n", "");
+    says(&scene.run().ends_with(1), "out/one is not there, which it is to make");
+    let scene = Scene::new("task:\n  command: { run: ['true'], inputs: 'none-*' }\n", "");
+    says(&scene.run().ends_with(6), "none-*, which the command names under `inputs`");
+}
