@@ -187,7 +187,7 @@ fn what_is_forced_is_done_again_and_kept() {
     let scene = scene();
     assert!(planned(&scene, &[]).contains("checkpoint of `worked`: there was no run before"));
     scene.run().ends_with(0);
-    assert!(planned(&scene, &[]).contains("checkpoint of `worked`: finished batches are reused"));
+    assert!(planned(&scene, &[]).contains("checkpoint of `worked`: 9 finished batches, reused unless"));
     assert_eq!(calls(&scene), 9);
     scene.run().args(&["--force", "worked"]).ends_with(0);
     assert_eq!(calls(&scene), 9);

@@ -6,6 +6,7 @@ use super::args::PlanArgs;
 use super::exit_code::Exit;
 use super::{load, output};
 use crate::plan::{Plan, StageId, view};
+use crate::report::counted;
 use crate::run::executor::{Checkpoints, Findings, FingerprintError, StageChange, outlook};
 
 pub fn plan(args: &PlanArgs) -> Exit {
@@ -45,11 +46,12 @@ fn tasks(plan: &Plan, state_dir: &Path) -> String {
 
 /// What becomes of the batches that earlier runs have finished.
 fn checkpoints(plan: &Plan, changes: &[StageChange]) -> String {
-    let line = |StageChange { stage, changed }: &StageChange| {
+    let line = |StageChange { stage, changed, batches }: &StageChange| {
         let what = match changed {
             None => "there was no run before".to_owned(),
             Some(changed) if changed.is_empty() => {
-                "finished batches are reused, unless rows or packages have changed".to_owned()
+                let batches = counted(*batches, "finished batch");
+                format!("{batches}, reused unless rows or packages have changed")
             }
             Some(changed) => format!("batches are done again, as this has changed: {}", changed.join(", ")),
         };

@@ -35,7 +35,7 @@ fn prepared_run(args: &RunArgs) -> Result<Exit, Exit> {
     let cores = load::settings(&args.workers).cores;
     let chaos = args.chaos.map(|seed| ChaosOptions { seed, rate: args.chaos_rate });
     let forced = forced(args, &plan)?;
-    let surroundings = Surroundings { python, cores, chaos, forced, started: SystemTime::now() };
+    let surroundings = Surroundings { python, cores, chaos, forced, corrects: None, started: SystemTime::now() };
     Ok(carry_out(args, plan, surroundings, &signals))
 }
 

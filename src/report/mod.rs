@@ -11,3 +11,4 @@ mod words;
 
 pub use reporter::{Reporter, Style};
 pub use summary::{failure, summary};
+pub use words::counted;

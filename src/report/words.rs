@@ -20,10 +20,7 @@ pub fn count(number: u64) -> String {
 
 /// `1 row`, `2 rows`.
 pub fn counted(number: u64, word: &str) -> String {
-    let plural = match word {
-        "batch" => "batches".to_owned(),
-        _ => format!("{word}s"),
-    };
+    let plural = if word.ends_with("ch") { format!("{word}es") } else { format!("{word}s") };
     format!("{} {}", count(number), if number == 1 { word } else { &plural })
 }
 

@@ -101,6 +101,9 @@ pub fn run(
         changed.into_iter().for_each(&mut *report);
         checkpoints
     });
+    if let Some(checkpoints) = &checkpoints {
+        checkpoints.remember(&plan, folder.path())?;
+    }
     let staging = Staging::begin(&folder)?;
     let plan = Arc::new(plan);
     let mut executor = LocalExecutor::new(Arc::clone(&plan), &folder, staging, surroundings, checkpoints)?;

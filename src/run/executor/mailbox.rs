@@ -11,7 +11,7 @@ use rustix::event::{EventfdFlags, eventfd};
 use super::checkpoint::{BatchDigest, Findings};
 use super::filter::Remains;
 use super::guardian::{ProcessId, Turn};
-use super::local::{InPartitions, Known};
+use super::local::{Digests, InPartitions, Known};
 use crate::batch::Batch;
 use crate::plan::StageId;
 use crate::run::scheduler::{AttemptId, Failure, WorkerId};
@@ -82,7 +82,7 @@ pub enum Message {
         stage: StageId,
         sequence: u64,
         batch: Batch,
-        result: Result<BatchDigest, Failure>,
+        result: Result<Digests, Failure>,
     },
     /// It was looked up what an earlier run has made of a batch.
     Recalled {

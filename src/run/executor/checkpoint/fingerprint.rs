@@ -67,6 +67,13 @@ impl Fingerprint {
         path.canonicalize().is_ok_and(|path| self.files.contains(&path))
     }
 
+    /// What those records are known by, in a file or to people, that were made by what this is the fingerprint of. Which packages there are
+    /// is no part of it.
+    pub fn name(&self) -> String {
+        let components = self.components.iter().filter(|(name, _)| *name != PACKAGES);
+        blake3::Hash::from_bytes(digest(components)).to_hex()[..16].to_owned()
+    }
+
     pub fn to_json(&self) -> Value {
         json!(self.components)
     }
@@ -84,7 +91,7 @@ impl Fingerprint {
     }
 }
 
-fn digest(components: &BTreeMap<String, String>) -> [u8; 32] {
+fn digest<'c>(components: impl IntoIterator<Item = (&'c String, &'c String)>) -> [u8; 32] {
     let mut hash = Hash::new();
     for (name, value) in components {
         hash.add(name.as_bytes());

@@ -106,6 +106,39 @@ impl Ledger {
         Ok(Self { path, inner: Mutex::new(inner), _lock: lock })
     }
 
+    /// How many records there are of each name that `name` finds in the beginning of a payload, of which `bytes` tells the length by its first
+    /// eight bytes. Does not disturb a run that holds the ledger.
+    ///
+    /// # Errors
+    /// If it is there and cannot be read.
+    pub fn count(
+        state_dir: &Path,
+        bytes: impl Fn([u8; 8]) -> u64,
+        name: impl Fn(&[u8]) -> Option<String>,
+    ) -> Result<HashMap<String, u64>, LedgerError> {
+        let path = state_dir.join(FOLDER).join(FILE);
+        let failed = |source| LedgerError::System { what: "read", path: path.clone(), source };
+        let mut counts = HashMap::new();
+        let file = match File::open(&path) {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(counts),
+            Err(error) => return Err(failed(error)),
+        };
+        let (records, _) = scan(&file).map_err(failed)?;
+        for place in records.values().filter(|place| place.length >= 8) {
+            let mut first = [0; 8];
+            file.read_exact_at(&mut first, place.at + HEADER as u64).map_err(failed)?;
+            // A payload may be damaged, and then say anything.
+            let Ok(length) = usize::try_from(bytes(first).min(place.length)) else { continue };
+            let mut beginning = vec![0; length];
+            file.read_exact_at(&mut beginning, place.at + HEADER as u64).map_err(failed)?;
+            if let Some(name) = name(&beginning) {
+                *counts.entry(name).or_default() += 1;
+            }
+        }
+        Ok(counts)
+    }
+
     /// The payload of the newest record with this digest, if there is one that is undamaged.
     ///
     /// # Errors

@@ -37,6 +37,9 @@ pub enum RecordError {
 
 #[derive(Debug, Serialize, Deserialize)]
 struct Head {
+    /// See [`Fingerprint::name`](super::Fingerprint::name).
+    #[serde(default)]
+    made_by: String,
     outputs: Vec<OutputHead>,
     rejects: Vec<RejectHead>,
 }
@@ -62,11 +65,11 @@ struct RejectHead {
 }
 
 impl Record {
-    /// `input` is the batch that it came of.
+    /// `input` is the batch that it came of, `made_by` the name of the fingerprint of what has made it.
     ///
     /// # Errors
     /// If a batch was spilled and cannot be read back, or Arrow cannot write a column.
-    pub fn encode(&self, input: &Origin) -> Result<Vec<u8>, RecordError> {
+    pub fn encode(&self, input: &Origin, made_by: &str) -> Result<Vec<u8>, RecordError> {
         let files = input.files();
         let mut bodies = Vec::new();
         let mut outputs = Vec::new();
@@ -95,12 +98,24 @@ impl Record {
             message: failure.message.clone(),
             traceback: failure.traceback.clone(),
         });
-        let head = serde_json::to_vec(&Head { outputs, rejects: rejects.collect() })?;
+        let made_by = made_by.to_owned();
+        let head = serde_json::to_vec(&Head { made_by, outputs, rejects: rejects.collect() })?;
         let mut bytes = Vec::with_capacity(8 + head.len() + bodies.len());
         bytes.extend_from_slice(&(head.len() as u64).to_le_bytes());
         bytes.extend_from_slice(&head);
         bytes.extend_from_slice(&bodies);
         Ok(bytes)
+    }
+
+    /// Of how many bytes the head is, by the first eight bytes of a record, with these.
+    pub fn head_bytes(length: [u8; 8]) -> u64 {
+        u64::from_le_bytes(length).saturating_add(8)
+    }
+
+    /// The name of the fingerprint of what has made a record, by its head.
+    pub fn made_by(head: &[u8]) -> Option<String> {
+        let head: Head = serde_json::from_slice(head.get(8..)?).ok()?;
+        Some(head.made_by)
     }
 
     /// `input` is the origin of a batch with the same key.
@@ -210,7 +225,7 @@ mod tests {
     #[test]
     fn a_record_comes_back_as_it_was_also_where_files_have_other_numbers() {
         let (record, input) = record();
-        let bytes = record.encode(&input).expect("it can be written");
+        let bytes = record.encode(&input, "stage").expect("it can be written");
         let mut other = Origin::consecutive(FileId(0), 1, 5);
         other.extend(Origin::consecutive(FileId(5), 10, 3));
         other.extend(Origin::unknown(2));
@@ -231,7 +246,7 @@ mod tests {
     #[test]
     fn what_is_no_record_is_an_error() {
         let (record, input) = record();
-        let bytes = record.encode(&input).expect("it can be written");
+        let bytes = record.encode(&input, "stage").expect("it can be written");
         for length in 0..bytes.len() {
             assert!(Record::decode(&bytes[..length], &input).is_err(), "cut at {length}");
         }

@@ -20,6 +20,8 @@ use crate::run::executor::mailbox::Message;
 use crate::run::executor::resident::{failure, guarded};
 use crate::run::scheduler::{BatchId, Event, Failure, Meta, Output, Recalled, Reject, Scope};
 
+/// In the folder of a run: what its stages were made of.
+const MADE_OF: &str = "checkpoints.json";
 /// Beside the ledger: what the stages of the last run were made of.
 const STAGES: &str = "checkpoints/stages.json";
 
@@ -27,6 +29,8 @@ const STAGES: &str = "checkpoints/stages.json";
 pub struct Checkpoints {
     ledger: Arc<Ledger>,
     fingerprints: BTreeMap<StageId, Fingerprint>,
+    /// The digests of the fingerprints that stages had in the run which this one corrects.
+    corrected: BTreeMap<StageId, [u8; 32]>,
     /// Stages whose code is more than their fingerprints know: what they do is not kept.
     unkept: BTreeSet<StageId>,
     /// Stages of which an unsound file was told.
@@ -45,9 +49,17 @@ pub struct Checkpoints {
 struct Order {
     /// The batch of which the digest is to be known next, and those after it of which it is known.
     next: u64,
-    digested: BTreeMap<u64, (BatchDigest, Batch)>,
+    digested: BTreeMap<u64, (Digests, Batch)>,
     /// How often there was which digest.
     seen: HashMap<BatchDigest, u64>,
+}
+
+/// What a batch is known by.
+#[derive(Clone, Copy, Debug)]
+pub struct Digests {
+    now: BatchDigest,
+    /// In the run that this one corrects.
+    then: Option<BatchDigest>,
 }
 
 /// A stage that keeps its batches.
@@ -56,6 +68,8 @@ pub struct StageChange {
     pub stage: StageId,
     /// What is not as it was in the run before: nothing, if its batches can be reused. `None` if there was no run before.
     pub changed: Option<Vec<String>>,
+    /// Finished batches that are there, and made by what the stage is now.
+    pub batches: u64,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -66,6 +80,8 @@ pub enum CheckpointError {
     Fingerprint { stage: String, source: FingerprintError },
     #[error("{} cannot be written: {source}", path.display())]
     Stages { path: PathBuf, source: io::Error },
+    #[error("the run in {} has kept nothing that could be corrected: {}", folder.display(), source)]
+    Corrected { folder: PathBuf, source: io::Error },
 }
 
 impl Checkpoints {
@@ -103,11 +119,16 @@ impl Checkpoints {
         fs::write(&draft, text)
             .and_then(|()| fs::rename(&draft, &path))
             .map_err(|source| CheckpointError::Stages { path, source })?;
+        let corrected = match &surroundings.corrects {
+            Some(folder) => corrected(plan, folder)?,
+            None => BTreeMap::new(),
+        };
         let (writing, written) = bounded(0);
         Ok(Some((
             Self {
                 ledger,
                 fingerprints,
+                corrected,
                 unkept: BTreeSet::new(),
                 warned: BTreeSet::new(),
                 news: Vec::new(),
@@ -120,17 +141,33 @@ impl Checkpoints {
         )))
     }
 
+    /// Writes down in the run's folder what its stages are made of, so that a later run can correct this one.
+    ///
+    /// # Errors
+    /// If that cannot be written.
+    pub fn remember(&self, plan: &Plan, run: &Path) -> Result<(), CheckpointError> {
+        let stages = self.fingerprints.iter().map(|(stage, fingerprint)| {
+            let digest = blake3::Hash::from_bytes(*fingerprint.digest()).to_hex().to_string();
+            (plan.stage(*stage).name.clone(), Value::from(digest))
+        });
+        let path = run.join(MADE_OF);
+        let text = Value::Object(stages.collect()).to_string();
+        fs::write(&path, text).map_err(|source| CheckpointError::Stages { path, source })
+    }
+
     /// What has changed in every stage that keeps its batches. Which packages there are is not looked at.
     ///
     /// # Errors
     /// If what they depend on cannot be read.
     pub fn changes(plan: &Plan, state_dir: &Path) -> Result<Vec<StageChange>, CheckpointError> {
         let known = known_stages(state_dir);
+        let counts = Ledger::count(state_dir, Record::head_bytes, Record::made_by)?;
         let stages = plan.stages.iter().filter(|stage| stage.checkpoint.is_some());
         let changes = stages.map(|stage| {
             let fingerprint = fingerprint(plan, stage, None)?;
             let changed = known.get(&full_name(plan, stage)).map(|before| fingerprint.changed_since(before));
-            Ok(StageChange { stage: stage.id, changed })
+            let batches = counts.get(&fingerprint.name()).copied().unwrap_or_default();
+            Ok(StageChange { stage: stage.id, changed, batches })
         });
         changes.collect()
     }
@@ -175,6 +212,14 @@ fn known_stages(state_dir: &Path) -> Map<String, Value> {
     text.and_then(|text| serde_json::from_slice(&text).ok()).unwrap_or_default()
 }
 
+/// The digests of the fingerprints that the stages had in a run.
+fn corrected(plan: &Plan, run: &Path) -> Result<BTreeMap<StageId, [u8; 32]>, CheckpointError> {
+    let read = || -> io::Result<Map<String, Value>> { Ok(serde_json::from_slice(&fs::read(run.join(MADE_OF))?)?) };
+    let known = read().map_err(|source| CheckpointError::Corrected { folder: run.to_owned(), source })?;
+    let digest = |stage: &Stage| Some(*blake3::Hash::from_hex(known.get(&stage.name)?.as_str()?).ok()?.as_bytes());
+    Ok(plan.stages.iter().filter_map(|stage| Some((stage.id, digest(stage)?))).collect())
+}
+
 fn full_name(plan: &Plan, stage: &Stage) -> String {
     format!("{}/{}", plan.name, stage.name)
 }
@@ -195,24 +240,24 @@ impl LocalExecutor {
         };
         let checkpoints = self.checkpoints.as_ref().expect("only stages that keep batches ask for them");
         let fingerprint = *checkpoints.fingerprints[&stage].digest();
+        let corrected = checkpoints.corrected.get(&stage).copied();
         let (files, plan, mailbox) = (self.files.clone(), Arc::clone(&self.plan), self.mailbox.clone());
         rayon::spawn(move || {
-            let result =
-                guarded(|| BatchDigest::of(&fingerprint, &batch, &files, &plan.folder).map_err(|error| failed(&error)));
+            let digest = |fingerprint: &[u8; 32]| {
+                BatchDigest::of(fingerprint, &batch, &files, &plan.folder).map_err(|error| failed(&error))
+            };
+            let result = guarded(|| {
+                let then = corrected.filter(|then| *then != fingerprint);
+                Ok(Digests { now: digest(&fingerprint)?, then: then.as_ref().map(digest).transpose()? })
+            });
             mailbox.send(Message::Digested { stage, sequence, batch, result });
         });
     }
 
     /// The digest of a batch is known. Those that are the same are told apart by their order, so that all before it must be known, too.
-    pub(super) fn digested(
-        &mut self,
-        stage: StageId,
-        sequence: u64,
-        batch: Batch,
-        result: Result<BatchDigest, Failure>,
-    ) {
-        let digest = match result {
-            Ok(digest) => digest,
+    pub(super) fn digested(&mut self, stage: StageId, sequence: u64, batch: Batch, result: Result<Digests, Failure>) {
+        let digests = match result {
+            Ok(digests) => digests,
             Err(failure) => {
                 self.events.push_back(Event::StageFailed { stage, failure });
                 return;
@@ -220,19 +265,25 @@ impl LocalExecutor {
         };
         let checkpoints = self.checkpoints.as_mut().expect("only stages that keep batches ask for them");
         let is_forced = self.surroundings.forced.contains(&stage);
+        let corrects = self.surroundings.corrects.is_some();
         let order = checkpoints.orders.entry(stage).or_default();
-        order.digested.insert(sequence, (digest, batch));
-        while let Some((digest, batch)) = order.digested.remove(&order.next) {
+        order.digested.insert(sequence, (digests, batch));
+        while let Some((digests, batch)) = order.digested.remove(&order.next) {
             let sequence = order.next;
             order.next += 1;
-            let times = order.seen.entry(digest).or_default();
-            let digest = digest.again(*times);
+            let times = order.seen.entry(digests.now).or_default();
+            let digest = digests.now.again(*times);
+            let then = digests.then.map(|then| then.again(*times));
             *times += 1;
             let (ledger, plan, mailbox) =
                 (Arc::clone(&checkpoints.ledger), Arc::clone(&self.plan), self.mailbox.clone());
+            let made_by = checkpoints.fingerprints[&stage].name();
             rayon::spawn(move || {
                 let look_up = || match is_forced {
                     true => Ok(Known::default()),
+                    false if corrects => {
+                        look_up_to_correct(&ledger, &digest, then, &made_by, plan.stage(stage), &batch)
+                    }
                     false => look_up(&ledger, &digest, plan.stage(stage), &batch),
                 };
                 let result = guarded(look_up);
@@ -299,9 +350,10 @@ impl LocalExecutor {
         let (ledger, writing, mailbox) =
             (Arc::clone(&checkpoints.ledger), checkpoints.writing.clone(), self.mailbox.clone());
         let share = share(plan.stage(stage));
+        let made_by = checkpoints.fingerprints[&stage].name();
         rayon::spawn(move || {
             let result = guarded(|| {
-                let payload = record.encode(&origin).map_err(|error| failed(&error))?;
+                let payload = record.encode(&origin, &made_by).map_err(|error| failed(&error))?;
                 share.map_or(Ok(()), |share| share.add(&digest, &payload)).map_err(|error| failed(&error))?;
                 ledger.add(digest, &payload).map_err(|error| failed(&error))
             });
@@ -321,6 +373,31 @@ pub struct Known {
 
 fn share(stage: &Stage) -> Option<Share> {
     stage.checkpoint.as_ref().and_then(|checkpoint| checkpoint.share.clone()).map(Share::new)
+}
+
+/// Like [`look_up`], but what a batch gave in the run that is corrected counts, too, and is kept as if the stage had made it as it is now. Nothing counts
+/// of which rows were rejected.
+fn look_up_to_correct(
+    ledger: &Ledger,
+    now: &BatchDigest,
+    then: Option<BatchDigest>,
+    made_by: &str,
+    stage: &Stage,
+    batch: &Batch,
+) -> Result<Known, Failure> {
+    let is_good = |known: &Known| known.record.as_ref().is_some_and(|record| record.rejects.is_empty());
+    let known = look_up(ledger, now, stage, batch)?;
+    if is_good(&known) {
+        return Ok(known);
+    }
+    let Some(then) = then else { return Ok(Known { record: None, ..known }) };
+    let known = look_up(ledger, &then, stage, batch)?;
+    let Some(record) = known.record.as_ref().filter(|_| is_good(&known)) else {
+        return Ok(Known { record: None, ..known });
+    };
+    let payload = record.encode(batch.origin(), made_by).map_err(|error| failed(&error))?;
+    ledger.add(*now, &payload).map_err(|error| failed(&error))?;
+    Ok(known)
 }
 
 fn look_up(ledger: &Ledger, digest: &BatchDigest, stage: &Stage, batch: &Batch) -> Result<Known, Failure> {

@@ -13,6 +13,7 @@ mod tasks;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io;
 use std::os::fd::OwnedFd;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -33,7 +34,7 @@ use crate::plan::memory::SPILL_LIMIT;
 use crate::plan::{EdgeId, Plan, StageId, StageKind, Verdict};
 use crate::run::publish::{RunFolder, Staging};
 use crate::run::scheduler::{Action, BatchId, Event, Failure, Meta, Output, Scope};
-pub use checkpoints::{CheckpointError, Checkpoints, Known, StageChange};
+pub use checkpoints::{CheckpointError, Checkpoints, Digests, Known, StageChange};
 use filters::Filters;
 pub use keyed::InPartitions;
 use keyed::KeyedInput;
@@ -55,6 +56,9 @@ pub struct Surroundings {
     pub chaos: Option<ChaosOptions>,
     /// Stages whose finished batches of earlier runs do not count.
     pub forced: BTreeSet<StageId>,
+    /// The folder of a run: batches that it has finished count although stages have changed since, but those do not of which rows were
+    /// rejected.
+    pub corrects: Option<PathBuf>,
     /// The moment that `now()` says in queries.
     pub started: SystemTime,
 }

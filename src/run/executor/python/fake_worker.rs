@@ -57,6 +57,7 @@ impl FakeWorker {
             cores: NonZeroU32::MIN,
             chaos: None,
             forced: BTreeSet::new(),
+            corrects: None,
             started: SystemTime::UNIX_EPOCH,
         };
         // Nothing is written: the worker has no output.
