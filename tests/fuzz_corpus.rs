@@ -68,6 +68,18 @@ fn what_workers_send() {
     });
 }
 
+#[test]
+fn ledgers() {
+    check(&Target {
+        name: "ledger",
+        run: targets::ledger,
+        mutations: (400, 1_000_000),
+        time: Duration::from_secs(2),
+        bytes: 4 << 20,
+        bytes_per_byte: 64,
+    });
+}
+
 /// Runs a target on its corpus and on mutations of it.
 fn check(target: &Target) {
     if std::env::var_os("MILLPOND_SEEDS").is_some() {

@@ -40,6 +40,10 @@ struct Parsed {
 impl Query {
     /// Parses exactly one query; a final semicolon is allowed. Everything that is not a query is refused.
     pub fn parse(sql: &str) -> Result<Self, SyntaxError> {
+        stacker::grow(STACK, || Self::parse_here(sql))
+    }
+
+    fn parse_here(sql: &str) -> Result<Self, SyntaxError> {
         let tokens = tokenize(sql)?;
         refuse_other_statements(&tokens)?;
         refuse_endless_chains(&tokens)?;
@@ -138,6 +142,10 @@ fn parse_one(sql: &str, tokens: Vec<TokenWithSpan>) -> Result<Statement, SyntaxE
         token => Err(SyntaxError::new(format!("expected the end of the query, found `{token}`")).at(next.span.start)),
     }
 }
+
+/// Bytes of stack, of which only what is used is memory, for queries that are nested as deeply as the parser takes them: each level of subqueries
+/// takes it a dozen calls.
+const STACK: usize = 16 << 20;
 
 /// Operators in one query. Each makes the tree of a chain (`1 + 1 + ...`) deeper by one, and what walks it needs stack.
 const MOST_OPERATORS: usize = 4000;

@@ -15,7 +15,7 @@ use millpond::diagnostic::render::{self, Style};
 use millpond::diagnostic::{Diagnostic, SourceText, Span};
 use millpond::plan::memory::MemoryBound;
 use millpond::plan::{self, Compiled, Plan, Port, Settings, view};
-use millpond::run::executor::{FakeWorker, Frame, Kind};
+use millpond::run::executor::{FakeWorker, Frame, Kind, is_record, sound_records};
 use millpond::spec::{self, Completeness, Given};
 use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create};
 
@@ -172,6 +172,16 @@ pub fn worker(bytes: &[u8]) {
         }
     }
     worker.end();
+}
+
+/// The file of a ledger, or a record of one, which others may have written: read, or not.
+pub fn ledger(bytes: &[u8]) {
+    is_record(bytes);
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    std::fs::create_dir(folder.path().join("checkpoints")).expect("a folder in ours");
+    std::fs::write(folder.path().join("checkpoints/batches"), bytes).expect("ours");
+    let sound = sound_records(folder.path()).expect("what is not sound is as if it were not there");
+    assert!(sound <= bytes.len() / 96, "{sound} records in {} bytes", bytes.len());
 }
 
 fn is_valid(batch: &Batch) {

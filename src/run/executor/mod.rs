@@ -39,9 +39,10 @@ pub use guardian::{GUARDIAN_ARGUMENT, guard};
 pub use local::{CheckpointError, Checkpoints, LocalExecutor, StageChange, Surroundings};
 pub use poller::Token;
 pub use python::PythonHost;
-// What comes over the sockets of workers, for tests that send what they like.
+// What comes over the sockets of workers and from the files of others, for tests that send what they like.
 #[doc(hidden)]
 pub use {
+    checkpoint::{is_record, sound_records},
     frame::{Frame, FrameError, Kind},
     python::{Answer, FakeWorker},
 };

@@ -13,7 +13,7 @@ use crate::format::column_type;
 use crate::plan::{Command, CommandLine, Plan, Python, Stage, StageKind, TaskFiles};
 
 /// Changes when what is kept is made in another way.
-const FORMAT: &str = concat!("1 ", env!("CARGO_PKG_VERSION"));
+const FORMAT: &str = concat!("2 ", env!("CARGO_PKG_VERSION"));
 
 /// The component that only a run knows.
 const PACKAGES: &str = "packages";

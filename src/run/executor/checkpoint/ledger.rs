@@ -172,6 +172,11 @@ impl Ledger {
         self.inner().add(digest, payload, checksum).map_err(|source| self.failed("write", source))
     }
 
+    /// Of all records.
+    pub fn digests(&self) -> Vec<BatchDigest> {
+        self.inner().records.keys().copied().collect()
+    }
+
     /// Sees to it that the records survive a loss of power.
     ///
     /// # Errors
