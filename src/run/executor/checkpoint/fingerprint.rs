@@ -264,3 +264,36 @@ pub(super) fn file_digest(path: &Path) -> io::Result<String> {
 fn contains(text: &[u8], word: &[u8]) -> bool {
     text.windows(word.len()).any(|window| window == word)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn made_of(components: &[(&str, &str)]) -> Fingerprint {
+        let components: BTreeMap<String, String> =
+            components.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        Fingerprint { digest: digest(&components), components, files: BTreeSet::new() }
+    }
+
+    #[test]
+    fn every_component_counts_and_is_told_of() {
+        let before = made_of(&[("engine", "1"), ("code work.py", "a"), (PACKAGES, "p")]);
+        let others = [
+            (made_of(&[("engine", "2"), ("code work.py", "a"), (PACKAGES, "p")]), vec!["engine"]),
+            (made_of(&[("engine", "1"), ("code work.py", "b"), (PACKAGES, "p")]), vec!["code work.py"]),
+            (
+                made_of(&[("engine", "1"), ("code other.py", "a"), (PACKAGES, "p")]),
+                vec!["code other.py", "code work.py"],
+            ),
+            (made_of(&[("engine", "1"), ("code work.py", "a"), (PACKAGES, "q")]), vec![PACKAGES]),
+        ];
+        for (now, changed) in others {
+            assert_eq!(now.changed_since(&before.to_json()), changed);
+            assert_ne!(now.digest(), before.digest());
+            // Packages are known to runs only.
+            assert_eq!(now.name() == before.name(), changed == [PACKAGES]);
+        }
+        let same = made_of(&[("engine", "1"), ("code work.py", "a"), (PACKAGES, "p")]);
+        assert_eq!((same.digest(), same.changed_since(&before.to_json())), (before.digest(), Vec::new()));
+    }
+}
