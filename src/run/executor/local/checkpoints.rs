@@ -99,7 +99,7 @@ impl Checkpoints {
         if stages.peek().is_none() {
             return Ok(None);
         }
-        let ledger = Arc::new(Ledger::open(state_dir, surroundings.started)?);
+        let ledger = Arc::new(Ledger::open(state_dir, surroundings.present)?);
         let environment = surroundings.python.as_ref().map_or("", |python| python.environment.as_str());
         let mut known = known_stages(state_dir);
         let (mut fingerprints, mut events) = (BTreeMap::new(), Vec::new());
