@@ -155,6 +155,14 @@ impl Checkpoints {
         fs::write(&path, text).map_err(|source| CheckpointError::Stages { path, source })
     }
 
+    /// Removes the checkpoints of a state folder, and returns how many bytes they had. Nothing is removed if `is_dry`.
+    ///
+    /// # Errors
+    /// If a run uses them, or they cannot be removed.
+    pub fn remove(state_dir: &Path, is_dry: bool) -> Result<u64, CheckpointError> {
+        Ok(Ledger::remove(state_dir, is_dry)?)
+    }
+
     /// What has changed in every stage that keeps its batches. Which packages there are is not looked at.
     ///
     /// # Errors
