@@ -8,13 +8,13 @@ use std::time::{Duration, Instant, SystemTime};
 
 use super::args::{Progress, RunArgs};
 use super::exit_code::Exit;
-use super::{env, load, output};
+use super::{env, load, output, resume};
 use crate::plan::{Plan, StageId, StageKind, WriteTarget};
 use crate::report::{self, Reporter, Style};
 use crate::run::executor::{ChaosOptions, Surroundings};
 use crate::run::publish::{Ended, RecordedOutcome, RunRecord};
 use crate::run::{self, Ending, Outcome, RunError, Scope, Signals};
-use crate::spec::Completeness;
+use crate::spec::{Completeness, Given};
 
 /// Bytes of stack of a thread for native work: address space, of which only what is used is memory. Long expressions in queries
 /// are deep trees.
@@ -27,8 +27,23 @@ pub fn run(args: &RunArgs) -> Exit {
 }
 
 fn prepared_run(args: &RunArgs) -> Result<Exit, Exit> {
-    let given = load::given(&args.params.set, args.params.seed, Completeness::Full)?;
+    let resumed = args.resume.as_ref().map(|wanted| resume::find(args, wanted.as_deref())).transpose()?;
+    let given = match &resumed {
+        Some((_, earlier)) => Given {
+            current_dir: earlier.current_dir.clone(),
+            ..load::given(&earlier.set, earlier.seed, Completeness::Full)?
+        },
+        None => load::given(&args.params.set, args.params.seed, Completeness::Full)?,
+    };
     let mut plan = load::plan_of(&args.file, &given, &args.workers)?;
+    if let Some((id, _)) = &resumed
+        && plan.stages.iter().all(|stage| stage.checkpoint.is_none())
+    {
+        output::warn(&format!(
+            "no stage of `{}` has `checkpoint`, so that nothing of the run {id} is kept: all is done again",
+            plan.name
+        ));
+    }
     load::keep_to_memory(&mut plan, &args.workers)?;
     let python = if plan.needs_python() { Some(env::python_host(&plan)?) } else { None };
     let signals = Signals::watch().map_err(|error| {
@@ -46,8 +61,8 @@ fn prepared_run(args: &RunArgs) -> Result<Exit, Exit> {
         current_dir: given.current_dir,
         seed: given.seed,
         started: now,
-        now,
-        resumes: None,
+        now: resumed.as_ref().map_or(now, |(_, earlier)| earlier.now),
+        resumes: resumed.map(|(id, _)| id),
     };
     let surroundings = Surroundings { python, cores, chaos, forced, corrects: None, started: record.now, present: now };
     Ok(carry_out(args, plan, &record, surroundings, &signals))
