@@ -37,10 +37,10 @@ fn prepared_run(args: &RunArgs) -> Result<Exit, Exit> {
     };
     let mut plan = load::plan_of(&args.file, &given, &args.workers)?;
     if let Some((id, _)) = &resumed
-        && plan.stages.iter().all(|stage| stage.checkpoint.is_none())
+        && plan.stages.iter().all(|stage| stage.checkpoint.is_none() && stage.task_files().is_none())
     {
         output::warn(&format!(
-            "no stage of `{}` has `checkpoint`, so that nothing of the run {id} is kept: all is done again",
+            "no stage of `{}` has `checkpoint` or is a task with files, so that nothing of the run {id} is kept: all is done again",
             plan.name
         ));
     }
