@@ -505,6 +505,7 @@ fn a_second_run_is_told_who_has_the_checkpoints() {
     let ran = scene.run().ends_with(6);
     ran.says(&["another run", &format!("(process {})", first.pid()), "--state-dir"]);
     assert!(ran.took < Duration::from_secs(5), "{:?}", ran.took);
+    assert_eq!(std::fs::read_dir(scene.path("state/runs")).expect("there is a run").count(), 1, "no run but the first");
     first.signal(Signal::KILL);
     first.end();
     goes_on(&scene, 1);

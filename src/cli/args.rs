@@ -1,11 +1,15 @@
 //! The command line as it is typed.
 
 use std::num::NonZeroU32;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::plan::Plan;
+
+/// The state folder, beside a pipeline file.
+pub const STATE: &str = ".millpond";
 
 /// Runs data pipelines that are written down in YAML.
 #[derive(Debug, Parser)]
@@ -27,9 +31,65 @@ pub enum Command {
     Graph(GraphArgs),
     /// Print the JSON Schema of pipeline files.
     Schema,
+    /// Runs that have been, and what they have left behind.
+    #[command(subcommand)]
+    Runs(RunsCommand),
     /// Python environments of pipelines.
     #[command(subcommand)]
     Env(EnvCommand),
+}
+
+#[derive(Debug, Subcommand)]
+pub enum RunsCommand {
+    /// List runs, newest first.
+    List(RunsListArgs),
+    /// Remove the folders of finished runs, with their events, logs and rejected rows. Runs that are going on stay, and so does what the
+    /// next run has to finish or undo.
+    ///
+    /// Without --keep and --older-than, the newest 20 stay. With both, a run goes that is neither among the newest nor young.
+    Prune(RunsPruneArgs),
+}
+
+/// Whose runs.
+#[derive(Debug, Args)]
+pub struct RunsArgs {
+    /// A pipeline file: only its runs, and those in `.millpond` beside it. Without it, all runs in `.millpond` in the current directory.
+    pub file: Option<PathBuf>,
+    /// The folder for what runs leave behind, if it is another one.
+    #[arg(long, value_name = "DIR")]
+    pub state_dir: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub struct RunsListArgs {
+    #[command(flatten)]
+    pub runs: RunsArgs,
+    #[arg(long, value_enum, default_value_t = ListFormat::Text)]
+    pub format: ListFormat,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum ListFormat {
+    Text,
+    Json,
+}
+
+#[derive(Debug, Args)]
+pub struct RunsPruneArgs {
+    #[command(flatten)]
+    pub runs: RunsArgs,
+    /// How many of the newest finished runs stay.
+    #[arg(long, value_name = "N")]
+    pub keep: Option<usize>,
+    /// Only runs that began longer ago than this, such as `12h` or `7d`.
+    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
+    pub older_than: Option<Duration>,
+    /// Also remove the finished batches that stages with `checkpoint` have kept, of all pipelines that use the state folder.
+    #[arg(long)]
+    pub checkpoints: bool,
+    /// Only say what would be removed.
+    #[arg(long)]
+    pub dry_run: bool,
 }
 
 #[derive(Debug, Subcommand)]
@@ -90,6 +150,10 @@ pub struct RunArgs {
     /// May be repeated.
     #[arg(long, value_name = "STAGE")]
     pub force: Vec<String>,
+    /// Goes on with a run of this pipeline that has not succeeded, with its params, its seed, and its start as what `now()` says: what stages
+    /// with `checkpoint` have done is not done again. RUN is the beginning of an id; without it, the newest run is meant.
+    #[arg(long, value_name = "RUN", num_args = 0..=1, conflicts_with_all = ["set", "seed"])]
+    pub resume: Option<Option<String>>,
     #[command(flatten)]
     pub state: StateArgs,
 }
@@ -103,7 +167,12 @@ pub struct StateArgs {
 
 impl StateArgs {
     pub fn folder(&self, plan: &Plan) -> PathBuf {
-        self.state_dir.clone().unwrap_or_else(|| plan.folder.join(".millpond"))
+        self.in_folder(&plan.folder)
+    }
+
+    /// The state folder of a pipeline that lies in `folder`.
+    pub fn in_folder(&self, folder: &Path) -> PathBuf {
+        self.state_dir.clone().unwrap_or_else(|| folder.join(STATE))
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::cmp::Reverse;
 use std::num::NonZeroU32;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bytesize::ByteSize;
@@ -24,9 +24,16 @@ const LARGEST_TERMS: usize = 4;
 /// # Errors
 /// How the program should end if there is no plan.
 pub fn plan(file: &Path, params: &ParamArgs, workers: &WorkerArgs) -> Result<Plan, Exit> {
+    plan_of(file, &given(&params.set, params.seed, Completeness::Full)?, workers)
+}
+
+/// The same, for a run that is given this.
+///
+/// # Errors
+/// How the program should end if there is no plan.
+pub fn plan_of(file: &Path, given: &Given, workers: &WorkerArgs) -> Result<Plan, Exit> {
     let source = read(file)?;
-    let given = given(&params.set, params.seed, Completeness::Full)?;
-    let document = spec::parse(&source, &given);
+    let document = spec::parse(&source, given);
     match plan::compile(&document, &settings(workers)) {
         Ok(Compiled { plan, warnings }) => {
             output::report(&warnings, &source);
@@ -82,6 +89,17 @@ pub fn read(file: &Path) -> Result<Arc<SourceText>, Exit> {
     SourceText::read(file).map(Arc::new).map_err(|error| {
         output::complain(&error.to_string());
         unreadable(&error)
+    })
+}
+
+/// The path of a pipeline file without symbolic links, by which its runs are known; prints why there is none.
+///
+/// # Errors
+/// How the program should end if there is none.
+pub fn identity(file: &Path) -> Result<PathBuf, Exit> {
+    file.canonicalize().map_err(|error| {
+        output::complain(&format!("cannot read `{}`: {error}", file.display()));
+        Exit::Usage
     })
 }
 

@@ -8,7 +8,9 @@ mod graph;
 mod load;
 mod output;
 mod plan;
+mod resume;
 mod run;
+mod runs;
 mod schema;
 mod validate;
 
@@ -19,7 +21,7 @@ use clap::Parser;
 use clap::error::ErrorKind;
 
 use crate::run::executor::{GUARDIAN_ARGUMENT, guard};
-use args::{Cli, Command, EnvCommand};
+use args::{Cli, Command, EnvCommand, RunsCommand};
 pub use exit_code::Exit;
 
 /// Runs the command line `args`, the program's name first, and says how the program should end.
@@ -48,6 +50,8 @@ fn dispatch(args: impl IntoIterator<Item = OsString>) -> Exit {
         Command::Plan(args) => plan::plan(&args),
         Command::Graph(args) => graph::graph(&args),
         Command::Schema => schema::schema(),
+        Command::Runs(RunsCommand::List(args)) => runs::list(&args),
+        Command::Runs(RunsCommand::Prune(args)) => runs::prune(&args),
         Command::Env(EnvCommand::Build(args)) => env::build(&args),
     }
 }

@@ -4,15 +4,17 @@ use std::collections::BTreeSet;
 use std::io::IsTerminal;
 use std::num::NonZeroU32;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, Instant, SystemTime};
 
 use super::args::{Progress, RunArgs};
 use super::exit_code::Exit;
-use super::{env, load, output};
+use super::{env, load, output, resume};
 use crate::plan::{Plan, StageId, StageKind, WriteTarget};
 use crate::report::{self, Reporter, Style};
 use crate::run::executor::{ChaosOptions, Surroundings};
-use crate::run::{self, Ending, Outcome, Scope, Signals};
+use crate::run::publish::{Ended, RecordedOutcome, RunRecord};
+use crate::run::{self, Ending, Outcome, RunError, Scope, Signals};
+use crate::spec::{Completeness, Given};
 
 /// Bytes of stack of a thread for native work: address space, of which only what is used is memory. Long expressions in queries
 /// are deep trees.
@@ -25,7 +27,23 @@ pub fn run(args: &RunArgs) -> Exit {
 }
 
 fn prepared_run(args: &RunArgs) -> Result<Exit, Exit> {
-    let mut plan = load::plan(&args.file, &args.params, &args.workers)?;
+    let resumed = args.resume.as_ref().map(|wanted| resume::find(args, wanted.as_deref())).transpose()?;
+    let given = match &resumed {
+        Some((_, earlier)) => Given {
+            current_dir: earlier.current_dir.clone(),
+            ..load::given(&earlier.set, earlier.seed, Completeness::Full)?
+        },
+        None => load::given(&args.params.set, args.params.seed, Completeness::Full)?,
+    };
+    let mut plan = load::plan_of(&args.file, &given, &args.workers)?;
+    if let Some((id, _)) = &resumed
+        && plan.stages.iter().all(|stage| stage.checkpoint.is_none() && stage.task_files().is_none())
+    {
+        output::warn(&format!(
+            "no stage of `{}` has `checkpoint` or is a task with files, so that nothing of the run {id} is kept: all is done again",
+            plan.name
+        ));
+    }
     load::keep_to_memory(&mut plan, &args.workers)?;
     let python = if plan.needs_python() { Some(env::python_host(&plan)?) } else { None };
     let signals = Signals::watch().map_err(|error| {
@@ -35,8 +53,19 @@ fn prepared_run(args: &RunArgs) -> Result<Exit, Exit> {
     let cores = load::settings(&args.workers).cores;
     let chaos = args.chaos.map(|seed| ChaosOptions { seed, rate: args.chaos_rate });
     let forced = forced(args, &plan)?;
-    let surroundings = Surroundings { python, cores, chaos, forced, corrects: None, started: SystemTime::now() };
-    Ok(carry_out(args, plan, surroundings, &signals))
+    let now = SystemTime::now();
+    let record = RunRecord {
+        pipeline: plan.name.clone(),
+        file: load::identity(&args.file)?,
+        set: given.set,
+        current_dir: given.current_dir,
+        seed: given.seed,
+        started: now,
+        now: resumed.as_ref().map_or(now, |(_, earlier)| earlier.now),
+        resumes: resumed.map(|(id, _)| id),
+    };
+    let surroundings = Surroundings { python, cores, chaos, forced, corrects: None, started: record.now, present: now };
+    Ok(carry_out(args, plan, &record, surroundings, &signals))
 }
 
 /// The stages that `--force` names.
@@ -58,15 +87,25 @@ fn forced(args: &RunArgs, plan: &Plan) -> Result<BTreeSet<StageId>, Exit> {
     args.force.iter().map(find).collect()
 }
 
-fn carry_out(args: &RunArgs, plan: Plan, surroundings: Surroundings, signals: &Signals) -> Exit {
+fn carry_out(args: &RunArgs, plan: Plan, record: &RunRecord, surroundings: Surroundings, signals: &Signals) -> Exit {
     let state_dir = args.state.folder(&plan);
     set_native_threads(surroundings.cores);
     let shown = Arc::new(plan.clone());
     let reporter = Reporter::start(Arc::clone(&shown), style(args.progress));
-    let result = run::run(plan, &state_dir, surroundings, signals, &mut |event| reporter.tell(event));
+    let mut tell = |event| reporter.tell(event);
+    let mut run = match run::open(&plan, &state_dir, record, &surroundings, &mut tell) {
+        Ok(run) => run,
+        Err(error) => return complain(&error),
+    };
+    let began = Instant::now();
+    let result = run::run(plan, &mut run, surroundings, signals, &mut tell);
+    let exit = match &result {
+        Ok(outcome) => exit_of(&shown, outcome, signals),
+        Err(error) => exit_of_error(error),
+    };
+    let noted = run.end(&recorded(exit, result.as_ref().ok(), began.elapsed()));
     match result {
         Ok(outcome) => {
-            let exit = exit_of(&shown, &outcome, signals);
             let message = if exit == Exit::Success { None } else { report::failure(&shown, &outcome) };
             let text = if exit == Exit::Success && outcome.ending != Ending::Succeeded {
                 String::new()
@@ -74,19 +113,45 @@ fn carry_out(args: &RunArgs, plan: Plan, surroundings: Surroundings, signals: &S
                 report::summary(&shown, &outcome)
             };
             reporter.end(outcome, exit.code(), message, text);
-            exit
         }
-        Err(error) => {
-            output::complain(&error.to_string());
-            match error {
-                run::RunError::Publish(_) | run::RunError::Checkpoints(_) => Exit::InputOutput,
-                run::RunError::System(error) if is_shortage(&error) => {
-                    output::complain("raise the limit (`ulimit -n`), or run with fewer `--workers`");
-                    Exit::InputOutput
-                }
-                run::RunError::System(_) => Exit::Internal,
-            }
-        }
+        Err(error) => drop(complain(&error)),
+    }
+    // What is published is published: the exit code stays.
+    if let Err(error) = noted {
+        output::complain(&format!("`millpond runs` will not know how the run has ended: {error}"));
+    }
+    exit
+}
+
+/// What later runs are told.
+fn recorded(exit: Exit, outcome: Option<&Outcome>, took: Duration) -> RecordedOutcome {
+    RecordedOutcome {
+        ended: match exit {
+            Exit::Success => Ended::Succeeded,
+            Exit::HungUp | Exit::Interrupted | Exit::Terminated => Ended::Interrupted,
+            _ => Ended::Failed,
+        },
+        exit_code: exit.code(),
+        duration: outcome.map_or(took, |outcome| outcome.duration),
+        rows_rejected: outcome.map(|outcome| outcome.stages.iter().map(|account| account.rejected).sum()),
+    }
+}
+
+/// Prints why there is no outcome, and says how the program ends.
+fn complain(error: &RunError) -> Exit {
+    output::complain(&error.to_string());
+    let exit = exit_of_error(error);
+    if matches!(error, RunError::System(_)) && exit == Exit::InputOutput {
+        output::complain("raise the limit (`ulimit -n`), or run with fewer `--workers`");
+    }
+    exit
+}
+
+fn exit_of_error(error: &RunError) -> Exit {
+    match error {
+        RunError::Publish(_) | RunError::Checkpoints(_) => Exit::InputOutput,
+        RunError::System(error) if is_shortage(error) => Exit::InputOutput,
+        RunError::System(_) => Exit::Internal,
     }
 }
 

@@ -9,6 +9,6 @@ mod reporter;
 mod summary;
 mod words;
 
-pub use reporter::{Reporter, Style};
+pub use reporter::{Reporter, Style, harmless};
 pub use summary::{failure, summary};
-pub use words::counted;
+pub use words::{count, counted, duration};

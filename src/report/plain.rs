@@ -8,8 +8,11 @@ use super::words::{count, counted, speaker, stage};
 /// The line for an event, if it gets one.
 pub fn line(plan: &Plan, event: &RunEvent) -> Option<String> {
     Some(match event {
-        RunEvent::Started { folder, rolled_forward, cleaned_up } => {
+        RunEvent::Started { folder, resumes, rolled_forward, cleaned_up } => {
             let mut text = format!("run {}", folder.file_name()?.to_string_lossy());
+            if let Some(earlier) = resumes {
+                text += &format!(", which goes on with {earlier}");
+            }
             if *rolled_forward > 0 {
                 let outputs = counted(*rolled_forward as u64, "output");
                 text = format!("{outputs} of an interrupted run published\n{text}");

@@ -157,7 +157,7 @@ impl Desk {
 }
 
 /// Text of user code and data may hold anything: what would steer the terminal is shown as what it is.
-fn harmless(text: &str) -> std::borrow::Cow<'_, str> {
+pub fn harmless(text: &str) -> std::borrow::Cow<'_, str> {
     let steers = |letter: char| letter.is_control() && letter != '\n' && letter != '\t';
     if !text.contains(steers) {
         return text.into();

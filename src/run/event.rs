@@ -13,6 +13,8 @@ pub enum RunEvent {
     Started {
         /// The run's folder.
         folder: PathBuf,
+        /// The run that this one goes on with.
+        resumes: Option<String>,
         /// Outputs of runs that had died, published now because they were complete.
         rolled_forward: usize,
         /// Unfinished outputs of runs that had died, removed now.

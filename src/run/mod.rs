@@ -24,7 +24,7 @@ pub use scheduler::{Activity, Scope, Snapshot, StageSnapshot};
 
 use crate::plan::Plan;
 use executor::{CheckpointError, Checkpoints, LocalExecutor, Surroundings, Token};
-use publish::{PublishError, RunFolder, Staging};
+use publish::{PublishError, RecordedOutcome, RunFolder, RunRecord, Staging};
 use scheduler::{Action, Event, Scheduler};
 
 /// How long workers may take to close what they have open at the end of a run.
@@ -79,34 +79,65 @@ impl Signals {
     }
 }
 
+/// A run that has its folder, and counts as alive as long as this is there.
+pub struct OpenRun {
+    folder: RunFolder,
+    checkpoints: Option<Checkpoints>,
+}
+
+impl OpenRun {
+    /// Notes what the run came to.
+    ///
+    /// # Errors
+    /// If it cannot be written.
+    pub fn end(&self, outcome: &RecordedOutcome) -> Result<(), PublishError> {
+        self.folder.end(outcome)
+    }
+}
+
+/// Finishes or undoes what dead runs have left, and makes the folder of a new one.
+///
+/// # Errors
+/// If that cannot be done, or another run uses the checkpoints: then there is no folder.
+pub fn open(
+    plan: &Plan,
+    state_dir: &Path,
+    record: &RunRecord,
+    surroundings: &Surroundings,
+    report: &mut dyn FnMut(RunEvent),
+) -> Result<OpenRun, RunError> {
+    publish::create_state(state_dir)?;
+    let recovered = publish::recover(state_dir)?;
+    let (checkpoints, changed) = Checkpoints::open(plan, state_dir, surroundings)?.unzip();
+    let folder = RunFolder::create(state_dir, record)?;
+    report(RunEvent::Started {
+        folder: folder.path().to_owned(),
+        resumes: record.resumes.clone(),
+        rolled_forward: recovered.published.len(),
+        cleaned_up: recovered.removed.len(),
+    });
+    changed.into_iter().flatten().for_each(report);
+    Ok(OpenRun { folder, checkpoints })
+}
+
 /// Runs a plan to its end. Nothing that it started is left when it returns, and either all sinks are published or none.
 ///
 /// # Errors
 /// If the run could not be set up, or the machine refused what it needs.
 pub fn run(
     plan: Plan,
-    state_dir: &Path,
+    run: &mut OpenRun,
     surroundings: Surroundings,
     signals: &Signals,
     report: &mut dyn FnMut(RunEvent),
 ) -> Result<Outcome, RunError> {
-    let recovered = publish::recover(state_dir)?;
-    let folder = RunFolder::create(state_dir)?;
-    report(RunEvent::Started {
-        folder: folder.path().to_owned(),
-        rolled_forward: recovered.published.len(),
-        cleaned_up: recovered.removed.len(),
-    });
-    let checkpoints = Checkpoints::open(&plan, state_dir, &surroundings)?.map(|(checkpoints, changed)| {
-        changed.into_iter().for_each(&mut *report);
-        checkpoints
-    });
-    if let Some(checkpoints) = &checkpoints {
-        checkpoints.remember(&plan, folder.path())?;
+    if let Some(checkpoints) = &run.checkpoints {
+        checkpoints.remember(&plan, run.folder.path())?;
     }
-    let staging = Staging::begin(&folder)?;
+    let staging = Staging::begin(&run.folder)?;
     let plan = Arc::new(plan);
-    let mut executor = LocalExecutor::new(Arc::clone(&plan), &folder, staging, surroundings, checkpoints)?;
+    let checkpoints = run.checkpoints.take();
+    let mut executor = LocalExecutor::new(Arc::clone(&plan), &run.folder, staging, surroundings, checkpoints)?;
     executor.poller().add(Token::Signals, signals.pipe.as_fd())?;
     let result = go_on_to_the_end(&plan, &mut executor, signals, report);
     executor.shut_down()?;

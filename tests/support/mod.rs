@@ -200,6 +200,12 @@ impl<'s> Run<'s> {
         self
     }
 
+    /// Starts it in a folder.
+    pub fn inside(mut self, folder: &Path) -> Self {
+        self.command.current_dir(folder);
+        self
+    }
+
     /// Starts it from a shell that has run this: `ulimit -n 30`.
     pub fn after(mut self, shell: &str) -> Self {
         let mut command = Command::new("bash");

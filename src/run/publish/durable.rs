@@ -39,6 +39,15 @@ pub(super) fn write_file(path: &Path, content: &[u8]) -> Result<(), PublishError
     write().map_err(PublishError::at("write", path))
 }
 
+/// Creates or replaces a file, which is there in full or not at all.
+pub(super) fn write_whole(path: &Path, content: &[u8]) -> Result<(), PublishError> {
+    let mut draft = path.as_os_str().to_owned();
+    draft.push(".tmp");
+    write_file(Path::new(&draft), content)?;
+    fs::rename(&draft, path).map_err(PublishError::at("write", path))?;
+    sync_folder(parent(path))
+}
+
 pub(super) fn rename(from: &Path, to: &Path) -> Result<(), PublishError> {
     fs::rename(from, to).map_err(PublishError::at("rename the staged output to", to))?;
     sync_folder(parent(to))

@@ -49,7 +49,12 @@ impl Ending {
 
 /// Returns whether nothing is left to do for a run.
 pub(super) fn has_ended(run: &Path) -> bool {
-    [Ending::Committed, Ending::Aborted].iter().any(|ending| run.join(ending.file_name()).exists())
+    is_published(run) || run.join(Ending::Aborted.file_name()).exists()
+}
+
+/// Returns whether all outputs of a run are in their places.
+pub(super) fn is_published(run: &Path) -> bool {
+    run.join(Ending::Committed.file_name()).exists()
 }
 
 impl Output {
@@ -101,14 +106,14 @@ pub(super) fn read_record(run: &Path) -> Result<Vec<Output>, PublishError> {
 }
 
 /// A path as text, or as its bytes if it is not text.
-fn path_to_json(path: &Path) -> Value {
+pub(super) fn path_to_json(path: &Path) -> Value {
     match path.to_str() {
         Some(text) => text.into(),
         None => path.as_os_str().as_bytes().into(),
     }
 }
 
-fn path_from_json(value: &Value) -> Option<PathBuf> {
+pub(super) fn path_from_json(value: &Value) -> Option<PathBuf> {
     match value {
         Value::String(text) => Some(text.into()),
         Value::Array(bytes) => {

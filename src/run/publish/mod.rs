@@ -3,18 +3,22 @@
 //! Sinks write beside their final paths under dot-names ([`Staging`]). When all are complete, a journal lists what is to be
 //! renamed; from that moment on the run counts as published, and [`recover`], which every run calls first, finishes
 //! what a crash has left. Without a journal, recovery removes what was staged. All of it is kept in the run's folder
-//! ([`RunFolder`]), whose lock tells whether the run is alive.
+//! ([`RunFolder`]), whose lock tells whether the run is alive. There, a [`RunRecord`] tells later runs what this one was given.
 
 mod durable;
 mod error;
 mod journal;
+mod past_run;
 mod recovery;
 mod run_folder;
+mod run_record;
 mod staging;
 #[cfg(test)]
 mod tests;
 
 pub use error::PublishError;
+pub use past_run::{PastRun, Phase, Pruned, Pruning, folder_bytes, prune};
 pub use recovery::{Recovered, recover};
-pub use run_folder::{KEPT_RUNS, RunFolder};
+pub use run_folder::{KEPT_RUNS, RunFolder, create_state};
+pub use run_record::{Ended, RecordedOutcome, RunRecord};
 pub use staging::{Reserved, StagedFile, Staging, publish_reserved};

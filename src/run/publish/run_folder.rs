@@ -2,20 +2,21 @@
 
 use std::fs::{self, File};
 use std::hash::{BuildHasher, Hasher, RandomState};
-use std::io::ErrorKind;
+use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use rustix::fs::{FlockOperation, flock};
 
-use super::durable::{create_folders, write_file};
+use super::durable::{create_folders, sync_folder, write_file};
 use super::error::PublishError;
 use super::journal::has_ended;
+use super::run_record::{RecordedOutcome, RunRecord};
 
 /// Finished runs whose folders are kept.
 pub const KEPT_RUNS: usize = 20;
 
-const LOCK: &str = "lock";
+pub(super) const LOCK: &str = "lock";
 /// In a run's folder, for what its queries and edges spill; gone when the run ends.
 const SPILL: &str = "spill";
 
@@ -29,23 +30,25 @@ pub struct RunFolder {
 
 impl RunFolder {
     /// Creates the folder of a new run in `state_dir` (`.millpond`), and removes those of the oldest finished runs.
-    pub fn create(state_dir: &Path) -> Result<Self, PublishError> {
+    pub fn create(state_dir: &Path, record: &RunRecord) -> Result<Self, PublishError> {
+        create_state(state_dir)?;
         let runs = state_dir.join("runs");
         create_folders(&runs)?;
-        let ignore = state_dir.join(".gitignore");
-        if !ignore.exists() {
-            write_file(&ignore, b"*\n")?;
-        }
         // While this is held nobody else looks at the runs: a folder is never seen before it is locked.
         let _guard = lock_state(state_dir)?;
         prune(&runs, KEPT_RUNS)?;
         let id = new_id();
         let path = runs.join(&id);
         fs::create_dir(&path).map_err(PublishError::at("create the folder", &path))?;
-        let lock = try_lock(&path)?.expect("nobody else knows the folder");
-        let spill = path.join(SPILL);
-        fs::create_dir(&spill).map_err(PublishError::at("create the folder", &spill))?;
+        // What has no more than a part of this is the folder of no run.
+        let lock = fill(&path, record).inspect_err(|_| drop(fs::remove_dir_all(&path)))?;
+        sync_folder(&runs)?;
         Ok(Self { path, id, _lock: lock })
+    }
+
+    /// Notes what the run came to.
+    pub fn end(&self, outcome: &RecordedOutcome) -> Result<(), PublishError> {
+        outcome.write(&self.path)
     }
 
     pub fn path(&self) -> &Path {
@@ -76,15 +79,36 @@ impl Drop for RunFolder {
     }
 }
 
-/// Waits until no other process changes the set of runs, and keeps others from doing so.
+/// Creates the state folder, which is not for version control.
+pub fn create_state(state_dir: &Path) -> Result<(), PublishError> {
+    create_folders(state_dir)?;
+    let ignore = state_dir.join(".gitignore");
+    if ignore.exists() { Ok(()) } else { write_file(&ignore, b"*\n") }
+}
+
+/// Locks the folder of a new run, and puts into it what is there from the beginning.
+fn fill(path: &Path, record: &RunRecord) -> Result<File, PublishError> {
+    let lock = try_lock(path)?.expect("nobody else knows the folder");
+    let spill = path.join(SPILL);
+    fs::create_dir(&spill).map_err(PublishError::at("create the folder", &spill))?;
+    record.write(path)?;
+    Ok(lock)
+}
+
+/// Waits until no other process looks at the set of runs or changes it, and keeps others from doing so.
 pub(super) fn lock_state(state_dir: &Path) -> Result<File, PublishError> {
     let path = state_dir.join(LOCK);
     let file = File::create(&path).map_err(PublishError::at("create", &path))?;
+    wait_for(&file).map_err(PublishError::at("lock", &path))?;
+    Ok(file)
+}
+
+/// Waits for a lock, whatever signals come.
+pub(super) fn wait_for(file: &File) -> io::Result<()> {
     loop {
-        match flock(&file, FlockOperation::LockExclusive) {
-            Ok(()) => return Ok(file),
+        match flock(file, FlockOperation::LockExclusive) {
             Err(rustix::io::Errno::INTR) => {}
-            Err(error) => return Err(PublishError::at("lock", &path)(error.into())),
+            result => return result.map_err(io::Error::from),
         }
     }
 }
@@ -148,4 +172,25 @@ fn new_id() -> String {
     let digits: String = time.chars().filter(char::is_ascii_digit).collect();
     let random = RandomState::new().build_hasher().finish() & 0x00ff_ffff;
     format!("{}-{}-{random:06x}", &digits[..8], &digits[8..])
+}
+
+/// The time that an id has; `None` for what is no id.
+pub(super) fn time_of(id: &str) -> Option<SystemTime> {
+    let (date, rest) = id.split_once('-')?;
+    let (time, _) = rest.split_once('-')?;
+    if !(date.len() == 8 && time.len() == 9 && [date, time].concat().bytes().all(|byte| byte.is_ascii_digit())) {
+        return None;
+    }
+    let (day, clock) = (&date[4..], &time[..6]);
+    let text = format!(
+        "{}-{}-{}T{}:{}:{}.{}Z",
+        &date[..4],
+        &day[..2],
+        &day[2..],
+        &clock[..2],
+        &clock[2..4],
+        &clock[4..],
+        &time[6..]
+    );
+    humantime::parse_rfc3339(&text).ok()
 }

@@ -3,6 +3,7 @@ use std::io::Write as _;
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus};
+use std::time::SystemTime;
 
 use tempfile::TempDir;
 
@@ -11,6 +12,10 @@ use crate::run::fail_point::{PUBLISH, VARIABLE, reach};
 
 /// The outputs of the runs here: one replaces a file, and one is new in a new folder.
 const OUTPUTS: [&str; 2] = ["a.csv", "new/b.csv"];
+
+fn record() -> RunRecord {
+    RunRecord::of(Path::new("/tested.yaml"))
+}
 
 fn stage_all(folder: &Path, run: &RunFolder, content: &str) -> Result<Staging, PublishError> {
     let mut staging = Staging::begin(run)?;
@@ -24,7 +29,7 @@ fn stage_all(folder: &Path, run: &RunFolder, content: &str) -> Result<Staging, P
 }
 
 fn publish(folder: &Path, content: &str) -> Result<(), PublishError> {
-    let run = RunFolder::create(&folder.join("state"))?;
+    let run = RunFolder::create(&folder.join("state"), &record())?;
     stage_all(folder, &run, content)?.commit()
 }
 
@@ -117,7 +122,7 @@ fn what_was_published_may_be_removed_before_it_is_recovered() {
 #[test]
 fn a_run_that_gives_up_leaves_nothing() {
     let folder = TempDir::new().unwrap();
-    let run = RunFolder::create(&folder.path().join("state")).unwrap();
+    let run = RunFolder::create(&folder.path().join("state"), &record()).unwrap();
     drop(stage_all(folder.path(), &run, "new").unwrap());
     assert_eq!((contents(folder.path()), hidden(folder.path())), (vec![None, None], vec![]));
 }
@@ -125,11 +130,136 @@ fn a_run_that_gives_up_leaves_nothing() {
 #[test]
 fn recovery_leaves_live_runs_alone() {
     let folder = TempDir::new().unwrap();
-    let run = RunFolder::create(&folder.path().join("state")).unwrap();
+    let run = RunFolder::create(&folder.path().join("state"), &record()).unwrap();
     let staging = stage_all(folder.path(), &run, "new").unwrap();
     assert_eq!(recover(&folder.path().join("state")).unwrap(), Recovered::default());
     staging.commit().unwrap();
     assert_eq!(contents(folder.path()), vec![Some("new".to_owned()); 2]);
+}
+
+/// The runs of the state folder `state` in a folder, newest first.
+fn past_runs(folder: &Path) -> Vec<PastRun> {
+    PastRun::all(&folder.join("state")).unwrap()
+}
+
+fn prune_all(folder: &Path) -> Pruned {
+    prune(&folder.join("state"), &Pruning { file: None, keep: 0, before: None, is_dry: false }).unwrap()
+}
+
+#[test]
+fn a_record_that_is_torn_missing_or_foreign_stops_nothing() {
+    let spoils: [fn(&Path); 4] = [
+        |record| fs::write(record, "{\"version\":1,\"pipe").unwrap(),
+        |record| fs::write(record, "something else").unwrap(),
+        |record| fs::remove_file(record).unwrap(),
+        |record| {
+            fs::remove_file(record).unwrap();
+            fs::create_dir(record).unwrap();
+        },
+    ];
+    for spoil in spoils {
+        let folder = TempDir::new().unwrap();
+        let folder = folder.path();
+        assert_eq!(run_child(folder, "publish", "publish.journal_written").signal(), Some(9));
+        let run = past_runs(folder).remove(0);
+        assert_eq!(run.record, Some(record()));
+        spoil(&run.folder.join("run.json"));
+        let run = past_runs(folder).remove(0);
+        assert_eq!((run.record.is_none(), run.phase, run.is_published), (true, Phase::Died, false));
+        let pruned = prune_all(folder);
+        assert_eq!((pruned.removed.len(), pruned.unfinished), (0, 1), "it is still to be recovered");
+        recover(&folder.join("state")).unwrap();
+        assert_eq!(contents(folder), vec![Some("new".to_owned()); 2]);
+        assert!(past_runs(folder)[0].is_published);
+        while !past_runs(folder)[0].is_finished {}
+        let pruned = prune_all(folder);
+        assert_eq!((pruned.removed.len(), pruned.unfinished, pruned.failed.len()), (1, 0, 0));
+        assert!(!run.folder.exists());
+    }
+}
+
+#[test]
+fn live_runs_are_seen_and_neither_disturbed_nor_removed() {
+    let folder = TempDir::new().unwrap();
+    let state = folder.path().join("state");
+    let run = RunFolder::create(&state, &record()).unwrap();
+    let staging = stage_all(folder.path(), &run, "new").unwrap();
+    let phases = || past_runs(folder.path()).into_iter().map(|run| run.phase).collect::<Vec<_>>();
+    assert_eq!(phases(), [Phase::GoingOn]);
+    assert_eq!(prune_all(folder.path()).removed.len(), 0);
+    assert_eq!(recover(&state).unwrap(), Recovered::default());
+    staging.commit().unwrap();
+    let outcome = RecordedOutcome {
+        ended: Ended::Succeeded,
+        exit_code: 0,
+        duration: std::time::Duration::from_secs(3),
+        rows_rejected: Some(2),
+    };
+    run.end(&outcome).unwrap();
+    assert_eq!(phases(), [Phase::GoingOn], "its lock is held");
+    assert_eq!(prune_all(folder.path()).removed.len(), 0);
+    drop(run);
+    // A process that another test is just starting has a copy of all descriptors, and so of the lock, for a moment.
+    while phases() == [Phase::GoingOn] {}
+    assert_eq!(phases(), [Phase::Ended(outcome)]);
+    while prune_all(folder.path()).removed.is_empty() {}
+    assert_eq!(phases(), []);
+}
+
+#[test]
+fn who_looks_waits_for_who_begins_a_run() {
+    let folder = TempDir::new().unwrap();
+    drop(RunFolder::create(&folder.path().join("state"), &record()).unwrap());
+    let guard = run_folder::lock_state(&folder.path().join("state")).unwrap();
+    let (sender, receiver) = std::sync::mpsc::channel();
+    std::thread::scope(|scope| {
+        scope.spawn(|| sender.send(past_runs(folder.path()).len()).unwrap());
+        // A folder could be seen before it is locked, or its lock be held by who looks when it is to be recovered.
+        assert!(receiver.recv_timeout(std::time::Duration::from_millis(100)).is_err());
+        drop(guard);
+        assert_eq!(receiver.recv().unwrap(), 1);
+    });
+}
+
+fn until_over(millisecond: SystemTime) {
+    while millisecond.elapsed().is_ok_and(|elapsed| elapsed.as_millis() == 0) {
+        std::thread::yield_now();
+    }
+}
+
+#[test]
+fn what_is_pruned_is_neither_new_nor_young_nor_of_others() {
+    let folder = TempDir::new().unwrap();
+    let state = folder.path().join("state");
+    let seconds = |number| SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(number);
+    for number in 0..6 {
+        let file = if number == 3 { "/other.yaml" } else { "/tested.yaml" };
+        let record = RunRecord { started: seconds(number), ..RunRecord::of(Path::new(file)) };
+        let run = RunFolder::create(&state, &record).unwrap();
+        Staging::begin(&run).unwrap().commit().unwrap();
+        // Ids sort by time, to the millisecond.
+        let began = run_folder::time_of(run.id()).unwrap();
+        until_over(began);
+    }
+    while past_runs(folder.path()).iter().any(|run| !run.is_finished) {}
+    let tested = Path::new("/tested.yaml");
+    let all = Pruning { file: None, keep: 0, before: None, is_dry: true };
+    let goes = |pruning: Pruning<'_>| -> Vec<u64> {
+        let pruned = prune(&state, &pruning).unwrap();
+        assert!(pruned.removed.iter().all(|(_, bytes)| *bytes > 0));
+        let started = |run: &PastRun| run.started().unwrap().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs();
+        pruned.removed.iter().map(|(run, _)| started(run)).collect()
+    };
+    assert_eq!(goes(all), [5, 4, 3, 2, 1, 0]);
+    assert_eq!(goes(Pruning { keep: 2, ..all }), [3, 2, 1, 0]);
+    assert_eq!(goes(Pruning { keep: 9, ..all }), [0_u64; 0]);
+    assert_eq!(goes(Pruning { before: Some(seconds(2)), ..all }), [1, 0]);
+    assert_eq!(goes(Pruning { keep: 5, before: Some(seconds(2)), ..all }), [0]);
+    assert_eq!(goes(Pruning { keep: 1, before: Some(seconds(5)), ..all }), [4, 3, 2, 1, 0]);
+    assert_eq!(goes(Pruning { file: Some(tested), keep: 2, ..all }), [2, 1, 0]);
+    assert_eq!(past_runs(folder.path()).len(), 6, "nothing was removed");
+    assert_eq!(goes(Pruning { file: Some(tested), keep: 2, is_dry: false, ..all }), [2, 1, 0]);
+    assert_eq!(past_runs(folder.path()).len(), 3);
 }
 
 #[test]
@@ -149,7 +279,7 @@ fn outputs_keep_their_links_and_modes() {
 #[test]
 fn outputs_that_are_no_files_are_refused() {
     let folder = TempDir::new().unwrap();
-    let run = RunFolder::create(&folder.path().join("state")).unwrap();
+    let run = RunFolder::create(&folder.path().join("state"), &record()).unwrap();
     let mut staging = Staging::begin(&run).unwrap();
     assert!(matches!(staging.stage(folder.path()), Err(PublishError::IsFolder { .. })));
     assert!(matches!(staging.stage(Path::new("/dev/null")), Err(PublishError::NotRegular { .. })));
@@ -161,12 +291,12 @@ fn outputs_that_are_no_files_are_refused() {
 fn the_folders_of_old_runs_are_removed() {
     let folder = TempDir::new().unwrap();
     let runs = folder.path().join("runs");
-    let live = RunFolder::create(folder.path()).unwrap();
+    let live = RunFolder::create(folder.path(), &record()).unwrap();
     for _ in 0..KEPT_RUNS + 3 {
-        let run = RunFolder::create(folder.path()).unwrap();
+        let run = RunFolder::create(folder.path(), &record()).unwrap();
         Staging::begin(&run).unwrap().commit().unwrap();
     }
-    let last = RunFolder::create(folder.path()).unwrap();
+    let last = RunFolder::create(folder.path(), &record()).unwrap();
     let left = fs::read_dir(&runs).unwrap().count();
     assert_eq!(left, KEPT_RUNS + 2, "the finished ones that are kept, and two live ones");
     assert!(live.path().exists() && last.path().exists());
@@ -176,7 +306,7 @@ fn the_folders_of_old_runs_are_removed() {
 #[test]
 fn names_may_be_as_long_as_the_system_allows() {
     let folder = tempfile::tempdir().unwrap();
-    let run = RunFolder::create(&folder.path().join("state")).unwrap();
+    let run = RunFolder::create(&folder.path().join("state"), &record()).unwrap();
     let mut staging = Staging::begin(&run).unwrap();
     let targets = ["a", "b"].map(|letter| folder.path().join(letter.repeat(255)));
     targets.iter().for_each(|target| drop(staging.stage(target).unwrap()));

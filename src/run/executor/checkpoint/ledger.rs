@@ -18,7 +18,7 @@
 use std::collections::HashMap;
 use std::fs::{self, File};
 use std::io::{self, Read as _, Write as _};
-use std::os::unix::fs::FileExt as _;
+use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -27,11 +27,14 @@ use rustix::fs::{FlockOperation, flock};
 
 use super::digest::BatchDigest;
 use crate::run::fail_point::reach;
+use crate::run::publish::folder_bytes;
 
 /// In the state folder.
 const FOLDER: &str = "checkpoints";
 const FILE: &str = "batches";
 const LOCK: &str = "lock";
+/// In the state folder: what is being removed.
+const REMOVED: &str = "checkpoints.removed";
 
 const MAGIC: &[u8; 4] = b"MPck";
 const VERSION: u32 = 1;
@@ -51,6 +54,11 @@ pub enum LedgerError {
         holder.as_ref().map_or_else(String::new, |pid| format!(" (process {pid})")), folder.display()
     )]
     Held { folder: PathBuf, holder: Option<String> },
+    #[error(
+        "a run{} uses the checkpoints in {}, so that they cannot be removed: wait until it has ended",
+        holder.as_ref().map_or_else(String::new, |pid| format!(" (process {pid})")), folder.display()
+    )]
+    Used { folder: PathBuf, holder: Option<String> },
     #[error("cannot {what} the checkpoints in {}: {source}", path.display())]
     System { what: &'static str, path: PathBuf, source: io::Error },
 }
@@ -92,7 +100,6 @@ impl Ledger {
             let path = path.to_owned();
             move |source| LedgerError::System { what, path, source }
         };
-        fs::create_dir_all(&folder).map_err(failed("create", &folder))?;
         let lock = hold(&folder)?;
         let path = folder.join(FILE);
         let open = || File::options().read(true).write(true).create(true).truncate(false).open(&path);
@@ -137,6 +144,31 @@ impl Ledger {
             }
         }
         Ok(counts)
+    }
+
+    /// Removes the ledger of a state folder and all that lies beside it, and returns how many bytes that was. Nothing is removed if `is_dry`.
+    ///
+    /// # Errors
+    /// If a run holds it, or it cannot be removed.
+    pub fn remove(state_dir: &Path, is_dry: bool) -> Result<u64, LedgerError> {
+        let (folder, removed) = (state_dir.join(FOLDER), state_dir.join(REMOVED));
+        let failed = |source| LedgerError::System { what: "remove", path: folder.clone(), source };
+        let mut bytes = 0;
+        if folder.is_dir() {
+            let lock = hold(&folder).map_err(|error| match error {
+                LedgerError::Held { folder, holder } => LedgerError::Used { folder, holder },
+                error => error,
+            })?;
+            bytes = folder_bytes(&folder).map_err(failed)?;
+            if !is_dry {
+                remove_removed(&removed).and_then(|()| fs::rename(&folder, &removed)).map_err(failed)?;
+            }
+            drop(lock);
+        }
+        if !is_dry {
+            remove_removed(&removed).map_err(failed)?;
+        }
+        Ok(bytes)
     }
 
     /// The payload of the newest record with this digest, if there is one that is undamaged.
@@ -195,23 +227,52 @@ impl Ledger {
     }
 }
 
-/// Locks the folder for this process, or says who has done so.
+/// What [`Ledger::remove`] has put there; it is nobody's any more.
+fn remove_removed(removed: &Path) -> io::Result<()> {
+    match fs::remove_dir_all(removed) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
+/// Locks the folder for this process, or says who has done so. Creates it if it is not there.
 fn hold(folder: &Path) -> Result<File, LedgerError> {
     let path = folder.join(LOCK);
     let failed = |source| LedgerError::System { what: "lock", path: path.clone(), source };
-    let mut lock = File::options().read(true).write(true).create(true).truncate(false).open(&path).map_err(failed)?;
-    match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => {}
-        Err(rustix::io::Errno::WOULDBLOCK) => {
-            let mut holder = String::new();
-            let _ = lock.read_to_string(&mut holder);
-            let holder = Some(holder.trim().to_owned()).filter(|pid| !pid.is_empty());
-            return Err(LedgerError::Held { folder: folder.to_owned(), holder });
+    loop {
+        let create = |source| LedgerError::System { what: "create", path: folder.to_owned(), source };
+        fs::create_dir_all(folder).map_err(create)?;
+        let mut lock = match File::options().read(true).write(true).create(true).truncate(false).open(&path) {
+            // The folder was removed just now.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            opened => opened.map_err(failed)?,
+        };
+        match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => {}
+            Err(rustix::io::Errno::WOULDBLOCK) => {
+                let mut holder = String::new();
+                let _ = lock.read_to_string(&mut holder);
+                let holder = Some(holder.trim().to_owned()).filter(|pid| !pid.is_empty());
+                return Err(LedgerError::Held { folder: folder.to_owned(), holder });
+            }
+            Err(error) => return Err(failed(error.into())),
         }
-        Err(error) => return Err(failed(error.into())),
+        // What was removed between the two is no lock for anybody else.
+        if is_at(&lock, &path).map_err(failed)? {
+            lock.set_len(0).and_then(|()| lock.write_all(std::process::id().to_string().as_bytes())).map_err(failed)?;
+            return Ok(lock);
+        }
     }
-    lock.set_len(0).and_then(|()| lock.write_all(std::process::id().to_string().as_bytes())).map_err(failed)?;
-    Ok(lock)
+}
+
+/// Whether a path leads to this file.
+fn is_at(file: &File, path: &Path) -> io::Result<bool> {
+    let ours = file.metadata()?;
+    match fs::metadata(path) {
+        Ok(found) => Ok((found.dev(), found.ino()) == (ours.dev(), ours.ino())),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(error),
+    }
 }
 
 /// Reads all headers, and tells where the last whole record ends.
@@ -322,6 +383,8 @@ impl Inner {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicU32, Ordering};
+
     use proptest::prelude::*;
 
     use super::*;
@@ -345,6 +408,15 @@ mod tests {
 
     fn payload(number: u8) -> Vec<u8> {
         (0..=number).cycle().take(usize::from(number) * 3 + 1).collect()
+    }
+
+    fn removed(folder: &Path, is_dry: bool) -> u64 {
+        loop {
+            match Ledger::remove(folder, is_dry) {
+                Err(LedgerError::Used { .. }) => std::thread::yield_now(),
+                removed => return removed.expect("it can be removed"),
+            }
+        }
     }
 
     fn written(count: u8) -> (tempfile::TempDir, PathBuf) {
@@ -385,6 +457,48 @@ mod tests {
         assert!(message.contains(&format!("(process {})", std::process::id())), "{message}");
         drop(first);
         drop(open(folder.path(), NOW));
+    }
+
+    #[test]
+    fn what_somebody_holds_is_not_removed() {
+        let (folder, path) = written(9);
+        let size = fs::metadata(&path).expect("it is there").len();
+        let ledger = open(folder.path(), NOW);
+        for is_dry in [true, false] {
+            let message = Ledger::remove(folder.path(), is_dry).expect_err("it is held").to_string();
+            assert!(message.contains(&format!("a run (process {})", std::process::id())), "{message}");
+        }
+        drop(ledger);
+        assert!(removed(folder.path(), true) >= size);
+        assert_eq!(found(folder.path(), 9).len(), 9);
+        // Left by one that was killed while it removed it.
+        fs::create_dir(folder.path().join(REMOVED)).expect("a folder in ours");
+        assert!(removed(folder.path(), false) >= size);
+        assert_eq!(fs::read_dir(folder.path()).expect("ours").count(), 0);
+        assert_eq!(removed(folder.path(), false), 0);
+        assert_eq!(found(folder.path(), 9), Vec::<u8>::new());
+    }
+
+    #[test]
+    fn a_lock_that_was_removed_locks_nothing() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let holding = AtomicU32::new(0);
+        std::thread::scope(|scope| {
+            for thread in 0..4 {
+                let (folder, holding) = (&folder, &holding);
+                scope.spawn(move || {
+                    for _ in 0..500 {
+                        if thread == 0 {
+                            let _ = Ledger::remove(folder.path(), false);
+                        } else if let Ok(ledger) = Ledger::open(folder.path(), NOW) {
+                            assert_eq!(holding.fetch_add(1, Ordering::SeqCst), 0, "two hold it");
+                            assert!(is_at(&ledger.inner().file, &ledger.path).expect("it is there"));
+                            holding.fetch_sub(1, Ordering::SeqCst);
+                        }
+                    }
+                });
+            }
+        });
     }
 
     #[test]

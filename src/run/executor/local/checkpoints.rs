@@ -99,7 +99,7 @@ impl Checkpoints {
         if stages.peek().is_none() {
             return Ok(None);
         }
-        let ledger = Arc::new(Ledger::open(state_dir, surroundings.started)?);
+        let ledger = Arc::new(Ledger::open(state_dir, surroundings.present)?);
         let environment = surroundings.python.as_ref().map_or("", |python| python.environment.as_str());
         let mut known = known_stages(state_dir);
         let (mut fingerprints, mut events) = (BTreeMap::new(), Vec::new());
@@ -153,6 +153,14 @@ impl Checkpoints {
         let path = run.join(MADE_OF);
         let text = Value::Object(stages.collect()).to_string();
         fs::write(&path, text).map_err(|source| CheckpointError::Stages { path, source })
+    }
+
+    /// Removes the checkpoints of a state folder, and returns how many bytes they had. Nothing is removed if `is_dry`.
+    ///
+    /// # Errors
+    /// If a run uses them, or they cannot be removed.
+    pub fn remove(state_dir: &Path, is_dry: bool) -> Result<u64, CheckpointError> {
+        Ok(Ledger::remove(state_dir, is_dry)?)
     }
 
     /// What has changed in every stage that keeps its batches. Which packages there are is not looked at.

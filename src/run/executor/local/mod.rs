@@ -61,6 +61,8 @@ pub struct Surroundings {
     pub corrects: Option<PathBuf>,
     /// The moment that `now()` says in queries.
     pub started: SystemTime,
+    /// The moment at which this run begins, and by which ages are told: later than `started` if it goes on with another one.
+    pub present: SystemTime,
 }
 
 pub struct LocalExecutor {

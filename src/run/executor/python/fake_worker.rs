@@ -59,6 +59,7 @@ impl FakeWorker {
             forced: BTreeSet::new(),
             corrects: None,
             started: SystemTime::UNIX_EPOCH,
+            present: SystemTime::UNIX_EPOCH,
         };
         // Nothing is written: the worker has no output.
         let log = OutputLog::new(PathBuf::new());

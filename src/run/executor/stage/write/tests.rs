@@ -6,7 +6,7 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::format::{Compression, decode};
-use crate::run::publish::RunFolder;
+use crate::run::publish::{RunFolder, RunRecord};
 
 fn batch(a: ArrayRef, b: ArrayRef) -> RecordBatch {
     RecordBatch::try_from_iter_with_nullable([("a", a, true), ("b", b, true)]).unwrap()
@@ -19,7 +19,7 @@ fn nulls(rows: usize) -> ArrayRef {
 /// Writes batches into a file and returns what is published.
 fn publish(format: Format, batches: &[RecordBatch], schema: Option<SchemaRef>) -> (Vec<u8>, Written) {
     let folder = TempDir::new().unwrap();
-    let run = RunFolder::create(&folder.path().join("state")).unwrap();
+    let run = RunFolder::create(&folder.path().join("state"), &RunRecord::of(Path::new("/tested.yaml"))).unwrap();
     let mut staging = Staging::begin(&run).unwrap();
     let target = folder.path().join("new/out");
     let write =
@@ -73,7 +73,7 @@ fn an_output_without_rows_has_its_columns() {
 #[test]
 fn batches_with_other_columns_are_refused() {
     let folder = TempDir::new().unwrap();
-    let run = RunFolder::create(&folder.path().join("state")).unwrap();
+    let run = RunFolder::create(&folder.path().join("state"), &RunRecord::of(Path::new("/tested.yaml"))).unwrap();
     let mut staging = Staging::begin(&run).unwrap();
     let target = WriteTarget::File(folder.path().join("out.csv"));
     let write = Write { target, format: Format::Csv, compression: Compression::None, header: true };
@@ -125,7 +125,7 @@ fn a_spool_on_disk_gives_back_what_it_took() {
 #[expect(clippy::disallowed_methods, reason = "the exit status tells the parent that this test really ran")]
 fn child() {
     let Some(folder) = std::env::var_os("MILLPOND_TEST_STDOUT") else { return };
-    let run = RunFolder::create(Path::new(&folder)).unwrap();
+    let run = RunFolder::create(Path::new(&folder), &RunRecord::of(Path::new("/tested.yaml"))).unwrap();
     let mut staging = Staging::begin(&run).unwrap();
     let write =
         Write { target: WriteTarget::Stdout, format: Format::Jsonl, compression: Compression::None, header: true };
