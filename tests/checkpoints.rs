@@ -533,3 +533,146 @@ fn killed_workers_and_other_faults_do_not_change_what_is_kept() {
     assert!(scene.read("out/sink.jsonl") == squares());
     assert_eq!(called(&scene).len(), done);
 }
+
+/// Row by row, a file for each call; rows fail by their numbers, as long as the module says so.
+const POISONED: &str = "
+import os, time
+BAD = {97, 98, 400, 401, 402, 749}
+def work(row):
+    open(f\"called/{row['n']}-{time.time_ns()}\", 'x').close()
+    if row['n'] in BAD:
+        raise ValueError(f\"bad {row['n']}\")
+    if row['n'] % 10 == 3:
+        return None
+    if row['n'] % 10 == 4:
+        return [row, {**row, 'again': True}]
+    return row
+";
+const POISONED_STAGES: &str = "
+rows:
+  read: 'in/*.csv'
+worked:
+  from: rows
+  python: { call: work:work, as: row, returns: { n: int64, again: bool } }
+  batch: { rows: 100 }
+  checkpoint: true
+  on_error: reject
+sink:
+  from: worked
+  write: out/sink.jsonl
+bad:
+  from: worked.rejected
+  write: out/bad.jsonl
+";
+
+fn poisoned_scene(stages: &str) -> Scene {
+    let scene = with_calls(Scene::new(stages, POISONED));
+    scene.write("in/a.csv", &rows(0, 250));
+    scene.write("in/b.csv", &rows(250, 500));
+    scene
+}
+
+/// The rows that were called since this was asked last, ascending.
+fn called_rows(scene: &Scene) -> Vec<u32> {
+    let number = |name: &String| name.split('-').next().and_then(|number| number.parse().ok()).expect("a number");
+    let mut numbers: Vec<u32> = called(scene).iter().map(number).collect();
+    calls(scene);
+    numbers.sort_unstable();
+    numbers
+}
+
+/// What the pipeline publishes without any checkpoint.
+fn undisturbed(scene: &Scene) -> (String, String) {
+    std::fs::rename(scene.path("state"), scene.path("kept")).expect("it is there");
+    scene.run().ends_with(0);
+    std::fs::remove_dir_all(scene.path("state")).expect("it is there");
+    std::fs::rename(scene.path("kept"), scene.path("state")).expect("it is there");
+    calls(scene);
+    (scene.read("out/sink.jsonl"), scene.read("out/bad.jsonl"))
+}
+
+#[test]
+fn what_was_rejected_is_done_again_and_nothing_else() {
+    let scene = poisoned_scene(POISONED_STAGES);
+    scene.run().args(&["--rejected"]).ends_with(2).says(&["--rejected: there is no run of"]);
+    scene.run().ends_with(0);
+    assert_eq!(called_rows(&scene).len(), 750);
+    assert_eq!(scene.read("out/bad.jsonl").lines().count(), 6);
+    // A part of it is mended.
+    edit(&scene, "work.py", "97, 98, 400, 401, 402, 749", "98, 401");
+    let ran = scene.run().args(&["--rejected"]).ends_with(0);
+    ran.says(&["does again what", "has rejected"]);
+    assert_eq!(called_rows(&scene), [97, 98, 400, 401, 402, 749]);
+    let corrected = (scene.read("out/sink.jsonl"), scene.read("out/bad.jsonl"));
+    assert_eq!(corrected.1.lines().count(), 2);
+    assert!(corrected.1.contains("bad 98") && corrected.1.contains("bad 401"), "{}", corrected.1);
+    // All that was done counts from now on.
+    scene.run().ends_with(0);
+    assert_eq!(called_rows(&scene), [0; 0]);
+    assert!(corrected == (scene.read("out/sink.jsonl"), scene.read("out/bad.jsonl")), "other bytes");
+    assert!(corrected == undisturbed(&scene), "not what is published without");
+    // And then the rest, with nothing changed but the world.
+    edit(&scene, "work.py", "98, 401", "1000");
+    scene.run().args(&["--rejected"]).ends_with(0);
+    assert_eq!(called_rows(&scene), [98, 401]);
+    let corrected = (scene.read("out/sink.jsonl"), scene.read("out/bad.jsonl"));
+    assert!(corrected == undisturbed(&scene), "not what is published without");
+    scene.run().args(&["--rejected", "--seed", "1"]).ends_with(2);
+    scene.assert_clean();
+}
+
+#[test]
+fn a_correction_that_is_killed_is_gone_on_with() {
+    let scene = poisoned_scene(POISONED_STAGES);
+    scene.run().ends_with(0);
+    called_rows(&scene);
+    // It hangs at the last row that was rejected.
+    edit(
+        &scene,
+        "work.py",
+        "if row['n'] in BAD:",
+        "if row['n'] == 749 and not os.path.exists('calm'):\n        time.sleep(300)\n    if False:",
+    );
+    let going = scene.run().args(&["--rejected", "--workers", "1"]).start();
+    until("it hangs", Duration::from_secs(30), || called(&scene).iter().any(|name| name.starts_with("749-")));
+    // All but that one are kept by now, or are on their way.
+    going.signal(Signal::KILL);
+    going.end();
+    scene.until_gone(Duration::from_secs(5));
+    assert_eq!(called_rows(&scene), [97, 98, 400, 401, 402, 749]);
+    scene.write("calm", "");
+    scene.run().args(&["--resume"]).ends_with(0).says(&["goes on with", "does again what", "has rejected"]);
+    let again = called_rows(&scene);
+    assert!(again.contains(&749) && again.iter().all(|row| [97, 98, 400, 401, 402, 749].contains(row)), "{again:?}");
+    let corrected = (scene.read("out/sink.jsonl"), scene.read("out/bad.jsonl"));
+    assert!(corrected == undisturbed(&scene), "not what is published without");
+}
+
+#[test]
+fn a_function_that_sees_whole_batches_is_given_them_again() {
+    let stages = POISONED_STAGES.replace("as: row,", "as: rows,").replace("call: work:work", "call: work:whole");
+    let scene = poisoned_scene(&stages);
+    let whole = "\ndef whole(rows):\n    return [work(row) if row['n'] in BAD else row for row in rows]\n";
+    scene.write("work.py", &format!("{POISONED}{whole}"));
+    scene.run().ends_with(0);
+    assert_eq!(scene.read("out/bad.jsonl").lines().count(), 6);
+    called_rows(&scene);
+    edit(&scene, "work.py", "BAD = {97, 98, 400, 401, 402, 749}", "BAD = set()");
+    edit(&scene, "work.py", "if row['n'] in BAD else row", "if row['n'] % 100 == 50 else row");
+    scene.run().args(&["--rejected"]).ends_with(0).says(&["5 of 8 batches reused"]);
+    // Batches of 100 rows, and of 50 at the end of the first file: those of rows 97 and 98, of 400 to 402, and of 749.
+    assert_eq!(called_rows(&scene), [50, 350, 650]);
+    assert!(scene.read("out/bad.jsonl").is_empty());
+}
+
+#[test]
+fn without_anything_kept_nothing_can_be_corrected() {
+    let stages = POISONED_STAGES.replace("  checkpoint: true\n", "");
+    let scene = poisoned_scene(&stages);
+    scene.run().ends_with(0);
+    scene.run().args(&["--rejected"]).ends_with(2).says(&["no stage of `scene` has `checkpoint`"]);
+    let scene = poisoned_scene(POISONED_STAGES);
+    edit(&scene, "work.py", "97, 98, 400, 401, 402, 749", "1000");
+    scene.run().ends_with(0);
+    scene.run().args(&["--rejected"]).ends_with(2).says(&["has rejected no row"]);
+}

@@ -154,6 +154,11 @@ pub struct RunArgs {
     /// with `checkpoint` have done is not done again. RUN is the beginning of an id; without it, the newest run is meant.
     #[arg(long, value_name = "RUN", num_args = 0..=1, conflicts_with_all = ["set", "seed"])]
     pub resume: Option<Option<String>>,
+    /// Does again what a run of this pipeline has rejected, and nothing else, although code has changed since: with the params, the seed and the
+    /// `now()` of that run. What stages with `checkpoint` have kept of the other rows is taken as it is. RUN is the beginning of an id; without
+    /// it, the newest run is meant.
+    #[arg(long, value_name = "RUN", num_args = 0..=1, conflicts_with_all = ["set", "seed", "resume"])]
+    pub rejected: Option<Option<String>>,
     #[command(flatten)]
     pub state: StateArgs,
 }

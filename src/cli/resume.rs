@@ -1,4 +1,6 @@
-//! `millpond run --resume`: which run it goes on with, and what that one was given.
+//! `millpond run --resume` and `--rejected`: which run they go on from, and what that one was given.
+
+use std::path::PathBuf;
 
 use super::args::RunArgs;
 use super::exit_code::Exit;
@@ -6,11 +8,47 @@ use super::{load, output, runs};
 use crate::report::harmless;
 use crate::run::publish::{PastRun, Phase, RunRecord};
 
-/// The run that `wanted` is the beginning of, or the newest one of the pipeline; prints why there is none.
+/// What is to be done about an earlier run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Purpose {
+    /// To finish what it has not.
+    Resume,
+    /// To do again what it has rejected.
+    Correct,
+}
+
+impl Purpose {
+    fn option(self) -> &'static str {
+        match self {
+            Self::Resume => "--resume",
+            Self::Correct => "--rejected",
+        }
+    }
+}
+
+/// An earlier run, and what it was given.
+pub struct Earlier {
+    pub purpose: Purpose,
+    pub id: String,
+    pub folder: PathBuf,
+    pub record: RunRecord,
+}
+
+/// The earlier run that the command line asks for, if it does; prints why there is none.
 ///
 /// # Errors
-/// How the program should end if there is none that can be gone on with.
-pub fn find(args: &RunArgs, wanted: Option<&str>) -> Result<(String, RunRecord), Exit> {
+/// How the program should end if there is none that will do.
+pub fn asked_for(args: &RunArgs) -> Result<Option<Earlier>, Exit> {
+    match (&args.resume, &args.rejected) {
+        (Some(wanted), _) => find(args, Purpose::Resume, wanted.as_deref()).map(Some),
+        (None, Some(wanted)) => find(args, Purpose::Correct, wanted.as_deref()).map(Some),
+        (None, None) => Ok(None),
+    }
+}
+
+/// The run that `wanted` is the beginning of, or the newest one of the pipeline.
+fn find(args: &RunArgs, purpose: Purpose, wanted: Option<&str>) -> Result<Earlier, Exit> {
+    let option = purpose.option();
     let (file, shown) = (load::identity(&args.file)?, args.file.display());
     let state_dir = args.state.in_folder(&runs::folder_of(&args.file)?);
     let all = PastRun::all(&state_dir).map_err(|error| {
@@ -19,7 +57,7 @@ pub fn find(args: &RunArgs, wanted: Option<&str>) -> Result<(String, RunRecord),
     })?;
     let (ours, others): (Vec<_>, Vec<_>) = all.into_iter().partition(|run| run.is_of(&file));
     let refuse = |problem: String| {
-        output::complain(&harmless(&format!("--resume: {problem}")));
+        output::complain(&harmless(&format!("{option}: {problem}")));
         Exit::Usage
     };
     let run = match wanted {
@@ -42,16 +80,32 @@ pub fn find(args: &RunArgs, wanted: Option<&str>) -> Result<(String, RunRecord),
                 return Err(refuse(problem + &candidates(several.iter().copied())));
             }
         },
-        None => ours.first().ok_or_else(|| {
-            refuse(format!("there is no run of `{shown}` in `{}`: begin one without `--resume`", state_dir.display()))
-        })?,
+        None => {
+            let newest = match purpose {
+                Purpose::Resume => ours.first(),
+                // Not one that was cut short while it corrected another.
+                Purpose::Correct => ours.iter().find(|run| run.phase.rows_rejected() > Some(0)).or(ours.first()),
+            };
+            newest.ok_or_else(|| {
+                refuse(format!(
+                    "there is no run of `{shown}` in `{}`: begin one without `{option}`",
+                    state_dir.display()
+                ))
+            })?
+        }
     };
     if run.phase == Phase::GoingOn {
-        output::complain(&format!("--resume: the run {} is still going on: wait until it has ended", run.id));
+        output::complain(&format!("{option}: the run {} is still going on: wait until it has ended", run.id));
         return Err(Exit::InputOutput);
     }
-    if run.phase.has_succeeded() {
-        let which = if wanted.is_some() { "the run" } else { "the newest run" };
+    let which = if wanted.is_some() { "the run" } else { "the newest run" };
+    if purpose == Purpose::Correct && run.phase.rows_rejected() == Some(0) {
+        return Err(refuse(format!(
+            "{which} of `{shown}` has rejected no row ({}): begin one without `--rejected`",
+            run.id
+        )));
+    }
+    if purpose == Purpose::Resume && run.phase.has_succeeded() {
         let problem = format!(
             "{which} of `{shown}` has succeeded ({}), so that there is nothing to go on with: begin one without `--resume`",
             run.id
@@ -59,7 +113,7 @@ pub fn find(args: &RunArgs, wanted: Option<&str>) -> Result<(String, RunRecord),
         return Err(refuse(problem));
     }
     let record = run.record.clone().expect("runs of the file are known by their records");
-    Ok((run.id.clone(), record))
+    Ok(Earlier { purpose, id: run.id.clone(), folder: run.folder.clone(), record })
 }
 
 /// A line for each of these runs.

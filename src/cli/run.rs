@@ -8,7 +8,8 @@ use std::time::{Duration, Instant, SystemTime};
 
 use super::args::{Progress, RunArgs};
 use super::exit_code::Exit;
-use super::{env, load, output, resume};
+use super::resume::{self, Earlier, Purpose};
+use super::{env, load, output};
 use crate::plan::{Plan, StageId, StageKind, WriteTarget};
 use crate::report::{self, Reporter, Style};
 use crate::run::executor::{ChaosOptions, Surroundings};
@@ -27,17 +28,28 @@ pub fn run(args: &RunArgs) -> Exit {
 }
 
 fn prepared_run(args: &RunArgs) -> Result<Exit, Exit> {
-    let resumed = args.resume.as_ref().map(|wanted| resume::find(args, wanted.as_deref())).transpose()?;
-    let given = match &resumed {
-        Some((_, earlier)) => Given {
+    let earlier = resume::asked_for(args)?;
+    let given = match earlier.as_ref().map(|earlier| &earlier.record) {
+        Some(earlier) => Given {
             current_dir: earlier.current_dir.clone(),
             ..load::given(&earlier.set, earlier.seed, Completeness::Full)?
         },
         None => load::given(&args.params.set, args.params.seed, Completeness::Full)?,
     };
     let mut plan = load::plan_of(&args.file, &given, &args.workers)?;
-    if let Some((id, _)) = &resumed
-        && plan.stages.iter().all(|stage| stage.checkpoint.is_none() && stage.task_files().is_none())
+    let has_checkpoint = plan.stages.iter().any(|stage| stage.checkpoint.is_some());
+    if let Some(Earlier { purpose: Purpose::Correct, .. }) = &earlier
+        && !has_checkpoint
+    {
+        output::complain(&format!(
+            "--rejected: no stage of `{}` has `checkpoint`, so that nothing is kept of the rows that were not rejected",
+            plan.name
+        ));
+        return Err(Exit::Usage);
+    }
+    if let Some(Earlier { purpose: Purpose::Resume, id, .. }) = &earlier
+        && !has_checkpoint
+        && plan.stages.iter().all(|stage| stage.task_files().is_none())
     {
         output::warn(&format!(
             "no stage of `{}` has `checkpoint` or is a task with files, so that nothing of the run {id} is kept: all is done again",
@@ -61,10 +73,19 @@ fn prepared_run(args: &RunArgs) -> Result<Exit, Exit> {
         current_dir: given.current_dir,
         seed: given.seed,
         started: now,
-        now: resumed.as_ref().map_or(now, |(_, earlier)| earlier.now),
-        resumes: resumed.map(|(id, _)| id),
+        now: earlier.as_ref().map_or(now, |earlier| earlier.record.now),
+        resumes: earlier
+            .as_ref()
+            .filter(|earlier| earlier.purpose == Purpose::Resume)
+            .map(|earlier| earlier.id.clone()),
+        corrects: earlier.as_ref().and_then(|earlier| match earlier.purpose {
+            Purpose::Correct => Some(earlier.id.clone()),
+            // What that one has not corrected is still to be.
+            Purpose::Resume => earlier.record.corrects.clone(),
+        }),
     };
-    let surroundings = Surroundings { python, cores, chaos, forced, corrects: None, started: record.now, present: now };
+    let corrects = record.corrects.as_ref().and_then(|id| Some(earlier?.folder.with_file_name(id)));
+    let surroundings = Surroundings { python, cores, chaos, forced, corrects, started: record.now, present: now };
     Ok(carry_out(args, plan, &record, surroundings, &signals))
 }
 
@@ -133,7 +154,8 @@ fn recorded(exit: Exit, outcome: Option<&Outcome>, took: Duration) -> RecordedOu
         },
         exit_code: exit.code(),
         duration: outcome.map_or(took, |outcome| outcome.duration),
-        rows_rejected: outcome.map(|outcome| outcome.stages.iter().map(|account| account.rejected).sum()),
+        rows_rejected: outcome
+            .map(|outcome| outcome.stages.iter().map(|account| account.rejected + account.skipped).sum()),
     }
 }
 

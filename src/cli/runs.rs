@@ -144,13 +144,6 @@ fn took(run: &PastRun, now: SystemTime) -> Option<Duration> {
     }
 }
 
-fn rows_rejected(run: &PastRun) -> Option<u64> {
-    match &run.phase {
-        Phase::Ended(outcome) => outcome.rows_rejected,
-        Phase::GoingOn | Phase::Died => None,
-    }
-}
-
 fn to_json(run: &PastRun, now: SystemTime) -> Value {
     let exit_code = match &run.phase {
         Phase::Ended(outcome) => Some(outcome.exit_code),
@@ -166,8 +159,9 @@ fn to_json(run: &PastRun, now: SystemTime) -> Value {
         "published": run.is_published,
         "pipeline": record.map(|record| &record.pipeline),
         "file": record.map(|record| record.file.to_string_lossy()),
-        "rows_rejected": rows_rejected(run),
+        "rows_rejected": run.phase.rows_rejected(),
         "resumes": record.and_then(|record| record.resumes.as_ref()),
+        "corrects": record.and_then(|record| record.corrects.as_ref()),
         "folder": run.folder.to_string_lossy(),
     })
 }
@@ -194,6 +188,6 @@ fn row(run: &PastRun, now: SystemTime) -> [String; 6] {
         // Killed, or failed, after it had decided to publish.
         format!("{}{}", run.phase.word(), if has_published { ", published" } else { "" }),
         run.record.as_ref().map_or_else(unknown, |record| harmless(&record.pipeline).into_owned()),
-        rows_rejected(run).map_or_else(unknown, count),
+        run.phase.rows_rejected().map_or_else(unknown, count),
     ]
 }

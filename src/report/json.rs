@@ -16,12 +16,13 @@ const VERSION: u32 = 1;
 /// An event that happened `at` after the start.
 pub fn event(plan: &Plan, event: &RunEvent, at: Duration) -> Value {
     let (name, fields) = match event {
-        RunEvent::Started { folder, resumes, rolled_forward, cleaned_up } => (
+        RunEvent::Started { folder, resumes, corrects, rolled_forward, cleaned_up } => (
             "started",
             json!({
                 "pipeline": plan.name,
                 "folder": folder.to_string_lossy(),
                 "resumes": resumes,
+                "corrects": corrects,
                 "rolled_forward": rolled_forward,
                 "cleaned_up": cleaned_up,
                 "workers": plan.workers,

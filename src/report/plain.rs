@@ -8,10 +8,13 @@ use super::words::{count, counted, speaker, stage};
 /// The line for an event, if it gets one.
 pub fn line(plan: &Plan, event: &RunEvent) -> Option<String> {
     Some(match event {
-        RunEvent::Started { folder, resumes, rolled_forward, cleaned_up } => {
+        RunEvent::Started { folder, resumes, corrects, rolled_forward, cleaned_up } => {
             let mut text = format!("run {}", folder.file_name()?.to_string_lossy());
             if let Some(earlier) = resumes {
                 text += &format!(", which goes on with {earlier}");
+            }
+            if let Some(earlier) = corrects {
+                text += &format!(", which does again what {earlier} has rejected");
             }
             if *rolled_forward > 0 {
                 let outputs = counted(*rolled_forward as u64, "output");

@@ -15,6 +15,8 @@ pub enum RunEvent {
         folder: PathBuf,
         /// The run that this one goes on with.
         resumes: Option<String>,
+        /// The run of which this one does again what was rejected.
+        corrects: Option<String>,
         /// Outputs of runs that had died, published now because they were complete.
         rolled_forward: usize,
         /// Unfinished outputs of runs that had died, removed now.

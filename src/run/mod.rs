@@ -113,6 +113,7 @@ pub fn open(
     report(RunEvent::Started {
         folder: folder.path().to_owned(),
         resumes: record.resumes.clone(),
+        corrects: record.corrects.clone(),
         rolled_forward: recovered.published.len(),
         cleaned_up: recovered.removed.len(),
     });

@@ -11,7 +11,7 @@ use rustix::event::{EventfdFlags, eventfd};
 use super::checkpoint::{BatchDigest, Findings};
 use super::filter::Remains;
 use super::guardian::{ProcessId, Turn};
-use super::local::{Digests, InPartitions, Known};
+use super::local::{Digests, InPartitions, Kept, Known};
 use crate::batch::Batch;
 use crate::plan::StageId;
 use crate::run::scheduler::{AttemptId, Failure, WorkerId};
@@ -102,7 +102,7 @@ pub enum Message {
     Kept {
         stage: StageId,
         sequence: u64,
-        result: Result<(), Failure>,
+        result: Result<Kept, Failure>,
     },
     /// The last views of some of a worker's output segments are gone.
     SegmentsFree {

@@ -45,6 +45,14 @@ impl Phase {
         }
     }
 
+    /// `None` if that is not known.
+    pub fn rows_rejected(&self) -> Option<u64> {
+        match self {
+            Self::Ended(outcome) => outcome.rows_rejected,
+            Self::GoingOn | Self::Died => None,
+        }
+    }
+
     pub fn has_succeeded(&self) -> bool {
         matches!(self, Self::Ended(outcome) if outcome.ended == Ended::Succeeded)
     }

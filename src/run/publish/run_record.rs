@@ -36,6 +36,8 @@ pub struct RunRecord {
     pub now: SystemTime,
     /// The run that this one goes on with.
     pub resumes: Option<String>,
+    /// The run of which this one does again what was rejected.
+    pub corrects: Option<String>,
 }
 
 /// What a run came to: `outcome.json` in its folder. A run that was killed has none.
@@ -44,7 +46,7 @@ pub struct RecordedOutcome {
     pub ended: Ended,
     pub exit_code: u8,
     pub duration: Duration,
-    /// Rows rejected by all stages; `None` if the run had no accounts.
+    /// Rows rejected or skipped by all stages; `None` if the run had no accounts.
     pub rows_rejected: Option<u64>,
 }
 
@@ -89,6 +91,7 @@ impl RunRecord {
             "started": time_to_json(self.started),
             "now": time_to_json(self.now),
             "resumes": self.resumes,
+            "corrects": self.corrects,
         })
     }
 
@@ -102,6 +105,7 @@ impl RunRecord {
             started: time_from_json(&value["started"])?,
             now: time_from_json(&value["now"])?,
             resumes: value["resumes"].as_str().map(str::to_owned),
+            corrects: value["corrects"].as_str().map(str::to_owned),
         })
     }
 }
@@ -171,6 +175,7 @@ impl RunRecord {
             started: SystemTime::UNIX_EPOCH,
             now: SystemTime::UNIX_EPOCH,
             resumes: None,
+            corrects: None,
         }
     }
 }
@@ -191,6 +196,7 @@ mod tests {
             seed: u64::MAX,
             now: SystemTime::UNIX_EPOCH + Duration::new(1_764_166_811, 123_456_789),
             resumes: Some("earlier".to_owned()),
+            corrects: Some("earliest".to_owned()),
             ..RunRecord::of(Path::new("/a/b.yaml"))
         };
         record.write(folder.path()).unwrap();

@@ -139,10 +139,12 @@ pub enum Event {
         sequence: u64,
         known: Option<Recalled>,
     },
-    /// The answer to [`Keep`](super::Action::Keep). If it cannot be kept, the stage has failed.
+    /// The answer to [`Keep`](super::Action::Keep). If it cannot be kept, the stage has failed. `outputs` takes the place of those of the action
+    /// if some of the batch's rows were [recalled](Recalled::Partly): what came of all.
     Kept {
         stage: StageId,
         sequence: u64,
+        outputs: Option<Vec<Output>>,
     },
     /// It is the moment that [`Scheduler::wakes_at`](super::Scheduler::wakes_at) named.
     Woken,

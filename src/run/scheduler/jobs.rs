@@ -10,6 +10,7 @@ use super::clock::Activity;
 use super::event::{ExitCause, Failure, Meta, Output, Scope};
 use super::placing::Place;
 use super::ready::Need;
+use super::recall::Spared;
 use super::scheduler::Scheduler;
 use super::stage_state::{Job, Jobs, Keeping, MapHost, Phase, Role, Slice, SliceId, Step, Tries, Work, rest};
 use crate::plan::{OnError, Port, StageId, Verdict};
@@ -255,8 +256,10 @@ impl Scheduler {
         let sequence = jobs.next_sequence;
         jobs.next_sequence += 1;
         let whole = Slice::new(0..input.map_or(0, |(_, meta)| meta.rows));
-        jobs.jobs
-            .insert(sequence, Job { input, reservations, slices: BTreeMap::from([(0, whole)]), keeping: Keeping::No });
+        jobs.jobs.insert(
+            sequence,
+            Job { input, reservations, slices: BTreeMap::from([(0, whole)]), keeping: Keeping::No, spared: None },
+        );
         SliceId { sequence, first: 0 }
     }
 
@@ -301,6 +304,20 @@ impl Scheduler {
 
     /// The only slice of a batch is done.
     pub(super) fn job_done(&mut self, stage: StageId, sequence: u64) {
+        match self.job(stage, sequence).spared {
+            None => self.correct_to_outputs(stage, sequence),
+            // What came of the rest is still to be put to it.
+            Some(Spared { output_bytes, .. }) => {
+                let given = self.job(stage, sequence).given().0;
+                let given: u64 = given.iter().map(|output| output.batch.bytes).sum();
+                self.charge_at_least(stage, sequence, output_bytes + given);
+            }
+        }
+        self.keep(stage, sequence);
+    }
+
+    /// It is known what all of a batch gives.
+    pub(super) fn correct_to_outputs(&mut self, stage: StageId, sequence: u64) {
         let job = self.job(stage, sequence);
         let input = job.input.map(|(_, meta)| meta);
         let mut reservations = std::mem::take(&mut job.reservations);
@@ -317,7 +334,6 @@ impl Scheduler {
         let total = outputs.iter().map(|output| output.batch.bytes).sum();
         self.stages[stage.index()].estimate.learn(input.as_ref(), total);
         self.job(stage, sequence).reservations = reservations;
-        self.keep(stage, sequence);
     }
 
     pub(super) fn attempt_failed(&mut self, attempt: AttemptId, failure: Failure) {
@@ -505,11 +521,12 @@ impl Scheduler {
         }
         let bad: u64 = whole.rejects.iter().map(Reject::count).sum();
         if let Some((edge, meta)) = job.input {
-            self.stages[stage.index()].account.rows_in += rows + bad;
+            let spared = job.spared.unwrap_or(Spared { rows: 0, input_bytes: 0, output_bytes: 0 });
+            self.stages[stage.index()].account.rows_in += rows + bad + spared.rows;
             if bad > 0 && !self.settle_rejects(stage, sequence, meta.id, whole.rejects, &mut reservations) {
                 return;
             }
-            self.queues[edge.index()].done_with(rows + bad, meta.bytes);
+            self.queues[edge.index()].done_with(rows + bad + spared.rows, meta.bytes + spared.input_bytes);
             self.touch(self.plan.edge(edge).from);
             self.actions.push(Action::Release { batch: meta.id });
         }

@@ -3,17 +3,37 @@
 //!
 //! Neither takes a slot or a worker: where all is known, none is started.
 
+use std::collections::BTreeMap;
+
 use super::action::{Action, Reject};
-use super::event::Output;
+use super::event::{Meta, Output};
 use super::scheduler::Scheduler;
-use super::stage_state::{Keeping, SliceId};
+use super::stage_state::{Keeping, Slice, SliceId, Step};
 use crate::plan::StageId;
 
 /// What came of a batch in an earlier run.
 #[derive(Clone, Debug)]
-pub struct Recalled {
-    pub outputs: Vec<Output>,
-    pub rejects: Vec<Reject>,
+pub enum Recalled {
+    Whole {
+        outputs: Vec<Output>,
+        rejects: Vec<Reject>,
+    },
+    /// Of some of its rows. `left` are the others, as a batch that takes the place of the whole one, which is gone.
+    Partly {
+        left: Meta,
+        /// What the executor keeps until it is put together with what comes of the others.
+        bytes: u64,
+    },
+}
+
+/// The part of a batch that need not be worked on.
+#[derive(Clone, Copy, Debug)]
+pub struct Spared {
+    pub rows: u64,
+    /// Of the batch, beyond those of the part that is left.
+    pub input_bytes: u64,
+    /// Of what came of it.
+    pub output_bytes: u64,
 }
 
 impl Scheduler {
@@ -49,7 +69,22 @@ impl Scheduler {
         self.jobs(stage).recalling -= 1;
         self.touch(stage);
         match known {
-            Some(Recalled { outputs, rejects }) => {
+            Some(Recalled::Partly { left, bytes }) => {
+                let job = self.job(stage, sequence);
+                let (edge, whole) = job.input.expect("only batches are recalled");
+                job.spared = Some(Spared {
+                    rows: whole.rows - left.rows,
+                    input_bytes: whole.bytes.saturating_sub(left.bytes),
+                    output_bytes: bytes,
+                });
+                job.input = Some((edge, left));
+                job.slices = BTreeMap::from([(0, Slice::new(0..left.rows))]);
+                self.charge_at_least(stage, sequence, bytes);
+                if self.is_wanted(stage, id) {
+                    self.again(stage, id);
+                }
+            }
+            Some(Recalled::Whole { outputs, rejects }) => {
                 let job = self.job(stage, sequence);
                 job.keeping = Keeping::Recalled;
                 let rows = job.rows() - rejects.iter().map(Reject::count).sum::<u64>();
@@ -75,10 +110,22 @@ impl Scheduler {
         self.actions.push(Action::Keep { stage, sequence, batch, outputs, rejects });
     }
 
-    /// What came of a batch is kept.
-    pub(super) fn kept(&mut self, stage: StageId, sequence: u64) {
+    /// What came of a batch is kept. `outputs` are what came of the whole batch, if a part of that was recalled.
+    pub(super) fn kept(&mut self, stage: StageId, sequence: u64, outputs: Option<Vec<Output>>) {
         self.jobs(stage).keeping -= 1;
         self.job(stage, sequence).keeping = Keeping::No;
+        if let Some(outputs) = outputs {
+            self.put_together(stage, sequence, outputs);
+        }
         self.touch(stage);
+    }
+
+    fn put_together(&mut self, stage: StageId, sequence: u64, together: Vec<Output>) {
+        let job = self.job(stage, sequence);
+        let whole = job.slices.get_mut(&0).expect("slices are joined when they are done");
+        if let Step::Done { outputs, .. } = &mut whole.step {
+            *outputs = together;
+        }
+        self.correct_to_outputs(stage, sequence);
     }
 }

@@ -175,7 +175,7 @@ impl Scheduler {
             Event::WorkerRetired { worker } => self.pool.retire(worker),
             Event::WorkerExited { worker, failure, cause } => self.worker_exited(worker, failure, cause),
             Event::Recalled { stage, sequence, known } => self.recalled(stage, sequence, known),
-            Event::Kept { stage, sequence } => self.kept(stage, sequence),
+            Event::Kept { stage, sequence, outputs } => self.kept(stage, sequence, outputs),
             Event::Woken => {}
             Event::Interrupted => self.interrupted(),
             Event::Committed => self.finish(Ending::Succeeded),

@@ -195,6 +195,13 @@ impl Scheduler {
     fn charge_parts(&mut self, stage: StageId, sequence: u64) {
         let job = self.job(stage, sequence);
         let given: u64 = job.slices.values().flat_map(Slice::outputs).map(|output| output.batch.bytes).sum();
+        let spared = job.spared.map_or(0, |spared| spared.output_bytes);
+        self.charge_at_least(stage, sequence, spared + given);
+    }
+
+    /// So many bytes that are to be published lie in memory.
+    pub(super) fn charge_at_least(&mut self, stage: StageId, sequence: u64, given: u64) {
+        let job = self.job(stage, sequence);
         let mut reservations = std::mem::take(&mut job.reservations);
         let rejected = self.plan.stage(stage).ports.iter().position(|port| port.name == Port::REJECTED);
         for (edge, reservation) in &mut reservations {

@@ -10,6 +10,7 @@ use super::event::{Failure, Meta, Output};
 use super::keyed::Keyed;
 use super::queue::Reservation;
 use super::ready::Need;
+use super::recall::Spared;
 use super::slices::{Pace, Sight};
 use super::worker_state::{ClassId, Classes};
 use crate::plan::{CommandMode, EdgeId, Stage, StageKind};
@@ -174,6 +175,8 @@ pub struct Job {
     /// By their first rows. All rows of the batch are in one of them; there is one only where batches are not sliced.
     pub slices: BTreeMap<u64, Slice>,
     pub keeping: Keeping,
+    /// Rows of the batch that an earlier run has done. They are not among those of `input`.
+    pub spared: Option<Spared>,
 }
 
 /// Where what comes of a job is kept for later runs.

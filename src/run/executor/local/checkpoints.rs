@@ -14,7 +14,7 @@ use crate::batch::Batch;
 use crate::plan::{OnError, Plan, Stage, StageId, Verdict};
 use crate::run::RunEvent;
 use crate::run::executor::checkpoint::{
-    BatchDigest, Fingerprint, FingerprintError, Ledger, LedgerError, Record, Share, Shared,
+    BatchDigest, Fingerprint, FingerprintError, Ledger, LedgerError, Partial, Record, Share, Shared,
 };
 use crate::run::executor::mailbox::Message;
 use crate::run::executor::resident::{failure, guarded};
@@ -39,6 +39,10 @@ pub struct Checkpoints {
     orders: BTreeMap<StageId, Order>,
     /// Of batches that are being worked on.
     digests: BTreeMap<(StageId, u64), BatchDigest>,
+    /// Batches of which it is looked up what is known of them.
+    asked: BTreeMap<(StageId, u64), BatchId>,
+    /// Of batches of which some rows are being worked on, what is known of the others.
+    partials: BTreeMap<(StageId, u64), Partial>,
     /// Whatever is being written has a sender.
     writing: Sender<()>,
     written: Receiver<()>,
@@ -134,6 +138,8 @@ impl Checkpoints {
                 news: Vec::new(),
                 orders: BTreeMap::new(),
                 digests: BTreeMap::new(),
+                asked: BTreeMap::new(),
+                partials: BTreeMap::new(),
                 writing,
                 written,
             },
@@ -238,15 +244,16 @@ fn fingerprint(plan: &Plan, stage: &Stage, environment: Option<&str>) -> Result<
 }
 
 impl LocalExecutor {
-    pub(super) fn recall(&mut self, stage: StageId, sequence: u64, batch: Meta) {
-        let batch = match self.take_for(stage, 0, batch.id) {
+    pub(super) fn recall(&mut self, stage: StageId, sequence: u64, asked: Meta) {
+        let batch = match self.take_for(stage, 0, asked.id) {
             Ok(batch) => batch,
             Err(failure) => {
                 self.events.push_back(Event::StageFailed { stage, failure });
                 return;
             }
         };
-        let checkpoints = self.checkpoints.as_ref().expect("only stages that keep batches ask for them");
+        let checkpoints = self.checkpoints.as_mut().expect("only stages that keep batches ask for them");
+        checkpoints.asked.insert((stage, sequence), asked.id);
         let fingerprint = *checkpoints.fingerprints[&stage].digest();
         let corrected = checkpoints.corrected.get(&stage).copied();
         let (files, plan, mailbox) = (self.files.clone(), Arc::clone(&self.plan), self.mailbox.clone());
@@ -307,7 +314,7 @@ impl LocalExecutor {
         digest: BatchDigest,
         result: Result<Known, Failure>,
     ) -> Event {
-        let Known { record, unsound } = match result {
+        let Known { record, partial, unsound } = match result {
             Ok(known) => known,
             Err(failure) => return Event::StageFailed { stage, failure },
         };
@@ -324,14 +331,38 @@ impl LocalExecutor {
                 Some(Output { port, batch: self.keep(batch) })
             });
             let outputs = outputs.collect();
-            Recalled { outputs, rejects }
+            Recalled::Whole { outputs, rejects }
         });
-        if known.is_none()
-            && let Some(checkpoints) = &mut self.checkpoints
-        {
-            checkpoints.digests.insert((stage, sequence), digest);
+        let checkpoints = self.checkpoints.as_mut().expect("only stages that keep batches ask for them");
+        let asked = checkpoints.asked.remove(&(stage, sequence));
+        if known.is_some() {
+            return Event::Recalled { stage, sequence, known };
         }
+        checkpoints.digests.insert((stage, sequence), digest);
+        let Some((partial, left)) = partial else { return Event::Recalled { stage, sequence, known: None } };
+        let bytes = partial.bytes();
+        checkpoints.partials.insert((stage, sequence), partial);
+        // What is left of it takes its place.
+        asked.map(|whole| self.store.remove(&whole));
+        let known = Some(Recalled::Partly { left: self.keep(left), bytes });
         Event::Recalled { stage, sequence, known }
+    }
+
+    pub(super) fn kept(&mut self, stage: StageId, sequence: u64, result: Result<Kept, Failure>) -> Event {
+        let together = match result {
+            Ok(Kept { together }) => together,
+            Err(failure) => return Event::StageFailed { stage, failure },
+        };
+        let plan = Arc::clone(&self.plan);
+        let ports = &plan.stage(stage).ports;
+        let outputs = together.map(|outputs| {
+            let kept = outputs.into_iter().filter_map(|(name, batch)| {
+                let port = ports.iter().position(|port| port.name == name)?;
+                Some(Output { port, batch: self.keep(batch) })
+            });
+            kept.collect()
+        });
+        Event::Kept { stage, sequence, outputs }
     }
 
     pub(super) fn keep_outcome(
@@ -349,10 +380,16 @@ impl LocalExecutor {
         };
         let record = Record { outputs: outputs.iter().map(given).collect(), rejects };
         let origin = self.store[&input].batch.origin().clone();
+        let partial = self.checkpoints.as_mut().and_then(|checkpoints| checkpoints.partials.remove(&(stage, sequence)));
+        if partial.is_some() {
+            // What comes of the whole batch takes their place.
+            outputs.iter().for_each(|output| drop(self.store.remove(&output.batch.id)));
+        }
         let checkpoints = self.checkpoints.as_mut().expect("only stages that keep batches give them");
         let digest = checkpoints.digests.remove(&(stage, sequence)).expect("it was looked up before it was done");
-        if checkpoints.unkept.contains(&stage) {
-            self.events.push_back(Event::Kept { stage, sequence });
+        let is_kept = !checkpoints.unkept.contains(&stage);
+        if !is_kept && partial.is_none() {
+            self.events.push_back(Event::Kept { stage, sequence, outputs: None });
             return;
         }
         let (ledger, writing, mailbox) =
@@ -361,9 +398,21 @@ impl LocalExecutor {
         let made_by = checkpoints.fingerprints[&stage].name();
         rayon::spawn(move || {
             let result = guarded(|| {
-                let payload = record.encode(&origin, &made_by).map_err(|error| failed(&error))?;
-                share.map_or(Ok(()), |share| share.add(&digest, &payload)).map_err(|error| failed(&error))?;
-                ledger.add(digest, &payload).map_err(|error| failed(&error))
+                let (record, origin, is_put_together) = match partial {
+                    None => (record, origin, false),
+                    Some(partial) => {
+                        let origin = partial.origin().clone();
+                        let Record { outputs, rejects } = record;
+                        let together = partial.put_together(outputs, rejects).map_err(|error| not_together(&error))?;
+                        (together, origin, true)
+                    }
+                };
+                if is_kept {
+                    let payload = record.encode(&origin, &made_by).map_err(|error| failed(&error))?;
+                    share.map_or(Ok(()), |share| share.add(&digest, &payload)).map_err(|error| failed(&error))?;
+                    ledger.add(digest, &payload).map_err(|error| failed(&error))?;
+                }
+                Ok(Kept { together: is_put_together.then_some(record.outputs) })
             });
             mailbox.send(Message::Kept { stage, sequence, result });
             drop(writing);
@@ -371,10 +420,27 @@ impl LocalExecutor {
     }
 }
 
+/// What came of a batch is kept.
+#[derive(Debug)]
+pub struct Kept {
+    /// By the names of their ports: what came of the whole batch, if some of its rows were not worked on.
+    together: Option<Vec<(String, Batch)>>,
+}
+
+fn not_together(error: &dyn std::error::Error) -> Failure {
+    let message = format!(
+        "what comes of the rows that were rejected cannot be put to what came of the others: {error}; run without `--rejected`, \
+         or with `--force` for this stage"
+    );
+    failure(Scope::Opening, Verdict::Schema, message)
+}
+
 /// What is known of a batch.
 #[derive(Debug, Default)]
 pub struct Known {
     record: Option<Record>,
+    /// Without a record: what is known of some of its rows, and the others.
+    partial: Option<(Partial, Batch)>,
     /// A file of others that is not what it should be.
     unsound: Option<PathBuf>,
 }
@@ -383,8 +449,8 @@ fn share(stage: &Stage) -> Option<Share> {
     stage.checkpoint.as_ref().and_then(|checkpoint| checkpoint.share.clone()).map(Share::new)
 }
 
-/// Like [`look_up`], but what a batch gave in the run that is corrected counts, too, and is kept as if the stage had made it as it is now. Nothing counts
-/// of which rows were rejected.
+/// Like [`look_up`], but what a batch gave in the run that is corrected counts, too, and is kept as if the stage had made it as it is now. Rows that were
+/// rejected are left to be worked on; where the others cannot be told from them, all are.
 fn look_up_to_correct(
     ledger: &Ledger,
     now: &BatchDigest,
@@ -393,18 +459,23 @@ fn look_up_to_correct(
     stage: &Stage,
     batch: &Batch,
 ) -> Result<Known, Failure> {
-    let is_good = |known: &Known| known.record.as_ref().is_some_and(|record| record.rejects.is_empty());
-    let known = look_up(ledger, now, stage, batch)?;
-    if is_good(&known) {
-        return Ok(known);
+    let mut known = look_up(ledger, now, stage, batch)?;
+    let mut is_of_now = true;
+    if let (None, Some(then)) = (&known.record, &then) {
+        known = look_up(ledger, then, stage, batch)?;
+        is_of_now = false;
     }
-    let Some(then) = then else { return Ok(Known { record: None, ..known }) };
-    let known = look_up(ledger, &then, stage, batch)?;
-    let Some(record) = known.record.as_ref().filter(|_| is_good(&known)) else {
-        return Ok(Known { record: None, ..known });
-    };
-    let payload = record.encode(batch.origin(), made_by).map_err(|error| failed(&error))?;
-    ledger.add(*now, &payload).map_err(|error| failed(&error))?;
+    match known.record.take() {
+        Some(record) if record.rejects.is_empty() => {
+            if !is_of_now {
+                let payload = record.encode(batch.origin(), made_by).map_err(|error| failed(&error))?;
+                ledger.add(*now, &payload).map_err(|error| failed(&error))?;
+            }
+            known.record = Some(record);
+        }
+        Some(record) => known.partial = Partial::of(record, batch).map_err(|error| failed(&error))?,
+        None => {}
+    }
     Ok(known)
 }
 
@@ -432,7 +503,7 @@ fn look_up(ledger: &Ledger, digest: &BatchDigest, stage: &Stage, batch: &Batch) 
         // Rows that were rejected then are to fail the run now.
         has_ports && are_sound && (record.rejects.is_empty() || stage.on_error != OnError::Fail)
     };
-    Ok(Known { record: record.filter(fits), unsound })
+    Ok(Known { record: record.filter(fits), partial: None, unsound })
 }
 
 fn failed(error: &dyn std::error::Error) -> Failure {

@@ -34,7 +34,7 @@ use crate::plan::memory::SPILL_LIMIT;
 use crate::plan::{EdgeId, Plan, StageId, StageKind, Verdict};
 use crate::run::publish::{RunFolder, Staging};
 use crate::run::scheduler::{Action, BatchId, Event, Failure, Meta, Output, Scope};
-pub use checkpoints::{CheckpointError, Checkpoints, Digests, Known, StageChange};
+pub use checkpoints::{CheckpointError, Checkpoints, Digests, Kept, Known, StageChange};
 use filters::Filters;
 pub use keyed::InPartitions;
 use keyed::KeyedInput;
@@ -298,10 +298,7 @@ impl LocalExecutor {
                 return self.task_looked(attempt, stage, turn, result);
             }
             Message::Recalled { stage, sequence, digest, result } => self.recalled(stage, sequence, digest, result),
-            Message::Kept { stage, sequence, result } => match result {
-                Ok(()) => Event::Kept { stage, sequence },
-                Err(failure) => Event::StageFailed { stage, failure },
-            },
+            Message::Kept { stage, sequence, result } => self.kept(stage, sequence, result),
             Message::SegmentsFree { worker } => {
                 self.pool.release_outputs(worker);
                 return Ok(());

@@ -24,6 +24,7 @@ pub static SKIPPED: AtomicU64 = AtomicU64::new(0);
 pub static QUEUED: AtomicU64 = AtomicU64::new(0);
 pub static RECALLED: AtomicU64 = AtomicU64::new(0);
 pub static KEPT: AtomicU64 = AtomicU64::new(0);
+pub static PARTLY: AtomicU64 = AtomicU64::new(0);
 
 pub struct Fake<'a> {
     pub shapes: &'a [Shape],
@@ -75,6 +76,8 @@ pub struct Fake<'a> {
     pub committed: bool,
     /// Stages of which the scheduler knows that they have ended.
     pub over: BTreeSet<StageId>,
+    /// Batches of which some rows were done by an earlier run: all their rows.
+    pub partly: BTreeMap<(StageId, u64), Vec<u64>>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -184,7 +187,8 @@ impl Fake<'_> {
         let (stage, outputs) = match &event {
             Event::AttemptDone { attempt, outputs, .. } => (self.attempts[attempt], outputs),
             Event::Produced { stage, outputs } => (*stage, outputs),
-            Event::Recalled { stage, known: Some(Recalled { outputs, .. }), .. } => (*stage, outputs),
+            Event::Recalled { stage, known: Some(Recalled::Whole { outputs, .. }), .. }
+            | Event::Kept { stage, outputs: Some(outputs), .. } => (*stage, outputs),
             _ => return Some(event),
         };
         for output in outputs {
@@ -292,7 +296,13 @@ impl Fake<'_> {
                     rejects.iter().flat_map(|reject| self.rows_of(batch.id, vec![reject.rows.clone()])).collect();
                 assert_eq!((given, rejected), (good, bad), "kept of {stage:?}");
                 KEPT.fetch_add(1, Ordering::Relaxed);
-                self.push(Lane::Batch(stage, sequence), Event::Kept { stage, sequence });
+                let together = self.partly.remove(&(stage, sequence)).map(|rows| {
+                    outputs.iter().for_each(|output| drop(self.batches.remove(&output.batch.id)));
+                    let rejects = self.shapes[stage.index()].rejects;
+                    let good: Vec<u64> = rows.into_iter().filter(|row| !rejects || !is_poison(*row)).collect();
+                    if good.is_empty() { Vec::new() } else { vec![Output { port: 0, batch: self.make(stage, good) }] }
+                });
+                self.push(Lane::Batch(stage, sequence), Event::Kept { stage, sequence, outputs: together });
             }
             Action::Publish { stage, port, batch } => {
                 assert!(!self.parts.contains(&batch), "a part is published");
@@ -338,6 +348,15 @@ impl Fake<'_> {
     /// Perhaps an earlier run has done the batch.
     fn recall(&mut self, stage: StageId, sequence: u64, batch: Meta) {
         assert!(self.shapes[stage.index()].checkpoint);
+        if self.rng.random_bool(0.3)
+            && let Some(left) = self.leave_some(stage, sequence, batch)
+        {
+            PARTLY.fetch_add(1, Ordering::Relaxed);
+            let bytes = (batch.rows - left.rows) * self.shapes[stage.index()].weight;
+            let known = Some(Recalled::Partly { left, bytes });
+            self.push(Lane::Batch(stage, sequence), Event::Recalled { stage, sequence, known });
+            return;
+        }
         let (good, _) = self.outcome_of(stage, batch.id);
         let cannot_be_done = self.shapes[stage.index()].fails && good.iter().any(|row| is_poison(*row));
         let known = (!cannot_be_done && self.rng.random_bool(0.5)).then(|| {
@@ -350,9 +369,26 @@ impl Fake<'_> {
             self.may_be_as_large_as(stage, batch);
             let outputs =
                 if good.is_empty() { Vec::new() } else { vec![Output { port: 0, batch: self.make(stage, good) }] };
-            Recalled { outputs, rejects }
+            Recalled::Whole { outputs, rejects }
         });
         self.push(Lane::Batch(stage, sequence), Event::Recalled { stage, sequence, known });
+    }
+
+    /// Perhaps an earlier run has done some rows of the batch, but none that fails.
+    fn leave_some(&mut self, stage: StageId, sequence: u64, batch: Meta) -> Option<Meta> {
+        let edge = *self.on_edge.get(&batch.id)?;
+        let rows = self.batches[&batch.id].clone();
+        let left: Vec<u64> = rows.iter().copied().filter(|row| is_poison(*row) || self.rng.random_bool(0.3)).collect();
+        if left.is_empty() || left.len() == rows.len() {
+            return None;
+        }
+        self.may_be_as_large_as(stage, batch);
+        self.batches.remove(&batch.id);
+        self.partly.insert((stage, sequence), rows);
+        let weight = batch.bytes / batch.rows;
+        let left = self.store(left, weight);
+        self.on_edge.insert(left.id, edge);
+        Some(left)
     }
 
     fn put(&mut self, stage: StageId, port: usize, rows: &[u64], weight: u64) {

@@ -118,6 +118,7 @@ fn run(shapes: &[Shape], workers: u32, weather: Weather, rng: TestRng) {
         ending: None,
         committed: false,
         over: BTreeSet::new(),
+        partly: BTreeMap::new(),
     };
     let mut turns = Turns::default();
     let mut actions = scheduler.start(Duration::ZERO);
@@ -398,11 +399,12 @@ fn every_history_ends_with_every_row_in_its_place() {
             scope.spawn(move || histories(cases, seed.wrapping_add(thread)));
         }
     });
-    let happened = [&fake::JOINS, &fake::QUEUED, &fake::SKIPPED, &fake::RECALLED, &fake::KEPT, &RESTS, &DRAINED]
-        .map(|count| count.load(Ordering::Relaxed));
+    let happened =
+        [&fake::JOINS, &fake::QUEUED, &fake::SKIPPED, &fake::RECALLED, &fake::PARTLY, &fake::KEPT, &RESTS, &DRAINED]
+            .map(|count| count.load(Ordering::Relaxed));
     assert!(
         cases < 100 || happened.iter().all(|count| *count > 0),
-        "joins, attempts behind others, rows skipped, batches recalled and kept, rests, runs drained: {happened:?}"
+        "joins, attempts behind others, rows skipped, batches recalled whole and partly and kept, rests, runs drained: {happened:?}"
     );
 }
 
