@@ -326,6 +326,7 @@ fn stage(at: usize, shape: &Shape, inputs: Vec<Input>) -> Stage {
             with: serde_json::Map::new(),
             returns: Vec::new(),
             is_source,
+            concurrency: None,
             partition_by: is_keyed.then(|| "key".to_owned()).into_iter().collect(),
             target: if shape.workers == 2 { PythonTarget::Class } else { PythonTarget::Function },
         })
