@@ -34,7 +34,7 @@ fn validate_gives_json_on_standard_output_and_nothing_else() {
     let output = millpond(&["validate", "--format", "json", "mistakes.yaml", "sound.yaml"]);
     assert_eq!(text(&output.stderr), "");
     let problems: Vec<serde_json::Value> = serde_json::from_slice(&output.stdout).expect("is a JSON array");
-    assert_eq!(problems.len(), 12);
+    assert_eq!(problems.len(), 13);
     assert_eq!(problems[0]["code"], "spec::unknown_key");
     assert_eq!((&problems[0]["line"], &problems[0]["column"]), (&2.into(), &1.into()));
     assert_eq!(problems[0]["help"], "did you mean `name`?");
@@ -45,7 +45,7 @@ fn nothing_is_coloured_where_there_is_no_terminal() {
     let output = millpond(&["validate", "mistakes.yaml"]);
     let drawn = text(&output.stderr);
     assert!(drawn.contains("mistakes.yaml:2:1") && !drawn.contains('\u{1b}'), "{drawn}");
-    assert_eq!(text(&output.stdout), "mistakes.yaml: 12 errors\n");
+    assert_eq!(text(&output.stdout), "mistakes.yaml: 13 errors\n");
 }
 
 #[test]

@@ -83,6 +83,7 @@ fn one_of_each_mistake_is_reported_in_one_pass() {
         "plan::sql_syntax 33:29",
         "expr::in_sql 36:37",
         "spec::unknown_key 39:5",
+        "plan::bad_option 43:5",
     ];
     assert_eq!(found, expected);
 }
@@ -379,6 +380,45 @@ stages:
     plan::bad_option 10:54 `partition_by` names the column `line` twice
     plan::unknown_port 11:14 stage `c` has no port `rejected` (the only choice is `out`)
     spec::bad_value 11:53 `partition_by` must not be empty
+    ");
+}
+
+#[test]
+fn only_functions_of_one_row_without_state_are_called_for_many_at_once() {
+    let yaml = "version: 1
+params:
+  rows: { type: integer, default: 7 }
+stages:
+  rows: { read: lines.txt, concurrency: 5 }
+  a: { from: rows, python: m:a, concurrency: 50 }
+  b: { from: rows, python: { call: m:b, as: row }, concurrency: '${{ params.rows }}' }
+  c: { from: rows, python: { call: m:c, as: arrow }, concurrency: 50 }
+  d: { from: rows, python: { call: m:d, as: stream }, concurrency: 50 }
+  e: { from: rows, python: m:E, partition_by: line, concurrency: 50 }
+  f: { python: m:f, concurrency: 50 }
+  g: { from: a, sql: SELECT * FROM a, concurrency: 50 }
+  h: { from: rows, command: { mode: row, run: [echo, '{line}'] }, concurrency: 50 }
+  i: { from: rows, python: m:i, concurrency: 0 }
+  j: { from: rows, python: m:j, concurrency: 1001 }
+  k: { from: rows, python: m:k, concurrency: auto }
+  l: { from: rows, python: { call: m:l, concurrency: 50 } }
+  m: { from: rows, python: m:m, concurency: 50 }
+  n: { from: rows, python: m:n, concurrency: 50, batch: { rows: 10 } }
+";
+    insta::assert_snapshot!(problems(yaml), @"
+    plan::bad_option 5:28 `concurrency` has no meaning for the stage `rows`: it calls no function (remove it; it is for `python` stages with `from` whose function is called for each row)
+    plan::bad_option 8:54 `concurrency` has no meaning for the stage `c`: its function is given whole batches, and not rows (write `as: row`; or remove it, as an `async def` function of batches can gather what it waits for)
+    plan::bad_option 9:55 `concurrency` has no meaning for the stage `d`: `as: stream` gets its batches one after the other (remove it, or let a stage in front of this one do what waits)
+    plan::bad_option 10:53 `concurrency` has no meaning for the stage `e`: with `partition_by`, rows of one key come one after the other (remove it, or let a stage in front of this one do what waits)
+    plan::bad_option 11:21 `concurrency` has no meaning for the stage `f`: it makes rows and gets none (remove it; it is for `python` stages with `from` whose function is called for each row)
+    plan::bad_option 12:39 `concurrency` has no meaning for the stage `g`: it calls no function (remove it; it is for `python` stages with `from` whose function is called for each row)
+    plan::bad_option 13:67 `concurrency` has no meaning for the stage `h`: `workers` says how many of its processes may run at once (remove it; it is for `python` stages with `from` whose function is called for each row)
+    spec::bad_value 14:46 `concurrency` must be at least 1
+    spec::bad_value 15:46 `concurrency` must be at most 1000
+    spec::wrong_type 16:46 `concurrency` must be an integer, not a string
+    spec::unknown_key 17:41 `python` has no key `concurrency` (`concurrency` is a key of the stage: move it out of `python`)
+    spec::unknown_key 18:33 the stage `m` has no key `concurency` (did you mean `concurrency`?)
+    plan::few_rows 19:65 a batch of the stage `n` has at most 10 rows, so no more of the 50 of `concurrency` can wait at once (write `rows: 400` or more: several times as many as may wait)
     ");
 }
 

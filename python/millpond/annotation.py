@@ -1,4 +1,5 @@
-"""Which convention a function means, told from the annotation of its first parameter."""
+"""What a function says of itself: by the annotation of its first parameter, which convention it means, and whether what
+it gives is to be awaited."""
 
 from __future__ import annotations
 
@@ -37,6 +38,13 @@ def infer(function: Callable[..., Any]) -> tuple[str, bool]:
                 raise StageError("polars is not a convention yet; take a `pyarrow.Table` and call `polars.from_arrow`")
             return convention, pattern is _TABLE
     return DEFAULT, False
+
+
+def is_async(function: Callable[..., Any]) -> bool:
+    """Whether what a call gives is to be awaited: of an `async def` function, or an instance that has one to call."""
+    kinds = (inspect.iscoroutinefunction, inspect.isasyncgenfunction)
+    codes = (function, inspect.getattr_static(function, "__call__", None))
+    return any(kind(code) for kind in kinds for code in codes)
 
 
 def _first_annotation(function: Callable[..., Any]) -> str | None:

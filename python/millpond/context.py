@@ -11,7 +11,7 @@ import logging
 import random
 import sys
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 
 class Params(Mapping[str, Any]):
@@ -41,7 +41,13 @@ class Params(Mapping[str, Any]):
         self._values = dict(values)
 
 
-class _StderrHandler(logging.StreamHandler[Any]):
+if TYPE_CHECKING:
+    _StreamHandler = logging.StreamHandler[Any]
+else:  # Has no parameters before Python 3.11.
+    _StreamHandler = logging.StreamHandler
+
+
+class _StderrHandler(_StreamHandler):
     """Writes to what `sys.stderr` is at the time, which tests and user code replace."""
 
     def __init__(self) -> None:

@@ -62,6 +62,13 @@ def report(error: BaseException, row: int | None = None, rows: tuple[int, int] |
     }
 
 
+def told(error: BaseException, row: int) -> dict[str, Any]:
+    """The text of a row that is left out, as it has raised `error`, of which nothing is kept."""
+    text = report(error, row)
+    forget_frames(error)
+    return text
+
+
 def forget_frames(error: BaseException) -> None:
     """Drops the tracebacks of `error` and its causes, and with them the batches that their frames keep alive."""
     seen = set()
@@ -107,7 +114,7 @@ def _format(error: BaseException) -> str:
 
 
 def _first_user_frame(step: TracebackType | None) -> TracebackType | None:
-    while step is not None and _is_own(step.tb_frame.f_code.co_filename):
+    while step is not None and is_own(step.tb_frame.f_code.co_filename):
         step = step.tb_next
     return step
 
@@ -125,7 +132,7 @@ def _strip_own_frames(described: traceback.TracebackException, seen: set[int]) -
     if id(described) in seen:
         return
     seen.add(id(described))
-    user_frames = [frame for frame in described.stack if not _is_own(frame.filename)]
+    user_frames = [frame for frame in described.stack if not is_own(frame.filename)]
     described.stack = traceback.StackSummary.from_list(user_frames)
     group: list[traceback.TracebackException] = getattr(described, "exceptions", None) or []
     for linked in (described.__cause__, described.__context__, *group):
@@ -133,5 +140,6 @@ def _strip_own_frames(described: traceback.TracebackException, seen: set[int]) -
             _strip_own_frames(linked, seen)
 
 
-def _is_own(filename: str) -> bool:
+def is_own(filename: str) -> bool:
+    """Whether code is of millpond, or of the import system, and not of the user or a library."""
     return filename.startswith((_PACKAGE, *_IMPORT_SYSTEM))

@@ -34,6 +34,7 @@ class KeyedStage:
         self._partitions: dict[int, Stage] = {}
         self.convention = self._spare.convention
         self.is_class = self._spare.is_class
+        self.at_once = self._spare.at_once
         self.has_snapshots = self._spare.has_snapshots()
         # When the code raises: the row at fault, and the rows that it was given, from and to.
         self.row: int | None = None

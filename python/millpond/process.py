@@ -6,6 +6,10 @@ import ctypes
 import os
 import signal
 import sys
+from typing import NoReturn
+
+# The status of a process that user code forked and that came back from it.
+EXIT_FORKED = 71
 
 # The signal at which a worker shows what all its threads are doing. `executor/worker_clock.rs` has the same number.
 SHOW_STACKS = 62
@@ -80,6 +84,13 @@ def reset_signals() -> None:
                 signal.signal(number, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_SETMASK, [])
+
+
+def end_copy() -> NoReturn:
+    """Ends this process, a copy of a worker that user code forked and that came back from it. A copy has the worker's
+    socket and its shared memory: it would answer a second time, and write over what the worker gives."""
+    print("a process that this stage's code forked came back from the code; it ends here", file=sys.stderr)
+    os._exit(EXIT_FORKED)
 
 
 def flush_stdio() -> None:

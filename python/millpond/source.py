@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import collections
-from collections.abc import Callable, Iterable, Iterator, Mapping
+import inspect
+from collections.abc import AsyncIterable, Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import pyarrow as pa
@@ -143,6 +144,12 @@ class Source:
 
 
 def _iterate(result: Any) -> Iterator[Any]:
+    if inspect.isawaitable(result) or isinstance(result, AsyncIterable):
+        from . import event_loop
+
+        if isinstance(result, AsyncIterable):
+            return event_loop.iterate(result)
+        result = event_loop.run(event_loop.complete(result))
     if isinstance(result, (Mapping, pa.RecordBatch, pa.Table)) or _is_dataframe(result):
         return iter([result])
     if isinstance(result, (str, bytes)) or not isinstance(result, Iterable):

@@ -12,20 +12,21 @@ import functools
 import importlib
 import inspect
 import math
+import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterable, Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
 
-from . import annotation, context, parts
+from . import annotation, concurrency, context, parts
 from .codecs import codec
 from .codecs.dicts import DictCodec
 from .codecs.table import finish
 from .codecs.values import Given, as_rows, rows_of
 from .column_types import declared_schema
 from .draws import Draws
-from .errors import SchemaError, StageError, forget_frames, report
+from .errors import SchemaError, StageError, told
 from .source import Source
 from .stream import Stream
 
@@ -107,7 +108,8 @@ class Stage:
         self.is_class = isinstance(target, type)
         if not self.is_class:
             _check_arguments(target, spec)
-        self._instance: Any = target(**spec["with"]) if self.is_class else None
+        self._is_async = annotation.is_async(target)
+        self._instance: Any = self._complete(target, **spec["with"]) if self.is_class else None
         function = self._instance if self.is_class else target
         if not callable(function):
             raise StageError(
@@ -120,6 +122,9 @@ class Stage:
         self._draws = Draws()
         self._finished: dict[int, pa.Schema] = {}  # By port.
         self._rows_codec = DictCodec(self._declared)
+        self._crew = self._hire(spec)
+        if self._is_async and self._crew is None and not spec["source"]:
+            self._call = functools.partial(self._complete, self._call)
         self._source = self._open_source(spec) if spec["source"] else None
         self._stream = Stream(self._call) if self.convention == "stream" else None
 
@@ -152,7 +157,7 @@ class Stage:
         last = getattr(self._instance, "finish", None)
         if last is None:
             return []
-        result, given = last(), Given(None)
+        result, given = self._complete(last), Given(None)
         if self.convention != "row":
             return self._taken(result, given)
         outputs = []
@@ -208,9 +213,44 @@ class Stage:
             self._source.close()
         if self._stream is not None:
             self._stream.close()
+        if self._crew is not None:
+            self._crew.close()
         close = getattr(self._instance, "close", None)
         if close is not None:
-            close()
+            self._complete(close)
+
+    @property
+    def at_once(self) -> int:
+        """For how many rows of a batch the function may be called at once."""
+        return 1 if self._crew is None else self._crew.at_once
+
+    def _hire(self, spec: Mapping[str, Any]) -> concurrency.Crew | None:
+        """What calls the function for several rows at once, if that is to be."""
+        at_once: int | None = spec.get("concurrency")
+        if self._is_async and self.convention == "stream":
+            raise StageError("an `async def` function cannot be `as: stream`: its batches come one after the other")
+        if at_once is not None and self.convention != "row":
+            raise StageError(
+                f"`concurrency` is for functions that are called for one row, and this one takes whole batches "
+                f"(`as: {self.convention}`): remove the key; if it is an `async def`, it can gather what it waits for"
+            )
+        if self._is_async and self.convention == "row" and not (spec["source"] or spec["has_state"]):
+            at_once = at_once or concurrency.DEFAULT
+        if at_once is None or at_once == 1:
+            return None
+        if not self._is_async:
+            return concurrency.Threads(at_once, self._call_on)
+        from . import event_loop
+
+        return event_loop.Tasks(at_once, self._await_on)
+
+    def _complete(self, function: Callable[..., Any], *arguments: Any, **named: Any) -> Any:
+        """What a function of the user's code gives, in the event loop if that code is `async`."""
+        if not self._is_async and not annotation.is_async(function):
+            return function(*arguments, **named)
+        from . import event_loop
+
+        return event_loop.call(function, *arguments, **named)
 
     def _open_source(self, spec: Mapping[str, Any]) -> Source:
         return Source(
@@ -226,10 +266,11 @@ class Stage:
         began = time.perf_counter()
         given = Given(batch)
         self._failed = {}
-        if not share.is_part and share.seconds is None:
+        if self._crew is None and not share.is_part and share.seconds is None:
             outputs = self._run_all(batch, share.numbers, given)
             return Ran(outputs, batch.num_rows, time.perf_counter() - began, list(self._failed.values()))
-        calls, rows = self._run_some(batch, share, given)
+        run_some = self._run_some if self._crew is None else self._run_at_once
+        calls, rows = run_some(batch, share, given)
         # A part must be such that its rows make a batch, like any other attempt.
         outputs = self._outputs_of(calls.items(), rows, given)
         seconds = time.perf_counter() - began
@@ -280,8 +321,7 @@ class Stage:
         """Goes on without a row that the function raised for, if the stage may."""
         if not self._skips:
             raise error
-        self._failed[index] = report(error, index)
-        forget_frames(error)
+        self._failed[index] = told(error, index)
 
     def _run_some(self, batch: pa.RecordBatch, share: Share, given: Given) -> tuple[dict[int, parts.Call], int]:
         """Calls the function row by row until the time is over, but on one row at least.
@@ -290,7 +330,7 @@ class Stage:
         """
         calls: dict[int, parts.Call] = {}
         rows = 0
-        until = math.inf if share.seconds is None else time.perf_counter() + share.seconds
+        until = _end_of(share)
         for number, row in zip(share.numbers, rows_of(batch, given), strict=True):
             context.seed_row(number)
             self.row = rows
@@ -303,6 +343,24 @@ class Stage:
                 break
         self.row = None
         return calls, rows
+
+    def _run_at_once(self, batch: pa.RecordBatch, share: Share, given: Given) -> tuple[dict[int, parts.Call], int]:
+        """The same for several rows at once, and for the first ones in any case. They share the random generators."""
+        assert self._crew is not None, "only called with one"
+        context.seed_batch()
+        begun = self._crew.run(rows_of(batch, given), _end_of(share), skips=self._skips)
+        first = begun.first_error()
+        if first is not None:
+            self.row, error = first
+            raise error
+        self._failed = dict(sorted(begun.failed.items()))
+        return dict(sorted(begun.calls.items())), begun.rows
+
+    async def _await_on(self, row: dict[str, Any]) -> parts.Call:
+        from . import event_loop
+
+        result = await event_loop.complete(self._call(row))
+        return [(port, _rows_made(part)) for port, part in self._by_port(result)]
 
     def _outputs_of(self, calls: Iterable[tuple[int, parts.Call]], rows_in: int, given: Given) -> list[Output]:
         made = [_Made() for _ in self._ports]
@@ -373,6 +431,18 @@ class Stage:
         return [(self._ports.index(name), part) for name, part in result.items()]
 
 
+def _end_of(share: Share) -> float:
+    """When an attempt that begins now is to leave the rows that it has not begun."""
+    return math.inf if share.seconds is None else time.perf_counter() + share.seconds
+
+
+def close_loop() -> None:
+    """Ends what is left in the worker's event loop, if it has one."""
+    event_loop = sys.modules.get(f"{__package__}.event_loop")
+    if event_loop is not None:
+        event_loop.close()
+
+
 def _find(module: str, name: str) -> Any:
     target: Any = importlib.import_module(module)
     for part in name.split("."):
@@ -415,6 +485,10 @@ def _rows_made(part: Any) -> list[Mapping[Any, Any]]:
         return []
     if isinstance(part, Mapping):
         return [dict(part)]
+    if inspect.isawaitable(part) or isinstance(part, AsyncIterable):
+        if inspect.iscoroutine(part):
+            part.close()  # Or Python warns that nobody awaits it.
+        raise SchemaError(f"returned `{type(part).__name__}`, to be awaited, but the function is no `async def`")
     if isinstance(part, (str, bytes)) or not isinstance(part, Iterable):
         raise SchemaError(
             f"returned `{type(part).__name__}`, but `as: row` gives a dict, several, or `None` for no row"

@@ -16,7 +16,7 @@ import socket
 import sys
 from typing import Any, NoReturn, TextIO
 
-from millpond import process, terminal
+from millpond import process, stacks, terminal
 from millpond.errors import StageError, report
 from millpond.frame import Channel, Frame, Kind, ProtocolError
 
@@ -149,16 +149,16 @@ def _become_worker(frame: Frame, template: int) -> NoReturn:
         os.setsid()
         process.die_with_parent(template)
         process.reset_signals()
-        connection, stdout, stderr, *stacks = frame.fds
+        connection, stdout, stderr, *shown = frame.fds
         _set_stdio(stdout, stderr)
-        process.close_fds_except({0, 1, 2, connection, *stacks})
+        process.close_fds_except({0, 1, 2, connection, *shown})
         process.set_name(f"millpond-{frame.attempt}")
         _enter(frame.text or {})
         sys.argv = ["millpond-worker"]
         terminal.take_away()
         faulthandler.enable(file=2)
-        for fd in stacks:
-            faulthandler.register(process.SHOW_STACKS, file=fd, all_threads=True)
+        for fd in shown:
+            stacks.show_in(fd)
 
         from millpond import worker
 

@@ -22,7 +22,7 @@ from .frame import PROTOCOL, Channel, Flag, Frame, Kind, ProtocolError
 from .keyed import KeyedStage
 from .leases import Leases
 from .outputs import Outputs, Written
-from .stage import Output, Ran, Share, Stage
+from .stage import Output, Ran, Share, Stage, close_loop
 
 # How long an idle worker with leases waits before it looks whether they are held by garbage, at first and at most.
 _IDLE_SECONDS = 0.05
@@ -30,7 +30,6 @@ _IDLE_SECONDS_MAX = 2.0
 
 EXIT_ORPHANED = 1
 EXIT_BROKEN = 70
-EXIT_FORKED = 71
 
 
 def run(channel: Channel) -> NoReturn:
@@ -105,6 +104,8 @@ class Worker:
         self._end_copies()
         self._stages[frame.stage] = stage
         text = {"as": stage.convention, "class": stage.is_class}
+        if stage.at_once > 1:
+            text["at_once"] = stage.at_once
         if isinstance(stage, KeyedStage):
             text["snapshots"] = stage.has_snapshots
         if frame.text.get("tell_files"):
@@ -182,12 +183,9 @@ class Worker:
         self._channel.send(Frame(Kind.CAUGHT_UP, stage=frame.stage, attempt=frame.attempt))
 
     def _end_copies(self) -> None:
-        """Ends this process if it is a copy that user code forked and that came back from it. A copy has the worker's
-        socket and its shared memory: it would answer a second time, and write over what the worker gives."""
-        if os.getpid() == self._pid:
-            return
-        print("a process that this stage's code forked came back from the code; it ends here", file=sys.stderr)
-        os._exit(EXIT_FORKED)
+        """Ends this process if it is a copy of the worker."""
+        if os.getpid() != self._pid:
+            process.end_copy()
 
     def _written(self, frame: Frame, outputs: list[Output]) -> list[Frame]:
         """Writes all outputs of an attempt, or none, and empties the list; the frames that say where they are."""
@@ -231,6 +229,7 @@ class Worker:
             except BaseException as error:
                 self._fail(Frame(Kind.ERROR, stage=number), error)
                 status = EXIT_BROKEN
+        close_loop()
         return status
 
 

@@ -113,11 +113,11 @@ class Template:
         self.channel.send(Frame(Kind.PREPARE, text={"preload": [], "path": [], "env": {}, **prepare}))
         self.answer = self.channel.receive()
 
-    def fork(self, cwd: Path | None = None, env: dict[str, str] | None = None) -> Worker:
+    def fork(self, cwd: Path | None = None, env: dict[str, str] | None = None, shown: tuple[int, ...] = ()) -> Worker:
         ours, theirs = socket.socketpair()
         output, stdout = os.pipe()
         worker = next(self.ids)
-        fds = (theirs.fileno(), stdout, stdout)
+        fds = (theirs.fileno(), stdout, stdout, *shown)
         text = {"env": env or {}, "cwd": str(cwd or PACKAGE)}
         self.channel.send(Frame(Kind.FORK, attempt=worker, text=text, fds=fds))
         theirs.close()

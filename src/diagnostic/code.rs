@@ -50,6 +50,7 @@ pub enum Code {
     PlanSamePath,
     PlanReadsOwnOutput,
     PlanOnErrorUnsupported,
+    PlanFewRows,
 }
 
 impl Code {
@@ -99,6 +100,7 @@ impl Code {
         Self::PlanSamePath,
         Self::PlanReadsOwnOutput,
         Self::PlanOnErrorUnsupported,
+        Self::PlanFewRows,
     ];
 
     pub fn word(self) -> &'static str {
@@ -148,12 +150,13 @@ impl Code {
             Self::PlanSamePath => "plan::same_path",
             Self::PlanReadsOwnOutput => "plan::reads_own_output",
             Self::PlanOnErrorUnsupported => "plan::on_error_unsupported",
+            Self::PlanFewRows => "plan::few_rows",
         }
     }
 
     pub fn severity(self) -> Severity {
         match self {
-            Self::ParamUnused | Self::PlanNothingRejected => Severity::Warning,
+            Self::ParamUnused | Self::PlanNothingRejected | Self::PlanFewRows => Severity::Warning,
             _ => Severity::Error,
         }
     }

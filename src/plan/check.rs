@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Component, Path, PathBuf};
 
 use super::link::{self, After, CommandShape, Link, ports};
-use super::stage::{Command, CommandLine, Port, StageKind, Write, WriteTarget};
+use super::stage::{Command, CommandLine, Convention, Port, StageKind, Write, WriteTarget};
 use crate::diagnostic::{Code, Diagnostic, Span, did_you_mean, nearest};
 use crate::format::Format;
 use crate::spec::model::{CommandModeSpec, OnErrorWordSpec};
@@ -111,6 +111,52 @@ pub fn partition_by(draft: &StageDraft) -> Option<Diagnostic> {
     let message = format!("`partition_by` has no meaning for the stage `{}`: {reason}", draft.name);
     let problem = Diagnostic::new(Code::PlanBadOption, draft.key_span("partition_by"), message);
     Some(problem.help("remove it; it is for `python` stages with `from`".to_owned()).through(draft.alias))
+}
+
+/// Only functions that are called row by row, and keep no state, can be called for several rows at once.
+pub fn concurrency(draft: &StageDraft, kind: Option<&StageKind>) -> Option<Diagnostic> {
+    const REMOVE: &str = "remove it; it is for `python` stages with `from` whose function is called for each row";
+    if !draft.has("concurrency") {
+        return None;
+    }
+    let (reason, help) = match (draft.kind()?, kind) {
+        ("python", _) if !draft.has("from") && !misspells(draft, "from") => ("it makes rows and gets none", REMOVE),
+        ("python", _) if draft.has("partition_by") => (
+            "with `partition_by`, rows of one key come one after the other",
+            "remove it, or let a stage in front of this one do what waits",
+        ),
+        ("python", Some(StageKind::Python(python))) => match python.convention? {
+            Convention::Row => return None,
+            Convention::Stream => (
+                "`as: stream` gets its batches one after the other",
+                "remove it, or let a stage in front of this one do what waits",
+            ),
+            Convention::Rows | Convention::Arrow | Convention::Pandas | Convention::Numpy => (
+                "its function is given whole batches, and not rows",
+                "write `as: row`; or remove it, as an `async def` function of batches can gather what it waits for",
+            ),
+        },
+        ("python", _) => return None,
+        ("command", _) => ("`workers` says how many of its processes may run at once", REMOVE),
+        _ => ("it calls no function", REMOVE),
+    };
+    let message = format!("`concurrency` has no meaning for the stage `{}`: {reason}", draft.name);
+    let problem = Diagnostic::new(Code::PlanBadOption, draft.key_span("concurrency"), message);
+    Some(problem.help(help.to_owned()).through(draft.alias))
+}
+
+/// Rows wait beside others of their batch, so small batches keep a stage from what it may.
+pub fn few_rows(draft: &StageDraft) -> Option<Diagnostic> {
+    let at_once = draft.spec.concurrency?;
+    let rows = draft.spec.batch.as_ref()?.rows.filter(|rows| *rows < at_once)?;
+    let message = format!(
+        "a batch of the stage `{}` has at most {}, so no more of the {at_once} of `concurrency` can wait at once",
+        draft.name,
+        if rows == 1 { "one row".to_owned() } else { format!("{rows} rows") },
+    );
+    let help = format!("write `rows: {}` or more: several times as many as may wait", 8 * at_once);
+    let problem = Diagnostic::new(Code::PlanFewRows, draft.span(&["batch", "rows"]), message);
+    Some(problem.help(help).through(draft.alias))
 }
 
 /// Columns of a key that the rows of a stage, as far as the file tells their columns, do not have.

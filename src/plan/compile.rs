@@ -105,6 +105,8 @@ fn analyse(document: &Document, settings: &Settings, problems: &mut Vec<Diagnost
         problems.extend(check::inputs(draft, resolved.kind.as_ref()));
         problems.extend(check::on_error(draft));
         problems.extend(check::partition_by(draft));
+        problems.extend(check::concurrency(draft, resolved.kind.as_ref()));
+        problems.extend(check::few_rows(draft));
     }
     let kinds: Vec<Option<StageKind>> = resolved.iter().map(|resolved| resolved.kind.clone()).collect();
     problems.extend(check::unused_params(document, &kinds));

@@ -249,6 +249,7 @@ impl Resolver<'_> {
             with: options.with.clone().unwrap_or_default(),
             returns: self.columns(&["python", "returns"], options.returns.as_ref()),
             is_source: !self.draft.has("from"),
+            concurrency: self.draft.spec.concurrency.and_then(NonZeroU32::new),
             partition_by: self.partition_by(),
             target: if is_class { PythonTarget::Class } else { PythonTarget::Function },
         })

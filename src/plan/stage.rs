@@ -190,6 +190,8 @@ pub struct Python {
     pub returns: Vec<(String, ColumnType)>,
     /// A stage without inputs: the function is a generator.
     pub is_source: bool,
+    /// For how many rows of a batch a worker may call the function at once. `None` is what the worker thinks fit for the function.
+    pub concurrency: Option<NonZeroU32>,
     /// The columns of its key, if rows are routed by one; else none.
     pub partition_by: Vec<String>,
     /// `class` keeps its instances in workers of its own.

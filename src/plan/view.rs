@@ -9,7 +9,7 @@ use bytesize::ByteSize;
 use super::failing::Budget;
 use super::memory::{MemoryBound, SPILL_LIMIT, is_query};
 use super::plan::{EdgeId, Plan};
-use super::stage::{CommandLine, CommandMode, Port, Read, Stage, StageKind, WriteTarget};
+use super::stage::{CommandLine, CommandMode, Port, Python, Read, Stage, StageKind, WriteTarget};
 use crate::format::Format;
 use crate::sql::UsedColumns;
 
@@ -88,6 +88,9 @@ fn stage_text(plan: &Plan, stage: &Stage, out: &mut String) {
             out,
             format!("      workers: {} to {}{memory}; {attempts}; on_error: {on_error}", workers.min, workers.max),
         );
+        if let StageKind::Python(Python { concurrency: Some(rows), .. }) = &stage.kind {
+            line(out, format!("      concurrency: {rows} rows of a batch at once in each worker"));
+        }
         if stage.checkpoint.is_some() {
             line(out, "      checkpoint: finished batches are kept");
         }

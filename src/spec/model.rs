@@ -143,6 +143,11 @@ pub struct StageSpec {
     pub command: Option<CommandSpec>,
     /// How many workers may run this stage at once: a number, `auto` (the cores that may be used), or limits.
     pub workers: Option<WorkersSpec>,
+    /// For how many rows of a batch a worker may call the function at once, for work that waits: HTTP calls, databases (`python` with
+    /// `from` and `as: row` only). An `async def` function is called on one event loop, another one in threads. Without it, an `async def`
+    /// function is called for 100 rows at once, another one for one row after the other.
+    #[schemars(range(min = 1, max = 1000), example = &50)]
+    pub concurrency: Option<u32>,
     /// Of a `python` stage, what one worker may allocate: one that has more after a batch is replaced; one that reaches one and a half
     /// times as much is killed, and its batch is tried again. Of a `sql` stage that joins, aggregates or sorts, what the query may
     /// keep in memory before it spills to disk.

@@ -22,7 +22,7 @@ pub fn preload(plan: &Plan) -> Vec<&'static str> {
 /// The frame that prepares a stage in a worker.
 pub fn open(plan: &Plan, stage: &Stage) -> Frame {
     let StageKind::Python(python) = &stage.kind else { unreachable!("only python stages are opened in workers") };
-    let Python { call, convention, with, returns, is_source, partition_by, .. } = python;
+    let Python { call, convention, with, returns, is_source, concurrency, partition_by, .. } = python;
     let returns: Vec<_> = returns
         .iter()
         .map(|(column, data_type)| json!([column, column_type::word(data_type).expect("it was parsed from a word")]))
@@ -35,6 +35,7 @@ pub fn open(plan: &Plan, stage: &Stage) -> Frame {
         "module": call.module,
         "function": call.name,
         "as": convention.map(word),
+        "concurrency": concurrency,
         "with": with,
         "ports": ports,
         "returns": returns,

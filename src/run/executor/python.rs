@@ -79,7 +79,8 @@ pub enum Happened {
     /// It has prepared a stage.
     Opened {
         stage: StageId,
-        by_row: bool,
+        /// For how many rows at once its function is called, if it is called row by row.
+        at_once: Option<NonZeroU32>,
         /// That were imported for it, if it was to tell.
         files: Vec<PathBuf>,
     },
@@ -403,8 +404,8 @@ impl Pool {
                 self.happened.push(Happened::Ready { worker: id });
             }
             Kind::Opened => {
-                let (by_row, files) = worker.opened(&frame)?;
-                self.happened.push(Happened::Opened { stage: StageId(frame.stage), by_row, files });
+                let (at_once, files) = worker.opened(&frame)?;
+                self.happened.push(Happened::Opened { stage: StageId(frame.stage), at_once, files });
                 self.go_on(id);
             }
             Kind::WorkerSchema => worker.announced_schema(&frame)?,

@@ -1,6 +1,7 @@
 //! [`Worker`]: a Python process that runs attempts, as the coordinator knows it.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::num::NonZeroU32;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -137,6 +138,8 @@ pub struct RowFailedText {
 struct OpenedText {
     #[serde(rename = "as")]
     convention: String,
+    /// For how many rows of a batch its function is called at once.
+    at_once: Option<NonZeroU32>,
     /// Of a stage with state.
     #[serde(default)]
     snapshots: bool,
@@ -308,8 +311,9 @@ impl Worker {
         }
     }
 
-    /// A stage is prepared. Returns whether its function is called row by row, and the files that were imported for it, if it was to tell.
-    pub fn opened(&mut self, frame: &Frame) -> Result<(bool, Vec<PathBuf>), WorkerError> {
+    /// A stage is prepared. Returns for how many rows at once its function is called, if it is called row by row, and the files that were
+    /// imported for it, if it was to tell.
+    pub fn opened(&mut self, frame: &Frame) -> Result<(Option<NonZeroU32>, Vec<PathBuf>), WorkerError> {
         if !self.stages.contains_key(&StageId(frame.stage)) {
             return Err(WorkerError::Stage(frame.stage));
         }
@@ -317,7 +321,8 @@ impl Worker {
         let row_by_row = text.convention == "row";
         let opening = Opening::Open { row_by_row, has_snapshots: text.snapshots };
         self.stages.insert(StageId(frame.stage), opening);
-        Ok((row_by_row, text.files))
+        let at_once = text.at_once.unwrap_or(NonZeroU32::MIN);
+        Ok((row_by_row.then_some(at_once), text.files))
     }
 
     /// The worker announces a schema.

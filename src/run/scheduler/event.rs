@@ -1,5 +1,6 @@
 //! [`Event`]: what happened. A closed set of plain data, so that all triggers of the scheduler are visible in one place.
 
+use std::num::NonZeroU32;
 use std::time::Duration;
 
 use super::recall::Recalled;
@@ -115,10 +116,10 @@ pub enum Event {
         attempt: AttemptId,
         failure: Failure,
     },
-    /// A worker has prepared a stage. `by_row`: its function is called for each row.
+    /// A worker has prepared a stage. `at_once`: its function is called for each row, for so many at once.
     Opened {
         stage: StageId,
-        by_row: bool,
+        at_once: Option<NonZeroU32>,
     },
     WorkerReady {
         worker: WorkerId,

@@ -168,7 +168,7 @@ impl Scheduler {
             Event::AttemptWaits { attempt } => self.attempt_waits(attempt),
             Event::AttemptFailed { attempt, failure } => self.attempt_failed(attempt, failure),
             Event::AttemptLost { attempt, failure } => self.attempt_lost(attempt, failure),
-            Event::Opened { stage, by_row } => self.opened(stage, by_row),
+            Event::Opened { stage, at_once } => self.opened(stage, at_once),
             Event::WorkerReady { worker } => {
                 self.pool.make_idle(worker);
             }

@@ -1,10 +1,12 @@
 //! Slices: the batches of a stage whose function sees one row at a time may be attempted in parts, by several workers at once.
 //!
 //! How a batch is divided is a matter of time: [`Pace`] learns what a row takes, so that an attempt is neither so short that it is mostly
-//! overhead nor so long that nothing is seen of it and a retry is dear. What comes out is not: each slice gives its rows as the function
+//! overhead nor so long that nothing is seen of it and a retry is dear; where rows wait side by side, a slice has several times as many as
+//! may. What comes out is not: each slice gives its rows as the function
 //! gave them, and when all of them have, one more attempt (the join) makes of them the batch that one attempt of all rows would have given.
 //! A slice that keeps failing is halved, until the rows to blame stand alone; what passes stays as it is.
 
+use std::num::NonZeroU32;
 use std::ops::Range;
 use std::time::Duration;
 
@@ -12,7 +14,7 @@ use super::MapHost;
 use super::action::Reject;
 use super::event::{Failure, Output};
 use super::scheduler::{Scheduler, release};
-use super::stage_state::{Role, Slice, SliceId, Step};
+use super::stage_state::{Role, Slice, SliceId, Step, Work};
 use crate::plan::{Convention, OnError, Port, Stage, StageId, StageKind, Verdict};
 
 /// What a slice should take: long against its overhead, short for people who watch and for retries.
@@ -21,6 +23,10 @@ const AIM: Duration = Duration::from_millis(100);
 const AT_MOST: Duration = Duration::from_millis(200);
 /// The same as long as nothing is known of the function.
 const AT_FIRST: Duration = Duration::from_millis(50);
+/// How many times as many rows as may wait at once a slice has, where they are there: while it begins and ends, fewer wait.
+const ROUNDS: u64 = 8;
+/// The same where there is little left for the workers to share.
+const FEWEST_ROUNDS: u64 = 2;
 /// Rows that take less are not worth what it costs to hand them over one by one.
 const FAST_ROW: Duration = Duration::from_micros(100);
 
@@ -45,22 +51,31 @@ impl Pace {
         (self.rows > 0.0).then(|| self.seconds / self.rows)
     }
 
-    /// Slices that so many rows are worth.
-    fn slices(self, rows: u64) -> u64 {
+    /// Slices that so many rows are worth, for so many workers.
+    fn slices(self, rows: u64, at_once: NonZeroU32, workers: u32) -> u64 {
         let Some(seconds) = self.seconds_per_row() else { return 1 };
         let total = seconds * rows as f64;
         if seconds < FAST_ROW.as_secs_f64() || total <= AT_MOST.as_secs_f64() {
             return 1;
         }
-        ((total / AIM.as_secs_f64()).ceil() as u64).clamp(1, rows.max(1))
+        let slices = ((total / AIM.as_secs_f64()).ceil() as u64).clamp(1, rows.max(1));
+        let at_once = u64::from(at_once.get());
+        if at_once == 1 {
+            return slices;
+        }
+        let share = rows.div_ceil(u64::from(workers.max(1))).max(FEWEST_ROUNDS * at_once);
+        rows.div_ceil(rows.div_ceil(slices).max(share.min(ROUNDS * at_once)))
     }
 
     /// Time after which an attempt is to end early.
-    fn budget(self) -> Option<Duration> {
-        match self.seconds_per_row() {
-            None => Some(AT_FIRST),
-            Some(seconds) => (seconds >= FAST_ROW.as_secs_f64()).then_some(AT_MOST),
+    fn budget(self, at_once: NonZeroU32) -> Option<Duration> {
+        let Some(seconds) = self.seconds_per_row() else { return Some(AT_FIRST) };
+        if at_once.get() == 1 {
+            return (seconds >= FAST_ROW.as_secs_f64()).then_some(AT_MOST);
         }
+        // Twice of what a slice should take, as for rows that come one after the other.
+        let rounds = Duration::from_secs_f64(seconds * f64::from(at_once.get()) * (2 * ROUNDS) as f64);
+        Some(rounds.max(AT_MOST))
     }
 }
 
@@ -71,15 +86,15 @@ pub enum Sight {
     Batch,
     /// The workers that open the stage will tell.
     Unknown,
-    /// Row by row: its batches may be sliced.
-    Row,
+    /// Row by row, or `at_once` rows side by side: its batches may be sliced.
+    Row { at_once: NonZeroU32 },
 }
 
 impl Sight {
     pub fn of(stage: &Stage, role: Role) -> Self {
         match &stage.kind {
             StageKind::Python(python) if matches!(role, Role::Map(_)) => match python.convention {
-                Some(Convention::Row) => Self::Row,
+                Some(Convention::Row) => Self::Row { at_once: python.concurrency.unwrap_or(NonZeroU32::MIN) },
                 None => Self::Unknown,
                 Some(_) => Self::Batch,
             },
@@ -88,29 +103,45 @@ impl Sight {
     }
 }
 
+impl Sight {
+    fn at_once(self) -> NonZeroU32 {
+        match self {
+            Self::Row { at_once } => at_once,
+            Self::Batch | Self::Unknown => NonZeroU32::MIN,
+        }
+    }
+}
+
 impl Scheduler {
     /// A worker has prepared the stage, and knows how its function sees batches.
-    pub(super) fn opened(&mut self, stage: StageId, by_row: bool) {
+    pub(super) fn opened(&mut self, stage: StageId, at_once: Option<NonZeroU32>) {
         let state = &mut self.stages[stage.index()];
-        if state.sight == Sight::Unknown {
-            state.sight = if by_row { Sight::Row } else { Sight::Batch };
+        let told = at_once.map_or(Sight::Batch, |at_once| Sight::Row { at_once });
+        if state.sight != Sight::Batch && state.sight != told {
+            state.sight = told;
             self.touch(stage);
         }
     }
 
     pub(super) fn is_sliced(&self, stage: StageId) -> bool {
-        self.stages[stage.index()].sight == Sight::Row
+        matches!(self.stages[stage.index()].sight, Sight::Row { .. })
+    }
+
+    /// Slices that so many rows of the stage are worth, by what is known of them.
+    fn slices_of(&self, stage: StageId, rows: u64) -> u64 {
+        let state = &self.stages[stage.index()];
+        let workers = self.plan.stage(stage).workers.max.get().min(self.plan.workers);
+        state.pace.slices(rows, state.sight.at_once(), workers)
     }
 
     /// Attempts that the rows that are ready would make, but no more than `most`.
-    pub(super) fn ready_slices(&mut self, stage: StageId, most: u32) -> u32 {
-        let pace = self.stages[stage.index()].pace;
+    pub(super) fn ready_slices(&self, stage: StageId, most: u32) -> u32 {
         let is_sliced = self.is_sliced(stage);
-        let jobs = self.jobs(stage);
+        let Work::Jobs(jobs) = &self.stages[stage.index()].work else { return 0 };
         let mut slices = 0;
         for id in &jobs.ready {
             let slice = &jobs.jobs[&id.sequence].slices[&id.first];
-            slices += if is_sliced && slice.may_be_cut() { pace.slices(slice.len()) } else { 1 };
+            slices += if is_sliced && slice.may_be_cut() { self.slices_of(stage, slice.len()) } else { 1 };
             if slices >= u64::from(most) {
                 return most;
             }
@@ -129,7 +160,7 @@ impl Scheduler {
         let slices = match pace.seconds_per_row() {
             // For as many workers as are there for nothing.
             None => u64::from(self.idle_for(stage)).max(1),
-            Some(_) => pace.slices(len),
+            Some(_) => self.slices_of(stage, len),
         };
         self.keep_first(stage, id, len.div_ceil(slices));
     }
@@ -163,9 +194,12 @@ impl Scheduler {
     pub(super) fn budget(&mut self, stage: StageId, id: SliceId) -> Option<Duration> {
         let state = &self.stages[stage.index()];
         let (sight, pace) = (state.sight, state.pace);
+        // So that a row which begins late has enough of it left.
+        let half = self.plan.stage(stage).timeout.map_or(Duration::MAX, |timeout| timeout.attempt / 2);
         let slice = self.slice(stage, id);
         let is_new = matches!(slice.step, Step::Whole) && slice.tries.acquittals == 0;
-        if is_new && sight != Sight::Batch && slice.len() > 1 { pace.budget() } else { None }
+        let may_end_early = is_new && sight != Sight::Batch && slice.len() > 1;
+        if may_end_early { pace.budget(sight.at_once()).map(|budget| budget.min(half)) } else { None }
     }
 
     /// An attempt of a slice passed, but for rows that it rejects; it may have ended before its last row.
@@ -327,24 +361,42 @@ mod tests {
         pace
     }
 
+    const ONE: NonZeroU32 = NonZeroU32::MIN;
+
     #[test]
     fn slices_are_as_long_as_is_good_to_watch() {
         let unknown = pace(&[]);
-        assert_eq!((unknown.slices(8192), unknown.budget()), (1, Some(AT_FIRST)));
+        assert_eq!((unknown.slices(8192, ONE, 2), unknown.budget(ONE)), (1, Some(AT_FIRST)));
         let slow = pace(&[(1, Duration::from_secs(1))]);
-        assert_eq!((slow.slices(100), slow.slices(1), slow.budget()), (100, 1, Some(AT_MOST)));
+        assert_eq!((slow.slices(100, ONE, 2), slow.slices(1, ONE, 2), slow.budget(ONE)), (100, 1, Some(AT_MOST)));
         let middling = pace(&[(4, Duration::from_millis(40))]);
-        assert_eq!((middling.slices(100), middling.slices(20)), (10, 1));
+        assert_eq!((middling.slices(100, ONE, 2), middling.slices(20, ONE, 2)), (10, 1));
         let fast = pace(&[(8192, Duration::from_millis(98))]);
-        assert_eq!((fast.slices(1 << 20), fast.budget()), (1, None));
+        assert_eq!((fast.slices(1 << 20, ONE, 2), fast.budget(ONE)), (1, None));
+    }
+
+    #[test]
+    fn slices_have_several_times_the_rows_that_wait_at_once() {
+        let fifty = NonZeroU32::new(50).expect("it is not zero");
+        // 5 s each, and 50 at once.
+        let slow = pace(&[(50, Duration::from_secs(5))]);
+        assert_eq!(8192_u64.div_ceil(slow.slices(8192, fifty, 2)), 391);
+        assert_eq!(slow.budget(fifty), Some(Duration::from_secs(80)));
+        // Few that are left are shared out, but not to the last one.
+        assert_eq!(slow.slices(333, fifty, 2), 2);
+        assert_eq!((slow.slices(333, fifty, 1), slow.slices(190, fifty, 8), slow.slices(90, fifty, 8)), (1, 2, 1));
+        // Where more rows take about 100 ms, they are more.
+        let quick = pace(&[(50, Duration::from_millis(10))]);
+        assert_eq!((quick.slices(8192, fifty, 2), quick.budget(fifty)), (17, Some(AT_MOST)));
+        assert_eq!(pace(&[]).budget(fifty), Some(AT_FIRST));
     }
 
     #[test]
     fn a_first_row_that_loads_something_is_forgotten() {
         let mut pace = pace(&[(1, Duration::from_secs(5))]);
         for _ in 0..20 {
-            pace.learn(8192 / pace.slices(8192), Duration::from_micros(12));
+            pace.learn(8192 / pace.slices(8192, ONE, 1), Duration::from_micros(12));
         }
-        assert_eq!((pace.slices(8192), pace.budget()), (1, None));
+        assert_eq!((pace.slices(8192, ONE, 1), pace.budget(ONE)), (1, None));
     }
 }

@@ -455,11 +455,11 @@ impl LocalExecutor {
                 self.do_again(worker, attempt, stage, sequence, lane);
                 return;
             }
-            Happened::Opened { stage, by_row, files } => {
+            Happened::Opened { stage, at_once, files } => {
                 if let Some(checkpoints) = &mut self.checkpoints {
                     checkpoints.imported(stage, &files, &self.plan);
                 }
-                Event::Opened { stage, by_row }
+                Event::Opened { stage, at_once }
             }
             Happened::Done { attempt, rows, end, spent, failed, outputs } => {
                 let outputs = outputs.into_iter().map(|(port, batch)| Output { port, batch: self.keep(batch) });

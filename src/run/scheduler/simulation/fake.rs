@@ -485,8 +485,8 @@ impl Fake<'_> {
         if let Host::Worker(worker) = host
             && self.opened.insert((worker, stage))
         {
-            let by_row = shape.row_micros.is_some();
-            self.push(Lane::Attempt(attempt), Event::Opened { stage, by_row });
+            let at_once = shape.at_once();
+            self.push(Lane::Attempt(attempt), Event::Opened { stage, at_once });
         }
         let event = match work {
             Work::Rows { batch, rows, is_part, budget } => {
@@ -643,7 +643,8 @@ impl Fake<'_> {
         if (shape.has_rejects() || shape.fails) && rows.iter().copied().any(is_poison) {
             return Event::AttemptFailed { attempt, failure: failure(Verdict::Exception) };
         }
-        let spent = Duration::from_micros(shape.row_micros.unwrap_or(0) * given);
+        let at_once = shape.at_once().map_or(1, |rows| u64::from(rows.get()));
+        let spent = Duration::from_micros(shape.row_micros.unwrap_or(0) * given.div_ceil(at_once));
         let is_part = is_part || (given as usize) < asked;
         let output = Output { port: 0, batch: self.make(stage, rows) };
         if is_part {

@@ -246,6 +246,12 @@ impl Wiring {
 }
 
 impl Shape {
+    /// For how many rows at once the stage's function is called, if it is given its rows one by one.
+    pub fn at_once(&self) -> Option<NonZeroU32> {
+        let rows = self.row_micros? / 10_000 + 1;
+        Some(NonZeroU32::try_from(u32::try_from(rows).expect("no row takes that long")).expect("at least one"))
+    }
+
     pub fn has_rejects(&self) -> bool {
         self.rejects && matches!(self.kind, Kind::Map(_))
     }
@@ -326,6 +332,7 @@ fn stage(at: usize, shape: &Shape, inputs: Vec<Input>) -> Stage {
             with: serde_json::Map::new(),
             returns: Vec::new(),
             is_source,
+            concurrency: None,
             partition_by: is_keyed.then(|| "key".to_owned()).into_iter().collect(),
             target: if shape.workers == 2 { PythonTarget::Class } else { PythonTarget::Function },
         })
