@@ -712,3 +712,37 @@ stages:
     plan::bad_option 21:40 `[` is not a glob pattern: invalid range pattern
     "#);
 }
+
+#[test]
+fn resources_are_checked() {
+    let yaml = r#"version: 1
+resources:
+  gpu: 2
+  api: { rate: 100/week }
+  calls: { rate: 5/s, burst: 2 }
+  idle: 1
+  none: 0
+stages:
+  rows: { read: lines.txt, uses: gpu }
+  a: { from: rows, python: m:a, uses: { gpu: 3, calls: { per: row } } }
+  b: { from: rows, python: { call: m:b, as: row }, uses: { gpu: { per: row }, call: 1 } }
+  c: { from: rows, command: { run: [cat], mode: stream }, uses: calls }
+  d: { from: rows, partition_by: line, python: m:d, uses: { calls: { per: row, units: 2 } } }
+  e: { from: rows, python: m:e, uses: [calls, calls] }
+  f: { command: [cat], uses: [gpu, api] }
+"#;
+    insta::assert_snapshot!(problems(yaml), @r#"
+    plan::bad_rate 4:16 `100/week` is not a rate (write how much in how long, such as `100/min` or `5/s`; `s`, `min`, `h` and `d` are known)
+    plan::resource_unused 6:3 no stage uses the resource `idle`
+    plan::resource_unused 7:3 no stage uses the resource `none`
+    spec::bad_value 7:9 `none` must be at least 1
+    plan::bad_option 9:28 `uses` has no meaning for the stage `rows`: it runs no code of yours (remove it; it is for `python` stages, and for commands in mode `batch`, `row` or `once` without output)
+    plan::bad_option 10:46 3 of `gpu` are never free: there are 2
+    plan::bad_option 10:63 `per: row` needs to know whether the function is given one row at a time (say so: `python: { call: module:name, as: row }`; or another form, in which all rows of a batch are taken for at once)
+    plan::bad_option 11:72 `per: row` has no meaning for `gpu`, which is not a rate but 2 unit(s) (write `gpu: 1`, which an attempt has while it runs)
+    plan::unknown_resource 11:85 there is no resource `call` (did you mean `calls`?)
+    plan::bad_option 12:59 `uses` has no meaning for the stage `c`: its command is fed one batch after the other (remove it; it is for `python` stages, and for commands in mode `batch`, `row` or `once` without output)
+    plan::bad_option 13:75 the stage `d` is not given rows batch by batch, so that `per: row` has no meaning
+    plan::bad_option 14:39 `uses` names the resource `calls` twice
+    "#);
+}

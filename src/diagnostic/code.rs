@@ -51,6 +51,9 @@ pub enum Code {
     PlanReadsOwnOutput,
     PlanOnErrorUnsupported,
     PlanFewRows,
+    PlanUnknownResource,
+    PlanResourceUnused,
+    PlanBadRate,
 }
 
 impl Code {
@@ -101,6 +104,9 @@ impl Code {
         Self::PlanReadsOwnOutput,
         Self::PlanOnErrorUnsupported,
         Self::PlanFewRows,
+        Self::PlanUnknownResource,
+        Self::PlanResourceUnused,
+        Self::PlanBadRate,
     ];
 
     pub fn word(self) -> &'static str {
@@ -151,12 +157,17 @@ impl Code {
             Self::PlanReadsOwnOutput => "plan::reads_own_output",
             Self::PlanOnErrorUnsupported => "plan::on_error_unsupported",
             Self::PlanFewRows => "plan::few_rows",
+            Self::PlanUnknownResource => "plan::unknown_resource",
+            Self::PlanResourceUnused => "plan::resource_unused",
+            Self::PlanBadRate => "plan::bad_rate",
         }
     }
 
     pub fn severity(self) -> Severity {
         match self {
-            Self::ParamUnused | Self::PlanNothingRejected | Self::PlanFewRows => Severity::Warning,
+            Self::ParamUnused | Self::PlanNothingRejected | Self::PlanFewRows | Self::PlanResourceUnused => {
+                Severity::Warning
+            }
             _ => Severity::Error,
         }
     }

@@ -13,6 +13,7 @@ use super::plan::{Edge, EdgeId, Plan, PythonPlan, StageId};
 use super::pushdown;
 use super::queue::{Capacity, Cut, GivenCapacity};
 use super::resolve::{Resolver, absolute, variable};
+use super::resource::{Resource, Use};
 use super::stage::{Input, Port, Read, Stage, StageKind, WorkerLimits};
 use super::supply::{self, FileSizes, Supply};
 use crate::diagnostic::{Code, Diagnostic, sort_and_merge};
@@ -43,6 +44,7 @@ struct Analysis {
     /// Indices of the links into every stage, in order.
     into: Vec<Vec<usize>>,
     afters: Vec<After>,
+    resources: Vec<Option<Resource>>,
     resolved: Vec<Resolved>,
     /// `None` when there is a cycle.
     graph: Option<StageGraph>,
@@ -60,6 +62,7 @@ struct Resolved {
     on_error: OnError,
     budget: Budget,
     checkpoint: Option<Checkpoint>,
+    uses: Vec<Use>,
 }
 
 /// Everything that is wrong or odd, sorted by place, without making a plan. Values that only a run knows are left open.
@@ -92,13 +95,15 @@ fn analyse(document: &Document, settings: &Settings, problems: &mut Vec<Diagnost
     let links = link::links(document, problems);
     let afters = link::afters(document, problems);
     let into = into(&links, document.stages.len());
+    let resources = Resource::all(document, problems);
+    problems.extend(Resource::unused(document));
     let resolved: Vec<Resolved> = document
         .stages
         .iter()
         .enumerate()
         .map(|(at, draft)| {
             let links: Vec<&Link> = into[at].iter().map(|&link| &links[link]).collect();
-            resolve(document, draft, &links, settings, problems)
+            resolve(document, draft, &links, settings, &resources, problems)
         })
         .collect();
     for (draft, resolved) in document.stages.iter().zip(&resolved) {
@@ -124,7 +129,7 @@ fn analyse(document: &Document, settings: &Settings, problems: &mut Vec<Diagnost
     if document.stages.is_empty() && problems.iter().all(|problem| !problem.is_error()) {
         problems.push(Diagnostic::without_place(Code::SpecMissingKey, "the pipeline has no stages"));
     }
-    Analysis { links, into, afters, resolved, graph }
+    Analysis { links, into, afters, resources, resolved, graph }
 }
 
 fn into(links: &[Link], stages: usize) -> Vec<Vec<usize>> {
@@ -138,6 +143,7 @@ fn resolve(
     draft: &StageDraft,
     links: &[&Link],
     settings: &Settings,
+    resources: &[Option<Resource>],
     problems: &mut Vec<Diagnostic>,
 ) -> Resolved {
     let mut resolver = Resolver { document, draft, problems };
@@ -152,6 +158,7 @@ fn resolve(
         on_error: resolver.on_error(),
         budget: resolver.budget(),
         checkpoint: resolver.checkpoint(kind.as_ref()),
+        uses: resolver.uses(kind.as_ref(), resources),
         kind,
     }
 }
@@ -210,6 +217,7 @@ fn build(document: &Document, settings: &Settings, analysis: Analysis) -> Result
         edges,
         params: params(document),
         python: python(document),
+        resources: analysis.resources.into_iter().flatten().collect(),
         workers: settings.workers.get(),
         seed: document.seed,
     })
@@ -322,6 +330,7 @@ fn stage(
         cwd: resolver.cwd(),
         after: Vec::new(),
         checkpoint: resolved.checkpoint.clone(),
+        uses: resolved.uses.clone(),
         supply: None,
         line: draft.line,
     }

@@ -17,6 +17,7 @@ mod pushdown;
 mod query;
 mod queue;
 mod resolve;
+mod resource;
 mod stage;
 mod supply;
 mod task;
@@ -29,6 +30,7 @@ pub use failing::{Backoff, Budget, OnError, Retry, Timeout, Verdict};
 pub use fit::fit;
 pub use plan::{Edge, EdgeId, PARTITIONS, Plan, PythonPlan, StageId};
 pub use queue::{Capacity, Cut};
+pub use resource::{Resource, ResourceId, ResourceKind, Use};
 pub use stage::{
     Call, ColumnType, Command, CommandLine, CommandMode, Convention, Input, Port, Python, PythonTarget, Read, Sql,
     Stage, StageKind, TableName, WorkerLimits, Write, WriteTarget,

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use super::queue::{Capacity, Cut};
+use super::resource::Resource;
 use super::stage::{Stage, StageKind};
 
 /// Partitions of a stage with state: not cores, not workers, so that results do not depend on either.
@@ -75,6 +76,7 @@ pub struct Plan {
     /// Values of the params of this run, typed: string, integer, float or boolean.
     pub params: BTreeMap<String, serde_json::Value>,
     pub python: PythonPlan,
+    pub resources: Vec<Resource>,
     /// Attempts that may run at once.
     pub workers: u32,
     /// Seed of every random choice that a run makes (`run.seed`).

@@ -8,6 +8,7 @@ use super::checkpoint::Checkpoint;
 use super::failing::{Budget, OnError, Retry, Timeout};
 use super::plan::{EdgeId, StageId};
 use super::queue::Cut;
+use super::resource::Use;
 use super::supply::Supply;
 use super::task::TaskFiles;
 use super::template::Template;
@@ -51,6 +52,8 @@ pub struct Stage {
     /// Whether finished batches are kept, so that a later run need not do them again. Only of stages that work batch by batch in workers
     /// or processes, and keep no state.
     pub checkpoint: Option<Checkpoint>,
+    /// What its attempts take of the plan's resources.
+    pub uses: Vec<Use>,
     /// What may come out of it, where the files behind it tell.
     pub supply: Option<Supply>,
     /// 1-based line of the stage's name in the pipeline file, for messages at run time.

@@ -9,6 +9,7 @@ use bytesize::ByteSize;
 use super::failing::Budget;
 use super::memory::{MemoryBound, SPILL_LIMIT, is_query};
 use super::plan::{EdgeId, Plan};
+use super::resource::{Resource, ResourceKind, Use};
 use super::stage::{CommandLine, CommandMode, Port, Python, Read, Stage, StageKind, WriteTarget};
 use crate::format::Format;
 use crate::sql::UsedColumns;
@@ -27,6 +28,10 @@ pub fn text(plan: &Plan) -> String {
     if !plan.params.is_empty() {
         let params: Vec<String> = plan.params.iter().map(|(name, value)| format!("{name}={value}")).collect();
         line(&mut out, format!("params: {}", params.join(" ")));
+    }
+    if !plan.resources.is_empty() {
+        let resources: Vec<String> = plan.resources.iter().map(resource_text).collect();
+        line(&mut out, format!("resources: {}", resources.join("; ")));
     }
     line(&mut out, "\nstages, in order:");
     plan.stages.iter().for_each(|stage| stage_text(plan, stage, &mut out));
@@ -91,6 +96,9 @@ fn stage_text(plan: &Plan, stage: &Stage, out: &mut String) {
         if let StageKind::Python(Python { concurrency: Some(rows), .. }) = &stage.kind {
             line(out, format!("      concurrency: {rows} rows of a batch at once in each worker"));
         }
+        if !stage.uses.is_empty() {
+            line(out, format!("      uses: {}", uses_text(plan, stage)));
+        }
         if stage.checkpoint.is_some() {
             line(out, "      checkpoint: finished batches are kept");
         }
@@ -98,6 +106,31 @@ fn stage_text(plan: &Plan, stage: &Stage, out: &mut String) {
             line(out, format!("      timeout: {} for an attempt", humantime::format_duration(timeout.attempt)));
         }
     }
+}
+
+fn resource_text(resource: &Resource) -> String {
+    let name = &resource.name;
+    match resource.kind {
+        ResourceKind::Units(1) => format!("{name}, 1 unit"),
+        ResourceKind::Units(units) => format!("{name}, {units} units"),
+        ResourceKind::Rate { per_second, burst } => {
+            // In the unit in which it is at least one.
+            let (number, unit) = [(1.0, "s"), (60.0, "min"), (3600.0, "h"), (86_400.0, "d")]
+                .into_iter()
+                .map(|(seconds, unit)| (per_second * seconds, unit))
+                .find(|(number, unit)| *number >= 1.0 || *unit == "d")
+                .expect("the last one is taken in any case");
+            format!("{name}, {} a {unit}, {burst} at once", (number * 1e6).round() / 1e6)
+        }
+    }
+}
+
+fn uses_text(plan: &Plan, stage: &Stage) -> String {
+    let one = |of: &Use| {
+        let name = &plan.resources[of.resource.0 as usize].name;
+        format!("{} {name} for each {}", of.units, if of.per_row { "row" } else { "attempt" })
+    };
+    stage.uses.iter().map(one).collect::<Vec<_>>().join(", ")
 }
 
 fn on_error_text(stage: &Stage) -> String {

@@ -134,6 +134,7 @@ fn account(account: &StageAccount) -> Value {
         "waited_for_input_seconds": seconds(account.waited_for_input),
         "waited_for_output_seconds": seconds(account.waited_for_output),
         "waited_for_worker_seconds": seconds(account.waited_for_worker),
+        "waited_for_resource_seconds": seconds(account.waited_for_resource),
     })
 }
 
@@ -144,6 +145,7 @@ fn activity(activity: Activity) -> &'static str {
         Activity::WaitsForStage => "waits_for_stage",
         Activity::WaitsForOutput => "waits_for_output",
         Activity::WaitsForWorker => "waits_for_worker",
+        Activity::WaitsForResource => "waits_for_resource",
         Activity::Over => "over",
     }
 }

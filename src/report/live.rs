@@ -63,6 +63,7 @@ impl Live {
             Activity::WaitsForStage => "  waits for another stage",
             Activity::WaitsForOutput => "  waits: queue behind it is full",
             Activity::WaitsForWorker => "  waits for a worker",
+            Activity::WaitsForResource => "  waits for a resource",
             Activity::Over => "  done",
         };
         line

@@ -161,6 +161,7 @@ fn waits(account: &StageAccount, total: Duration) -> String {
         ("input", account.waited_for_input),
         ("output", account.waited_for_output),
         ("worker", account.waited_for_worker),
+        ("resource", account.waited_for_resource),
     ];
     let shares = waits.into_iter().map(|(word, waited)| (word, share(waited, total)));
     shares

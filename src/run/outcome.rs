@@ -68,6 +68,8 @@ pub struct StageAccount {
     pub waited_for_output: Duration,
     /// Time in which the stage could have worked, but no worker was free.
     pub waited_for_worker: Duration,
+    /// Time in which the stage could have worked, but there was not enough of what it `uses`.
+    pub waited_for_resource: Duration,
     /// Most attempts of the stage at one time.
     pub peak_attempts: u32,
 }

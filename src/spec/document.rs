@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use super::model::{PythonEnvironmentSpec, StageSpec};
+use super::model::{PythonEnvironmentSpec, ResourceSpec, StageSpec};
 use super::params::Param;
 use super::tree::Node;
 use crate::diagnostic::{Diagnostic, SourceText, Span};
@@ -21,6 +21,8 @@ pub struct Document {
     pub folder: PathBuf,
     pub params: Vec<Param>,
     pub python: PythonEnvironmentSpec,
+    /// In the order of the file.
+    pub resources: Vec<ResourceDraft>,
     /// The place of the `python` key.
     pub python_span: Option<Span>,
     pub stages: Vec<StageDraft>,
@@ -49,6 +51,16 @@ pub struct StageDraft {
     pub kinds: Vec<(&'static str, Span)>,
     /// Keys of the stage whose value is wrong or not known, and so is not in `spec`.
     pub lost: BTreeSet<String>,
+}
+
+/// A resource as it was written.
+#[derive(Clone, Debug)]
+pub struct ResourceDraft {
+    pub name: String,
+    pub name_span: Span,
+    pub node: Node,
+    /// `None` if it is wrong or not known.
+    pub spec: Option<ResourceSpec>,
 }
 
 impl Document {

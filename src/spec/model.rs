@@ -5,6 +5,7 @@
 //! messages elsewhere, never get to say anything here; they give the schema and the reader in one place.
 
 mod failing;
+mod resource;
 
 use std::collections::BTreeMap;
 
@@ -13,6 +14,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value};
 
 pub use failing::*;
+pub use resource::*;
 
 /// A pipeline: sources, transformations and sinks, connected by `from`.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
@@ -32,6 +34,13 @@ pub struct PipelineSpec {
     pub params: Option<BTreeMap<String, ParamSpec>>,
     /// The Python environment of every python stage.
     pub python: Option<PythonEnvironmentSpec>,
+    /// What stages share and there is not enough of for all: units, or so many calls in a time. Stages take of it with `uses`.
+    #[serde(default)]
+    #[schemars(
+        schema_with = "super::schema::named::<ResourceSpec>",
+        example = &serde_json::json!({ "connections": 4, "api": { "rate": "100/min" } })
+    )]
+    pub resources: Option<BTreeMap<String, ResourceSpec>>,
     /// The stages by name. A stage's kind is the one key `read`, `write`, `sql`, `python` or `command` that it has.
     #[schemars(schema_with = "super::schema::named::<StageSpec>")]
     pub stages: BTreeMap<String, StageSpec>,
@@ -156,6 +165,10 @@ pub struct StageSpec {
     /// their order, so that it may keep state per key; `finish()` of a class may give rows at the end.
     #[schemars(example = &"user", example = &["country", "user"])]
     pub partition_by: Option<PartitionBySpec>,
+    /// What an attempt of one batch takes of `resources` before it begins, and has while it runs (`python` and `command` only): the name of one, a
+    /// list, or units by names.
+    #[schemars(example = &"connections", example = &serde_json::json!({ "connections": 1, "api": { "per": "row" } }))]
+    pub uses: Option<UsesSpec>,
     /// How rows are cut into batches for this stage. A batch ends at whichever bound comes first.
     pub batch: Option<BatchSpec>,
     /// Bound of the queue in front of this stage. Both bounds hold.

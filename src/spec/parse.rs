@@ -7,7 +7,7 @@ use jsonschema::Validator;
 use serde::de::DeserializeOwned;
 use serde_json::Value as Json;
 
-use super::document::{Document, StageDraft};
+use super::document::{Document, ResourceDraft, StageDraft};
 use super::foreach::{self, Expansion};
 use super::given::Given;
 use super::interpolate::{Found, Names};
@@ -45,6 +45,7 @@ pub fn parse(source: &Arc<SourceText>, given: &Given) -> Document {
         stage.foreach = expansion.of.get(&stage.name).cloned();
     }
     let python = pruned.get("python").map(|node| read_typed(node, &mut problems)).unwrap_or_default();
+    let resources = read_resources(&root, &pruned, &mut problems);
     let description = pruned.get("description").and_then(Node::as_str).map(str::to_owned);
     Document {
         name,
@@ -52,6 +53,7 @@ pub fn parse(source: &Arc<SourceText>, given: &Given) -> Document {
         params,
         python: python.unwrap_or_default(),
         python_span: root.entry("python").map(|entry| entry.key.span),
+        resources,
         stages,
         foreach_spans: expansion.spans,
         used_params: found.used,
@@ -68,12 +70,29 @@ fn empty(source: &Arc<SourceText>, given: &Given, problems: Vec<Diagnostic>) -> 
         params: Vec::new(),
         python: super::model::PythonEnvironmentSpec::default(),
         python_span: None,
+        resources: Vec::new(),
         stages: Vec::new(),
         foreach_spans: Vec::new(),
         used_params: BTreeSet::new(),
         seed: given.seed,
         problems,
     }
+}
+
+/// `pruned` is the tree without what is wrong.
+fn read_resources(root: &Node, pruned: &Node, problems: &mut Vec<Diagnostic>) -> Vec<ResourceDraft> {
+    let entries = root.get("resources").map(Node::entries).unwrap_or_default();
+    let declared = entries.iter().filter(|entry| !entry.key.name.starts_with("x-"));
+    let read = |entry: &Entry| {
+        let node = pruned.get("resources").and_then(|node| node.get(&entry.key.name));
+        ResourceDraft {
+            name: entry.key.name.clone(),
+            name_span: entry.key.span,
+            node: entry.value.clone(),
+            spec: node.and_then(|node| read_typed(node, problems)),
+        }
+    };
+    declared.map(read).collect()
 }
 
 fn stem(source: &SourceText) -> String {

@@ -51,7 +51,7 @@ pub(super) fn version(_: &mut SchemaGenerator) -> Schema {
 }
 
 /// A mapping from names to `T`.
-pub(super) fn named<T: JsonSchema>(generator: &mut SchemaGenerator) -> Schema {
+pub fn named<T: JsonSchema>(generator: &mut SchemaGenerator) -> Schema {
     json_schema!({
         "type": "object",
         "patternProperties": { NAME_PATTERN: generator.subschema_for::<T>() },

@@ -47,7 +47,8 @@ impl Scheduler {
             }
         };
         let is_queued = matches!(place, Place::Behind(_) | Place::NextProcess);
-        self.running.insert(attempt, Running { stage, slice, host, since: None, waits: false });
+        let taken_rows = self.take_resources(stage, slice);
+        self.running.insert(attempt, Running { stage, slice, host, since: None, waits: false, taken_rows });
         if is_queued {
             self.jobs(stage).queued += 1;
         } else {
@@ -131,6 +132,9 @@ impl Scheduler {
 
     /// An attempt has left its stage's count of those that run or are to run.
     fn count_end(&mut self, running: &Running) {
+        if running.taken_rows.is_some() {
+            self.give_back_units(running.stage);
+        }
         let state = &mut self.stages[running.stage.index()];
         // Lanes tell by themselves whether they run.
         if let Work::Jobs(jobs) = &mut state.work {

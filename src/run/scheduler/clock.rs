@@ -12,6 +12,8 @@ pub enum Activity {
     WaitsForInput,
     WaitsForOutput,
     WaitsForWorker,
+    /// For what it `uses`.
+    WaitsForResource,
     /// For the end of a stage that it comes after.
     WaitsForStage,
     Over,
@@ -36,6 +38,7 @@ impl StageClock {
             Activity::WaitsForInput => account.waited_for_input += elapsed,
             Activity::WaitsForOutput => account.waited_for_output += elapsed,
             Activity::WaitsForWorker => account.waited_for_worker += elapsed,
+            Activity::WaitsForResource => account.waited_for_resource += elapsed,
         }
         *self = Self { activity, since: now };
     }

@@ -61,11 +61,12 @@ impl Scheduler {
         let activity = self.look_for_work(stage);
         let available = self.available(stage);
         self.stages[stage.index()].available = available;
-        let is_ready = activity == Activity::Busy && available > 0;
-        self.set_ready(stage, is_ready);
+        let wants = activity == Activity::Busy && available > 0;
+        let is_ready = self.set_ready(stage, wants);
         let activity = match activity {
             _ if self.jobs(stage).dispatched() > 0 => Activity::Busy,
             // Until it gets one, which may be at once.
+            Activity::Busy if wants && !is_ready => Activity::WaitsForResource,
             Activity::Busy => Activity::WaitsForWorker,
             other => other,
         };
@@ -96,8 +97,11 @@ impl Scheduler {
         jobs.failed || jobs.exhausted || self.current_edge(stage, 0).is_none()
     }
 
-    pub(super) fn set_ready(&mut self, stage: StageId, is_ready: bool) {
+    /// Notes whether the stage could begin an attempt. Returns whether it may: if there is enough of what that needs.
+    pub(super) fn set_ready(&mut self, stage: StageId, wants: bool) -> bool {
+        let is_ready = self.promise_resources(stage, wants);
         self.ready.set(stage, self.stages[stage.index()].need, is_ready);
+        is_ready
     }
 
     /// Attempts of the stage that may be dispatched before they can begin.
@@ -273,6 +277,9 @@ impl Scheduler {
         let (stage, id) = (running.stage, running.slice);
         self.jobs(stage).exhausted |= end;
         let passed = rows - failed.len() as u64;
+        if let Some(taken) = running.taken_rows {
+            self.give_back_rows(stage, taken.saturating_sub(rows));
+        }
         let slice = self.slice(stage, id);
         slice.tries.engine = 0;
         match &mut slice.step {

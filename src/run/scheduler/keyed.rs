@@ -149,11 +149,13 @@ impl Scheduler {
         keyed.can_begin = next == Activity::Busy;
         let is_ready = keyed.can_begin || (0..keyed.lanes.len()).any(|lane| keyed.has_job(lane));
         let running = keyed.running();
-        self.set_ready(stage, is_ready);
+        let wants = is_ready;
+        let is_ready = self.set_ready(stage, wants);
         self.enter(
             stage,
             match (running, is_ready) {
                 (0, true) => Activity::WaitsForWorker,
+                (0, false) if wants => Activity::WaitsForResource,
                 (0, false) => next,
                 _ => Activity::Busy,
             },

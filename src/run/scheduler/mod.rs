@@ -20,6 +20,7 @@ mod ready;
 mod recall;
 mod rejects;
 mod resident;
+mod resources;
 mod rest;
 #[allow(clippy::module_inception)]
 mod scheduler;

@@ -130,7 +130,8 @@ impl Scheduler {
     pub(super) fn may_queue(&self, stage: StageId) -> bool {
         let state = &self.stages[stage.index()];
         let is_map = matches!(state.role, Role::Map(super::MapHost::Worker(_)));
-        is_map && state.durations.are_short()
+        // What an attempt uses it has from when it is sent, and it is to work with it.
+        is_map && self.plan.stage(stage).uses.is_empty() && state.durations.are_short()
     }
 
     /// Starts as many workers as the stage has batches to work on, within the limits of its class and of the run.

@@ -17,7 +17,8 @@ pub enum Resting {
 impl Scheduler {
     /// The moment at which the scheduler wants an [`Event::Woken`](super::Event::Woken), on the clock of [`Scheduler::handle`].
     pub fn wakes_at(&self) -> Option<Duration> {
-        self.drains_until().or_else(|| self.resting.first().map(|(at, _)| *at))
+        let rested = self.resting.first().map(|(at, _)| *at);
+        self.drains_until().or_else(|| rested.into_iter().chain(self.resources_at()).min())
     }
 
     /// A slice is tried again, `failed` attempts of it have failed: now, or when it has rested.

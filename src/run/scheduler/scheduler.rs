@@ -11,6 +11,7 @@ use super::jobs::Given;
 use super::keyed::Keyed;
 use super::queue::{Queue, Reservation};
 use super::ready::{Need, Ready};
+use super::resources::Resources;
 use super::rest::Resting;
 use super::slices::{Pace, Sight};
 use super::stage_state::{Estimate, InputState, Jobs, Phase, Resident, ResidentInput, Role, SliceId, StageState, Work};
@@ -47,6 +48,7 @@ pub struct Scheduler {
     pub(super) workers_started: u32,
     /// What is tried again later, and when.
     pub(super) resting: BTreeSet<(Duration, Resting)>,
+    pub(super) resources: Resources,
     /// Stages in [`Phase::Finishing`].
     finishing: usize,
     ended: usize,
@@ -63,6 +65,8 @@ pub struct Running {
     pub since: Option<Duration>,
     /// Whether it waits for the next one and has no place ([`Event::AttemptWaits`]).
     pub waits: bool,
+    /// Rows for which it has taken what its stage `uses`; `None` if it has taken nothing.
+    pub taken_rows: Option<u64>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -88,8 +92,10 @@ impl Scheduler {
         for stage in &plan.stages {
             stage.after.iter().for_each(|awaited| followers[awaited.index()].push(stage.id));
         }
+        let resources = Resources::new(&plan);
         Self {
             plan,
+            resources,
             classes,
             stages,
             queues,
@@ -142,6 +148,7 @@ impl Scheduler {
         self.now = now;
         if self.state != State::Over {
             self.wake();
+            self.look_at_resources();
             self.apply(event);
             self.settle();
             self.end_if_drained();
@@ -405,8 +412,11 @@ impl Scheduler {
 
     /// Nothing runs, and so nothing will ever happen: not a matter of time.
     fn is_stuck(&self) -> bool {
-        let at_work =
-            self.finishing > 0 || !self.resting.is_empty() || self.pool.total_starting() > 0 || self.pool.has_retired();
+        let at_work = self.finishing > 0
+            || !self.resting.is_empty()
+            || self.resources_at().is_some()
+            || self.pool.total_starting() > 0
+            || self.pool.has_retired();
         self.running.is_empty() && !at_work && self.stages.iter().all(StageState::is_quiet)
     }
 
@@ -433,6 +443,10 @@ impl Scheduler {
                 format!("waits for room in front of {}", names(&mut outputs.by_ref().map(|edge| edge.to)))
             }
             Activity::WaitsForWorker => "waits for a worker".to_owned(),
+            Activity::WaitsForResource => {
+                let name = |of: &crate::plan::Use| format!("`{}`", self.plan.resources[of.resource.0 as usize].name);
+                format!("waits for {}", stage.uses.iter().map(name).collect::<Vec<_>>().join(", "))
+            }
             Activity::WaitsForStage => format!("waits for the end of {}", names(&mut stage.after.iter().copied())),
             Activity::Over => "is over".to_owned(),
         }
@@ -569,7 +583,8 @@ fn need(stage: &crate::plan::Stage, plan: &Plan, role: Role) -> Need {
         _ if role.is_native() => Need::Thread,
         StageKind::Command(command)
             if matches!(command.mode, CommandMode::Row | CommandMode::Once)
-                && stage.workers.max.get() >= plan.workers =>
+                && stage.workers.max.get() >= plan.workers
+                && stage.uses.is_empty() =>
         {
             Need::SlotSoon
         }

@@ -162,7 +162,8 @@ impl Scheduler {
             None => u64::from(self.idle_for(stage)).max(1),
             Some(_) => self.slices_of(stage, len),
         };
-        self.keep_first(stage, id, len.div_ceil(slices));
+        let most = self.most_rows(stage);
+        self.keep_first(stage, id, len.div_ceil(slices).min(most));
     }
 
     /// The slice goes on with its first `rows` rows only.

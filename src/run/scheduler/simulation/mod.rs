@@ -16,7 +16,7 @@ use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRng, TestRunner};
 
 use super::*;
-use crate::plan::{Plan, StageId, Verdict};
+use crate::plan::{Plan, ResourceKind, StageId, Verdict};
 use crate::run::{Ending, StageFailure};
 use fake::{Fake, failure, index};
 use shape::{Kind, Shape, expected, is_poison, plan, shapes};
@@ -25,6 +25,8 @@ use shape::{Kind, Shape, expected, is_poison, plan, shapes};
 static RESTS: AtomicU64 = AtomicU64::new(0);
 /// How often all attempts ended after an interrupt.
 static DRAINED: AtomicU64 = AtomicU64::new(0);
+/// How often something was taken that stages share.
+static USES: AtomicU64 = AtomicU64::new(0);
 
 /// What happens to a run from outside.
 #[derive(Clone, Copy, Debug)]
@@ -121,6 +123,7 @@ fn run(shapes: &[Shape], workers: u32, weather: Weather, rng: TestRng) {
         partly: BTreeMap::new(),
     };
     let mut turns = Turns::default();
+    let mut rates = Rates::default();
     let mut actions = scheduler.start(Duration::ZERO);
     let mut steps = 0;
     let mut now = Duration::ZERO;
@@ -128,6 +131,9 @@ fn run(shapes: &[Shape], workers: u32, weather: Weather, rng: TestRng) {
         turns.look(&scheduler, &actions);
         for action in actions {
             assert!(fake.ending.is_none(), "after the end: {action:?}");
+            if let Action::Dispatch(dispatch) = &action {
+                rates.count(&plan, &scheduler, dispatch, now);
+            }
             fake.perform(action);
         }
         check_bounds(&scheduler, &plan, &fake);
@@ -278,6 +284,13 @@ fn check_bounds(scheduler: &Scheduler, plan: &Plan, fake: &Fake) {
         assert!(batches <= bound, "{:?}: {batches} batches, bound {bound}", edge.id);
         check_bytes(scheduler, queue, edge, in_memory, fake);
     }
+    for (at, resource) in plan.resources.iter().enumerate() {
+        let ResourceKind::Units(all) = resource.kind else { continue };
+        let with_units = scheduler.running.values().filter(|running| running.taken_rows.is_some());
+        let uses = with_units.flat_map(|running| &plan.stage(running.stage).uses);
+        let taken: u32 = uses.filter(|of| of.resource.0 as usize == at).map(|of| of.units).sum();
+        assert!(taken <= all, "{taken} units of {all} are taken");
+    }
     for (state, stage) in scheduler.stages.iter().zip(&plan.stages) {
         let jobs = match &state.work {
             stage_state::Work::Jobs(jobs) => jobs.jobs.len(),
@@ -318,6 +331,36 @@ fn check_bytes(
     let guessed = u64::from(edge.capacity.batches.get());
     let bound = edge.capacity.bytes.get() + cut + (guessed + taken) * largest;
     assert!(bytes <= bound || !is_known, "{:?}: {bytes} bytes, bound {bound}", edge.id);
+}
+
+/// How often what comes at a rate was taken for whole attempts.
+#[derive(Default)]
+struct Rates {
+    taken: BTreeMap<u32, f64>,
+}
+
+impl Rates {
+    /// Not more than was there at the beginning and has come since.
+    fn count(&mut self, plan: &Plan, scheduler: &Scheduler, dispatch: &Dispatch, now: Duration) {
+        let uses = &plan.stage(dispatch.stage).uses;
+        let is_queued = matches!(dispatch.host, Host::NextProcess)
+            || scheduler.running.get(&dispatch.attempt).is_some_and(|running| running.since.is_none());
+        assert!(uses.is_empty() || !is_queued, "what an attempt uses is taken while it waits");
+        if matches!(dispatch.work, Work::Join { .. }) {
+            return;
+        }
+        USES.fetch_add(uses.len() as u64, Ordering::Relaxed);
+        for of in uses.iter().filter(|of| !of.per_row) {
+            let ResourceKind::Rate { per_second, burst } = plan.resources[of.resource.0 as usize].kind else {
+                continue;
+            };
+            let taken = self.taken.entry(of.resource.0).or_default();
+            *taken += f64::from(of.units);
+            let come = f64::from(burst) + now.as_secs_f64() * per_second;
+            // What does not fit into the bucket is owed once.
+            assert!(*taken <= come + f64::from(of.units) + 1e-3, "{taken} of {come} were taken");
+        }
+    }
 }
 
 /// How long stages that could run have waited for their turn.
@@ -399,12 +442,21 @@ fn every_history_ends_with_every_row_in_its_place() {
             scope.spawn(move || histories(cases, seed.wrapping_add(thread)));
         }
     });
-    let happened =
-        [&fake::JOINS, &fake::QUEUED, &fake::SKIPPED, &fake::RECALLED, &fake::PARTLY, &fake::KEPT, &RESTS, &DRAINED]
-            .map(|count| count.load(Ordering::Relaxed));
+    let happened = [
+        &fake::JOINS,
+        &fake::QUEUED,
+        &fake::SKIPPED,
+        &fake::RECALLED,
+        &fake::PARTLY,
+        &fake::KEPT,
+        &RESTS,
+        &DRAINED,
+        &USES,
+    ]
+    .map(|count| count.load(Ordering::Relaxed));
     assert!(
         cases < 100 || happened.iter().all(|count| *count > 0),
-        "joins, attempts behind others, rows skipped, batches recalled whole and partly and kept, rests, runs drained: {happened:?}"
+        "joins, attempts behind others, rows skipped, batches recalled whole and partly and kept, rests, runs drained, resources used: {happened:?}"
     );
 }
 

@@ -8,8 +8,8 @@ use proptest::prelude::*;
 
 use crate::plan::{
     Backoff, Budget, Call, Capacity, Command, CommandLine, CommandMode, Convention, Cut, Edge, EdgeId, Input, OnError,
-    Plan, Port, Python, PythonPlan, PythonTarget, Read, Retry, Sql, Stage, StageId, StageKind, WorkerLimits, Write,
-    WriteTarget,
+    Plan, Port, Python, PythonPlan, PythonTarget, Read, Resource, ResourceId, ResourceKind, Retry, Sql, Stage, StageId,
+    StageKind, Use, WorkerLimits, Write, WriteTarget,
 };
 
 /// Rows are numbers; every seventeenth row cannot be processed by a stage that rejects.
@@ -47,6 +47,8 @@ pub struct Shape {
     pub checkpoint: bool,
     /// Indices of earlier stages, no sinks, that must end first.
     pub after: Vec<usize>,
+    /// What attempts take of [`resources`].
+    uses: Vec<Use>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -109,6 +111,19 @@ struct Numbers {
     max_rows: Option<u64>,
     fails: u8,
     checkpoint: bool,
+    uses: [Option<(u32, bool)>; 4],
+}
+
+/// What the stages of all pipelines share.
+pub fn resources() -> Vec<Resource> {
+    let kinds = [
+        ResourceKind::Units(1),
+        ResourceKind::Units(3),
+        ResourceKind::Rate { per_second: 1000.0, burst: 5 },
+        ResourceKind::Rate { per_second: 0.1, burst: 1 },
+    ];
+    let resource = |(at, kind)| Resource { name: format!("r{at}"), kind };
+    kinds.into_iter().enumerate().map(resource).collect()
 }
 
 fn numbers() -> impl Strategy<Value = Numbers> {
@@ -119,9 +134,13 @@ fn numbers() -> impl Strategy<Value = Numbers> {
     let backoff = prop_oneof![3 => Just(0u64), 1 => Just(500), 1 => Just(50_000)].prop_map(Duration::from_micros);
     let max_rows = prop::option::weighted(0.05, 0u64..6);
     let sizes = (1u32..4, 1u32..4, queue_bytes, weight, prop::bool::weighted(0.2), (backoff, max_rows));
-    let flags = (any::<bool>(), prop::bool::weighted(0.3));
+    let uses = prop_oneof![
+        2 => Just([None; 4]),
+        1 => prop::array::uniform4(prop::option::weighted(0.4, (1u32..4, any::<bool>()))),
+    ];
+    let flags = (any::<bool>(), prop::bool::weighted(0.3), uses);
     (sizes, 0u64..200, 1usize..4, cut, 0u8..20, paces, flags).prop_map(|numbers| {
-        let (sizes, rows, inputs, cut, fails, row_micros, (tells, checkpoint)) = numbers;
+        let (sizes, rows, inputs, cut, fails, row_micros, (tells, checkpoint, uses)) = numbers;
         let (limit, queue, queue_bytes, weight, is_slow, (backoff, max_rows)) = sizes;
         Numbers {
             limit,
@@ -138,6 +157,7 @@ fn numbers() -> impl Strategy<Value = Numbers> {
             max_rows,
             fails,
             checkpoint,
+            uses,
         }
     })
 }
@@ -171,6 +191,7 @@ pub fn shapes() -> impl Strategy<Value = (Vec<Shape>, u32)> {
                 max_rows,
                 fails,
                 checkpoint,
+                uses,
             } = numbers;
             let producers: Vec<usize> =
                 (0..shapes.len()).filter(|&at| !matches!(shapes[at].kind, Kind::Sink | Kind::Task)).collect();
@@ -226,10 +247,30 @@ pub fn shapes() -> impl Strategy<Value = (Vec<Shape>, u32)> {
                 fails,
                 checkpoint: checkpoint && matches!(kind, Kind::Map(MapKind::Worker | MapKind::Process)),
                 after: after.into_iter().collect(),
+                uses: uses_of(kind, tells, uses),
             });
         }
         (shapes, workers)
     })
+}
+
+/// Only what runs code of the user's uses anything; and only what is given batches, for each row.
+fn uses_of(kind: Kind, tells: bool, uses: [Option<(u32, bool)>; 4]) -> Vec<Use> {
+    let may_use = matches!(
+        kind,
+        Kind::Map(MapKind::Worker | MapKind::Process) | Kind::Keyed | Kind::Generator { .. } | Kind::Task
+    );
+    let is_given_batches = matches!(kind, Kind::Map(_)) && (tells || kind == Kind::Map(MapKind::Process));
+    let uses = uses.into_iter().zip(resources()).enumerate().filter_map(|(at, (of, resource))| {
+        let (units, per_row) = of?;
+        let (most, is_rate) = match resource.kind {
+            ResourceKind::Units(all) => (all, false),
+            ResourceKind::Rate { .. } => (u32::MAX, true),
+        };
+        let per_row = per_row && is_rate && is_given_batches;
+        Some(Use { resource: ResourceId(at as u32), units: units.min(most), per_row })
+    });
+    if may_use { uses.collect() } else { Vec::new() }
 }
 
 impl Wiring {
@@ -316,6 +357,7 @@ pub fn plan(shapes: &[Shape], workers: u32) -> Plan {
         params: BTreeMap::new(),
         python: PythonPlan::default(),
         workers,
+        resources: resources(),
         seed: 0,
     }
 }
@@ -365,7 +407,9 @@ fn stage(at: usize, shape: &Shape, inputs: Vec<Input>) -> Stage {
         Kind::Map(MapKind::Worker) => python(false, false),
         // What is not given batches may be sent ahead.
         Kind::Map(MapKind::Process) if at.is_multiple_of(3) => command(CommandMode::Row, None),
-        Kind::Map(MapKind::Process) if at % 3 == 1 => command(CommandMode::Stream, Some(crate::format::Format::Lines)),
+        Kind::Map(MapKind::Process) if at % 3 == 1 && shape.uses.is_empty() => {
+            command(CommandMode::Stream, Some(crate::format::Format::Lines))
+        }
         Kind::Map(MapKind::Process) => command(CommandMode::Batch, Some(crate::format::Format::Lines)),
         Kind::Task => command(CommandMode::Once, None),
         Kind::Join | Kind::Limit { .. } | Kind::Map(MapKind::Native) => {
@@ -399,6 +443,7 @@ fn stage(at: usize, shape: &Shape, inputs: Vec<Input>) -> Stage {
         env: BTreeMap::new(),
         cwd: "/".into(),
         checkpoint: shape.checkpoint.then(crate::plan::Checkpoint::default),
+        uses: shape.uses.clone(),
         after: shape.after.iter().map(|&awaited| StageId(awaited as u32)).collect(),
         supply: None,
         line: 1,

@@ -1,0 +1,211 @@
+//! [`Resource`]: what stages share and there is not enough of for all.
+
+use super::resolve::Resolver;
+use super::stage::{CommandMode, StageKind};
+use crate::diagnostic::{Code, Diagnostic, did_you_mean};
+use crate::spec::model::{PerSpec, RateSpec, ResourceSpec, UseOptions, UseSpec, UsesSpec};
+use crate::spec::{Document, ResourceDraft};
+
+/// Index of a resource in [`Plan::resources`](super::Plan::resources).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ResourceId(pub u32);
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct Resource {
+    pub name: String,
+    pub kind: ResourceKind,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum ResourceKind {
+    /// So many units, which an attempt gives back when it has ended.
+    Units(u32),
+    /// A token bucket: so many tokens come in a second, and so many are kept at most.
+    Rate { per_second: f64, burst: u32 },
+}
+
+/// What an attempt of a stage takes before it begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Use {
+    pub resource: ResourceId,
+    pub units: u32,
+    /// So much for each row that the attempt is given, and not for all together. Only of a rate.
+    pub per_row: bool,
+}
+
+impl Resource {
+    /// Those of a document; `None` for one that is wrong.
+    pub(super) fn all(document: &Document, problems: &mut Vec<Diagnostic>) -> Vec<Option<Self>> {
+        document.resources.iter().map(|draft| Self::of(draft, problems)).collect()
+    }
+
+    fn of(draft: &ResourceDraft, problems: &mut Vec<Diagnostic>) -> Option<Self> {
+        let kind = match draft.spec.as_ref()? {
+            ResourceSpec::Units(units) => ResourceKind::Units(*units),
+            ResourceSpec::Rate(RateSpec { rate, burst }) => {
+                let Some(per_second) = per_second(rate) else {
+                    let node = draft.node.get("rate").unwrap_or(&draft.node);
+                    let problem = Diagnostic::new(Code::PlanBadRate, node.span, format!("`{rate}` is not a rate"));
+                    let help =
+                        "write how much in how long, such as `100/min` or `5/s`; `s`, `min`, `h` and `d` are known";
+                    problems.push(problem.help(help.to_owned()).through(node.alias));
+                    return None;
+                };
+                ResourceKind::Rate { per_second, burst: burst.unwrap_or_else(|| usual_burst(per_second)) }
+            }
+        };
+        Some(Self { name: draft.name.clone(), kind })
+    }
+
+    /// Resources that no stage uses.
+    pub(super) fn unused(document: &Document) -> Vec<Diagnostic> {
+        let is_used = |name: &str| {
+            document.stages.iter().any(|draft| draft.is_lost("uses") || names(draft.spec.uses.as_ref()).contains(&name))
+        };
+        let unused = document.resources.iter().filter(|draft| !is_used(&draft.name));
+        let warning = |draft: &ResourceDraft| {
+            let message = format!("no stage uses the resource `{}`", draft.name);
+            Diagnostic::new(Code::PlanResourceUnused, draft.name_span, message).label("never used")
+        };
+        unused.map(warning).collect()
+    }
+}
+
+/// What comes in 100 ms: so a rate is even to whoever is called, and a function that is fast is not called for one row at a time.
+fn usual_burst(per_second: f64) -> u32 {
+    // Saturates.
+    ((per_second / 10.0) as u32).max(1)
+}
+
+/// `100/min`.
+fn per_second(text: &str) -> Option<f64> {
+    let (number, unit) = text.split_once('/')?;
+    let seconds = match unit.trim() {
+        "s" | "sec" | "second" => 1.0,
+        "min" | "minute" => 60.0,
+        "h" | "hour" => 3600.0,
+        "d" | "day" => 86_400.0,
+        _ => return None,
+    };
+    let number: f64 = number.trim().parse().ok()?;
+    let rate = number / seconds;
+    // Less often than once in three years is a mistake, and so is more than anybody could count.
+    (rate.is_finite() && (1e-8..=1e9).contains(&rate)).then_some(rate)
+}
+
+fn names(uses: Option<&UsesSpec>) -> Vec<&str> {
+    match uses {
+        None => Vec::new(),
+        Some(UsesSpec::One(name)) => vec![name],
+        Some(UsesSpec::Many(names)) => names.iter().map(String::as_str).collect(),
+        Some(UsesSpec::Units(units)) => units.keys().map(String::as_str).collect(),
+    }
+}
+
+impl Resolver<'_> {
+    /// `kind` is what `Resolver::kind` gave; `resources` has an entry for each of the document.
+    pub(super) fn uses(&mut self, kind: Option<&StageKind>, resources: &[Option<Resource>]) -> Vec<Use> {
+        let Some(spec) = &self.draft.spec.uses else { return Vec::new() };
+        let problem = match kind {
+            None => None,
+            Some(StageKind::Command(command)) if command.is_source() => Some("its command gives rows while it runs"),
+            Some(StageKind::Command(command)) if command.mode == CommandMode::Stream => {
+                Some("its command is fed one batch after the other")
+            }
+            Some(StageKind::Python(_) | StageKind::Command(_)) => None,
+            Some(StageKind::Read(_) | StageKind::Write(_) | StageKind::Sql(_)) => Some("it runs no code of yours"),
+        };
+        if let Some(problem) = problem {
+            let message = format!("`uses` has no meaning for the stage `{}`: {problem}", self.draft.name);
+            let span = self.draft.key_span("uses");
+            self.report_at(Code::PlanBadOption, span, None, message).help = Some(
+                "remove it; it is for `python` stages, and for commands in mode `batch`, `row` or `once` without output".to_owned(),
+            );
+            return Vec::new();
+        }
+        let wanted: Vec<(&str, u32, bool)> = match spec {
+            UsesSpec::Units(units) => units
+                .iter()
+                .map(|(name, spec)| match spec {
+                    UseSpec::Units(units) => (name.as_str(), *units, false),
+                    UseSpec::Options(UseOptions { units, per }) => {
+                        (name.as_str(), units.unwrap_or(1), *per == PerSpec::Row)
+                    }
+                })
+                .collect(),
+            UsesSpec::One(_) | UsesSpec::Many(_) => {
+                names(Some(spec)).into_iter().map(|name| (name, 1, false)).collect()
+            }
+        };
+        let mut uses: Vec<Use> = Vec::new();
+        for (name, units, per_row) in wanted {
+            let Some(at) = self.document.resources.iter().position(|draft| draft.name == name) else {
+                let known = self.document.resources.iter().map(|draft| draft.name.as_str());
+                let help = did_you_mean(name, known)
+                    .unwrap_or_else(|| format!("declare it at the top level: `resources: {{ {name}: 4 }}`"));
+                let message = format!("there is no resource `{name}`");
+                self.report(Code::PlanUnknownResource, &["uses", name], message).help = Some(help);
+                continue;
+            };
+            let resource = ResourceId(u32::try_from(at).unwrap_or(u32::MAX));
+            if uses.iter().any(|taken| taken.resource == resource) {
+                let message = format!("`uses` names the resource `{name}` twice");
+                self.report(Code::PlanBadOption, &["uses"], message);
+                continue;
+            }
+            match resources[at].as_ref().map(|resource| resource.kind) {
+                Some(ResourceKind::Units(all)) if per_row => {
+                    let message =
+                        format!("`per: row` has no meaning for `{name}`, which is not a rate but {all} unit(s)");
+                    self.report(Code::PlanBadOption, &["uses", name, "per"], message).help =
+                        Some(format!("write `{name}: {units}`, which an attempt has while it runs"));
+                }
+                Some(ResourceKind::Units(all)) if units > all => {
+                    let message = format!("{units} of `{name}` are never free: there are {all}");
+                    self.report(Code::PlanBadOption, &["uses", name], message);
+                }
+                _ => {}
+            }
+            if per_row && kind.is_some_and(|kind| !is_given_rows(kind)) {
+                let message = format!(
+                    "the stage `{}` is not given rows batch by batch, so that `per: row` has no meaning",
+                    self.draft.name
+                );
+                self.report(Code::PlanBadOption, &["uses", name, "per"], message);
+            }
+            if let (true, Some(kind @ StageKind::Python(python))) = (per_row, kind)
+                && python.convention.is_none()
+                && is_given_rows(kind)
+            {
+                let message = "`per: row` needs to know whether the function is given one row at a time";
+                self.report(Code::PlanBadOption, &["uses", name, "per"], message).help =
+                    Some("say so: `python: { call: module:name, as: row }`; or another form, in which all rows of a batch are taken for at once".to_owned());
+            }
+            uses.push(Use { resource, units, per_row });
+        }
+        uses
+    }
+}
+
+fn is_given_rows(kind: &StageKind) -> bool {
+    match kind {
+        StageKind::Python(python) => !python.is_source && python.partition_by.is_empty() && !python.is_stream(),
+        StageKind::Command(command) => command.mode != CommandMode::Once,
+        StageKind::Read(_) | StageKind::Write(_) | StageKind::Sql(_) => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rates_are_so_much_in_so_long() {
+        let close = |text: &str, rate: f64| (per_second(text).expect("a rate") - rate).abs() < 1e-9;
+        assert!(close("100/min", 100.0 / 60.0) && close(" 5 / s ", 5.0) && close("0.5/s", 0.5) && close("7200/h", 2.0));
+        for text in ["100", "100/week", "-1/s", "0/s", "nan/s", "inf/s", "/s", "1/", "1e300/s"] {
+            assert_eq!(per_second(text), None, "{text}");
+        }
+        assert_eq!([usual_burst(1.7), usual_burst(100.0), usual_burst(1e9)], [1, 10, 100_000_000]);
+    }
+}

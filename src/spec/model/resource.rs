@@ -1,0 +1,66 @@
+//! What stages share: `resources` and `uses`.
+
+use std::collections::BTreeMap;
+
+use schemars::JsonSchema;
+use serde::Deserialize;
+
+/// What stages share.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(untagged)]
+pub enum ResourceSpec {
+    /// So many units, which are given back.
+    Units(#[schemars(range(min = 1))] u32),
+    Rate(RateSpec),
+}
+
+/// So much in a time.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+pub struct RateSpec {
+    /// How much in how long, like `100/min`: a number, and `s`, `min`, `h` or `d`.
+    #[schemars(example = &"100/min", example = &"5/s")]
+    pub rate: String,
+    /// How much may be taken at once after a time in which nothing was. Without it, what comes in 100 ms, but at least 1.
+    #[schemars(range(min = 1))]
+    pub burst: Option<u32>,
+}
+
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(untagged)]
+#[schemars(inline)]
+pub enum UsesSpec {
+    /// One of this resource.
+    One(String),
+    /// One of each.
+    Many(#[schemars(length(min = 1))] Vec<String>),
+    /// So much of each.
+    Units(#[schemars(schema_with = "crate::spec::schema::named::<UseSpec>")] BTreeMap<String, UseSpec>),
+}
+
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(untagged)]
+#[schemars(inline)]
+pub enum UseSpec {
+    /// So much for each attempt.
+    Units(#[schemars(range(min = 1))] u32),
+    Options(UseOptions),
+}
+
+/// How much is taken.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+pub struct UseOptions {
+    /// How much. Without it, 1.
+    #[schemars(range(min = 1))]
+    pub units: Option<u32>,
+    /// For what.
+    pub per: PerSpec,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum PerSpec {
+    /// For each attempt of a batch.
+    Attempt,
+    /// For each row that an attempt is given (of rates).
+    Row,
+}
