@@ -415,7 +415,7 @@ stages:
     plan::bad_option 13:67 `concurrency` has no meaning for the stage `h`: `workers` says how many of its processes may run at once (remove it; it is for `python` stages with `from` whose function is called for each row)
     spec::bad_value 14:46 `concurrency` must be at least 1
     spec::bad_value 15:46 `concurrency` must be at most 1000
-    spec::wrong_type 16:46 `concurrency` must be an integer, not a string
+    spec::wrong_type 16:46 `concurrency` must be an integer, not a string (for example, `concurrency: 50`)
     spec::unknown_key 17:41 `python` has no key `concurrency` (`concurrency` is a key of the stage: move it out of `python`)
     spec::unknown_key 18:33 the stage `m` has no key `concurency` (did you mean `concurrency`?)
     plan::few_rows 19:65 a batch of the stage `n` has at most 10 rows, so no more of the 50 of `concurrency` can wait at once (write `rows: 400` or more: several times as many as may wait)
