@@ -38,6 +38,8 @@ pub struct Diagnostic {
     pub help: Option<String>,
     /// Where the place is used, if it lies inside an anchor that was reached through an alias.
     pub alias: Option<Span>,
+    /// Whether a secret may stand in the lines of its places, which are not shown then.
+    pub has_secret: bool,
 }
 
 impl Diagnostic {
@@ -47,7 +49,15 @@ impl Diagnostic {
 
     /// A problem of what was given beside the file.
     pub fn without_place(code: Code, message: impl Into<String>) -> Self {
-        Self { code, message: message.into(), primary: None, related: Vec::new(), help: None, alias: None }
+        Self {
+            code,
+            message: message.into(),
+            primary: None,
+            related: Vec::new(),
+            help: None,
+            alias: None,
+            has_secret: false,
+        }
     }
 
     /// Says something at the primary place.

@@ -24,7 +24,7 @@ pub fn human(diagnostics: &[Diagnostic], source: &SourceText, style: Style) -> S
         let drawn = Drawn {
             diagnostic,
             source: NamedSource::new(source.name(), source.text().to_owned()),
-            instead_of_picture: place_of_long_line(diagnostic, source),
+            instead_of_picture: place_in_words(diagnostic, source),
         };
         if handler.render_report(&mut out, &drawn).is_err() {
             // Drawing fails only for spans outside the text; the words matter more than the picture.
@@ -101,14 +101,15 @@ fn place<'a>(label: Option<&Label>, source: &'a SourceText) -> JsonPlace<'a> {
 struct Drawn<'a> {
     diagnostic: &'a Diagnostic,
     source: NamedSource<String>,
-    /// The place in words, where the line is too long to be shown.
+    /// The place in words, where the line is not to be shown.
     instead_of_picture: Option<String>,
 }
 
 /// A line that is longer than this is no help to anybody. Bytes.
 const LONGEST_LINE: usize = 1000;
 
-fn place_of_long_line(diagnostic: &Diagnostic, source: &SourceText) -> Option<String> {
+/// The place, if its line is too long, or has a secret.
+fn place_in_words(diagnostic: &Diagnostic, source: &SourceText) -> Option<String> {
     let text = source.text();
     let length_around = |offset: usize| {
         let start = text[..offset].rfind('\n').map_or(0, |at| at + 1);
@@ -116,7 +117,7 @@ fn place_of_long_line(diagnostic: &Diagnostic, source: &SourceText) -> Option<St
     };
     let primary = diagnostic.primary.as_deref()?;
     let mut labels = std::iter::once(primary).chain(&diagnostic.related);
-    if labels.all(|label| length_around(label.span.start) <= LONGEST_LINE) {
+    if !diagnostic.has_secret && labels.all(|label| length_around(label.span.start) <= LONGEST_LINE) {
         return None;
     }
     let position = source.position(primary.span.start);
