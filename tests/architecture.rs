@@ -41,6 +41,12 @@ const ONLY_IN: &[(&str, &[&str], &str)] = &[
     ("serde_yaml", &["spec/parse.rs"], "it must never see text that has not been checked"),
     ("minijinja", &["spec/interpolate.rs"], "expressions are evaluated in one place"),
     ("miette", &["diagnostic", "cli"], "diagnostics are plain data until they are rendered"),
+    (
+        "object_store",
+        &["plan/checkpoint.rs", "run/executor/checkpoint/share/store.rs"],
+        "what a store tells may hold secrets, and there is one place that sorts them out",
+    ),
+    ("url::Url", &["plan/checkpoint.rs"], "a URL is checked where it is read, and text behind that"),
     ("indicatif", &["report", "cli"], "only reports draw"),
     ("clap", &["cli"], "arguments end at the command line"),
     (

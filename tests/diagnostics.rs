@@ -746,3 +746,67 @@ stages:
     plan::bad_option 14:39 `uses` names the resource `calls` twice
     "#);
 }
+
+#[test]
+fn a_share_is_a_folder_or_a_store_that_is_known_and_shows_no_secret() {
+    let share = |place: &str| {
+        format!(
+            "version: 1\nstages:\n  rows: {{ read: a.csv }}\n  b:\n    from: rows\n    python: w:f\n    checkpoint: {{ share: \"{place}\" }}\n  c: \
+             {{ from: b, write: c.csv }}\n"
+        )
+    };
+    for sound in [
+        "folder",
+        "../a:b/c",
+        "file:///mnt/folder",
+        "s3://bucket",
+        "S3://bucket_1/a/b/",
+        "s3a://bucket/a",
+        "gs://bucket/a b",
+        "az://container/a",
+        "abfss://container/a",
+        "https://account.blob.core.windows.net/container/a",
+        "https://bucket.s3.eu-central-1.amazonaws.com/a",
+    ] {
+        assert_eq!(problems(&share(sound)), "", "{sound}");
+    }
+    let unsound = [
+        "ftp://host/folder",
+        "http://localhost:9000/bucket",
+        "https://example.com/bucket",
+        "memory:///a",
+        "file://host/folder",
+        "s3:/bucket",
+        "s3:///a",
+        "s3://bucket/a//b",
+        "s3://bucket:9000/a",
+        "s3://key:PASSWORD@bucket/a",
+        "abfss://container@account.dfs.core.windows.net/a",
+        "az://container/a?sig=PASSWORD",
+        "s3://key:PASS@WORD:x/a",
+    ];
+    let found: Vec<String> = unsound.iter().map(|place| problems(&share(place))).collect();
+    insta::assert_snapshot!(found.join("\n"), @r#"
+    plan::bad_option 7:26 `share` knows no store with a `ftp` URL like this (write the path of a folder, or `s3://bucket/prefix`, `gs://bucket/prefix` or `az://container/prefix`; for another store that speaks S3, set `AWS_ENDPOINT`)
+    plan::bad_option 7:26 the URL of `share` has a port or a fragment, which buckets do not have (write the path of a folder, or `s3://bucket/prefix`, `gs://bucket/prefix` or `az://container/prefix`; for another store that speaks S3, set `AWS_ENDPOINT`)
+    plan::bad_option 7:26 `share` knows no store with a `https` URL like this (write the path of a folder, or `s3://bucket/prefix`, `gs://bucket/prefix` or `az://container/prefix`; for another store that speaks S3, set `AWS_ENDPOINT`)
+    plan::bad_option 7:26 `share` knows no store with a `memory` URL like this (write the path of a folder, or `s3://bucket/prefix`, `gs://bucket/prefix` or `az://container/prefix`; for another store that speaks S3, set `AWS_ENDPOINT`)
+    plan::bad_option 7:26 `share` knows no store with a `file` URL like this (write the path of a folder, or `s3://bucket/prefix`, `gs://bucket/prefix` or `az://container/prefix`; for another store that speaks S3, set `AWS_ENDPOINT`)
+    plan::bad_option 7:26 the URL of `share` has no bucket behind `s3://` (write the path of a folder, or `s3://bucket/prefix`, `gs://bucket/prefix` or `az://container/prefix`; for another store that speaks S3, set `AWS_ENDPOINT`)
+    plan::bad_option 7:26 the URL of `share` has no bucket behind `s3://` (write the path of a folder, or `s3://bucket/prefix`, `gs://bucket/prefix` or `az://container/prefix`; for another store that speaks S3, set `AWS_ENDPOINT`)
+    plan::bad_option 7:26 names of objects cannot begin with the path in the URL of `share`: Path "/a//b" contained empty path segment (write the path of a folder, or `s3://bucket/prefix`, `gs://bucket/prefix` or `az://container/prefix`; for another store that speaks S3, set `AWS_ENDPOINT`)
+    plan::bad_option 7:26 the URL of `share` has a port or a fragment, which buckets do not have (write the path of a folder, or `s3://bucket/prefix`, `gs://bucket/prefix` or `az://container/prefix`; for another store that speaks S3, set `AWS_ENDPOINT`)
+    plan::bad_option 7:26 the URL of `share` has a user or a query, and may not hold secrets (leave it out, and set environment variables such as `AWS_SECRET_ACCESS_KEY` or `AZURE_STORAGE_ACCOUNT_NAME`)
+    plan::bad_option 7:26 the URL of `share` has a user or a query, and may not hold secrets (leave it out, and set environment variables such as `AWS_SECRET_ACCESS_KEY` or `AZURE_STORAGE_ACCOUNT_NAME`)
+    plan::bad_option 7:26 the URL of `share` has a user or a query, and may not hold secrets (leave it out, and set environment variables such as `AWS_SECRET_ACCESS_KEY` or `AZURE_STORAGE_ACCOUNT_NAME`)
+    plan::bad_option 7:26 `share` is not a URL: invalid port number (write the path of a folder, or `s3://bucket/prefix`, `gs://bucket/prefix` or `az://container/prefix`; for another store that speaks S3, set `AWS_ENDPOINT`)
+    "#);
+    for place in unsound.iter().filter(|place| place.contains("PASS")) {
+        let source = source(&share(place));
+        let problems = validate(&source);
+        let drawn = render::human(&problems, &source, Style { color: false, width: 100 });
+        assert!(drawn.contains("(at pipeline.yaml:7:26)"), "{drawn}");
+        let json = serde_json::Value::from(render::json(&problems, &source)).to_string();
+        assert!(!(drawn + &json).contains("PASS"), "{json}");
+    }
+}

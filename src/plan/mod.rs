@@ -24,7 +24,7 @@ mod task;
 mod template;
 pub mod view;
 
-pub use checkpoint::Checkpoint;
+pub use checkpoint::{Checkpoint, Provider, STORE_REQUESTS, SharePlace, StoreUrl};
 pub use compile::{Compiled, Settings, compile, validate};
 pub use failing::{Backoff, Budget, OnError, Retry, Timeout, Verdict};
 pub use fit::fit;

@@ -81,7 +81,7 @@ pub fn line(plan: &Plan, event: &RunEvent) -> Option<String> {
         }
         RunEvent::CheckpointUnsound { stage, file } => {
             let name = &plan.stage(*stage).name;
-            format!("{name}: `{}` is damaged, or not of millpond: its batch is done again", file.display())
+            format!("{name}: `{file}` is damaged, or not of millpond: its batch is done again")
         }
         RunEvent::CheckpointChanged { stage, changed } => {
             format!("{}: batches are done again, as this has changed: {}", plan.stage(*stage).name, changed.join(", "))

@@ -61,11 +61,12 @@ pub enum RunEvent {
         stage: StageId,
         files: Vec<PathBuf>,
     },
-    /// A file in the folder that a stage with `checkpoint` shares with others is not what it should be, so that its batch is done again. Told
-    /// once for each stage.
+    /// A file or object that a stage with `checkpoint` shares with others is not what it should be, so that its batch is done again. Told once
+    /// for each stage.
     CheckpointUnsound {
         stage: StageId,
-        file: PathBuf,
+        /// Its path or URL.
+        file: String,
     },
     /// A task was not run, as its inputs, its command and its outputs are what they were when it ended well.
     TaskUnchanged {

@@ -2,6 +2,8 @@
 
 #![allow(dead_code, reason = "every test file uses its own part")]
 
+pub mod store;
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::Read;

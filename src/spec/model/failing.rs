@@ -79,8 +79,9 @@ pub struct CheckpointOptions {
     /// Those that `with` and a command's arguments name need not be said.
     #[schemars(example = &"models/*.bin")]
     pub depends: Option<PathsSpec>,
-    /// A folder that others use too, relative to this file: what is there need not be done here, and what is done here is put there.
-    #[schemars(example = &"/mnt/team/checkpoints")]
+    /// A place that others use too: what is there need not be done here, and what is done here is put there. A folder, relative to this file, or
+    /// a prefix in an object store: `s3://bucket/prefix`, `gs://bucket/prefix`, `az://container/prefix`. Credentials come from environment variables.
+    #[schemars(example = &"/mnt/team/checkpoints", example = &"s3://team-bucket/checkpoints")]
     pub share: Option<String>,
 }
 

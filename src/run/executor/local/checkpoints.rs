@@ -5,6 +5,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 use serde_json::{Map, Value};
@@ -14,7 +15,7 @@ use crate::batch::Batch;
 use crate::plan::{OnError, Plan, Stage, StageId, Verdict};
 use crate::run::RunEvent;
 use crate::run::executor::checkpoint::{
-    BatchDigest, Fingerprint, FingerprintError, Ledger, LedgerError, Partial, Record, Share, Shared,
+    BatchDigest, Fingerprint, FingerprintError, Ledger, LedgerError, Partial, Record, Share, ShareError, Shared, Shares,
 };
 use crate::run::executor::mailbox::Message;
 use crate::run::executor::resident::{failure, guarded};
@@ -25,9 +26,13 @@ const MADE_OF: &str = "checkpoints.json";
 /// Beside the ledger: what the stages of the last run were made of.
 const STAGES: &str = "checkpoints/stages.json";
 
+/// How long a run that has failed or is interrupted waits at its end for what is on its way to a store. One that succeeds has nothing on its way.
+const STORE_PATIENCE: Duration = Duration::from_secs(5);
+
 /// The checkpoints of a run; `None` in a [`LocalExecutor`] if no stage keeps any.
 pub struct Checkpoints {
     ledger: Arc<Ledger>,
+    shares: Shares,
     fingerprints: BTreeMap<StageId, Fingerprint>,
     /// The digests of the fingerprints that stages had in the run which this one corrects.
     corrected: BTreeMap<StageId, [u8; 32]>,
@@ -80,6 +85,8 @@ pub struct StageChange {
 pub enum CheckpointError {
     #[error(transparent)]
     Ledger(#[from] LedgerError),
+    #[error(transparent)]
+    Share(#[from] ShareError),
     #[error("stage `{stage}`: {source}")]
     Fingerprint { stage: String, source: FingerprintError },
     #[error("{} cannot be written: {source}", path.display())]
@@ -104,6 +111,7 @@ impl Checkpoints {
             return Ok(None);
         }
         let ledger = Arc::new(Ledger::open(state_dir, surroundings.present)?);
+        let shares = Shares::open(plan)?;
         let environment = surroundings.python.as_ref().map_or("", |python| python.environment.as_str());
         let mut known = known_stages(state_dir);
         let (mut fingerprints, mut events) = (BTreeMap::new(), Vec::new());
@@ -131,6 +139,7 @@ impl Checkpoints {
         Ok(Some((
             Self {
                 ledger,
+                shares,
                 fingerprints,
                 corrected,
                 unkept: BTreeSet::new(),
@@ -208,14 +217,17 @@ impl Checkpoints {
         self.digests.get(&(stage, sequence)).map(|digest| digest.number())
     }
 
-    /// Waits until all is written.
+    /// Waits until all is written, but not long for stores, which may be why the run has failed.
     ///
     /// # Errors
     /// If it cannot be.
     pub fn close(self) -> Result<(), LedgerError> {
         drop(self.writing);
         // Nobody sends: this is over when the last sender is gone.
-        let _ = self.written.recv();
+        match self.shares.have_stores() {
+            true => drop(self.written.recv_timeout(STORE_PATIENCE)),
+            false => drop(self.written.recv()),
+        }
         self.ledger.sync()
     }
 }
@@ -293,13 +305,13 @@ impl LocalExecutor {
             let (ledger, plan, mailbox) =
                 (Arc::clone(&checkpoints.ledger), Arc::clone(&self.plan), self.mailbox.clone());
             let made_by = checkpoints.fingerprints[&stage].name();
-            rayon::spawn(move || {
+            let share = checkpoints.shares.of(stage);
+            checkpoints.shares.spawn(stage, move || {
+                let places = Places { ledger: &ledger, share: share.as_ref() };
                 let look_up = || match is_forced {
                     true => Ok(Known::default()),
-                    false if corrects => {
-                        look_up_to_correct(&ledger, &digest, then, &made_by, plan.stage(stage), &batch)
-                    }
-                    false => look_up(&ledger, &digest, plan.stage(stage), &batch),
+                    false if corrects => look_up_to_correct(places, &digest, then, &made_by, plan.stage(stage), &batch),
+                    false => look_up(places, &digest, plan.stage(stage), &batch),
                 };
                 let result = guarded(look_up);
                 mailbox.send(Message::Recalled { stage, sequence, digest, result });
@@ -394,9 +406,9 @@ impl LocalExecutor {
         }
         let (ledger, writing, mailbox) =
             (Arc::clone(&checkpoints.ledger), checkpoints.writing.clone(), self.mailbox.clone());
-        let share = share(plan.stage(stage));
+        let share = checkpoints.shares.of(stage);
         let made_by = checkpoints.fingerprints[&stage].name();
-        rayon::spawn(move || {
+        checkpoints.shares.spawn(stage, move || {
             let result = guarded(|| {
                 let (record, origin, is_put_together) = match partial {
                     None => (record, origin, false),
@@ -441,35 +453,38 @@ pub struct Known {
     record: Option<Record>,
     /// Without a record: what is known of some of its rows, and the others.
     partial: Option<(Partial, Batch)>,
-    /// A file of others that is not what it should be.
-    unsound: Option<PathBuf>,
+    /// A file or object of others that is not what it should be.
+    unsound: Option<String>,
 }
 
-fn share(stage: &Stage) -> Option<Share> {
-    stage.checkpoint.as_ref().and_then(|checkpoint| checkpoint.share.clone()).map(Share::new)
+/// Where to look.
+#[derive(Clone, Copy)]
+struct Places<'a> {
+    ledger: &'a Ledger,
+    share: Option<&'a Share>,
 }
 
 /// Like [`look_up`], but what a batch gave in the run that is corrected counts, too, and is kept as if the stage had made it as it is now. Rows that were
 /// rejected are left to be worked on; where the others cannot be told from them, all are.
 fn look_up_to_correct(
-    ledger: &Ledger,
+    places: Places<'_>,
     now: &BatchDigest,
     then: Option<BatchDigest>,
     made_by: &str,
     stage: &Stage,
     batch: &Batch,
 ) -> Result<Known, Failure> {
-    let mut known = look_up(ledger, now, stage, batch)?;
+    let mut known = look_up(places, now, stage, batch)?;
     let mut is_of_now = true;
     if let (None, Some(then)) = (&known.record, &then) {
-        known = look_up(ledger, then, stage, batch)?;
+        known = look_up(places, then, stage, batch)?;
         is_of_now = false;
     }
     match known.record.take() {
         Some(record) if record.rejects.is_empty() => {
             if !is_of_now {
                 let payload = record.encode(batch.origin(), made_by).map_err(|error| failed(&error))?;
-                ledger.add(*now, &payload).map_err(|error| failed(&error))?;
+                places.ledger.add(*now, &payload).map_err(|error| failed(&error))?;
             }
             known.record = Some(record);
         }
@@ -479,21 +494,25 @@ fn look_up_to_correct(
     Ok(known)
 }
 
-fn look_up(ledger: &Ledger, digest: &BatchDigest, stage: &Stage, batch: &Batch) -> Result<Known, Failure> {
-    let mut payload = ledger.get(digest).map_err(|error| failed(&error))?;
+fn look_up(places: Places<'_>, digest: &BatchDigest, stage: &Stage, batch: &Batch) -> Result<Known, Failure> {
+    let mut payload = places.ledger.get(digest).map_err(|error| failed(&error))?;
     let mut unsound = None;
-    if let (None, Some(share)) = (&payload, share(stage)) {
+    let mut is_far = false;
+    if let (None, Some(share)) = (&payload, places.share) {
         match share.get(digest).map_err(|error| failed(&error))? {
-            Shared::Payload(shared) => payload = Some(shared),
+            Shared::Payload(shared) => {
+                is_far = matches!(share, Share::Store(_));
+                payload = Some(shared);
+            }
             Shared::Nothing => {}
-            Shared::Unsound(file) => unsound = Some(file),
+            Shared::Unsound(entry) => unsound = Some(entry),
         }
     }
     // What cannot be understood, as another version may have written it, is done again.
-    let record = payload.and_then(|payload| Record::decode(&payload, batch.origin()).ok());
+    let record = payload.as_ref().and_then(|payload| Record::decode(payload, batch.origin()).ok());
     let fits = |record: &Record| {
         let has_ports = record.outputs.iter().all(|(name, _)| stage.ports.iter().any(|port| port.name == *name));
-        // Ascending, and of this batch: the folder that is shared may hold what others have made up.
+        // Ascending, and of this batch: what is shared may hold what others have made up.
         let mut next = 0;
         let are_sound = record.rejects.iter().all(|Reject { rows, .. }| {
             let is_sound = next <= rows.start && rows.start < rows.end && rows.end <= batch.rows() as u64;
@@ -503,7 +522,12 @@ fn look_up(ledger: &Ledger, digest: &BatchDigest, stage: &Stage, batch: &Batch) 
         // Rows that were rejected then are to fail the run now.
         has_ports && are_sound && (record.rejects.is_empty() || stage.on_error != OnError::Fail)
     };
-    Ok(Known { record: record.filter(fits), partial: None, unsound })
+    let record = record.filter(fits);
+    // The way to a store is long, and need not be gone twice.
+    if let (Some(_), Some(payload), true) = (&record, &payload, is_far) {
+        places.ledger.add(*digest, payload).map_err(|error| failed(&error))?;
+    }
+    Ok(Known { record, partial: None, unsound })
 }
 
 fn failed(error: &dyn std::error::Error) -> Failure {
