@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::num::{NonZeroU32, NonZeroU64};
 
 use super::check;
-use super::checkpoint::{self, Checkpoint};
+use super::checkpoint::{self, Checkpoint, STORE_REQUESTS};
 use super::deadlock;
 use super::failing::{Budget, OnError, Retry, Timeout};
 use super::graph::StageGraph;
@@ -282,10 +282,10 @@ fn size(stage: &mut Stage, before: &[Stage], edges: &mut [Edge], given: GivenCap
         let workers = settings.workers.get();
         let at_once = supply::at_once(producer, workers).max(supply::at_once(stage, workers));
         let bytes = || NonZeroU64::new(supply::queue_bytes(supply, edge.cut, at_once)).expect("at least one batch");
-        edge.capacity = Capacity {
-            batches: given.batches.unwrap_or(Capacity::DEFAULT_BATCHES),
-            bytes: given.bytes.unwrap_or_else(bytes),
-        };
+        let is_stored = |stage: &Stage| stage.checkpoint.as_ref().is_some_and(Checkpoint::has_store);
+        let batches = if is_stored(producer) || is_stored(stage) { STORE_REQUESTS } else { Capacity::DEFAULT_BATCHES };
+        edge.capacity =
+            Capacity { batches: given.batches.unwrap_or(batches), bytes: given.bytes.unwrap_or_else(bytes) };
         supplies.push(supply);
     }
     let files = match &stage.kind {

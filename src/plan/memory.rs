@@ -280,10 +280,16 @@ fn batches(plan: &Plan, stage: &Stage) -> u64 {
     if stage.inputs.is_empty() { 1 } else { sum(each) }
 }
 
-/// What a stage that keeps its batches has in its hands for that: each as it lies on disk, besides as rows.
+/// What a stage that keeps its batches has in its hands for that: each as it lies on disk, besides as rows. Where stores make it wait for many,
+/// the queue in front of it bounds what they take.
 fn kept_bytes(plan: &Plan, stage: &Stage) -> u64 {
-    let at_once = u64::from(plan.workers).min(batches(plan, stage));
-    largest_input(plan, stage).saturating_mul(2 * at_once)
+    let largest = largest_input(plan, stage);
+    let worked_on = largest.saturating_mul(u64::from(plan.workers).min(batches(plan, stage)));
+    let look_ups = stage.checkpoint.as_ref().map_or(0, |checkpoint| checkpoint.look_ups(plan.workers));
+    let looked_up = largest.saturating_mul(u64::from(look_ups).min(batches(plan, stage)));
+    let edges = stage.inputs.iter().flat_map(|input| &input.members);
+    let queued = edges.map(|id| plan.edge(*id).capacity.bytes.get()).max().unwrap_or(0);
+    looked_up.min(queued).max(worked_on).saturating_mul(2)
 }
 
 /// The largest batch that comes into a stage.

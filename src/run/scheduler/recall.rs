@@ -44,10 +44,11 @@ impl Scheduler {
     /// Asks for the batches that have come, as far as there is credit for what is known of them, but for no more at once than can be
     /// looked up, or worked on if nothing is known.
     pub(super) fn recall_batches(&mut self, stage: StageId) {
-        let most = self.plan.workers as usize;
+        let workers = self.plan.workers;
+        let look_ups = self.plan.stage(stage).checkpoint.as_ref().map_or(workers, |kept| kept.look_ups(workers));
         loop {
             let jobs = self.jobs(stage);
-            let is_enough = jobs.recalling as usize >= most || jobs.ready.len() >= 2 * most;
+            let is_enough = jobs.recalling >= look_ups || jobs.ready.len() >= 2 * workers as usize;
             if is_enough || jobs.failed || jobs.exhausted || jobs.jobs.len() >= self.window(stage) {
                 return;
             }
