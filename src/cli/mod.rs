@@ -31,7 +31,20 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         // Started by a run, not by people: see `run/executor/guardian`.
         return if guard().is_ok() { Exit::Success } else { Exit::Internal }.into();
     }
+    end_on_panic();
     dispatch(args).into()
+}
+
+/// A panic of the main thread is the end, at once: what it has begun would wait for it for ever while it unwinds. The guardian ends what a
+/// run has started. Panics of other threads are told to the main one, as failures.
+fn end_on_panic() {
+    let show = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        show(panic);
+        if std::thread::current().name() == Some("main") {
+            std::process::exit(Exit::Internal.code().into());
+        }
+    }));
 }
 
 fn dispatch(args: impl IntoIterator<Item = OsString>) -> Exit {

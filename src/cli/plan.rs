@@ -6,7 +6,7 @@ use super::args::PlanArgs;
 use super::exit_code::Exit;
 use super::{load, output};
 use crate::plan::{Plan, StageId, view};
-use crate::report::counted;
+use crate::report::{counted, some};
 use crate::run::executor::{Checkpoints, Findings, FingerprintError, StageChange, outlook};
 
 pub fn plan(args: &PlanArgs) -> Exit {
@@ -35,7 +35,7 @@ fn tasks(plan: &Plan, state_dir: &Path) -> String {
             Ok(Some(changed)) if changed.is_empty() => {
                 "is not run, unless a task in front of it changes something".to_owned()
             }
-            Ok(Some(changed)) => format!("is run again, as this has changed: {}", changed.join(", ")),
+            Ok(Some(changed)) => format!("is run again, as this has changed: {}", some(&changed)),
             // A task in front of it may make what is missing.
             Err(error) => format!("is run when what it reads is there: {error}"),
         };
@@ -53,7 +53,7 @@ fn checkpoints(plan: &Plan, changes: &[StageChange]) -> String {
                 let batches = counted(*batches, "finished batch");
                 format!("{batches}, reused unless rows or packages have changed")
             }
-            Some(changed) => format!("batches are done again, as this has changed: {}", changed.join(", ")),
+            Some(changed) => format!("batches are done again, as this has changed: {}", some(changed)),
         };
         format!("checkpoint of `{}`: {what}\n", plan.stage(*stage).name)
     };

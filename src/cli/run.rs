@@ -112,7 +112,10 @@ fn carry_out(args: &RunArgs, plan: Plan, record: &RunRecord, surroundings: Surro
     let state_dir = args.state.folder(&plan);
     set_native_threads(surroundings.cores);
     let shown = Arc::new(plan.clone());
-    let reporter = Reporter::start(Arc::clone(&shown), style(args.progress));
+    let reporter = match Reporter::start(Arc::clone(&shown), style(args.progress)) {
+        Ok(reporter) => reporter,
+        Err(error) => return complain(&RunError::System(error)),
+    };
     let mut tell = |event| reporter.tell(event);
     let mut run = match run::open(&plan, &state_dir, record, &surroundings, &mut tell) {
         Ok(run) => run,
@@ -164,7 +167,9 @@ fn complain(error: &RunError) -> Exit {
     output::complain(&error.to_string());
     let exit = exit_of_error(error);
     if matches!(error, RunError::System(_)) && exit == Exit::InputOutput {
-        output::complain("raise the limit (`ulimit -n`), or run with fewer `--workers`");
+        output::complain(
+            "raise the limit (`ulimit -n` of descriptors, `ulimit -u` of processes and threads), or run with fewer `--workers`",
+        );
     }
     exit
 }
@@ -177,10 +182,10 @@ fn exit_of_error(error: &RunError) -> Exit {
     }
 }
 
-/// Whether the system has no more descriptors for this process, or for anybody.
+/// Whether the system has no more descriptors for this process, or for anybody, or no more processes or threads.
 fn is_shortage(error: &std::io::Error) -> bool {
     use rustix::io::Errno;
-    [Errno::MFILE, Errno::NFILE].iter().any(|errno| error.raw_os_error() == Some(errno.raw_os_error()))
+    [Errno::MFILE, Errno::NFILE, Errno::AGAIN].iter().any(|errno| error.raw_os_error() == Some(errno.raw_os_error()))
 }
 
 /// Native work of a run uses as many threads as there are cores; its number does not depend on `--workers`.

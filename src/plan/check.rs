@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Component, Path, PathBuf};
 
 use super::link::{self, After, CommandShape, Link, ports};
+use super::resolve::absolute;
 use super::stage::{Command, CommandLine, Convention, Port, StageKind, Write, WriteTarget};
 use crate::diagnostic::{Code, Diagnostic, Span, did_you_mean, nearest};
 use crate::format::Format;
@@ -207,10 +208,21 @@ pub fn paths(document: &Document, kinds: &[Option<StageKind>], waits: &[(usize, 
             _ => continue,
         };
         for path in paths {
-            if let Some(first) = written.get(&path) {
-                let message = match first.by.name == draft.name {
-                    true => format!("`{}` writes to the same path twice", draft.name),
-                    false => format!("`{}` and `{}` write to the same path", first.by.name, draft.name),
+            if let Some(folder) = needed_folder(document, draft, &path).filter(|_| keys[0] == "command") {
+                let message = format!("the output `{}` is {folder}, or a folder around it", path.display());
+                let problem = Diagnostic::new(Code::PlanSamePath, draft.span(keys), message)
+                    .help("make a folder of its own for the output: what is in its place is replaced".to_owned());
+                problems.push(problem.through(draft.find(keys).and_then(|node| node.alias)));
+                continue;
+            }
+            if let Some((other, first)) = overlapping(&path, &written) {
+                let message = match (first.by.name == draft.name, *other == path) {
+                    (true, true) => format!("`{}` writes to the same path twice", draft.name),
+                    (false, true) => format!("`{}` and `{}` write to the same path", first.by.name, draft.name),
+                    (true, false) => format!("an output of `{}` is in the folder of another", draft.name),
+                    (false, false) => {
+                        format!("what `{}` and `{}` write is in one folder of theirs", first.by.name, draft.name)
+                    }
                 };
                 let problem = Diagnostic::new(Code::PlanSamePath, draft.span(keys), message);
                 let alias = draft.find(keys).and_then(|node| node.alias);
@@ -256,6 +268,31 @@ pub fn paths(document: &Document, kinds: &[Option<StageKind>], waits: &[(usize, 
     problems
 }
 
+/// What a run cannot do without in or below a path.
+fn needed_folder(document: &Document, draft: &StageDraft, path: &Path) -> Option<&'static str> {
+    let is_around = |other: &str| plain(&absolute(&document.folder, other)).starts_with(path);
+    let mut modules = document.python.path.iter();
+    if plain(&document.folder).starts_with(path) {
+        Some("the folder of the pipeline")
+    } else if draft.spec.cwd.as_deref().is_some_and(is_around) {
+        Some("the working folder of the command")
+    } else if modules.any(|folder| is_around(folder)) {
+        Some("a folder of Python modules")
+    } else {
+        None
+    }
+}
+
+/// What is written at the path, in a folder that it stands for, or as a folder around it.
+fn overlapping<'w, 'a>(
+    path: &Path,
+    written: &'w BTreeMap<PathBuf, Written<'a>>,
+) -> Option<(&'w PathBuf, &'w Written<'a>)> {
+    // What is in a folder is next to it in the order of paths.
+    let below = written.range(path.to_owned()..).next().filter(|(other, _)| other.starts_with(path));
+    below.or_else(|| path.ancestors().find_map(|folder| written.get_key_value(folder)))
+}
+
 /// Whether a stage begins only when `first` has ended, directly or by way of others.
 fn waits_for(stage: usize, first: usize, waits: &[(usize, usize)]) -> bool {
     let mut open = vec![stage];
@@ -286,11 +323,22 @@ fn read_of<'w, 'a>(path: &Path, written: &'w BTreeMap<PathBuf, Written<'a>>) -> 
         && let Ok(pattern) = glob::Pattern::new(&text)
     {
         let options = glob::MatchOptions { require_literal_separator: true, ..glob::MatchOptions::new() };
-        found.extend(
-            written.iter().filter(|(other, _)| pattern.matches_path_with(other, options)).map(|(_, writer)| writer),
-        );
+        let is_read = |other: &Path| pattern.matches_path_with(other, options) || may_be_within(path, other, options);
+        found.extend(written.iter().filter(|(other, _)| is_read(other)).map(|(_, writer)| writer));
     }
     found
+}
+
+/// Whether a pattern may match something in a folder.
+fn may_be_within(pattern: &Path, folder: &Path, options: glob::MatchOptions) -> bool {
+    let depth = folder.components().count();
+    let deep = pattern.components().position(|part| part.as_os_str() == "**").unwrap_or(usize::MAX);
+    let first: PathBuf = pattern.components().take(depth.min(deep)).collect();
+    let around: PathBuf = folder.components().take(depth.min(deep)).collect();
+    let matches = |pattern: &Path| {
+        glob::Pattern::new(&pattern.to_string_lossy()).map(|it| it.matches_path_with(&around, options))
+    };
+    (deep < depth || pattern.components().count() > depth) && matches(&first).unwrap_or(false)
 }
 
 /// The path without `..`, for comparing: a check of the file alone does not ask the file system for links.

@@ -3,7 +3,7 @@
 use crate::plan::Plan;
 use crate::run::RunEvent;
 
-use super::words::{count, counted, speaker, stage};
+use super::words::{count, counted, some, speaker, stage};
 
 /// The line for an event, if it gets one.
 pub fn line(plan: &Plan, event: &RunEvent) -> Option<String> {
@@ -43,7 +43,7 @@ pub fn line(plan: &Plan, event: &RunEvent) -> Option<String> {
             format!("{}: not run, as nothing has changed since it ended well", stage(plan, *id))
         }
         RunEvent::TaskChanged { stage: id, changed } => {
-            format!("{}: run again, as this has changed: {}", stage(plan, *id), changed.join(", "))
+            format!("{}: run again, as this has changed: {}", stage(plan, *id), some(changed))
         }
         RunEvent::Rejected { stage: id, sequence, rows, kept, verdict, message } => {
             let verb = if *kept { "rejected" } else { "skipped" };
@@ -84,7 +84,7 @@ pub fn line(plan: &Plan, event: &RunEvent) -> Option<String> {
             format!("{name}: `{file}` is damaged, or not of millpond: its batch is done again")
         }
         RunEvent::CheckpointChanged { stage, changed } => {
-            format!("{}: batches are done again, as this has changed: {}", plan.stage(*stage).name, changed.join(", "))
+            format!("{}: batches are done again, as this has changed: {}", plan.stage(*stage).name, some(changed))
         }
         // The summary counts what was injected.
         RunEvent::WorkerStarted { .. } | RunEvent::Injected { .. } | RunEvent::Progress(_) => return None,

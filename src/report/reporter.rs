@@ -1,6 +1,7 @@
 //! [`Reporter`]: the thread that shows and records a run.
 
 use std::fs::File;
+use std::io;
 use std::io::Write;
 use std::sync::Arc;
 use std::thread;
@@ -42,7 +43,9 @@ pub struct Reporter {
 }
 
 impl Reporter {
-    pub fn start(plan: Arc<Plan>, style: Style) -> Self {
+    /// # Errors
+    /// If the system has no thread left.
+    pub fn start(plan: Arc<Plan>, style: Style) -> io::Result<Self> {
         let (sender, receiver) = bounded(WAITING);
         let (end, ended) = bounded(1);
         let body = move || {
@@ -50,8 +53,8 @@ impl Reporter {
             // Nobody waits any more if the reporter was given up.
             let _ = end.send(());
         };
-        thread::Builder::new().name("millpond-report".to_owned()).spawn(body).expect("the system has threads left");
-        Self { sender, ended, started: Instant::now() }
+        thread::Builder::new().name("millpond-report".to_owned()).spawn(body)?;
+        Ok(Self { sender, ended, started: Instant::now() })
     }
 
     /// Passes an event on; never waits.

@@ -18,6 +18,17 @@ pub fn count(number: u64) -> String {
     grouped
 }
 
+/// Names that are told one by one.
+const MOST_NAMES: usize = 20;
+
+/// The names, or the first of them and how many more there are.
+pub fn some(names: &[String]) -> String {
+    match names.len().checked_sub(MOST_NAMES) {
+        None | Some(0) => names.join(", "),
+        Some(more) => format!("{} and {more} more", names[..MOST_NAMES].join(", ")),
+    }
+}
+
 /// `1 row`, `2 rows`.
 pub fn counted(number: u64, word: &str) -> String {
     let plural = if word.ends_with("ch") { format!("{word}es") } else { format!("{word}s") };

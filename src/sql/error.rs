@@ -194,7 +194,7 @@ impl SqlError {
         let limit = settings.map(|settings| ByteSize::b(settings.spill_limit).display().iec().to_string());
         let message = match limit {
             Some(limit) if text.contains("disk space") => format!("spill files reached their limit of {limit}"),
-            _ => format!("spilling to disk: {}", sentence(text)),
+            _ => format!("what does not fit in memory could not be put into the state folder: {}", sentence(text)),
         };
         Self::new(SqlErrorKind::Disk, message)
     }

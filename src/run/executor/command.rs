@@ -13,7 +13,7 @@ use rustix::pipe::{PipeFlags, fcntl_setpipe_size, pipe_with};
 use super::guardian::ProcessEnd;
 use super::resident::failure;
 use super::talk::{Body, Output, Talk, Voice};
-use crate::batch::{Batch, BatchError, Rows, Text};
+use crate::batch::{Batch, BatchError, Columns, Rows, Text};
 use crate::format::{self, DecodeError, Format};
 use crate::plan::{ColumnType, Verdict};
 use crate::run::scheduler::{Failure, Scope};
@@ -149,8 +149,16 @@ impl OutputForm {
     }
 
     fn rows_of_bytes(&self, bytes: &[u8]) -> Result<Rows, Failure> {
-        let decoded = format::decode(self.format, bytes, &self.returns);
-        decoded.map(Rows::Columns).map_err(|error| self.misread(&error))
+        let decoded = format::decode(self.format, bytes, &self.returns).map_err(|error| self.misread(&error))?;
+        if self.returns.is_empty() {
+            return Ok(Rows::Columns(decoded));
+        }
+        // What does not fit is to blame on the rows of this batch, and not on the stage when it is published.
+        let conformed = Columns::declared(&self.returns).conform(decoded);
+        conformed.map(Rows::Columns).map_err(|error| {
+            let message = format!("the command's output is not what `returns` says: {error}");
+            failure(Scope::Rows, Verdict::Schema, message)
+        })
     }
 
     pub(super) fn misread(&self, error: &DecodeError) -> Failure {

@@ -12,6 +12,7 @@ mod command;
 mod connection;
 mod filter;
 mod frame;
+mod glob;
 mod guardian;
 mod local;
 mod log;

@@ -288,10 +288,15 @@ fn run_query(
 pub fn sql_failure(error: &SqlError) -> Failure {
     let scope = match error.kind {
         SqlErrorKind::Data => Scope::Rows,
-        SqlErrorKind::Plan | SqlErrorKind::Memory | SqlErrorKind::Disk | SqlErrorKind::Cancelled => Scope::Opening,
+        SqlErrorKind::Disk => Scope::Output,
+        SqlErrorKind::Plan | SqlErrorKind::Memory | SqlErrorKind::Cancelled => Scope::Opening,
         SqlErrorKind::Internal => Scope::Internal,
     };
-    failure(scope, Verdict::Exception, error.message.clone())
+    let message = match error.kind {
+        SqlErrorKind::Disk => format!("{}; make room there, or give the run another `--state-dir`", error.message),
+        _ => error.message.clone(),
+    };
+    failure(scope, Verdict::Exception, message)
 }
 
 pub fn failure(scope: Scope, verdict: Verdict, message: String) -> Failure {
@@ -321,7 +326,11 @@ fn spawn(name: &str, stage: StageId, mailbox: Mailbox, body: impl FnOnce() + Sen
     };
     let builder = thread::Builder::new().name(format!("millpond-{name}")).stack_size(STACK);
     if let Err(error) = builder.spawn(guarded) {
-        let failure = failure(Scope::Opening, Verdict::Exception, format!("no thread could be started: {error}"));
+        let failure = failure(
+            Scope::Opening,
+            Verdict::Exception,
+            format!("no thread could be started: {error}; raise the limit (`ulimit -u`)"),
+        );
         without_thread.send(Message::StageFailed { stage, failure });
     }
 }

@@ -2,9 +2,11 @@
 
 use std::fs::{self, File};
 use std::io::{self, ErrorKind, Write};
-use std::path::Path;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
 
 use rustix::fs::{CWD, RenameFlags, renameat_with};
+use rustix::io::Errno;
 
 use super::error::PublishError;
 
@@ -60,32 +62,83 @@ pub(super) fn put_in_place(from: &Path, to: &Path) -> Result<(), PublishError> {
         return rename(from, to);
     }
     // A folder that is not empty cannot be renamed over.
-    renameat_with(CWD, from, CWD, to, RenameFlags::EXCHANGE)
-        .map_err(|errno| PublishError::at("rename the staged output to", to)(errno.into()))?;
+    match renameat_with(CWD, from, CWD, to, RenameFlags::EXCHANGE) {
+        Ok(()) => {}
+        // A mount point, or a folder of a lower layer, stays where it is, and so does one on a file system that cannot exchange.
+        Err(Errno::XDEV | Errno::BUSY | Errno::INVAL | Errno::NOSYS) if from.is_dir() && to.is_dir() => {
+            return replace_entries(from, to);
+        }
+        Err(errno) => return Err(PublishError::at("rename the staged output to", to)(errno.into())),
+    }
     sync_folder(parent(to))?;
     remove(from)
 }
 
-/// Brings a file, or all that is in a folder, to the disk.
-pub(super) fn sync_all(path: &Path) -> Result<(), PublishError> {
-    if path.is_dir() {
-        for entry in fs::read_dir(path).map_err(PublishError::at("list", path))? {
-            let entry = entry.map_err(PublishError::at("list", path))?.path();
-            if !entry.is_symlink() {
-                sync_all(&entry)?;
-            }
-        }
+/// Puts what is in a folder in the place of what is in another one: entry by entry, which is not all at once.
+fn replace_entries(from: &Path, to: &Path) -> Result<(), PublishError> {
+    for entry in entries(to)? {
+        remove(&entry)?;
     }
-    File::open(path).and_then(|file| file.sync_all()).map_err(PublishError::at("sync", path))
+    for entry in entries(from)? {
+        let place = to.join(entry.file_name().unwrap_or_default());
+        fs::rename(&entry, &place).map_err(PublishError::at("rename a staged output to", &place))?;
+    }
+    sync_folder(to)?;
+    remove(from)
+}
+
+fn entries(folder: &Path) -> Result<Vec<PathBuf>, PublishError> {
+    let list = || fs::read_dir(folder)?.map(|entry| entry.map(|entry| entry.path())).collect::<io::Result<_>>();
+    list().map_err(PublishError::at("list", folder))
+}
+
+/// Brings a file, or all that is in a folder, to the disk. What is neither has nothing to bring there.
+pub(super) fn sync_all(path: &Path) -> Result<(), PublishError> {
+    let metadata = path.symlink_metadata().map_err(PublishError::at("look at", path))?;
+    if metadata.is_dir() {
+        entries(path)?.iter().try_for_each(|entry| sync_all(entry))?;
+    }
+    if metadata.is_dir() || metadata.is_file() {
+        let opened = File::open(path);
+        // A file that its maker has taken all rights from cannot be opened, and is on its way to the disk as well.
+        if opened.as_ref().is_err_and(|error| error.kind() == ErrorKind::PermissionDenied) {
+            return Ok(());
+        }
+        opened.and_then(|file| file.sync_all()).map_err(PublishError::at("sync", path))?;
+    }
+    Ok(())
 }
 
 /// Removes a file or a folder that may be gone already.
 pub(super) fn remove(path: &Path) -> Result<(), PublishError> {
     let is_folder = path.is_dir() && !path.is_symlink();
-    match if is_folder { fs::remove_dir_all(path) } else { fs::remove_file(path) } {
+    let removed = if is_folder { remove_folder(path) } else { fs::remove_file(path) };
+    match removed {
         Err(error) if error.kind() != ErrorKind::NotFound => Err(PublishError::at("remove", path)(error)),
         _ => Ok(()),
     }
+}
+
+/// Also if whoever made it has taken the right to change what is in it.
+fn remove_folder(folder: &Path) -> io::Result<()> {
+    match fs::remove_dir_all(folder) {
+        Err(error) if error.kind() == ErrorKind::PermissionDenied => {
+            make_writable(folder)?;
+            fs::remove_dir_all(folder)
+        }
+        removed => removed,
+    }
+}
+
+fn make_writable(folder: &Path) -> io::Result<()> {
+    fs::set_permissions(folder, fs::Permissions::from_mode(0o700))?;
+    for entry in fs::read_dir(folder)? {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            make_writable(&entry.path())?;
+        }
+    }
+    Ok(())
 }
 
 pub(super) fn parent(path: &Path) -> &Path {

@@ -11,6 +11,12 @@ pub enum PublishError {
     IsFolder { path: PathBuf },
     #[error("the output {} is neither a file nor new; to write to a pipe, write to `-` and redirect it", path.display())]
     NotRegular { path: PathBuf },
+    #[error("the output {} is a folder around the state folder of the run, which would be lost", path.display())]
+    AroundState { path: PathBuf },
+    #[error(
+        "{source}: a run that has died has left it there; remove it yourself, or give this run another `--state-dir`"
+    )]
+    Leftover { source: Box<PublishError> },
     #[error("two outputs have the path {}", path.display())]
     Twice { path: PathBuf },
     #[error("the journal {} of an interrupted run cannot be understood: {message}", path.display())]
@@ -22,7 +28,12 @@ impl PublishError {
     pub fn io(&self) -> Option<&io::Error> {
         match self {
             Self::Io { source, .. } => Some(source),
-            Self::IsFolder { .. } | Self::NotRegular { .. } | Self::Twice { .. } | Self::Journal { .. } => None,
+            Self::Leftover { source } => source.io(),
+            Self::IsFolder { .. }
+            | Self::NotRegular { .. }
+            | Self::AroundState { .. }
+            | Self::Twice { .. }
+            | Self::Journal { .. } => None,
         }
     }
 

@@ -56,7 +56,7 @@ fn recover_run(run: &Path, recovered: &mut Recovered) -> Result<(), PublishError
     }
     for output in read_record(run)? {
         if output.staged.exists() {
-            remove(&output.staged)?;
+            remove(&output.staged).map_err(|error| PublishError::Leftover { source: Box::new(error) })?;
             recovered.removed.push(output.staged);
         }
         reach("recover.step");

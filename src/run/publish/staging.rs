@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use super::durable::{create_folders, parent, put_in_place, remove, rename, sync_all, sync_folder};
 use super::error::PublishError;
 use super::journal::{Ending, Output, RECORD, write_journal};
-use super::run_folder::RunFolder;
+use super::run_folder::{RunFolder, lock_state};
 use crate::run::fail_point::reach;
 
 /// Bytes of an output's name up to which its staged file has it in its own name: that may be 255 bytes long.
@@ -36,23 +36,26 @@ pub struct StagedFile {
 
 /// A path that a task writes an output to, which is published when the task has ended well.
 #[derive(Clone, Debug)]
-pub struct Reserved(Output);
+pub struct Reserved {
+    output: Output,
+    asked: PathBuf,
+}
 
 impl Reserved {
     /// Where the task is to write. Nothing is there before it does.
     pub fn staged(&self) -> &Path {
-        &self.0.staged
+        &self.output.staged
     }
 
-    /// Where the output is to be.
-    pub fn target(&self) -> &Path {
-        &self.0.target
+    /// The path of the output as it was asked for, with the symbolic links in it.
+    pub fn asked(&self) -> &Path {
+        &self.asked
     }
 }
 
 /// Puts what a task has written, a file or a folder, in the place of its output.
 pub fn publish_reserved(reserved: &Reserved) -> Result<(), PublishError> {
-    let Output { staged, target } = &reserved.0;
+    let Output { staged, target } = &reserved.output;
     sync_all(staged)?;
     put_in_place(staged, target)
 }
@@ -97,23 +100,31 @@ impl Staging {
     }
 
     /// A path beside `target` for a task to write to. What an attempt of the task before has left there is removed.
-    pub fn reserve(&mut self, target: &Path) -> Result<Reserved, PublishError> {
-        let target = resolve(target)?;
+    pub fn reserve(&mut self, asked: &Path) -> Result<Reserved, PublishError> {
+        let target = resolve(asked)?;
         if let Some(known) = self.reserved.iter().find(|output| output.target == target) {
             remove(&known.staged)?;
-            return Ok(Reserved(known.clone()));
+            return Ok(Reserved { output: known.clone(), asked: asked.to_owned() });
+        }
+        // The run has its own files there, and would lose them.
+        let own = self.run.canonicalize().map_err(PublishError::at("look at", &self.run))?;
+        if own.starts_with(&target) {
+            return Err(PublishError::AroundState { path: target });
         }
         create_folders(parent(&target))?;
         let output = Output { staged: self.staged_path(&target), target };
         self.record(&output)?;
         self.reserved.push(output.clone());
-        Ok(Reserved(output))
+        Ok(Reserved { output, asked: asked.to_owned() })
     }
 
     /// Publishes all outputs, which must be complete and synced. An error before the journal is written leaves the old
     /// outputs, and one after it leaves the rest to [`super::recover`].
     pub fn commit(mut self) -> Result<(), PublishError> {
         reach("publish.before_journal");
+        // Two runs that publish the same outputs at once would leave some of each.
+        let state_dir = self.run.ancestors().nth(2).unwrap_or(&self.run).to_owned();
+        let _guard = lock_state(&state_dir)?;
         self.is_revocable = false;
         write_journal(&self.run, &self.outputs).inspect_err(|_| self.is_revocable = !self.may_have_journal())?;
         reach("publish.journal_written");

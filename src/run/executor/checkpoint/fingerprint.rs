@@ -11,6 +11,7 @@ use super::code::imported;
 use super::digest::Hash;
 use crate::format::column_type;
 use crate::plan::{Command, CommandLine, Plan, Python, Stage, StageKind, TaskFiles};
+use crate::run::executor::glob::{self, GlobError};
 
 /// Changes when what is kept is made in another way.
 const FORMAT: &str = concat!("2 ", env!("CARGO_PKG_VERSION"));
@@ -29,8 +30,10 @@ pub struct Fingerprint {
 
 #[derive(Debug, thiserror::Error)]
 pub enum FingerprintError {
-    #[error("{} cannot be read, and finished batches depend on it: {source}", path.display())]
+    #[error("{} cannot be read, and what comes of the stage depends on it: {source}", path.display())]
     File { path: PathBuf, source: io::Error },
+    #[error(transparent)]
+    Glob(#[from] GlobError),
     #[error("no file matches {}, which `checkpoint` names under `depends`", pattern.display())]
     NoMatch { pattern: PathBuf },
     #[error("no file matches {}, which the command names under `inputs`", pattern.display())]
@@ -46,6 +49,7 @@ impl Fingerprint {
         let mut made = Making { plan, stage, components: BTreeMap::new(), files: BTreeSet::new() };
         made.value("engine", &FORMAT.into());
         made.value("env", &json!(stage.env));
+        made.value("cwd", &made.shown(&stage.cwd).into());
         match &stage.kind {
             StageKind::Python(python) => made.python(python, environment)?,
             StageKind::Command(command) => made.command(command)?,
@@ -150,8 +154,8 @@ impl Making<'_> {
             CommandLine::Argv(argv) => argv.iter().try_for_each(|argument| self.file_named(argument)),
             CommandLine::Row(templates) => templates.iter().try_for_each(|template| self.file_named(&template.source)),
             CommandLine::Shell(script) => {
-                let params = self.plan.params.iter().filter(|(name, _)| script.contains(name.as_str()));
-                params.for_each(|(name, value)| self.value(&format!("param {name}"), value));
+                // A script has all of them in its environment, and so has what it runs.
+                self.plan.params.iter().for_each(|(name, value)| self.value(&format!("param {name}"), value));
                 let words = script.split(|c: char| c.is_whitespace() || "'\"();|&<>".contains(c));
                 words.filter(|word| !word.is_empty()).try_for_each(|word| self.file_named(word))
             }
@@ -164,7 +168,7 @@ impl Making<'_> {
         let outputs = files.outputs.iter().map(shown).collect();
         self.value("outputs", &Value::Array(outputs));
         for pattern in &files.inputs {
-            let paths = matches(pattern);
+            let paths = matches(pattern)?;
             if paths.is_empty() {
                 return Err(FingerprintError::NoInput { pattern: pattern.clone() });
             }
@@ -211,7 +215,7 @@ impl Making<'_> {
     }
 
     fn depends(&mut self, pattern: &Path) -> Result<(), FingerprintError> {
-        let files: Vec<PathBuf> = matches(pattern).into_iter().filter(|path| path.is_file()).collect();
+        let files: Vec<PathBuf> = matches(pattern)?.into_iter().filter(|path| path.is_file()).collect();
         if files.is_empty() {
             return Err(FingerprintError::NoMatch { pattern: pattern.to_owned() });
         }
@@ -231,28 +235,53 @@ impl Making<'_> {
 }
 
 /// The paths that a glob pattern, or a path, stands for.
-fn matches(pattern: &Path) -> Vec<PathBuf> {
-    let text = pattern.to_str().unwrap_or_default();
-    glob::glob(text).map(|paths| paths.filter_map(Result::ok).collect()).unwrap_or_default()
+fn matches(pattern: &Path) -> Result<Vec<PathBuf>, GlobError> {
+    match pattern.symlink_metadata() {
+        Ok(_) => Ok(vec![pattern.to_owned()]),
+        Err(_) => glob::matching(pattern),
+    }
 }
 
-/// All files of a folder, in the order of their paths; of a file, itself.
+/// All files of a folder, in the order of their paths; of a file, itself. What runs of millpond have there of their own is left out.
+///
+/// # Errors
+/// If something cannot be looked at, or is neither a file nor a folder: nobody can say what is in a pipe.
 pub(super) fn files_within(path: &Path) -> io::Result<Vec<PathBuf>> {
-    if !path.is_dir() {
-        return Ok(vec![path.to_owned()]);
+    let mut files = Vec::new();
+    add_files(path, &mut BTreeSet::new(), &mut files)?;
+    Ok(files)
+}
+
+/// `around` are the folders on the way, without symbolic links, of which one may lead back to where it is.
+fn add_files(path: &Path, around: &mut BTreeSet<PathBuf>, files: &mut Vec<PathBuf>) -> io::Result<()> {
+    let at = |error: io::Error| io::Error::new(error.kind(), format!("{}: {error}", path.display()));
+    let metadata = path.metadata().map_err(at)?;
+    if metadata.is_file() {
+        files.push(path.to_owned());
+        return Ok(());
+    }
+    if !metadata.is_dir() {
+        return Err(io::Error::other(format!("{} is neither a file nor a folder", path.display())));
+    }
+    let folder = path.canonicalize().map_err(at)?;
+    if !around.insert(folder.clone()) {
+        return Ok(());
     }
     let mut entries: Vec<PathBuf> =
-        path.read_dir()?.map(|entry| entry.map(|entry| entry.path())).collect::<io::Result<_>>()?;
+        path.read_dir().map_err(at)?.map(|entry| entry.map(|entry| entry.path())).collect::<io::Result<_>>()?;
     entries.sort();
-    let mut files = Vec::new();
-    for entry in entries {
-        // A link to a folder may lead back to where it is.
-        if entry.is_symlink() && entry.is_dir() {
-            continue;
-        }
-        files.extend(files_within(&entry)?);
+    for entry in entries.iter().filter(|entry| !is_of_runs(entry)) {
+        add_files(entry, around, files)?;
     }
-    Ok(files)
+    around.remove(&folder);
+    Ok(())
+}
+
+/// Whether it is a state folder in its usual place, or an output that is being made.
+fn is_of_runs(path: &Path) -> bool {
+    let name = path.file_name().unwrap_or_default().as_encoded_bytes();
+    let is_staged = || name.starts_with(b".") && name.ends_with(b".tmp") && contains(name, b".millpond-");
+    name == b".millpond" || is_staged()
 }
 
 pub(super) fn file_digest(path: &Path) -> io::Result<String> {

@@ -24,7 +24,7 @@ pub use ledger::{Ledger, LedgerError};
 pub use partial::Partial;
 pub use record::Record;
 pub use share::{Share, ShareError, Shared, Shares};
-pub use task::{Findings, TaskError, look, note, outlook};
+pub use task::{Findings, TaskError, TaskLock, lock, look, made, note, outlook};
 
 /// How many records of a ledger can be read, for tests that write what they like into its file.
 ///

@@ -1,10 +1,11 @@
 //! What tasks were made of when they last ended well, and what they made: a file for each in the state folder.
 
-use std::collections::BTreeMap;
-use std::fs;
-use std::io::{self, Write as _};
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::{self, File};
+use std::io::{self, Read as _, Write as _};
 use std::path::{Path, PathBuf};
 
+use rustix::fs::{FlockOperation, flock};
 use serde_json::{Value, json};
 
 use super::digest::Hash;
@@ -22,6 +23,19 @@ pub struct Findings {
     pub fingerprint: Fingerprint,
     /// What is not as it was when the task last ended well: nothing, if it need not be run. `None` if it never has.
     pub changed: Option<Vec<String>>,
+    /// Outputs that the task has made before.
+    made: BTreeSet<String>,
+}
+
+impl Findings {
+    /// A folder at the place of an output with a name, with something in it that the task has not made: it would be lost.
+    pub fn foreign<'s>(&self, plan: &Plan, stage: &'s Stage) -> Option<&'s Path> {
+        let has_entries = |path: &Path| path.read_dir().is_ok_and(|mut entries| entries.next().is_some());
+        let named =
+            stage.task_files().into_iter().flat_map(|files| &files.outputs).filter(|output| output.name.is_some());
+        let mut paths = named.map(|output| output.path.as_path());
+        paths.find(|path| has_entries(path) && !self.made.contains(&shown(plan, path)))
+    }
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -32,6 +46,32 @@ pub enum TaskError {
     Output { path: PathBuf, source: io::Error },
     #[error("cannot note in {} what the task has done: {source}", path.display())]
     Record { path: PathBuf, source: io::Error },
+    #[error("another run{} does the same task: wait until it has ended", holder.as_ref().map_or_else(String::new, |pid| format!(" (process {pid})")))]
+    Held { holder: Option<String> },
+}
+
+/// The right to do a task: no other run does it at the same time. Freed when it is dropped, and when the process ends.
+#[derive(Debug)]
+pub struct TaskLock(#[allow(dead_code, reason = "its lock is what it is for")] File);
+
+/// # Errors
+/// If another run does the task, or the lock cannot be made.
+pub fn lock(plan: &Plan, stage: &Stage, state_dir: &Path) -> Result<TaskLock, TaskError> {
+    let path = record_path(plan, stage, state_dir).with_extension("lock");
+    let failed = |source| TaskError::Record { path: path.clone(), source };
+    fs::create_dir_all(state_dir.join(FOLDER)).map_err(failed)?;
+    let mut file = File::options().read(true).write(true).create(true).truncate(false).open(&path).map_err(failed)?;
+    match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => {}
+        Err(rustix::io::Errno::WOULDBLOCK) => {
+            let mut holder = String::new();
+            let _ = file.read_to_string(&mut holder);
+            return Err(TaskError::Held { holder: Some(holder.trim().to_owned()).filter(|pid| !pid.is_empty()) });
+        }
+        Err(errno) => return Err(failed(errno.into())),
+    }
+    file.set_len(0).and_then(|()| file.write_all(std::process::id().to_string().as_bytes())).map_err(failed)?;
+    Ok(TaskLock(file))
 }
 
 /// Looks whether a task needs to be run. A record that cannot be read is as if there were none.
@@ -42,7 +82,10 @@ pub fn look(plan: &Plan, stage: &Stage, state_dir: &Path) -> Result<Findings, Fi
     let fingerprint = Fingerprint::of(plan, stage, None)?;
     let record = fs::read(record_path(plan, stage, state_dir)).ok();
     let record = record.and_then(|text| serde_json::from_slice::<Value>(&text).ok());
-    let changed = record.filter(|record| record["version"] == VERSION).map(|record| {
+    let record = record.filter(|record| record["version"] == VERSION);
+    let made = record.as_ref().and_then(|record| record["made"].as_object());
+    let made = made.into_iter().flatten().map(|(name, _)| name.clone()).collect();
+    let changed = record.map(|record| {
         let mut changed = fingerprint.changed_since(&record["made_of"]);
         for path in outputs(stage) {
             let name = shown(plan, path);
@@ -53,7 +96,7 @@ pub fn look(plan: &Plan, stage: &Stage, state_dir: &Path) -> Result<Findings, Fi
         }
         changed
     });
-    Ok(Findings { fingerprint, changed })
+    Ok(Findings { fingerprint, changed, made })
 }
 
 /// What a run that begins now would find of each task with files. What tasks in front of it make is taken as it is now.
@@ -62,19 +105,38 @@ pub fn outlook(plan: &Plan, state_dir: &Path) -> Vec<(StageId, Result<Findings, 
     tasks.map(|stage| (stage.id, look(plan, stage, state_dir))).collect()
 }
 
-/// Notes that a task has ended well. `fingerprint` is of its inputs before it began.
+/// The outputs of a task by their names in its record, with what they are now. `staged` says where one lies that is not in its place yet.
 ///
 /// # Errors
-/// If one of its outputs is not there, or the note cannot be written.
-pub fn note(plan: &Plan, stage: &Stage, state_dir: &Path, fingerprint: &Fingerprint) -> Result<(), TaskError> {
+/// If one of them is not there, or cannot be read.
+pub fn made(
+    plan: &Plan,
+    stage: &Stage,
+    staged: impl Fn(&Path) -> Option<PathBuf>,
+) -> Result<BTreeMap<String, String>, TaskError> {
     let mut made = BTreeMap::new();
     for path in outputs(stage) {
-        let digest = digest(path).map_err(|source| match source.kind() {
+        let place = staged(path).unwrap_or_else(|| path.to_owned());
+        let digest = digest(&place).map_err(|source| match source.kind() {
             io::ErrorKind::NotFound => TaskError::NotMade { path: path.to_owned() },
             _ => TaskError::Output { path: path.to_owned(), source },
         })?;
         made.insert(shown(plan, path), digest);
     }
+    Ok(made)
+}
+
+/// Notes that a task has ended well. `fingerprint` is of its inputs before it began.
+///
+/// # Errors
+/// If the note cannot be written.
+pub fn note(
+    plan: &Plan,
+    stage: &Stage,
+    state_dir: &Path,
+    fingerprint: &Fingerprint,
+    made: &BTreeMap<String, String>,
+) -> Result<(), TaskError> {
     let record = json!({ "version": VERSION, "made_of": fingerprint.to_json(), "made": made });
     let path = record_path(plan, stage, state_dir);
     let write = || {
@@ -95,11 +157,12 @@ fn outputs(stage: &Stage) -> impl Iterator<Item = &Path> {
 
 /// Of a file, or of all that is in a folder.
 fn digest(path: &Path) -> io::Result<String> {
+    let files = files_within(path)?;
     if !path.is_dir() {
         return file_digest(path);
     }
     let mut hash = Hash::new();
-    for file in files_within(path)? {
+    for file in files {
         hash.add(file.strip_prefix(path).unwrap_or(&file).as_os_str().as_encoded_bytes());
         hash.add(file_digest(&file)?.as_bytes());
     }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, RecordBatch, StringArray};
@@ -11,7 +11,7 @@ use super::LocalExecutor;
 use crate::batch::{Batch, Origin};
 use crate::plan::{StageId, StageKind, TaskFiles, Verdict};
 use crate::run::RunEvent;
-use crate::run::executor::checkpoint::{self, Findings, Fingerprint, TaskError};
+use crate::run::executor::checkpoint::{self, Findings, Fingerprint, TaskError, TaskLock};
 use crate::run::executor::guardian::Turn;
 use crate::run::executor::mailbox::Message;
 use crate::run::executor::resident::{failure, guarded};
@@ -28,6 +28,7 @@ pub(super) struct Tasks {
 /// A task that runs.
 struct Begun {
     stage: StageId,
+    lock: TaskLock,
     /// Of what it reads, before it began.
     fingerprint: Fingerprint,
     /// Where it writes outputs to that have names.
@@ -49,8 +50,13 @@ impl LocalExecutor {
     pub(super) fn look_at_task(&self, attempt: AttemptId, stage: StageId, turn: Turn) {
         let (plan, mailbox, state_dir) = (Arc::clone(&self.plan), self.mailbox.clone(), self.tasks.state_dir.clone());
         rayon::spawn(move || {
-            let look = || checkpoint::look(&plan, plan.stage(stage), &state_dir);
-            let result = guarded(|| look().map_err(|error| failed(Scope::Input, &error)));
+            let result = guarded(|| {
+                let stage = plan.stage(stage);
+                let lock = checkpoint::lock(&plan, stage, &state_dir).map_err(|error| failed(Scope::Output, &error))?;
+                let findings =
+                    checkpoint::look(&plan, stage, &state_dir).map_err(|error| failed(Scope::Input, &error))?;
+                Ok((lock, findings))
+            });
             mailbox.send(Message::TaskLooked { attempt, stage, turn, result: result.map(Box::new) });
         });
     }
@@ -60,15 +66,17 @@ impl LocalExecutor {
         attempt: AttemptId,
         stage: StageId,
         turn: Turn,
-        result: Result<Box<Findings>, Failure>,
+        result: Result<Box<(TaskLock, Findings)>, Failure>,
     ) -> io::Result<()> {
-        let Findings { fingerprint, changed } = match result {
-            Ok(findings) => *findings,
+        let (lock, findings) = match result {
+            Ok(found) => *found,
             Err(failure) => {
                 self.events.push_back(Event::AttemptFailed { attempt, failure });
                 return Ok(());
             }
         };
+        let foreign = findings.foreign(&self.plan, self.plan.stage(stage)).map(Path::to_owned);
+        let Findings { fingerprint, changed, .. } = findings;
         let is_forced = self.surroundings.forced.contains(&stage);
         match changed {
             Some(changed) if changed.is_empty() && !is_forced => {
@@ -78,6 +86,16 @@ impl LocalExecutor {
             }
             Some(changed) if !changed.is_empty() => self.tasks.news.push(RunEvent::TaskChanged { stage, changed }),
             Some(_) | None => {}
+        }
+        if let Some(folder) = foreign {
+            let message = format!(
+                "the folder {} is there already, and it was not this task that made it: what is in it would be lost; remove it, or \
+                 name another output",
+                folder.display()
+            );
+            let failure = failure(Scope::Output, Verdict::Exception, message);
+            self.events.push_back(Event::AttemptFailed { attempt, failure });
+            return Ok(());
         }
         let plan = Arc::clone(&self.plan);
         let stage = plan.stage(stage);
@@ -90,7 +108,7 @@ impl LocalExecutor {
             }
         };
         let named = outputs_as_row(files, &staged);
-        self.tasks.begun.insert(attempt, Begun { stage: stage.id, fingerprint, staged });
+        self.tasks.begun.insert(attempt, Begun { stage: stage.id, lock, fingerprint, staged });
         let StageKind::Command(command) = &stage.kind else { unreachable!("tasks are commands") };
         self.run_alone(attempt, stage, command, named.as_ref(), None, turn)
     }
@@ -103,21 +121,24 @@ impl LocalExecutor {
 
     /// The process of an attempt has ended. Returns whether it is one of a task with files, of which more is to be done before it is over.
     pub(super) fn task_ended(&mut self, attempt: AttemptId, is_good: bool) -> bool {
-        let Some(Begun { stage, fingerprint, staged }) = self.tasks.begun.remove(&attempt) else { return false };
+        let Some(Begun { stage, lock, fingerprint, staged }) = self.tasks.begun.remove(&attempt) else { return false };
         if !is_good {
             return false;
         }
         let (plan, mailbox, state_dir) = (Arc::clone(&self.plan), self.mailbox.clone(), self.tasks.state_dir.clone());
         rayon::spawn(move || {
             let result = guarded(|| {
-                // All of them, or none.
-                if let Some(reserved) = staged.iter().find(|reserved| !reserved.staged().exists()) {
-                    return Err(not_made(&TaskError::NotMade { path: reserved.target().to_owned() }));
-                }
+                let stage = plan.stage(stage);
+                let places: BTreeMap<&Path, &Path> =
+                    staged.iter().map(|reserved| (reserved.asked(), reserved.staged())).collect();
+                // All of them, or none; and what is noted is what this run has made, whoever writes there next.
+                let made = checkpoint::made(&plan, stage, |path| places.get(path).map(|staged| (*staged).to_owned()));
+                let made = made.map_err(|error| not_made(&error))?;
                 for reserved in &staged {
                     publish_reserved(reserved).map_err(|error| failed(Scope::Output, &error))?;
                 }
-                let noted = checkpoint::note(&plan, plan.stage(stage), &state_dir, &fingerprint);
+                let noted = checkpoint::note(&plan, stage, &state_dir, &fingerprint, &made);
+                drop(lock);
                 noted.map_err(|error| not_made(&error))
             });
             mailbox.send(match result {
@@ -148,7 +169,7 @@ fn not_made(error: &TaskError) -> Failure {
     match error {
         // The command may do better when it is tried again.
         TaskError::NotMade { .. } => failed(Scope::Rows, error),
-        TaskError::Output { .. } | TaskError::Record { .. } => failed(Scope::Output, error),
+        TaskError::Output { .. } | TaskError::Record { .. } | TaskError::Held { .. } => failed(Scope::Output, error),
     }
 }
 

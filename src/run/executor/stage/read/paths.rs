@@ -4,10 +4,7 @@ use std::path::{Path, PathBuf};
 
 use super::error::ReadError;
 use crate::format::Format;
-
-/// That `*` does not match names that begin with a dot is seen to by [`is_hidden`]: the library panics at names that are not UTF-8.
-const MATCH: glob::MatchOptions =
-    glob::MatchOptions { case_sensitive: true, require_literal_separator: true, require_literal_leading_dot: false };
+use crate::run::executor::glob::{self, GlobError, is_pattern};
 
 /// Replaces patterns by the files that match them and folders by their files of the format, each sorted bytewise.
 pub(super) fn expand(paths: &[PathBuf], format: Format) -> Result<Vec<PathBuf>, ReadError> {
@@ -26,37 +23,16 @@ pub(super) fn expand(paths: &[PathBuf], format: Format) -> Result<Vec<PathBuf>, 
     Ok(files)
 }
 
-fn is_pattern(path: &Path) -> bool {
-    path.to_str().is_some_and(|path| path.contains(['*', '?', '[']))
-}
-
 fn matching(pattern: &Path) -> Result<Vec<PathBuf>, ReadError> {
-    let text = pattern.to_str().expect("a pattern is text");
-    let bad =
-        |source: glob::PatternError| ReadError::Pattern { pattern: pattern.to_owned(), message: source.msg.to_owned() };
-    let said: Vec<_> = dotted(pattern).iter().filter_map(|name| glob::Pattern::new(name).ok()).collect();
-    let mut files = Vec::new();
-    for entry in glob::glob_with(text, MATCH).map_err(bad)? {
-        let path =
-            entry.map_err(|error| ReadError::Unreadable { path: error.path().to_owned(), source: error.into() })?;
-        if !is_hidden(&path, &said) && !path.is_dir() {
-            files.push(path);
-        }
-    }
+    let found = glob::matching(pattern).map_err(|error| match error {
+        GlobError::Pattern(message) => ReadError::Pattern { pattern: pattern.to_owned(), message: message.to_owned() },
+        GlobError::Unreadable { path, source } => ReadError::Unreadable { path, source },
+    })?;
+    let files: Vec<PathBuf> = found.into_iter().filter(|path| !path.is_dir()).collect();
     if files.is_empty() {
         return Err(ReadError::NoMatch { pattern: pattern.to_owned() });
     }
-    sort(&mut files);
     Ok(files)
-}
-
-/// Whether a name in the path begins with a dot, and is not `said` in the pattern. Staged outputs are among those that are hidden.
-fn is_hidden(path: &Path, said: &[glob::Pattern]) -> bool {
-    dotted(path).iter().any(|name| said.iter().all(|said| !said.matches(name)))
-}
-
-fn dotted(path: &Path) -> Vec<String> {
-    path.iter().map(|name| name.to_string_lossy().into_owned()).filter(|name| name.starts_with('.')).collect()
 }
 
 fn list(folder: &Path, format: Format) -> Result<Vec<PathBuf>, ReadError> {
