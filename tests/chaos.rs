@@ -125,9 +125,10 @@ fn what_is_injected_follows_from_the_seed() {
 }
 
 /// The examples, and the pipeline of the README. Those that have attempts, so that faults can hit them, come with `true`.
-const PIPELINES: [(&str, bool); 8] = [
+const PIPELINES: [(&str, bool); 9] = [
     ("examples/access_log/pipeline.yaml", true),
     ("examples/collatz/pipeline.yaml", true),
+    ("examples/from_multiprocessing/pipeline.yaml", true),
     ("examples/hello/pipeline.yaml", false),
     ("examples/orders/pipeline.yaml", false),
     ("examples/reviews/pipeline.yaml", true),

@@ -83,4 +83,4 @@ macro_rules! examples {
     };
 }
 
-examples!(access_log, collatz, hello, orders, reviews, sessions, words);
+examples!(access_log, collatz, from_multiprocessing, hello, orders, reviews, sessions, words);
