@@ -694,6 +694,11 @@ stages:
   n: { command: { run: [make, "{", x], outputs: { x: n.bin } } }
   o: { command: { run: [make], outputs: {} } }
   p: { command: { run: [make], inputs: "[" } }
+  q: { command: { run: [make, "{all}"], outputs: { all: . } } }
+  r: { cwd: work/deep, command: { run: [make, "{all}"], outputs: { all: work } } }
+  s: { command: { run: [make], outputs: [s, s/deep/x] } }
+  t: { command: { run: [make], outputs: i.csv/x } }
+  u: { command: { run: [make], inputs: ["g*/x", "**/y"] } }
 "#;
     insta::assert_snapshot!(problems(yaml), @r#"
     plan::bad_option 6:52 `outputs` has no meaning for the command of `a`: it is given rows (remove it; it is for tasks: commands without `from` and `output`. `checkpoint: true` keeps what comes of rows)
@@ -710,6 +715,11 @@ stages:
     plan::bad_option 19:31 the argument `{` has a `{` without its partner (`{name}` stands for a row's value or an output; write `{{` for the brace itself)
     spec::bad_value 20:41 `outputs` must not be empty
     plan::bad_option 21:40 `[` is not a glob pattern: invalid range pattern
+    plan::same_path 22:50 the output `/project` is the folder of the pipeline, or a folder around it (make a folder of its own for the output: what is in its place is replaced)
+    plan::same_path 23:66 the output `/project/work` is the working folder of the command, or a folder around it (make a folder of its own for the output: what is in its place is replaced)
+    plan::same_path 24:41 an output of `s` is in the folder of another
+    plan::same_path 25:41 what `i` and `t` write is in one folder of theirs
+    plan::reads_own_output 26:40 `u` reads the file that `h` writes (add `after: h`, so that it is there)
     "#);
 }
 

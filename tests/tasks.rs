@@ -199,3 +199,98 @@ fn what_is_not_made_is_an_error() {
     let scene = Scene::new("task:\n  command: { run: ['true'], inputs: 'none-*' }\n", "");
     says(&scene.run().ends_with(6), "none-*, which the command names under `inputs`");
 }
+
+/// Runs this as a pipeline with one task, `task`, beside what the pipeline needs.
+fn with_task(task: &str) -> Scene {
+    let scene = Scene::new(&format!("task:\n  command: {task}\n"), "");
+    scene.write("in/a.txt", "a");
+    scene
+}
+
+#[test]
+fn what_others_have_in_a_folder_is_not_lost() {
+    let scene = with_task(r#"{ shell: 'mkdir "$all"; echo new > "$all/x"', outputs: { all: data } }"#);
+    scene.write("data/precious.txt", "precious");
+    says(&scene.run().ends_with(6), "it was not this task that made it");
+    assert_eq!(scene.read("data/precious.txt"), "precious");
+    fs::remove_dir_all(scene.path("data")).expect("ours");
+    scene.run().ends_with(0);
+    // What it has made itself is replaced.
+    scene.run().args(&["--force", "task"]).ends_with(0);
+    scene.assert_clean();
+    // The state folder of the run may lie in it.
+    let scene = with_task(r#"{ shell: 'mkdir "$all"', outputs: { all: state } }"#);
+    says(&scene.run().ends_with(6), "state");
+    scene.assert_clean();
+}
+
+#[test]
+fn a_folder_that_its_maker_has_closed_is_made_again() {
+    let scene =
+        with_task(r#"{ shell: 'mkdir -p "$o/deep"; echo 1 > "$o/deep/x"; chmod -R a-w "$o"', outputs: { o: out } }"#);
+    for _ in 0..3 {
+        scene.run().args(&["--force", "task"]).ends_with(0);
+        assert_eq!(scene.read("out/deep/x"), "1\n");
+        scene.assert_clean();
+    }
+    let opened = Command::new("chmod").arg("-R").arg("u+w").arg(scene.path("out")).status().expect("chmod starts");
+    assert!(opened.success());
+}
+
+#[test]
+fn all_that_is_in_a_folder_counts_and_nothing_else() {
+    let scene = with_task("{ run: [touch, done], inputs: [in], outputs: done }");
+    scene.write("real/f", "1");
+    std::os::unix::fs::symlink("../real", scene.path("in/link")).expect("ours");
+    std::os::unix::fs::symlink(".", scene.path("in/round")).expect("ours");
+    let state = scene.path("in/.millpond").display().to_string();
+    let run = || {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_millpond"));
+        command.arg("run").arg(scene.path("pipeline.yaml")).args(["--state-dir", &state]);
+        let output = command.output().expect("the program starts");
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8_lossy(&output.stderr).into_owned()
+    };
+    run();
+    // What the run itself has there does not count.
+    assert!(run().contains("not run, as nothing has changed"));
+    scene.write("real/f", "2");
+    assert!(run().contains("file in/link/f"));
+    let made = Command::new("mkfifo").arg(scene.path("in/fifo")).status().expect("mkfifo starts");
+    assert!(made.success());
+    let mut command = Command::new(env!("CARGO_BIN_EXE_millpond"));
+    command.arg("run").arg(scene.path("pipeline.yaml")).args(["--state-dir", &state]);
+    let output = command.output().expect("the program starts");
+    assert_eq!(output.status.code(), Some(6));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("in/fifo is neither a file nor a folder"));
+}
+
+#[test]
+fn two_runs_do_not_do_one_task_at_once() {
+    let scene = with_task(
+        "{ shell: 'v=$(cat in/a.txt); touch begun; if test $v = a; then while ! test -e go; do sleep 0.02; done; fi; echo made of $v > o', inputs: in, outputs: o }",
+    );
+    let going = scene.run().start();
+    until("the first has begun", Duration::from_secs(20), || scene.exists("begun"));
+    scene.write("in/a.txt", "b");
+    let other = scene.run().end();
+    assert_eq!(other.code(), Some(6), "{}", other.stderr);
+    says(&other, &format!("another run (process {})", going.pid()));
+    scene.write("go", "");
+    assert_eq!(going.end().code(), Some(0));
+    // It was made of what was there when it began.
+    says(&scene.run().ends_with(0), "file in/a.txt");
+    assert_eq!(scene.read("o"), "made of b\n");
+}
+
+#[test]
+fn where_a_command_is_run_counts() {
+    let scene = Scene::new("task:\n  cwd: A\n  command: { run: [cp, f, ../o], outputs: o }\n", "");
+    scene.write("A/f", "a");
+    scene.write("B/f", "b");
+    scene.run().ends_with(0);
+    let yaml = scene.read("pipeline.yaml").replace("cwd: A", "cwd: B");
+    scene.write("pipeline.yaml", &yaml);
+    says(&scene.run().ends_with(0), "cwd");
+    assert_eq!(scene.read("o"), "b");
+}

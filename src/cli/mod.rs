@@ -37,6 +37,7 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
 
 /// A panic of the main thread is the end, at once: what it has begun would wait for it for ever while it unwinds. The guardian ends what a
 /// run has started. Panics of other threads are told to the main one, as failures.
+#[allow(clippy::disallowed_methods, reason = "destructors are what would not end")]
 fn end_on_panic() {
     let show = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {

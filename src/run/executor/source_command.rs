@@ -64,6 +64,8 @@ pub fn resident(
     let StageKind::Command(command) = &stage.kind else { unreachable!("only commands get here") };
     let OurEnds { stdout, stderr, end } = ours;
     let path = PathBuf::from(format!("/proc/self/fd/{}", stdout.as_raw_fd()));
+    // Rows come from the command, and from no file.
+    files.show_as(&path, PathBuf::from(format!("<{}>", stage.name)));
     let read = Read {
         paths: vec![path],
         stdin: false,

@@ -248,7 +248,7 @@ fn errors_name_file_and_row() {
 }
 
 #[test]
-fn hidden_files_and_names_that_are_no_text_are_passed_over() {
+fn hidden_files_are_passed_over_and_names_need_not_be_text() {
     use std::os::unix::ffi::OsStrExt as _;
 
     let folder = Folder::new(&[("a.csv", ""), (".b.csv", "")]);
@@ -262,8 +262,9 @@ fn hidden_files_and_names_that_are_no_text_are_passed_over() {
         found.iter().map(|path| path.strip_prefix(folder.0.path()).unwrap().to_owned()).collect::<Vec<_>>()
     };
     let expected = |names: &[&str]| names.iter().map(PathBuf::from).collect::<Vec<_>>();
-    assert_eq!(found("*.csv"), expected(&["a.csv"]));
-    assert_eq!(found("**/*.csv"), expected(&["a.csv", "d/e.csv"]));
+    let no_text = PathBuf::from(std::ffi::OsStr::from_bytes(b"f\xff.csv"));
+    assert_eq!(found("*.csv"), [expected(&["a.csv"]), vec![no_text.clone()]].concat());
+    assert_eq!(found("**/*.csv"), [expected(&["a.csv", "d/e.csv"]), vec![no_text]].concat());
     assert_eq!(found(".*.csv"), expected(&[".b.csv"]));
     assert_eq!(found(".c/*.csv"), expected(&[".c/e.csv"]));
     assert_eq!(found("*/*.csv"), expected(&["d/e.csv"]));
