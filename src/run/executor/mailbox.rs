@@ -8,7 +8,7 @@ use arrow::datatypes::SchemaRef;
 use crossbeam_channel::{Receiver, Sender, unbounded};
 use rustix::event::{EventfdFlags, eventfd};
 
-use super::checkpoint::{BatchDigest, Findings, TaskLock};
+use super::checkpoint::{BatchDigest, Findings, Lock};
 use super::filter::Remains;
 use super::guardian::{ProcessId, Turn};
 use super::local::{Digests, InPartitions, Kept, Known};
@@ -96,7 +96,7 @@ pub enum Message {
         attempt: AttemptId,
         stage: StageId,
         turn: Turn,
-        result: Result<Box<(TaskLock, Findings)>, Failure>,
+        result: Result<Box<(Lock, Findings)>, Failure>,
     },
     /// What came of a batch is written down.
     Kept {

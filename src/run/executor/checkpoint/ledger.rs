@@ -17,15 +17,14 @@
 
 use std::collections::HashMap;
 use std::fs::{self, File};
-use std::io::{self, Read as _, Write as _};
-use std::os::unix::fs::{FileExt as _, MetadataExt as _};
+use std::io;
+use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use rustix::fs::{FlockOperation, flock};
-
 use super::digest::BatchDigest;
+use super::lock::{Lock, LockError, by};
 use crate::run::fail_point::reach;
 use crate::run::publish::folder_bytes;
 
@@ -51,12 +50,12 @@ const AGE_STEP: Duration = Duration::from_secs(24 * 3600);
 pub enum LedgerError {
     #[error(
         "another run{} uses the checkpoints in {}: wait until it has ended, or give this one a `--state-dir` of its own",
-        holder.as_ref().map_or_else(String::new, |pid| format!(" (process {pid})")), folder.display()
+        by(holder.as_ref()), folder.display()
     )]
     Held { folder: PathBuf, holder: Option<String> },
     #[error(
         "a run{} uses the checkpoints in {}, so that they cannot be removed: wait until it has ended",
-        holder.as_ref().map_or_else(String::new, |pid| format!(" (process {pid})")), folder.display()
+        by(holder.as_ref()), folder.display()
     )]
     Used { folder: PathBuf, holder: Option<String> },
     #[error("cannot {what} the checkpoints in {}: {source}", path.display())]
@@ -68,7 +67,7 @@ pub enum LedgerError {
 pub struct Ledger {
     path: PathBuf,
     inner: Mutex<Inner>,
-    _lock: File,
+    _lock: Lock,
 }
 
 #[derive(Debug)]
@@ -236,43 +235,12 @@ fn remove_removed(removed: &Path) -> io::Result<()> {
 }
 
 /// Locks the folder for this process, or says who has done so. Creates it if it is not there.
-fn hold(folder: &Path) -> Result<File, LedgerError> {
+fn hold(folder: &Path) -> Result<Lock, LedgerError> {
     let path = folder.join(LOCK);
-    let failed = |source| LedgerError::System { what: "lock", path: path.clone(), source };
-    loop {
-        let create = |source| LedgerError::System { what: "create", path: folder.to_owned(), source };
-        fs::create_dir_all(folder).map_err(create)?;
-        let mut lock = match File::options().read(true).write(true).create(true).truncate(false).open(&path) {
-            // The folder was removed just now.
-            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
-            opened => opened.map_err(failed)?,
-        };
-        match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => {}
-            Err(rustix::io::Errno::WOULDBLOCK) => {
-                let mut holder = String::new();
-                let _ = lock.read_to_string(&mut holder);
-                let holder = Some(holder.trim().to_owned()).filter(|pid| !pid.is_empty());
-                return Err(LedgerError::Held { folder: folder.to_owned(), holder });
-            }
-            Err(error) => return Err(failed(error.into())),
-        }
-        // What was removed between the two is no lock for anybody else.
-        if is_at(&lock, &path).map_err(failed)? {
-            lock.set_len(0).and_then(|()| lock.write_all(std::process::id().to_string().as_bytes())).map_err(failed)?;
-            return Ok(lock);
-        }
-    }
-}
-
-/// Whether a path leads to this file.
-fn is_at(file: &File, path: &Path) -> io::Result<bool> {
-    let ours = file.metadata()?;
-    match fs::metadata(path) {
-        Ok(found) => Ok((found.dev(), found.ino()) == (ours.dev(), ours.ino())),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
-        Err(error) => Err(error),
-    }
+    Lock::take(&path).map_err(|error| match error {
+        LockError::Held(holder) => LedgerError::Held { folder: folder.to_owned(), holder },
+        LockError::System(source) => LedgerError::System { what: "lock", path, source },
+    })
 }
 
 /// Reads all headers, and tells where the last whole record ends.
@@ -387,6 +355,7 @@ mod tests {
 
     use proptest::prelude::*;
 
+    use super::super::lock::is_at;
     use super::*;
 
     const NOW: SystemTime = UNIX_EPOCH;

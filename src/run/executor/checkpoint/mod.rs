@@ -8,6 +8,7 @@ mod code;
 mod digest;
 mod fingerprint;
 mod ledger;
+mod lock;
 mod partial;
 mod record;
 mod share;
@@ -21,10 +22,11 @@ use crate::batch::{FileId, Origin};
 pub use digest::BatchDigest;
 pub use fingerprint::{Fingerprint, FingerprintError};
 pub use ledger::{Ledger, LedgerError};
+pub use lock::Lock;
 pub use partial::Partial;
 pub use record::Record;
 pub use share::{Share, ShareError, Shared, Shares};
-pub use task::{Findings, TaskError, TaskLock, lock, look, made, note, outlook};
+pub use task::{Findings, TaskError, lock, look, made, note, outlook};
 
 /// How many records of a ledger can be read, for tests that write what they like into its file.
 ///

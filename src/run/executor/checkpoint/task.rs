@@ -1,15 +1,15 @@
 //! What tasks were made of when they last ended well, and what they made: a file for each in the state folder.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::{self, File};
-use std::io::{self, Read as _, Write as _};
+use std::fs;
+use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{FlockOperation, flock};
 use serde_json::{Value, json};
 
 use super::digest::Hash;
 use super::fingerprint::{Fingerprint, FingerprintError, file_digest, files_within};
+use super::lock::{Lock, LockError, by};
 use crate::plan::{Plan, Stage, StageId};
 
 /// In the state folder.
@@ -46,32 +46,20 @@ pub enum TaskError {
     Output { path: PathBuf, source: io::Error },
     #[error("cannot note in {} what the task has done: {source}", path.display())]
     Record { path: PathBuf, source: io::Error },
-    #[error("another run{} does the same task: wait until it has ended", holder.as_ref().map_or_else(String::new, |pid| format!(" (process {pid})")))]
+    #[error("another run{} does the same task: wait until it has ended", by(holder.as_ref()))]
     Held { holder: Option<String> },
 }
 
-/// The right to do a task: no other run does it at the same time. Freed when it is dropped, and when the process ends.
-#[derive(Debug)]
-pub struct TaskLock(#[allow(dead_code, reason = "its lock is what it is for")] File);
-
+/// Takes the right to do a task: no other run does it at the same time.
+///
 /// # Errors
 /// If another run does the task, or the lock cannot be made.
-pub fn lock(plan: &Plan, stage: &Stage, state_dir: &Path) -> Result<TaskLock, TaskError> {
+pub fn lock(plan: &Plan, stage: &Stage, state_dir: &Path) -> Result<Lock, TaskError> {
     let path = record_path(plan, stage, state_dir).with_extension("lock");
-    let failed = |source| TaskError::Record { path: path.clone(), source };
-    fs::create_dir_all(state_dir.join(FOLDER)).map_err(failed)?;
-    let mut file = File::options().read(true).write(true).create(true).truncate(false).open(&path).map_err(failed)?;
-    match flock(&file, FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => {}
-        Err(rustix::io::Errno::WOULDBLOCK) => {
-            let mut holder = String::new();
-            let _ = file.read_to_string(&mut holder);
-            return Err(TaskError::Held { holder: Some(holder.trim().to_owned()).filter(|pid| !pid.is_empty()) });
-        }
-        Err(errno) => return Err(failed(errno.into())),
-    }
-    file.set_len(0).and_then(|()| file.write_all(std::process::id().to_string().as_bytes())).map_err(failed)?;
-    Ok(TaskLock(file))
+    Lock::take(&path).map_err(|error| match error {
+        LockError::Held(holder) => TaskError::Held { holder },
+        LockError::System(source) => TaskError::Record { path, source },
+    })
 }
 
 /// Looks whether a task needs to be run. A record that cannot be read is as if there were none.

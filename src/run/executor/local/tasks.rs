@@ -11,7 +11,7 @@ use super::LocalExecutor;
 use crate::batch::{Batch, Origin};
 use crate::plan::{StageId, StageKind, TaskFiles, Verdict};
 use crate::run::RunEvent;
-use crate::run::executor::checkpoint::{self, Findings, Fingerprint, TaskError, TaskLock};
+use crate::run::executor::checkpoint::{self, Findings, Fingerprint, Lock, TaskError};
 use crate::run::executor::guardian::Turn;
 use crate::run::executor::mailbox::Message;
 use crate::run::executor::resident::{failure, guarded};
@@ -28,7 +28,7 @@ pub(super) struct Tasks {
 /// A task that runs.
 struct Begun {
     stage: StageId,
-    lock: TaskLock,
+    lock: Lock,
     /// Of what it reads, before it began.
     fingerprint: Fingerprint,
     /// Where it writes outputs to that have names.
@@ -66,7 +66,7 @@ impl LocalExecutor {
         attempt: AttemptId,
         stage: StageId,
         turn: Turn,
-        result: Result<Box<(TaskLock, Findings)>, Failure>,
+        result: Result<Box<(Lock, Findings)>, Failure>,
     ) -> io::Result<()> {
         let (lock, findings) = match result {
             Ok(found) => *found,
