@@ -46,14 +46,20 @@ fn tasks(plan: &Plan, state_dir: &Path) -> String {
 
 /// What becomes of the batches that earlier runs have finished.
 fn checkpoints(plan: &Plan, changes: &[StageChange]) -> String {
-    let line = |StageChange { stage, changed, batches }: &StageChange| {
+    let line = |StageChange { stage, changed, batches, before }: &StageChange| {
+        let had = before.map(|before| counted(before, "batch"));
         let what = match changed {
             None => "there was no run before".to_owned(),
             Some(changed) if changed.is_empty() => {
                 let batches = counted(*batches, "finished batch");
-                format!("{batches}, reused unless rows or packages have changed")
+                let had = had.map_or_else(String::new, |had| format!(" (the last run had {had})"));
+                format!("{batches}, reused unless rows or packages have changed{had}")
             }
-            Some(changed) => format!("batches are done again, as this has changed: {}", some(changed)),
+            Some(changed) => {
+                let all = before.map_or_else(String::new, |before| format!("all {} of ", counted(before, "batch")));
+                let all = if all.is_empty() { "batches".to_owned() } else { format!("{all}the last run") };
+                format!("{all} are done again, as this has changed: {}", some(changed))
+            }
         };
         format!("checkpoint of `{}`: {what}\n", plan.stage(*stage).name)
     };

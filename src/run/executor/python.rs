@@ -368,8 +368,15 @@ impl Pool {
         }
     }
 
-    /// Kills a worker.
-    pub fn kill(&mut self, id: WorkerId) {
+    /// Kills a worker, for `--chaos`.
+    pub fn strike(&mut self, id: WorkerId) {
+        if let Some(worker) = self.workers.get_mut(&id) {
+            worker.is_struck = true;
+        }
+        self.kill(id);
+    }
+
+    fn kill(&mut self, id: WorkerId) {
         if let Some(pidfd) = self.workers.get(&id).and_then(|worker| worker.pidfd.as_ref()) {
             // It may be gone already.
             let _ = pidfd_send_signal(pidfd, Signal::KILL);
@@ -631,7 +638,7 @@ impl Pool {
             _ => false,
         };
         let asked = |worker: &&Worker| self.is_closing || worker.memory.replaced().is_some();
-        let worker = self.workers.get(&id).filter(asked);
+        let worker = self.workers.get(&id).filter(asked).filter(|worker| !worker.is_struck);
         let killed = worker.and_then(|worker| worker.memory.killed());
         let (verdict, how) = killed.map_or((Verdict::Crash, how), |reason| (Verdict::Oom, reason));
         let message = format!("the instance in a worker was not closed: {how}");

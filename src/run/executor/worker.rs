@@ -37,6 +37,8 @@ pub struct Worker {
     pub attempts: VecDeque<Current>,
     pub memory: WorkerMemory,
     pub clock: WorkerClock,
+    /// Whether `--chaos` has killed it. It may have answered all that it was sent before it died.
+    pub is_struck: bool,
     /// Schemas and segments that it has been told.
     schemas_sent: BTreeSet<u32>,
     segments_sent: BTreeSet<SegmentId>,
@@ -177,6 +179,7 @@ impl Worker {
             attempts: VecDeque::new(),
             memory,
             clock,
+            is_struck: false,
             schemas_sent: BTreeSet::new(),
             segments_sent: BTreeSet::new(),
             leases: BTreeMap::new(),

@@ -29,7 +29,7 @@ impl LocalExecutor {
             _ => self.dispatch(dispatch, fault)?,
         }
         match (fault, host) {
-            (Some(Fault::Kill), Host::Worker(worker)) => self.pool.kill(worker),
+            (Some(Fault::Kill), Host::Worker(worker)) => self.pool.strike(worker),
             (Some(Fault::Kill), _) => self.stop_command(attempt),
             (Some(Fault::Replace), Host::Worker(worker)) => self.pool.replace(worker),
             _ => {}

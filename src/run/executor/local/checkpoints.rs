@@ -25,6 +25,8 @@ use crate::run::scheduler::{BatchId, Event, Failure, Meta, Output, Recalled, Rej
 const MADE_OF: &str = "checkpoints.json";
 /// Beside the ledger: what the stages of the last run were made of.
 const STAGES: &str = "checkpoints/stages.json";
+/// And how many batches they had, if it has come to its end.
+const COUNTS: &str = "checkpoints/counts.json";
 
 /// How long a run that has failed or is interrupted waits at its end for what is on its way to a store. One that succeeds has nothing on its way.
 const STORE_PATIENCE: Duration = Duration::from_secs(5);
@@ -79,6 +81,8 @@ pub struct StageChange {
     pub changed: Option<Vec<String>>,
     /// Finished batches that are there, and made by what the stage is now.
     pub batches: u64,
+    /// Batches that the stage was given in the last run that came to its end, if that is known.
+    pub before: Option<u64>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -125,12 +129,7 @@ impl Checkpoints {
             known.insert(name, fingerprint.to_json());
             fingerprints.insert(stage.id, fingerprint);
         }
-        let path = state_dir.join(STAGES);
-        let draft = path.with_extension("new");
-        let text = Value::Object(known).to_string();
-        fs::write(&draft, text)
-            .and_then(|()| fs::rename(&draft, &path))
-            .map_err(|source| CheckpointError::Stages { path, source })?;
+        write_json(&state_dir.join(STAGES), known)?;
         let corrected = match &surroundings.corrects {
             Some(folder) => corrected(plan, folder)?,
             None => BTreeMap::new(),
@@ -184,13 +183,15 @@ impl Checkpoints {
     /// If what they depend on cannot be read.
     pub fn changes(plan: &Plan, state_dir: &Path) -> Result<Vec<StageChange>, CheckpointError> {
         let known = known_stages(state_dir);
+        let numbers = json_object(&state_dir.join(COUNTS));
         let counts = Ledger::count(state_dir, Record::head_bytes, Record::made_by)?;
         let stages = plan.stages.iter().filter(|stage| stage.checkpoint.is_some());
         let changes = stages.map(|stage| {
             let fingerprint = fingerprint(plan, stage, None)?;
             let changed = known.get(&full_name(plan, stage)).map(|before| fingerprint.changed_since(before));
             let batches = counts.get(&fingerprint.name()).copied().unwrap_or_default();
-            Ok(StageChange { stage: stage.id, changed, batches })
+            let before = numbers.get(&full_name(plan, stage)).and_then(Value::as_u64);
+            Ok(StageChange { stage: stage.id, changed, batches, before })
         });
         changes.collect()
     }
@@ -217,6 +218,19 @@ impl Checkpoints {
         self.digests.get(&(stage, sequence)).map(|digest| digest.number())
     }
 
+    /// Writes down how many batches the stages had, now that they have ended.
+    ///
+    /// # Errors
+    /// If that cannot be written.
+    pub fn count_batches(&self, plan: &Plan, state_dir: &Path) -> Result<(), CheckpointError> {
+        let path = state_dir.join(COUNTS);
+        let mut numbers = json_object(&path);
+        for (stage, order) in &self.orders {
+            numbers.insert(full_name(plan, plan.stage(*stage)), order.next.into());
+        }
+        write_json(&path, numbers)
+    }
+
     /// Waits until all is written, but not long for stores, which may be why the run has failed.
     ///
     /// # Errors
@@ -234,7 +248,18 @@ impl Checkpoints {
 
 /// What the stages of earlier runs were made of. What cannot be read is made anew: it only serves to say what has changed.
 fn known_stages(state_dir: &Path) -> Map<String, Value> {
-    let text = fs::read(state_dir.join(STAGES)).ok();
+    json_object(&state_dir.join(STAGES))
+}
+
+/// Replaces the file as a whole.
+fn write_json(path: &Path, object: Map<String, Value>) -> Result<(), CheckpointError> {
+    let draft = path.with_extension("new");
+    let written = fs::write(&draft, Value::Object(object).to_string()).and_then(|()| fs::rename(&draft, path));
+    written.map_err(|source| CheckpointError::Stages { path: path.to_owned(), source })
+}
+
+fn json_object(path: &Path) -> Map<String, Value> {
+    let text = fs::read(path).ok();
     text.and_then(|text| serde_json::from_slice(&text).ok()).unwrap_or_default()
 }
 

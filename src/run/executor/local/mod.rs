@@ -471,6 +471,13 @@ impl LocalExecutor {
 
     fn commit(&mut self) {
         let staging = self.staging.take().expect("a run commits once");
+        if let Some(checkpoints) = &self.checkpoints
+            && let Err(error) = checkpoints.count_batches(&self.plan, &self.tasks.state_dir)
+        {
+            let failure = failure(Scope::Output, Verdict::Exception, error.to_string());
+            self.events.push_back(Event::CommitFailed { failure });
+            return;
+        }
         let committed = staging.commit();
         self.events.push_back(match committed {
             Ok(()) => Event::Committed,
