@@ -603,7 +603,8 @@ fn what_was_rejected_is_done_again_and_nothing_else() {
     // A part of it is mended.
     edit(&scene, "work.py", "97, 98, 400, 401, 402, 749", "98, 401");
     let ran = scene.run().args(&["--rejected"]).ends_with(0);
-    ran.says(&["does again what", "has rejected"]);
+    ran.says(&["does again what", "has rejected", "5 of 8 batches reused, and 294 rows of others"]);
+    assert!(!ran.stderr.contains("are done again"), "{}", ran.stderr);
     assert_eq!(called_rows(&scene), [97, 98, 400, 401, 402, 749]);
     let corrected = (scene.read("out/sink.jsonl"), scene.read("out/bad.jsonl"));
     assert_eq!(corrected.1.lines().count(), 2);
@@ -620,7 +621,17 @@ fn what_was_rejected_is_done_again_and_nothing_else() {
     let corrected = (scene.read("out/sink.jsonl"), scene.read("out/bad.jsonl"));
     assert!(corrected == undisturbed(&scene), "not what is published without");
     scene.run().args(&["--rejected", "--seed", "1"]).ends_with(2);
+    // It does not go back past a run in which all was well.
+    scene.run().args(&["--rejected"]).ends_with(2).says(&["the newest run of", "has rejected no row"]);
     scene.assert_clean();
+}
+
+#[test]
+fn a_stage_of_another_name_has_kept_nothing() {
+    let scene = poisoned_scene(POISONED_STAGES);
+    scene.run().ends_with(0);
+    edit(&scene, "pipeline.yaml", "worked", "laboured");
+    scene.run().args(&["--rejected"]).ends_with(6).says(&["its stages with `checkpoint` had other names"]);
 }
 
 #[test]
@@ -643,6 +654,7 @@ fn a_correction_that_is_killed_is_gone_on_with() {
     scene.until_gone(Duration::from_secs(5));
     assert_eq!(called_rows(&scene), [97, 98, 400, 401, 402, 749]);
     scene.write("calm", "");
+    scene.run().args(&["--rejected"]).ends_with(2).says(&["has died", "--resume"]);
     scene.run().args(&["--resume"]).ends_with(0).says(&["goes on with", "does again what", "has rejected"]);
     let again = called_rows(&scene);
     assert!(again.contains(&749) && again.iter().all(|row| [97, 98, 400, 401, 402, 749].contains(row)), "{again:?}");

@@ -154,7 +154,7 @@ pub struct RunArgs {
     /// with `checkpoint` have done is not done again. RUN is the beginning of an id; without it, the newest run is meant.
     #[arg(long, value_name = "RUN", num_args = 0..=1, conflicts_with_all = ["set", "seed"])]
     pub resume: Option<Option<String>>,
-    /// Does again what a run of this pipeline has rejected, and nothing else, although code has changed since: with the params, the seed and the
+    /// Does again what a run of this pipeline has rejected or skipped, and nothing that it has done well, although code has changed since: with the params, the seed and the
     /// `now()` of that run. What stages with `checkpoint` have kept of the other rows is taken as it is. RUN is the beginning of an id; without
     /// it, the newest run is meant.
     #[arg(long, value_name = "RUN", num_args = 0..=1, conflicts_with_all = ["set", "seed", "resume"])]

@@ -33,9 +33,12 @@ fn tasks(plan: &Plan, state_dir: &Path) -> String {
         let what = match found.map(|findings| findings.changed) {
             Ok(None) => "is run, as it has not ended well before".to_owned(),
             Ok(Some(changed)) if changed.is_empty() => {
-                "is not run, unless a task in front of it changes something".to_owned()
+                let waits = !plan.stage(stage).after.is_empty();
+                if waits { "is not run, unless a task in front of it changes something" } else { "is not run" }
+                    .to_owned()
             }
             Ok(Some(changed)) => format!("is run again, as this has changed: {}", some(&changed)),
+            Err(error) if plan.stage(stage).after.is_empty() => format!("will end the run: {error}"),
             // A task in front of it may make what is missing.
             Err(error) => format!("is run when what it reads is there: {error}"),
         };

@@ -80,28 +80,23 @@ fn find(args: &RunArgs, purpose: Purpose, wanted: Option<&str>) -> Result<Earlie
                 return Err(refuse(problem + &candidates(several.iter().copied())));
             }
         },
-        None => {
-            let newest = match purpose {
-                Purpose::Resume => ours.first(),
-                // Not one that was cut short while it corrected another.
-                Purpose::Correct => ours.iter().find(|run| run.phase.rows_rejected() > Some(0)).or(ours.first()),
-            };
-            newest.ok_or_else(|| {
-                refuse(format!(
-                    "there is no run of `{shown}` in `{}`: begin one without `{option}`",
-                    state_dir.display()
-                ))
-            })?
-        }
+        None => ours.first().ok_or_else(|| {
+            refuse(format!("there is no run of `{shown}` in `{}`: begin one without `{option}`", state_dir.display()))
+        })?,
     };
     if run.phase == Phase::GoingOn {
         output::complain(&format!("{option}: the run {} is still going on: wait until it has ended", run.id));
         return Err(Exit::InputOutput);
     }
     let which = if wanted.is_some() { "the run" } else { "the newest run" };
+    // An older one would bring back what that one was given.
+    if purpose == Purpose::Correct && run.phase == Phase::Died && wanted.is_none() {
+        let problem = format!("{which} of `{shown}` has died ({}): go on with it (`--resume`), or name a run", run.id);
+        return Err(refuse(problem + &candidates(&ours)));
+    }
     if purpose == Purpose::Correct && run.phase.rows_rejected() == Some(0) {
         return Err(refuse(format!(
-            "{which} of `{shown}` has rejected no row ({}): begin one without `--rejected`",
+            "{which} of `{shown}` has rejected no row ({}): begin one without `--rejected`, or name an older one",
             run.id
         )));
     }

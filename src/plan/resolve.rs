@@ -232,8 +232,13 @@ impl Resolver<'_> {
         };
         let Some(call) = call(&options.call) else {
             let message = format!("`{}` does not name a function or a class", options.call);
-            self.report(Code::PlanBadCall, &["python", "call"], message).help =
-                Some("write `module:name`, such as `cleaning:normalise`".to_owned());
+            let of_file = options.call.split_once(".py:").map(|(file, name)| (file.replace('/', "."), name));
+            self.report(Code::PlanBadCall, &["python", "call"], message).help = Some(match of_file {
+                Some((module, name)) => {
+                    format!("write the name of the module, and not that of its file: `{module}:{name}`")
+                }
+                None => "write `module:name`, such as `cleaning:normalise`".to_owned(),
+            });
             return None;
         };
         if options.convention == Some(ConventionSpec::Stream) && !self.draft.has("from") {
@@ -479,7 +484,8 @@ pub fn variable(value: &Value) -> String {
 fn call(text: &str) -> Option<Call> {
     let (module, name) = text.split_once(':')?;
     let is_path = |path: &str| path.split('.').all(is_identifier);
-    (is_path(module) && is_path(name)).then(|| Call { module: module.to_owned(), name: name.to_owned() })
+    let is_file = module.ends_with(".py");
+    (is_path(module) && is_path(name) && !is_file).then(|| Call { module: module.to_owned(), name: name.to_owned() })
 }
 
 fn is_identifier(word: &str) -> bool {

@@ -133,6 +133,7 @@ fn account(account: &StageAccount) -> Value {
         "busy_seconds": seconds(account.busy),
         "waited_for_input_seconds": seconds(account.waited_for_input),
         "waited_for_output_seconds": seconds(account.waited_for_output),
+        "rows_spared": account.rows_spared,
         "waited_for_worker_seconds": seconds(account.waited_for_worker),
         "waited_for_resource_seconds": seconds(account.waited_for_resource),
     })

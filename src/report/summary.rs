@@ -3,7 +3,7 @@
 use std::fmt::Write;
 use std::time::Duration;
 
-use crate::plan::{Plan, Stage};
+use crate::plan::{Plan, Port, Stage, StageKind};
 use crate::run::{Ending, Outcome, Scope, StageAccount, StageFailure};
 
 use super::words::{count, counted, duration};
@@ -86,7 +86,11 @@ pub fn summary(plan: &Plan, outcome: &Outcome) -> String {
     text += &table(plan, outcome);
     for (stage, account) in plan.stages.iter().zip(&outcome.stages).filter(|(stage, _)| stage.checkpoint.is_some()) {
         let batches = counted(account.batches, "batch");
-        let _ = writeln!(text, "checkpoint of `{}`: {} of {batches} reused", stage.name, count(account.reused));
+        let spared = match account.rows_spared {
+            0 => String::new(),
+            rows => format!(", and {} of others", counted(rows, "row")),
+        };
+        let _ = writeln!(text, "checkpoint of `{}`: {} of {batches} reused{spared}", stage.name, count(account.reused));
     }
     for (stage, fault, times) in &outcome.injected {
         let times = counted(*times, "time");
@@ -101,12 +105,29 @@ pub fn summary(plan: &Plan, outcome: &Outcome) -> String {
     }
     if outcome.ending == Ending::Succeeded {
         text += &all_rejected(plan, outcome);
+        text += &nothing_given(plan, outcome);
         if let Some(line) = bottleneck(plan, outcome) {
             let _ = writeln!(text, "{line}");
         }
         let _ = writeln!(text, "done in {}", duration(outcome.duration));
     }
     text
+}
+
+/// A line for every function that was given rows and gave none, though somebody reads them.
+fn nothing_given(plan: &Plan, outcome: &Outcome) -> String {
+    let stages = plan.stages.iter().zip(&outcome.stages);
+    let is_read = |stage: &Stage| stage.ports.iter().any(|port| port.name == Port::MAIN && !port.edges.is_empty());
+    let is_mute = |account: &StageAccount| {
+        account.rows_in > 0 && account.rows_out == 0 && account.rejected + account.skipped == 0
+    };
+    let hit = stages
+        .filter(|(stage, account)| matches!(stage.kind, StageKind::Python(_)) && is_read(stage) && is_mute(account));
+    hit.map(|(stage, account)| {
+        let rows = counted(account.rows_in, "row");
+        format!("warning: `{}` has given nothing for its {rows}; is a `return` missing?\n", stage.name)
+    })
+    .collect()
 }
 
 /// A line for every stage of which nothing came but rejects: more likely a mistake in the pipeline than in every row.

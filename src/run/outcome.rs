@@ -58,6 +58,8 @@ pub struct StageAccount {
     pub batches: u64,
     /// Batches of which it was known what comes of them (`checkpoint`).
     pub reused: u64,
+    /// Rows of other batches that were not worked on, as an earlier run has done them (`--rejected`).
+    pub rows_spared: u64,
     /// Attempts that failed and were tried again in some form.
     pub retries: u64,
     /// Sum of the durations of all attempts.

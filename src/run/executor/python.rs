@@ -47,6 +47,8 @@ use template::{HelloText, Template};
 const WEIGHED_EVERY: Duration = Duration::from_millis(100);
 /// How long a worker that is being replaced may take to close what it has open.
 const REPLACE_GRACE: Duration = Duration::from_secs(60);
+/// What the types of errors begin with that are millpond's, and not of the user's code.
+const OWN_ERRORS: &str = "millpond.errors.";
 /// The type of the error of a worker that has no room for its output.
 const NO_SHARED_MEMORY: &str = "millpond.errors.SharedMemoryError";
 
@@ -693,6 +695,11 @@ fn user_failure(text: ErrorText, is_opening: bool) -> Failure {
     } else {
         ""
     };
-    let message = if text.message.is_empty() { text.kind } else { format!("{}: {}{way_out}", text.kind, text.message) };
+    let message = match (text.kind, text.message) {
+        (kind, message) if message.is_empty() => kind,
+        // What millpond says itself needs no name.
+        (kind, message) if kind.starts_with(OWN_ERRORS) => message,
+        (kind, message) => format!("{kind}: {message}{way_out}"),
+    };
     Failure { verdict, scope, message, traceback: text.traceback }
 }

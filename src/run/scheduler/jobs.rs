@@ -529,6 +529,7 @@ impl Scheduler {
         let bad: u64 = whole.rejects.iter().map(Reject::count).sum();
         if let Some((edge, meta)) = job.input {
             let spared = job.spared.unwrap_or(Spared { rows: 0, input_bytes: 0, output_bytes: 0 });
+            self.stages[stage.index()].account.rows_spared += spared.rows;
             self.stages[stage.index()].account.rows_in += rows + bad + spared.rows;
             if bad > 0 && !self.settle_rejects(stage, sequence, meta.id, whole.rejects, &mut reservations) {
                 return;

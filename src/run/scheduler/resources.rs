@@ -300,13 +300,13 @@ impl Scheduler {
         Some(rows.min(self.most_rows(stage)))
     }
 
-    /// The most rows that an attempt is given of a stage that takes something for each row: no more than a bucket holds, or than are worked on
-    /// side by side.
+    /// The most rows that an attempt is given of a stage that takes something for each row: no more than a bucket holds, however many could be
+    /// worked on side by side.
     pub(super) fn most_rows(&self, stage: StageId) -> u64 {
-        let Sight::Row { at_once } = self.stages[stage.index()].sight else { return u64::MAX };
+        let Sight::Row { .. } = self.stages[stage.index()].sight else { return u64::MAX };
         let per_row = self.plan.stage(stage).uses.iter().filter(|of| of.per_row);
         let fitting = per_row.map(|of| self.resources.state(of.resource).stock.most() / f64::from(of.units));
-        fitting.map(|rows| (rows as u64).max(at_once.get().into())).min().unwrap_or(u64::MAX)
+        fitting.map(|rows| (rows as u64).max(1)).min().unwrap_or(u64::MAX)
     }
 }
 

@@ -123,7 +123,8 @@ impl Checkpoints {
             let fingerprint = fingerprint(plan, stage, Some(environment))?;
             let name = full_name(plan, stage);
             let changed = known.get(&name).map(|before| fingerprint.changed_since(before)).unwrap_or_default();
-            if !changed.is_empty() {
+            // What was rejected is done again because it has.
+            if !changed.is_empty() && surroundings.corrects.is_none() {
                 events.push(RunEvent::CheckpointChanged { stage: stage.id, changed });
             }
             known.insert(name, fingerprint.to_json());
@@ -268,7 +269,12 @@ fn corrected(plan: &Plan, run: &Path) -> Result<BTreeMap<StageId, [u8; 32]>, Che
     let read = || -> io::Result<Map<String, Value>> { Ok(serde_json::from_slice(&fs::read(run.join(MADE_OF))?)?) };
     let known = read().map_err(|source| CheckpointError::Corrected { folder: run.to_owned(), source })?;
     let digest = |stage: &Stage| Some(*blake3::Hash::from_hex(known.get(&stage.name)?.as_str()?).ok()?.as_bytes());
-    Ok(plan.stages.iter().filter_map(|stage| Some((stage.id, digest(stage)?))).collect())
+    let found: BTreeMap<_, _> = plan.stages.iter().filter_map(|stage| Some((stage.id, digest(stage)?))).collect();
+    if found.is_empty() {
+        let source = io::Error::other("its stages with `checkpoint` had other names");
+        return Err(CheckpointError::Corrected { folder: run.to_owned(), source });
+    }
+    Ok(found)
 }
 
 fn full_name(plan: &Plan, stage: &Stage) -> String {
