@@ -233,6 +233,8 @@ pub fn paths(document: &Document, kinds: &[Option<StageKind>], waits: &[(usize, 
             written.insert(path, Written { by: draft, at, keys, by_task });
         }
     }
+    let mut before = vec![Vec::new(); document.stages.len()];
+    waits.iter().for_each(|(first, then)| before[*then].push(*first));
     for (at, (draft, kind)) in document.stages.iter().zip(kinds).enumerate() {
         let (paths, keys): (&[PathBuf], &[&str]) = match kind {
             Some(StageKind::Read(read)) => (&read.paths, &["read", "path"]),
@@ -241,7 +243,7 @@ pub fn paths(document: &Document, kinds: &[Option<StageKind>], waits: &[(usize, 
         };
         let wrong = paths.iter().find_map(|path| {
             let found = read_of(&plain(path), &written);
-            found.into_iter().find(|writer| !writer.by_task || writer.at == at || !waits_for(at, writer.at, waits))
+            found.into_iter().find(|writer| !writer.by_task || writer.at == at || !waits_for(at, writer.at, &before))
         });
         let Some(writer) = wrong else { continue };
         let message = match writer.at == at {
@@ -293,12 +295,12 @@ fn overlapping<'w, 'a>(
     below.or_else(|| path.ancestors().find_map(|folder| written.get_key_value(folder)))
 }
 
-/// Whether a stage begins only when `first` has ended, directly or by way of others.
-fn waits_for(stage: usize, first: usize, waits: &[(usize, usize)]) -> bool {
+/// Whether a stage begins only when `first` has ended, directly or by way of others. `before` has the stages that each waits for.
+fn waits_for(stage: usize, first: usize, before: &[Vec<usize>]) -> bool {
     let mut open = vec![stage];
     let mut seen = BTreeSet::from([stage]);
     while let Some(stage) = open.pop() {
-        for &(from, _) in waits.iter().filter(|(_, to)| *to == stage) {
+        for &from in &before[stage] {
             if from == first {
                 return true;
             }
