@@ -1,7 +1,9 @@
 //! [`Pool`]: the template and the Python workers that it forks.
 
+mod ends;
 mod fake_worker;
 mod lanes;
+mod said;
 mod template;
 
 use std::collections::BTreeMap;
@@ -18,11 +20,10 @@ use arrow::datatypes::SchemaRef;
 use rustix::fs::{OFlags, fcntl_setfl};
 use rustix::io::Errno;
 use rustix::pipe::{PipeFlags, pipe_with};
-use rustix::process::{Signal, pidfd_send_signal};
 use serde_json::json;
 
 use super::connection::Connection;
-use super::frame::{FLAG_END, Frame, Kind, PROTOCOL};
+use super::frame::{Frame, Kind};
 use super::guardian::Guardian;
 use super::local::Surroundings;
 use super::log::OutputLog;
@@ -30,27 +31,18 @@ use super::mailbox::Mailbox;
 use super::opening;
 use super::poller::{Poller, Token};
 use super::resident::failure;
-use super::worker::{Current, ErrorText, Opening, RowsFailedText, Worker, WorkerError};
+use super::worker::{Current, Opening, Worker};
 use super::worker_clock::WorkerClock;
 use super::worker_memory::WorkerMemory;
 use crate::batch::{Batch, Origin, Segment, SegmentId, SegmentPool};
 use crate::environment::{threads_per_worker, worker_variables};
-use crate::plan::{Plan, PythonTarget, Stage, StageId, StageKind, Verdict};
+use crate::plan::{Plan, Stage, StageId, StageKind, Verdict};
 use crate::run::scheduler::{AttemptId, ClassId, Classes, ExitCause, Failure, Scope, WorkerId};
 use crate::run::{RunEvent, Speaker, Stream};
 
 pub use fake_worker::{Answer, FakeWorker};
 pub use lanes::LaneRows;
-use template::{HelloText, Template};
-
-/// Time between two looks at the memory of workers that run an attempt.
-const WEIGHED_EVERY: Duration = Duration::from_millis(100);
-/// How long a worker that is being replaced may take to close what it has open.
-const REPLACE_GRACE: Duration = Duration::from_secs(60);
-/// What the types of errors begin with that are millpond's, and not of the user's code.
-const OWN_ERRORS: &str = "millpond.errors.";
-/// The type of the error of a worker that has no room for its output.
-const NO_SHARED_MEMORY: &str = "millpond.errors.SharedMemoryError";
+use template::Template;
 
 /// The Python of a run's workers.
 #[derive(Clone, Debug)]
@@ -370,203 +362,6 @@ impl Pool {
         }
     }
 
-    /// Kills a worker, for `--chaos`.
-    pub fn strike(&mut self, id: WorkerId) {
-        if let Some(worker) = self.workers.get_mut(&id) {
-            worker.is_struck = true;
-        }
-        self.kill(id);
-    }
-
-    fn kill(&mut self, id: WorkerId) {
-        if let Some(pidfd) = self.workers.get(&id).and_then(|worker| worker.pidfd.as_ref()) {
-            // It may be gone already.
-            let _ = pidfd_send_signal(pidfd, Signal::KILL);
-        }
-    }
-
-    /// Lets a worker end once it has answered what it was sent.
-    pub fn replace(&mut self, id: WorkerId) {
-        let Some(worker) = self.workers.get_mut(&id).filter(|worker| worker.memory.replaced().is_none()) else {
-            return;
-        };
-        worker.memory.replace("it was replaced, by --chaos");
-        worker.connection.send(Frame::new(Kind::Stop));
-        self.happened.push(Happened::Retired { worker: id });
-    }
-
-    /// A worker that does not keep to the protocol is killed; its end is reported as usual.
-    fn condemn(&mut self, id: WorkerId, problem: &str) {
-        let text = format!("worker {}: {problem}\n", id.0);
-        self.log.write("template", &Speaker::Worker { worker: id, stage: None }, Stream::Stderr, text.as_bytes());
-        self.kill(id);
-    }
-
-    fn worker_said(&mut self, id: WorkerId, mut frame: Frame) -> Result<(), WorkerError> {
-        let Some(worker) = self.workers.get_mut(&id) else { return Ok(()) };
-        match frame.kind {
-            Kind::Hello => {
-                let hello: HelloText = frame.text()?;
-                if hello.protocol != PROTOCOL {
-                    return Err(WorkerError::Unknown { what: "protocol", number: hello.protocol });
-                }
-                self.happened.push(Happened::Ready { worker: id });
-            }
-            Kind::Opened => {
-                let (at_once, files) = worker.opened(&frame)?;
-                self.happened.push(Happened::Opened { stage: StageId(frame.stage), at_once, files });
-                self.go_on(id);
-            }
-            Kind::WorkerSchema => worker.announced_schema(&frame)?,
-            Kind::WorkerSegment => {
-                let segment = self.segments.next_id();
-                worker.announced_segment(&mut frame, segment)?;
-            }
-            Kind::Ledger => {
-                let ledger = self.segments.next_id();
-                worker.announced_ledger(&mut frame, ledger)?;
-            }
-            Kind::Batch => match worker.output(&frame, &self.plan, &self.mailbox) {
-                // What the function made is wrong, not what the worker did.
-                Err(WorkerError::Arrow(error)) => {
-                    if let Some(current) = worker.ended(&frame) {
-                        let message = format!("the result is not valid Arrow data: {error}");
-                        let failure = failure(Scope::Rows, Verdict::Schema, message);
-                        if current.lane.is_some() {
-                            worker.end_state();
-                            self.happened.push(Happened::Retired { worker: id });
-                        }
-                        self.happened.push(Happened::Failed { attempt: current.attempt, failure });
-                    }
-                }
-                result => result?,
-            },
-            Kind::Done => {
-                worker.check_done(&frame)?;
-                if let Some(current) = worker.ended(&frame) {
-                    if worker.is_outgrown() {
-                        self.happened.push(Happened::Retired { worker: id });
-                    }
-                    if let Some(lane) = current.lane
-                        && let Some(blamed) = self.blamed.get_mut(&(current.stage, current.sequence))
-                    {
-                        blamed.remove(&lane);
-                    }
-                    // Only now: an attempt that is tried again must not begin with the state that it leaves.
-                    if let (Some(lane), Some(state)) = (current.lane, current.snapshot) {
-                        let (stage, next) = (current.stage, current.sequence + 1);
-                        self.happened.push(Happened::Snapshot { stage, lane, next, state });
-                    }
-                    self.happened.push(Happened::Done {
-                        attempt: current.attempt,
-                        rows: u64::from(frame.rows),
-                        end: frame.flags & FLAG_END != 0,
-                        spent: Duration::from_micros(frame.length),
-                        failed: current.failed,
-                        outputs: current.outputs,
-                    });
-                }
-            }
-            Kind::Error => {
-                let text: ErrorText = frame.text()?;
-                let is_opening = frame.attempt == 0;
-                if is_opening && frame.stage as usize >= self.plan.stages.len() {
-                    return Err(WorkerError::Stage(frame.stage));
-                }
-                if is_opening {
-                    worker.stages.remove(&StageId(frame.stage));
-                }
-                if is_opening && (self.is_closing || worker.memory.replaced().is_some()) {
-                    self.unclosed.push((StageId(frame.stage), user_failure(text, is_opening)));
-                    return Ok(());
-                }
-                let ended = if is_opening {
-                    worker.ended_with(StageId(frame.stage))
-                } else {
-                    worker.ended(&frame).into_iter().collect()
-                };
-                let is_spoilt = ended.iter().any(|current| current.lane.is_some());
-                let is_ending = !ended.is_empty() && worker.is_outgrown();
-                if is_spoilt {
-                    worker.end_state();
-                }
-                if is_ending || is_spoilt {
-                    self.happened.push(Happened::Retired { worker: id });
-                }
-                let rows = text.rows.map(|(from, to)| from..to);
-                let failure = user_failure(text, is_opening);
-                for current in ended {
-                    let failure = self.lane_failure(&current, rows.clone(), failure.clone());
-                    self.happened.push(Happened::Failed { attempt: current.attempt, failure });
-                }
-                self.go_on(id);
-            }
-            Kind::RowsFailed => {
-                let text: RowsFailedText = frame.text()?;
-                if let Some(current) = worker.attempts.front_mut().filter(|current| current.attempt.0 == frame.attempt)
-                {
-                    current.failed =
-                        text.rows.into_iter().map(|row| (row.row, user_failure(row.error, false))).collect();
-                }
-            }
-            Kind::DoneAgain => {
-                if let Some(current) = worker.attempts.front_mut() {
-                    current.again.pop_front();
-                }
-                self.go_on(id);
-            }
-            Kind::Snapshot => {
-                if let Some(current) = worker.attempts.front_mut() {
-                    current.snapshot = Some(frame.data);
-                }
-            }
-            Kind::CaughtUp => {
-                if let Some(current) = worker.attempts.front_mut() {
-                    current.is_catching_up = false;
-                }
-            }
-            Kind::Released => worker.released(&frame),
-            Kind::Dropped => self.fading.extend(worker.dropped_segment(&frame)),
-            _ => {}
-        }
-        Ok(())
-    }
-
-    /// A worker is gone. What it had said before counts; its leases end.
-    fn worker_gone(&mut self, id: WorkerId, reason: String, cause: ExitCause, poller: &mut Poller) {
-        self.worker_ready(id, poller);
-        let Some(worker) = self.workers.remove(&id) else { return };
-        poller.remove(Token::Worker(id), worker.connection.fd());
-        if let Some(pidfd) = &worker.pidfd {
-            poller.remove(Token::WorkerEnd(id), pidfd.as_fd());
-        }
-        let is_catching_up = worker.attempts.front().is_some_and(|current| current.is_catching_up);
-        let is_replaced = worker.memory.replaced().is_some();
-        let killed = worker.memory.killed();
-        let is_own = killed.is_some() || worker.clock.overdue().is_some();
-        let cause = if (is_catching_up && !is_own) || is_replaced || worker.clock.is_unjust() {
-            ExitCause::Engine
-        } else {
-            cause
-        };
-        let overdue = worker.clock.overdue();
-        let verdict = match (killed, overdue) {
-            (Some(_), _) => Verdict::Oom,
-            (None, Some(_)) => Verdict::Timeout,
-            (None, None) => Verdict::Crash,
-        };
-        let reason = killed.or(overdue).or(worker.memory.replaced()).map_or(reason, str::to_owned);
-        let opening = worker.attempts.front().is_none_or(|current| current.waiting.is_some());
-        let scope = if opening { Scope::Opening } else { Scope::Rows };
-        self.news.push(RunEvent::WorkerExited { worker: id, pid: worker.pid, reason: reason.clone() });
-        let failure = Failure {
-            traceback: worker.clock.stacks(),
-            ..failure(scope, verdict, format!("the worker died: {reason}"))
-        };
-        self.happened.push(Happened::Exited { worker: id, failure, cause });
-        self.fading.extend(worker.into_segments());
-    }
-
     fn output_ready(&mut self, number: u64, poller: &mut Poller) {
         let Some(pipe) = self.pipes.get(&number) else { return };
         let worker = pipe.worker.unwrap_or(WorkerId(u32::MAX));
@@ -606,69 +401,6 @@ impl Pool {
         }
     }
 
-    /// Kills workers that have far too much memory, those that take too long, and those that do not end although they are being replaced.
-    pub fn weigh(&mut self) {
-        if self.weighed.elapsed() < WEIGHED_EVERY {
-            return;
-        }
-        self.weighed = Instant::now();
-        for id in self.workers.keys().copied().collect::<Vec<_>>() {
-            let Some(worker) = self.workers.get_mut(&id) else { continue };
-            let is_late = worker.memory.replaced_since().is_some_and(|since| since.elapsed() > REPLACE_GRACE);
-            if is_late {
-                self.did_not_close(id, "`close()` did not return in time");
-            }
-            let Some(worker) = self.workers.get_mut(&id) else { continue };
-            if let Some(pidfd) = &worker.pidfd {
-                worker.clock.enforce(pidfd);
-            }
-            let is_busy = self.is_closing || !worker.attempts.is_empty();
-            let is_fatal = is_busy && worker.memory.is_fatal(worker.pid);
-            if (is_late || is_fatal)
-                && let Some(pidfd) = &worker.pidfd
-            {
-                // It may be gone already.
-                let _ = pidfd_send_signal(pidfd, Signal::KILL);
-            }
-        }
-    }
-
-    /// Remembers that the instance of a class was not closed in a worker that has been asked to stop.
-    fn did_not_close(&mut self, id: WorkerId, how: &str) {
-        let is_class = |stage: &StageId| match &self.plan.stage(*stage).kind {
-            StageKind::Python(python) => python.target == PythonTarget::Class,
-            _ => false,
-        };
-        let asked = |worker: &&Worker| self.is_closing || worker.memory.replaced().is_some();
-        let worker = self.workers.get(&id).filter(asked).filter(|worker| !worker.is_struck);
-        let killed = worker.and_then(|worker| worker.memory.killed());
-        let (verdict, how) = killed.map_or((Verdict::Crash, how), |reason| (Verdict::Oom, reason));
-        let message = format!("the instance in a worker was not closed: {how}");
-        let stage = worker.and_then(|worker| worker.stages.keys().copied().find(is_class));
-        if let Some(stage) = stage
-            && self.unclosed.iter().all(|(failed, _)| *failed != stage)
-        {
-            self.unclosed.push((stage, failure(Scope::Opening, verdict, message)));
-        }
-    }
-
-    /// The first of the stages whose instances could not be closed. Workers that have not ended by now have not closed
-    /// theirs.
-    pub fn close_failure(&mut self) -> Option<(StageId, Failure)> {
-        for id in self.workers.keys().copied().collect::<Vec<_>>() {
-            self.did_not_close(id, "`close()` did not return in time");
-        }
-        std::mem::take(&mut self.unclosed).into_iter().min_by_key(|(stage, _)| *stage)
-    }
-
-    /// Asks all workers to close their stages and end.
-    pub fn stop_all(&mut self) {
-        self.is_closing = true;
-        for worker in self.workers.values_mut() {
-            worker.connection.send(Frame::new(Kind::Stop));
-        }
-    }
-
     pub fn shut_down(&mut self) {
         self.workers.clear();
         self.template = None;
@@ -682,24 +414,4 @@ fn schema_id(known: &mut Vec<SchemaRef>, schema: &SchemaRef) -> u32 {
         known.len() - 1
     });
     u32::try_from(at + 1).expect("fewer schemas than that")
-}
-
-fn user_failure(text: ErrorText, is_opening: bool) -> Failure {
-    if text.kind == NO_SHARED_MEMORY {
-        return failure(Scope::Output, Verdict::Exception, text.message);
-    }
-    let verdict = if text.verdict == Verdict::Schema.word() { Verdict::Schema } else { Verdict::Exception };
-    let scope = if is_opening { Scope::Opening } else { Scope::Rows };
-    let way_out = if is_opening && text.kind == "ModuleNotFoundError" {
-        "; add its package to `requirements`, or its folder to `path`, both under `python:`"
-    } else {
-        ""
-    };
-    let message = match (text.kind, text.message) {
-        (kind, message) if message.is_empty() => kind,
-        // What millpond says itself needs no name.
-        (kind, message) if kind.starts_with(OWN_ERRORS) => message,
-        (kind, message) => format!("{kind}: {message}{way_out}"),
-    };
-    Failure { verdict, scope, message, traceback: text.traceback }
 }

@@ -3,14 +3,16 @@
 //! [`Scheduler::handle`] is all there is to call. It applies one [`Event`], then lets every stage that the event touched take
 //! its next steps, gives free workers to the deepest ready stages (work nearest a sink), and returns the [`Action`]s in the order in
 //! which they are to be carried out. Stages that work batch by batch are in `jobs.rs`, those with state per key in `keyed.rs`, resident
-//! ones in `resident.rs`; the credits of the edges are counted in `queue.rs`; the search for the rows to blame is `blame.rs`.
-//! Batches that an earlier run has done are recalled in `recall.rs`. Who begins next, and where, is in `placing.rs`; what becomes of an attempt then, in `attempts.rs`.
+//! ones in `resident.rs`; the credits of the edges are counted in `queue.rs`, and what is left of the run's resources in `resources.rs`. Batches that an
+//! earlier run has done are recalled in `recall.rs`. Who begins next, and where, is in `placing.rs`; what becomes of an attempt then, in
+//! `attempts.rs`; what follows when it fails, in `failures.rs`, with the search for the rows to blame in `blame.rs`.
 
 mod action;
 mod attempts;
 mod blame;
 mod clock;
 mod event;
+mod failures;
 mod interrupt;
 mod jobs;
 mod keyed;
@@ -27,6 +29,7 @@ mod scheduler;
 #[cfg(test)]
 mod simulation;
 mod slices;
+mod snapshot;
 mod stage_state;
 mod worker_state;
 
@@ -34,7 +37,8 @@ pub use action::{Action, Dispatch, Host, Reject, Work};
 pub use clock::Activity;
 pub use event::{Event, ExitCause, Failure, Meta, Output, QueuedPieces, Scope};
 pub use recall::Recalled;
-pub use scheduler::{Scheduler, Snapshot, StageSnapshot};
+pub use scheduler::Scheduler;
+pub use snapshot::{Snapshot, StageSnapshot};
 pub use stage_state::{MapHost, Role};
 pub use worker_state::{Class, ClassId, Classes};
 
