@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use support::{Ran, Scene, assert_same, is_long, python};
+use support::{Ran, Scene, assert_same, is_long, numbers, python};
 
 const BOUND: Duration = Duration::from_secs(120);
 
@@ -189,7 +189,7 @@ fn a_run_that_fails_fails_with_faults_as_without() {
                   retry: { attempts: 2, on: [exception] }\nsink:\n  from: worked\n  write: out/sink.jsonl\n";
     let module = "def work(rows):\n    if any(row['n'] == 57 for row in rows):\n        raise ValueError('bad')\n    return rows\n";
     let scene = Scene::new(stages, module);
-    scene.write("in.csv", &format!("n\n{}", (1..=100).map(|row| format!("{row}\n")).collect::<String>()));
+    scene.write("in.csv", &numbers(1..=100));
     let run = |args: &[&str]| {
         let ran = scene.run().args(&["--workers", "2"]).args(args).within(BOUND).ends_with(1);
         assert!(!scene.exists("out/sink.jsonl"), "published: {}", ran.stderr);

@@ -6,7 +6,8 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use rustix::process::Signal;
-use support::{Scene, until};
+use support::calls::callee;
+use support::{Scene, numbers, until};
 
 const MODULE: &str = "
 import millpond, helper, os, random, time
@@ -30,41 +31,17 @@ sink:
 ";
 const HEAD: &str = "params:\n  used: { type: integer, default: 1 }\n  other: { type: string, default: a }\n";
 
-fn rows(from: u32, count: u32) -> String {
-    format!("n\n{}", (from..from + count).map(|n| format!("{n}\n")).collect::<String>())
-}
-
 /// Three files of 250 rows: batches of 100, 100 and 50 each.
 fn scene() -> Scene {
     let python = format!("{HEAD}{}", support::python(&[]));
-    let scene = with_calls(Scene::with_python(&python, STAGES, MODULE));
+    let scene = Scene::with_python(&python, STAGES, MODULE).with_calls();
     scene.write("helper.py", "def scaled(n, factor):\n    return n * factor\n");
     scene.write("unrelated.py", "");
     scene.write("model.bin", "weights");
     for (at, name) in ["in/b.csv", "in/d.csv", "in/f.csv"].iter().enumerate() {
-        scene.write(name, &rows(1000 * at as u32, 250));
+        let first = 1000 * at as u32;
+        scene.write(name, &numbers(first..first + 250));
     }
-    scene
-}
-
-/// The calls of a function or command so far: each leaves a file of its own, whose name begins with what it was called for.
-fn called(scene: &Scene) -> Vec<String> {
-    let files = scene.path("called").read_dir().expect("a folder of ours");
-    let name = |entry: std::io::Result<std::fs::DirEntry>| entry.expect("an entry").file_name().into_string();
-    files.map(|entry| name(entry).expect("a name of ours")).collect()
-}
-
-/// How many calls there were since this was asked last.
-fn calls(scene: &Scene) -> usize {
-    let calls = called(scene);
-    for name in &calls {
-        std::fs::remove_file(scene.path("called").join(name)).expect("it is there");
-    }
-    calls.len()
-}
-
-fn with_calls(scene: Scene) -> Scene {
-    std::fs::create_dir(scene.path("called")).expect("a folder in ours");
     scene
 }
 
@@ -114,13 +91,13 @@ fn edits() -> Vec<Edit<'static>> {
             0,
             None,
         ),
-        of("new file first", |scene| drop(scene.write("in/a.csv", &rows(7000, 120))), 2, None),
-        of("new file last", |scene| drop(scene.write("in/z.csv", &rows(7000, 120))), 2, None),
-        of("new file between", |scene| drop(scene.write("in/c.csv", &rows(7000, 120))), 2, None),
+        of("new file first", |scene| drop(scene.write("in/a.csv", &numbers(7000..7120))), 2, None),
+        of("new file last", |scene| drop(scene.write("in/z.csv", &numbers(7000..7120))), 2, None),
+        of("new file between", |scene| drop(scene.write("in/c.csv", &numbers(7000..7120))), 2, None),
         of("file removed", |scene| std::fs::remove_file(scene.path("in/d.csv")).expect("it is there"), 0, None),
         // The last batch of the file has more rows.
-        of("row appended", |scene| drop(scene.write("in/b.csv", &rows(0, 251))), 1, None),
-        of("mtime only", |scene| drop(scene.write("in/b.csv", &rows(0, 250))), 0, None),
+        of("row appended", |scene| drop(scene.write("in/b.csv", &numbers(0..251))), 1, None),
+        of("mtime only", |scene| drop(scene.write("in/b.csv", &numbers(0..250))), 0, None),
         // Random numbers are made of it.
         of("stage renamed", |scene| edit(scene, "pipeline.yaml", "worked", "laboured"), 9, None),
         of(
@@ -160,11 +137,11 @@ fn what_is_done_again_after_a_change_is_what_depends_on_it() {
 fn is_done_as_it_should((what, change, arguments, expected, says): &Edit<'_>) {
     let scene = scene();
     scene.run().ends_with(0);
-    assert_eq!(calls(&scene), 9);
+    assert_eq!(scene.take_called().len(), 9);
     change(&scene);
     let planned = planned(&scene, arguments);
     let ran = scene.run().args(arguments).ends_with(0);
-    assert_eq!(calls(&scene), *expected, "{what}: {}", ran.stderr);
+    assert_eq!(scene.take_called().len(), *expected, "{what}: {}", ran.stderr);
     let has_changed = "batches are done again, as this has changed:";
     let will_change = "all 9 batches of the last run are done again, as this has changed:";
     match says {
@@ -203,9 +180,9 @@ fn what_is_forced_is_done_again_and_kept() {
     assert!(planned(&scene, &[]).contains("checkpoint of `worked`: there was no run before"));
     scene.run().ends_with(0);
     assert!(planned(&scene, &[]).contains("checkpoint of `worked`: 9 finished batches, reused unless"));
-    assert_eq!(calls(&scene), 9);
+    assert_eq!(scene.take_called().len(), 9);
     scene.run().args(&["--force", "worked"]).ends_with(0);
-    assert_eq!(calls(&scene), 9);
+    assert_eq!(scene.take_called().len(), 9);
     scene.run().ends_with(0).says(&["checkpoint of `worked`: 9 of 9 batches reused"]);
     scene.run().args(&["--force", "rows"]).ends_with(2).says(&["--force: the stage `rows` keeps no batches"]);
     scene.run().args(&["--force", "none"]).ends_with(2).says(&["--force: there is no stage `none`"]);
@@ -232,21 +209,21 @@ sink:
   from: worked
   write: out.csv
 ";
-    let scene = with_calls(Scene::new(stages, module));
-    scene.write("in.csv", &rows(0, 30));
+    let scene = Scene::new(stages, module).with_calls();
+    scene.write("in.csv", &numbers(0..30));
     scene.write("plugin.py", "def f(n):\n    return n + 1\n");
     for _ in 0..2 {
         scene.run().ends_with(0).says(&["worked: batches are not kept, as the code imports", "plugin.py", "depends"]);
-        assert_eq!(calls(&scene), 3);
+        assert_eq!(scene.take_called().len(), 3);
     }
     edit(&scene, "pipeline.yaml", "checkpoint: true", "checkpoint: { depends: plug*.py }");
     scene.run().ends_with(0);
-    assert_eq!(calls(&scene), 3);
+    assert_eq!(scene.take_called().len(), 3);
     scene.run().ends_with(0);
-    assert_eq!(calls(&scene), 0);
+    assert_eq!(scene.take_called().len(), 0);
     scene.write("plugin.py", "def f(n):\n    return n + 2\n");
     scene.run().ends_with(0).says(&["file plugin.py"]);
-    assert_eq!(calls(&scene), 3);
+    assert_eq!(scene.take_called().len(), 3);
 }
 
 #[test]
@@ -258,9 +235,9 @@ fn what_others_have_done_is_not_done_again() {
         edit(scene, "pipeline.yaml", "checkpoint: true", &share);
     }
     scenes[0].run().ends_with(0);
-    assert_eq!(calls(&scenes[0]), 9);
+    assert_eq!(scenes[0].take_called().len(), 9);
     scenes[1].run().ends_with(0);
-    assert_eq!(calls(&scenes[1]), 0);
+    assert_eq!(scenes[1].take_called().len(), 0);
     assert_eq!(scenes[0].read("out/sink.jsonl"), scenes[1].read("out/sink.jsonl"));
     // What is not sound is not used.
     let mut folders: Vec<_> = folder.path().read_dir().expect("a folder").flatten().map(|entry| entry.path()).collect();
@@ -273,7 +250,7 @@ fn what_others_have_done_is_not_done_again() {
     std::fs::remove_dir_all(scenes[1].path("state")).expect("it is there");
     let ran = scenes[1].run().ends_with(0);
     ran.says(&["worked: `", "is damaged, or not of millpond"]);
-    assert_eq!(calls(&scenes[1]), spoilt);
+    assert_eq!(scenes[1].take_called().len(), spoilt);
     assert_eq!(scenes[0].read("out/sink.jsonl"), scenes[1].read("out/sink.jsonl"));
 }
 
@@ -315,17 +292,17 @@ bad:
   from: worked.rejected
   write: out/bad.jsonl
 ";
-    let scene = with_calls(Scene::new(stages, module));
-    scene.write("in/b.csv", &rows(0, 100));
+    let scene = Scene::new(stages, module).with_calls();
+    scene.write("in/b.csv", &numbers(0..100));
     scene.run().ends_with(0);
     let first = ["out/sink.jsonl", "out/bad.jsonl"].map(|name| scene.read(name));
     assert_eq!(first[1].lines().count(), 10);
-    assert!(calls(&scene) >= 100);
+    assert!(scene.take_called().len() >= 100);
     // A file before it: its rows are others, those of the first one and their origins the same.
     scene.run().ends_with(0);
-    assert_eq!(calls(&scene), 0);
+    assert_eq!(scene.take_called().len(), 0);
     assert_eq!(first, ["out/sink.jsonl", "out/bad.jsonl"].map(|name| scene.read(name)));
-    scene.write("in/a.csv", &rows(500, 10));
+    scene.write("in/a.csv", &numbers(500..510));
     scene.run().ends_with(0);
     let bad = scene.read("out/bad.jsonl");
     assert_eq!(bad.lines().count(), 11);
@@ -358,14 +335,14 @@ sink:
   from: worked
   write: out/sink.jsonl
 ";
-    let scene = with_calls(Scene::new(stages, module));
+    let scene = Scene::new(stages, module).with_calls();
     scene.run().ends_with(0);
-    assert_eq!(calls(&scene), 20);
+    assert_eq!(scene.take_called().len(), 20);
     let first = scene.read("out/sink.jsonl");
     let different: std::collections::BTreeSet<&str> = first.lines().collect();
     assert_eq!(different.len(), 40, "{first}");
     scene.run().ends_with(0);
-    assert_eq!(calls(&scene), 0);
+    assert_eq!(scene.take_called().len(), 0);
     assert_eq!(scene.read("out/sink.jsonl"), first);
 }
 
@@ -391,21 +368,21 @@ sink:
   write: out/sink.jsonl
 ";
     let head = "params:\n  letter: { type: string, default: b }\n";
-    let scene = with_calls(Scene::with_python(head, stages, ""));
+    let scene = Scene::with_python(head, stages, "").with_calls();
     scene.write("count.sh", "mktemp -q called/y-XXXXXXXX > /dev/null; echo ${#1}");
     scene.write("in/a.txt", &"a\n".repeat(25));
     scene.run().ends_with(0);
-    assert_eq!(calls(&scene), 3 + 25);
+    assert_eq!(scene.take_called().len(), 3 + 25);
     let first = scene.read("out/sink.jsonl");
     let ran = scene.run().ends_with(0);
     ran.says(&["checkpoint of `worked`: 3 of 3 batches reused", "checkpoint of `counted`: 25 of 25 batches reused"]);
-    assert_eq!(calls(&scene), 0);
+    assert_eq!(scene.take_called().len(), 0);
     assert_eq!(first, scene.read("out/sink.jsonl"));
     scene.write("count.sh", "mktemp -q called/y-XXXXXXXX > /dev/null; echo $((${#1} + 1))");
     scene.run().ends_with(0);
-    assert_eq!(calls(&scene), 25);
+    assert_eq!(scene.take_called().len(), 25);
     scene.run().args(&["--set", "letter=c"]).ends_with(0);
-    assert_eq!(calls(&scene), 3 + 25);
+    assert_eq!(scene.take_called().len(), 3 + 25);
 }
 
 /// Sixty batches, each of which takes a while and tells that it was done.
@@ -430,8 +407,8 @@ sink:
 ";
 
 fn slow_scene() -> Scene {
-    let scene = with_calls(Scene::new(SLOW_STAGES, SLOW));
-    scene.write("in.csv", &rows(0, 600));
+    let scene = Scene::new(SLOW_STAGES, SLOW).with_calls();
+    scene.write("in.csv", &numbers(0..600));
     scene
 }
 
@@ -442,8 +419,7 @@ fn squares() -> String {
 /// How often each batch was done, in all runs.
 fn counted(scene: &Scene) -> BTreeMap<String, usize> {
     let mut counts = BTreeMap::new();
-    let batch = |name: &String| name.split('-').next().unwrap_or_default().to_owned();
-    called(scene).iter().for_each(|name| *counts.entry(batch(name)).or_default() += 1);
+    scene.called().iter().for_each(|name| *counts.entry(callee(name).to_owned()).or_default() += 1);
     counts
 }
 
@@ -465,10 +441,10 @@ fn a_run_that_is_killed_at_any_moment_goes_on_where_it_was() {
     let scene = slow_scene();
     let mut deaths = 0;
     for moment in 0..20 {
-        let before = called(&scene).len();
+        let before = scene.called().len();
         let going = scene.run().args(&["--workers", "2"]).start();
         // Another moment each time, the first ones before anything is done.
-        let enough = || called(&scene).len() >= before + moment % 5;
+        let enough = || scene.called().len() >= before + moment % 5;
         let mut over = false;
         until("some more is done", Duration::from_secs(30), || {
             over = scene.exists("out/sink.jsonl");
@@ -503,7 +479,7 @@ fn a_run_that_dies_while_it_writes_down_a_batch_goes_on_where_it_was() {
 fn a_second_run_is_told_who_has_the_checkpoints() {
     let scene = slow_scene();
     let first = scene.run().args(&["--workers", "1"]).start();
-    until("it works", Duration::from_secs(30), || !called(&scene).is_empty());
+    until("it works", Duration::from_secs(30), || !scene.called().is_empty());
     let ran = scene.run().ends_with(6);
     ran.says(&["another run", &format!("(process {})", first.pid()), "--state-dir"]);
     assert!(ran.took < Duration::from_secs(5), "{:?}", ran.took);
@@ -517,7 +493,7 @@ fn a_second_run_is_told_who_has_the_checkpoints() {
 fn what_runs_at_an_interrupt_is_kept() {
     let scene = slow_scene();
     let going = scene.run().args(&["--workers", "2"]).start();
-    until("some is done", Duration::from_secs(30), || called(&scene).len() >= 10);
+    until("some is done", Duration::from_secs(30), || scene.called().len() >= 10);
     going.signal(Signal::INT);
     assert_eq!(going.end().code(), Some(130));
     scene.run().args(&["--workers", "2"]).ends_with(0);
@@ -530,10 +506,10 @@ fn killed_workers_and_other_faults_do_not_change_what_is_kept() {
     let scene = slow_scene();
     scene.run().args(&["--workers", "2", "--chaos", "3", "--chaos-rate", "0.3"]).ends_with(0);
     assert!(scene.read("out/sink.jsonl") == squares());
-    let done = called(&scene).len();
+    let done = scene.called().len();
     scene.run().ends_with(0);
     assert!(scene.read("out/sink.jsonl") == squares());
-    assert_eq!(called(&scene).len(), done);
+    assert_eq!(scene.called().len(), done);
 }
 
 /// Row by row, a file for each call; rows fail by their numbers, as long as the module says so.
@@ -568,17 +544,16 @@ bad:
 ";
 
 fn poisoned_scene(stages: &str) -> Scene {
-    let scene = with_calls(Scene::new(stages, POISONED));
-    scene.write("in/a.csv", &rows(0, 250));
-    scene.write("in/b.csv", &rows(250, 500));
+    let scene = Scene::new(stages, POISONED).with_calls();
+    scene.write("in/a.csv", &numbers(0..250));
+    scene.write("in/b.csv", &numbers(250..750));
     scene
 }
 
 /// The rows that were called since this was asked last, ascending.
 fn called_rows(scene: &Scene) -> Vec<u32> {
-    let number = |name: &String| name.split('-').next().and_then(|number| number.parse().ok()).expect("a number");
-    let mut numbers: Vec<u32> = called(scene).iter().map(number).collect();
-    calls(scene);
+    let number = |name: &String| callee(name).parse().expect("a number");
+    let mut numbers: Vec<u32> = scene.take_called().iter().map(number).collect();
     numbers.sort_unstable();
     numbers
 }
@@ -589,7 +564,7 @@ fn undisturbed(scene: &Scene) -> (String, String) {
     scene.run().ends_with(0);
     std::fs::remove_dir_all(scene.path("state")).expect("it is there");
     std::fs::rename(scene.path("kept"), scene.path("state")).expect("it is there");
-    calls(scene);
+    scene.take_called().len();
     (scene.read("out/sink.jsonl"), scene.read("out/bad.jsonl"))
 }
 
@@ -647,7 +622,7 @@ fn a_correction_that_is_killed_is_gone_on_with() {
         "if row['n'] == 749 and not os.path.exists('calm'):\n        time.sleep(300)\n    if False:",
     );
     let going = scene.run().args(&["--rejected", "--workers", "1"]).start();
-    until("it hangs", Duration::from_secs(30), || called(&scene).iter().any(|name| name.starts_with("749-")));
+    until("it hangs", Duration::from_secs(30), || scene.called().iter().any(|name| name.starts_with("749-")));
     // All but that one are kept by now, or are on their way.
     going.signal(Signal::KILL);
     going.end();

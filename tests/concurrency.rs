@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use rustix::process::Signal;
 use serde_json::Value;
-use support::{Scene, is_long, until};
+use support::{Scene, is_long, numbers, until};
 
 /// A run that takes longer hangs.
 const BOUND: Duration = Duration::from_secs(60);
@@ -20,10 +20,9 @@ const BAD: usize = 8;
 const ENDS: &str =
     "sink:\n  from: worked\n  write: out/sink.jsonl\nrejects:\n  from: worked.rejected\n  write: out/rejects.jsonl\n";
 
-fn scene(rows: usize, stage: &str, ends: &str, module: &str) -> Scene {
+fn scene(rows: u32, stage: &str, ends: &str, module: &str) -> Scene {
     let scene = Scene::new(&format!("rows:\n  read: in.csv\nworked:\n  from: rows\n{stage}\n{ends}"), module);
-    let numbers: String = (1..=rows).map(|row| format!("{row}\n")).collect();
-    scene.write("in.csv", &format!("n\n{numbers}"));
+    scene.write("in.csv", &numbers(1..=rows));
     scene
 }
 

@@ -4,7 +4,7 @@ mod support;
 
 use std::time::Duration;
 
-use support::{Scene, python};
+use support::{Scene, numbers, python};
 
 /// A failing run that takes longer hangs.
 const BOUND: Duration = Duration::from_secs(30);
@@ -20,8 +20,7 @@ fn scene(stage: &str, module: &str) -> Scene {
 fn scene_with(python: &str, stage: &str, module: &str) -> Scene {
     let scene = Scene::with_python(python, &format!("{SOURCE}worked:\n  from: rows\n{stage}\n{SINK}"), module);
     for file in 0..3 {
-        let rows: String = (1..=40).map(|row| format!("{}\n", file * 40 + row)).collect();
-        scene.write(&format!("in/{file}.csv"), &format!("n\n{rows}"));
+        scene.write(&format!("in/{file}.csv"), &numbers(file * 40 + 1..=file * 40 + 40));
     }
     scene
 }

@@ -3,9 +3,9 @@
 mod support;
 
 use std::collections::BTreeMap;
-use std::fs;
 
 use support::Scene;
+use support::calls::callee;
 
 /// Notes when it begins and ends, in a file of its own for each call.
 const MODULE: &str = "
@@ -23,8 +23,7 @@ def other(row):
 ";
 
 fn scene(resources: &str, stages: &str) -> Scene {
-    let scene = Scene::with_python(&format!("{}{resources}", support::python(&[])), stages, MODULE);
-    fs::create_dir(scene.path("called")).expect("a folder in ours");
+    let scene = Scene::with_python(&format!("{}{resources}", support::python(&[])), stages, MODULE).with_calls();
     let rows: String = (0..60).map(|n| format!("{{\"n\": {n}}}\n")).collect();
     scene.write("rows.jsonl", &rows);
     scene
@@ -33,16 +32,11 @@ fn scene(resources: &str, stages: &str) -> Scene {
 /// The calls of each function: from when to when, in seconds.
 fn calls(scene: &Scene) -> BTreeMap<String, Vec<(f64, f64)>> {
     let mut calls: BTreeMap<String, Vec<(f64, f64)>> = BTreeMap::new();
-    for entry in scene.path("called").read_dir().expect("a folder of ours") {
-        let path = entry.expect("an entry").path();
-        let name = path.file_name().expect("a name").to_string_lossy().into_owned();
-        let text = fs::read_to_string(&path).expect("it is ours");
+    for name in scene.called() {
+        let text = scene.read(&format!("called/{name}"));
         let (began, ended) = text.split_once(' ').expect("two numbers");
         let number = |text: &str| text.parse::<f64>().expect("a number");
-        calls
-            .entry(name.split('-').next().expect("a part").to_owned())
-            .or_default()
-            .push((number(began), number(ended)));
+        calls.entry(callee(&name).to_owned()).or_default().push((number(began), number(ended)));
     }
     calls
 }
@@ -168,8 +162,8 @@ class Kept:
         with held():
             return rows
 ";
-    let scene = Scene::with_python(&format!("{}resources: {{ token: 1 }}\n", support::python(&[])), stages, module);
-    fs::create_dir(scene.path("called")).expect("a folder in ours");
+    let python = format!("{}resources: {{ token: 1 }}\n", support::python(&[]));
+    let scene = Scene::with_python(&python, stages, module).with_calls();
     scene.run().args(&["--workers", "4"]).ends_with(0);
     assert_eq!(scene.read("out/sink.jsonl").lines().count(), 12);
     assert_eq!(scene.read("out/other.jsonl").lines().count(), 12);

@@ -42,15 +42,9 @@ sink:
 const PARAMS: &str = "params:\n  input: { type: path, default: none.csv }\n  factor: { type: integer, default: 1 }\n";
 
 fn scene() -> Scene {
-    let scene = Scene::with_python(&format!("{PARAMS}{}", support::python(&[])), STAGES, MODULE);
-    std::fs::create_dir(scene.path("called")).expect("a folder in ours");
-    let rows: String = (0..600).map(|n| format!("{n}\n")).collect();
-    scene.write("data/rows.csv", &format!("n\n{rows}"));
+    let scene = Scene::with_python(&format!("{PARAMS}{}", support::python(&[])), STAGES, MODULE).with_calls();
+    scene.write("data/rows.csv", &support::numbers(0..600));
     scene
-}
-
-fn called(scene: &Scene) -> usize {
-    std::fs::read_dir(scene.path("called")).expect("a folder of ours").count()
 }
 
 /// A run that is given a path relative to another folder than the pipeline's.
@@ -61,9 +55,9 @@ fn given(scene: &Scene) -> support::Run<'_> {
 
 /// A run that is killed when it has done a third of its work; what it was given.
 fn killed(scene: &Scene) -> Value {
-    let before = called(scene);
+    let before = scene.called().len();
     let going = given(scene).start();
-    until("a third is done", PATIENCE, || called(scene) >= before + 20);
+    until("a third is done", PATIENCE, || scene.called().len() >= before + 20);
     going.signal(Signal::KILL);
     assert_eq!(going.end().signal(), Some(9));
     scene.until_gone(Duration::from_secs(5));
@@ -107,9 +101,9 @@ fn a_killed_run_goes_on_and_gives_what_it_would_have_given() {
     let died = listed(&scene).remove(0);
     assert_eq!((&died["outcome"], &died["seconds"]), (&"died".into(), &Value::Null));
     // Killed once more, when it has gone on for a while.
-    let before = called(&scene);
+    let before = scene.called().len();
     let going = scene.run().args(&["--resume", "--workers", "2"]).start();
-    until("some more is done", PATIENCE, || called(&scene) >= before + 10);
+    until("some more is done", PATIENCE, || scene.called().len() >= before + 10);
     going.signal(Signal::KILL);
     going.end();
     scene.until_gone(Duration::from_secs(5));
@@ -121,7 +115,7 @@ fn a_killed_run_goes_on_and_gives_what_it_would_have_given() {
     assert_eq!(outcomes(&scene), ["succeeded", "died", "died"]);
     assert_eq!((&runs[0]["resumes"], &runs[1]["resumes"]), (&runs[1]["id"], &runs[2]["id"]));
     // Of two deaths: two workers, each with an attempt and the next one, and what of theirs is on the way to the disk.
-    assert!(called(&scene) <= 60 + 2 * 8, "{} batches were done", called(&scene));
+    assert!(scene.called().len() <= 60 + 2 * 8, "{} batches were done", scene.called().len());
 
     let resumed = scene.read("out/sink.jsonl");
     assert_eq!(resumed.lines().count(), 600);
@@ -133,10 +127,10 @@ fn a_killed_run_goes_on_and_gives_what_it_would_have_given() {
     // The same without any earlier work.
     said(&scene, &["runs", "prune", "--state-dir", "state", "--checkpoints"], 0);
     std::fs::remove_file(scene.path("out/sink.jsonl")).expect("it is there");
-    let before = called(&scene);
+    let before = scene.called().len();
     let first = id(&runs[2]);
     scene.run().args(&["--resume", first]).ends_with(0).says(&["0 of 60 batches reused"]);
-    assert_eq!(called(&scene), before + 60);
+    assert_eq!(scene.called().len(), before + 60);
     assert!(scene.read("out/sink.jsonl") == resumed, "other bytes");
 }
 
@@ -199,7 +193,7 @@ fn what_cannot_be_gone_on_with_is_refused_with_a_reason() {
 fn a_live_run_is_seen_and_neither_disturbed_nor_removed_nor_gone_on_with() {
     let scene = scene();
     let going = given(&scene).start();
-    until("it works", PATIENCE, || called(&scene) > 0);
+    until("it works", PATIENCE, || !scene.called().is_empty());
     assert_eq!(outcomes(&scene), ["going on"]);
     let (table, _) = said(&scene, &["runs", "list", "--state-dir", "state"], 0);
     assert!(table.contains("going on") && table.contains("scene"), "{table}");

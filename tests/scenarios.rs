@@ -4,7 +4,7 @@ mod support;
 
 use std::time::Duration;
 
-use support::{Scene, until};
+use support::{Scene, numbers, until};
 
 const START: Duration = Duration::from_secs(30);
 
@@ -34,9 +34,8 @@ sink:
 /// Two files, the second of which is not yet opened when the first batch is worked on.
 fn held_scene() -> Scene {
     let scene = Scene::new(HELD_STAGES, HELD);
-    let rows = |from: u32| format!("n\n{}", (from..from + 10_000).map(|n| format!("{n}\n")).collect::<String>());
-    scene.write("in/a.csv", &rows(0));
-    scene.write("in/b.csv", &rows(10_000));
+    scene.write("in/a.csv", &numbers(0..10_000));
+    scene.write("in/b.csv", &numbers(10_000..20_000));
     scene.write("out/sink.csv", "n\nold\n");
     scene
 }
@@ -72,8 +71,7 @@ fn input_that_vanishes_or_cannot_be_read_any_more_fails_the_run() {
 #[test]
 fn input_that_changes_during_the_run_fails_it() {
     let scene = Scene::new(&HELD_STAGES.replace("rows: 100 }", "rows: 1000 }"), HELD);
-    let rows: String = (0..300_000).map(|n| format!("{n}\n")).collect();
-    let file = scene.write("in/a.csv", &format!("n\n{rows}"));
+    let file = scene.write("in/a.csv", &numbers(0..300_000));
     let going = scene.run().start();
     until("the first batch is worked on", START, || scene.exists("begun"));
     std::fs::File::options()

@@ -5,7 +5,7 @@ mod support;
 use std::time::Duration;
 
 use support::store::Store;
-use support::{Ran, Run, Scene, until};
+use support::{Ran, Run, Scene, numbers, until};
 
 const SECRET: &str = "a-secret-that-nobody-may-see";
 const MODULE: &str = "
@@ -29,10 +29,8 @@ sink:
 
 /// A pipeline with so many batches.
 fn scene(batches: u32) -> Scene {
-    let scene = Scene::new(STAGES, MODULE);
-    std::fs::create_dir(scene.path("called")).expect("a folder in ours");
-    let rows: String = (0..batches * 10).map(|n| format!("{n}\n")).collect();
-    scene.write("in.csv", &format!("n\n{rows}"));
+    let scene = Scene::new(STAGES, MODULE).with_calls();
+    scene.write("in.csv", &numbers(0..batches * 10));
     scene
 }
 
@@ -43,10 +41,6 @@ fn run<'s>(scene: &'s Scene, store: &Store) -> Run<'s> {
         .env("AWS_REGION", "eu-central-1")
         .env("AWS_ACCESS_KEY_ID", "key-id")
         .env("AWS_SECRET_ACCESS_KEY", SECRET)
-}
-
-fn calls(scene: &Scene) -> usize {
-    scene.path("called").read_dir().expect("a folder of ours").count()
 }
 
 fn squares(batches: u64) -> String {
@@ -69,7 +63,7 @@ fn what_others_have_put_into_a_store_is_not_done_again() {
     let store = Store::start();
     let scenes = [scene(9), scene(9)];
     run(&scenes[0], &store).ends_with(0);
-    assert_eq!(calls(&scenes[0]), 9);
+    assert_eq!(scenes[0].called().len(), 9);
     {
         let inner = store.inner();
         assert_eq!((inner.objects.len(), inner.requests()), (9, (9, 9)));
@@ -79,7 +73,7 @@ fn what_others_have_put_into_a_store_is_not_done_again() {
         }
     }
     run(&scenes[1], &store).ends_with(0).says(&["checkpoint of `worked`: 9 of 9 batches reused"]);
-    assert_eq!(calls(&scenes[1]), 0);
+    assert_eq!(scenes[1].called().len(), 0);
     assert_eq!(store.inner().requests(), (9, 18));
     assert_eq!(scenes[1].read("out/sink.jsonl"), squares(9));
     // What has been fetched is here now.
@@ -96,7 +90,7 @@ fn what_others_have_put_into_a_store_is_not_done_again() {
     let ran = run(&third, &store).ends_with(0);
     ran.says(&[&format!("worked: `s3://{spoilt}` is damaged, or not of millpond: its batch is done again")]);
     assert!(third.events().contains(&format!("s3://{spoilt}")));
-    assert_eq!(calls(&third), 1);
+    assert_eq!(third.called().len(), 1);
     assert_eq!(third.read("out/sink.jsonl"), squares(9));
     run(&scene(9), &store).ends_with(0).says(&["9 of 9 batches reused"]);
     third.assert_clean();
@@ -126,7 +120,7 @@ fn other_stores_are_spoken_to_in_their_ways() {
             scene.write("pipeline.yaml", &pipeline);
             let ran = says.iter().fold(scene.run(), |run, (name, value)| run.env(name, value)).ends_with(0);
             ran.says(&[&format!("{reused} of 3 batches reused")]);
-            assert_eq!(calls(&scene), 3 - reused);
+            assert_eq!(scene.called().len(), 3 - reused);
         }
         let inner = store.inner();
         assert_eq!(inner.objects.keys().filter(|name| name.starts_with(key)).count(), 3, "{:?}", inner.objects.keys());
@@ -160,7 +154,7 @@ fn a_store_that_refuses_ends_the_run_and_no_secret_is_told() {
         ],
     );
     assert!(ran.took < Duration::from_secs(10), "what is refused is not tried again");
-    assert_eq!(calls(&scene), 0);
+    assert_eq!(scene.called().len(), 0);
 }
 
 #[test]

@@ -7,6 +7,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use rustix::process::Signal;
+use support::calls::callee;
 use support::{Ran, Scene, until};
 
 const STAGES: &str = r#"
@@ -41,8 +42,7 @@ sink:
 "#;
 
 fn scene() -> Scene {
-    let scene = Scene::with_python("params:\n  most: { type: integer, default: 100 }\n", STAGES, "");
-    fs::create_dir(scene.path("called")).expect("a folder in ours");
+    let scene = Scene::with_python("params:\n  most: { type: integer, default: 100 }\n", STAGES, "").with_calls();
     scene.write("in/a.txt", "b\na\n");
     scene.write("in/b.txt", "c\n");
     scene.write("one.conf", "x");
@@ -53,17 +53,7 @@ fn scene() -> Scene {
 
 /// The tasks that were run since this was asked last, in the order of their names.
 fn called(scene: &Scene) -> Vec<String> {
-    let entries =
-        scene.path("called").read_dir().expect("a folder of ours").map(|entry| entry.expect("an entry").path());
-    let mut names: Vec<String> = entries
-        .map(|path| {
-            fs::remove_file(&path).expect("it is there");
-            let name = path.file_name().expect("a name").to_string_lossy().into_owned();
-            name.split('-').next().expect("a part").to_owned()
-        })
-        .collect();
-    names.sort();
-    names
+    scene.take_called().iter().map(|name| callee(name).to_owned()).collect()
 }
 
 fn plan(scene: &Scene) -> String {
@@ -79,7 +69,7 @@ fn says(ran: &Ran, text: &str) {
 }
 
 #[test]
-fn a_step_is_run_again_if_and_only_if_something_has_changed() {
+fn a_task_is_run_again_if_and_only_if_something_has_changed() {
     let scene = scene();
     assert!(plan(&scene).contains("task `sorted`: is run, as it has not ended well before"));
     scene.run().ends_with(0);
@@ -152,7 +142,7 @@ fn a_step_is_run_again_if_and_only_if_something_has_changed() {
 }
 
 #[test]
-fn a_step_that_fails_leaves_what_was_there_and_is_run_again() {
+fn a_task_that_fails_leaves_what_was_there_and_is_run_again() {
     let scene = scene();
     scene.run().ends_with(0);
     called(&scene);
@@ -170,7 +160,7 @@ fn a_step_that_fails_leaves_what_was_there_and_is_run_again() {
 }
 
 #[test]
-fn a_step_that_is_killed_leaves_what_was_there_and_its_files_go() {
+fn a_task_that_is_killed_leaves_what_was_there_and_its_files_go() {
     let scene = scene();
     scene.run().ends_with(0);
     scene.write("in/a.txt", "e\n");

@@ -5,7 +5,7 @@ mod support;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
-use support::{Ran, Scene, python};
+use support::{Ran, Scene, numbers, python};
 
 /// A run that takes longer hangs.
 const BOUND: Duration = Duration::from_secs(60);
@@ -19,8 +19,7 @@ const ENDS: &str =
 fn scene(stage: &str, module: &str) -> Scene {
     let stages = format!("rows:\n  read: in.csv\nworked:\n  from: rows\n  on_error: reject\n{stage}\n{ENDS}");
     let scene = Scene::with_python(&python(&[]), &stages, module);
-    let rows: String = (1..=ROWS).map(|row| format!("{row}\n")).collect();
-    scene.write("in.csv", &format!("n\n{rows}"));
+    scene.write("in.csv", &numbers(1..=ROWS));
     scene
 }
 

@@ -2,6 +2,7 @@
 
 #![allow(dead_code, reason = "every test file uses its own part")]
 
+pub mod calls;
 pub mod store;
 
 use std::collections::BTreeMap;
@@ -34,6 +35,11 @@ pub fn python(requirements: &[&str]) -> String {
         Ok(interpreter) => format!("python: {{ path: [.], interpreter: {interpreter} }}\n"),
         Err(_) => format!("python: {{ path: [.], requirements: [{}] }}\n", requirements.join(", ")),
     }
+}
+
+/// A CSV file with these numbers in the column `n`.
+pub fn numbers(numbers: impl IntoIterator<Item = impl std::fmt::Display>) -> String {
+    format!("n\n{}", numbers.into_iter().map(|n| format!("{n}\n")).collect::<String>())
 }
 
 /// A folder with a pipeline.
