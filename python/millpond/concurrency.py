@@ -12,8 +12,8 @@ import os
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Callable, Iterator
-from types import FrameType
 from typing import Any, Protocol
 
 from . import process, stacks
@@ -119,10 +119,8 @@ class Threads:
     def _stacks(self) -> list[str]:
         frames = sys._current_frames()
         busy = sorted(self._busy.copy().items(), key=lambda one: one[1])
-        return [stacks.text("Row", _stack(frames[thread])) for thread, _ in busy if thread in frames]
-
-
-def _stack(frame: FrameType | None) -> Iterator[FrameType]:
-    while frame is not None:
-        yield frame
-        frame = frame.f_back
+        return [
+            stacks.text("Row", (frame for frame, _ in traceback.walk_stack(frames[thread])))
+            for thread, _ in busy
+            if thread in frames
+        ]

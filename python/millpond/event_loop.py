@@ -42,7 +42,7 @@ def run(coroutine: Coroutine[Any, Any, T]) -> T:
     return _loop.run_until_complete(coroutine)
 
 
-def call(function: Callable[..., Any], *arguments: Any, **named: Any) -> Any:
+def call(function: Callable[..., Any], /, *arguments: Any, **named: Any) -> Any:
     """What a function gives, `async def` or not. It is called in the loop, so that it finds a running one."""
 
     async def called() -> Any:

@@ -244,7 +244,7 @@ class Stage:
 
         return event_loop.Tasks(at_once, self._await_on)
 
-    def _complete(self, function: Callable[..., Any], *arguments: Any, **named: Any) -> Any:
+    def _complete(self, function: Callable[..., Any], /, *arguments: Any, **named: Any) -> Any:
         """What a function of the user's code gives, in the event loop if that code is `async`."""
         if not self._is_async and not annotation.is_async(function):
             return function(*arguments, **named)
@@ -483,6 +483,8 @@ def _rows_made(part: Any) -> list[Mapping[Any, Any]]:
         return [part.copy()]
     if part is None:
         return []
+    if type(part) is list:
+        return as_rows(part)
     if isinstance(part, Mapping):
         return [dict(part)]
     if inspect.isawaitable(part) or isinstance(part, AsyncIterable):

@@ -261,6 +261,16 @@ def test_an_async_class_is_made_used_and_closed_in_one_loop(stage: Any) -> None:
     assert log == ["closed"]
 
 
+@pytest.mark.parametrize("begin", ["def", "async def"])
+def test_an_argument_of_a_class_may_have_any_name(stage: Any, begin: str) -> None:
+    code = (
+        "class F:\n    def __init__(self, function, arguments):\n        self.step = function + arguments\n"
+        f"    {begin} __call__(self, row):\n        return {{'n': row['n'] + self.step}}\n"
+    )
+    made = stage(code, "F", with_={"function": 2, "arguments": 3})
+    assert made.run(BATCH, 0).outputs[0].batch["n"].to_pylist() == list(range(5, ROWS + 5))
+
+
 @pytest.mark.parametrize(
     ("convention", "code"),
     [
