@@ -139,10 +139,7 @@ impl Record {
                 Some(schema) => records(body, schema)?,
                 None => text(body)?,
             };
-            let origin = origin_of(origin, &files)?;
-            if rows.len() != origin.len() {
-                return Err(RecordError::Unclear("the rows of an output are not those that it says"));
-            }
+            let origin = origin_of(origin, rows.len(), &files)?;
             outputs.push((port, Batch::new(rows, origin)));
         }
         let rejects = head.rejects.into_iter().map(|reject| {
@@ -180,17 +177,24 @@ fn origin_head(origin: &Origin, files: &[FileId]) -> Result<Vec<Part>, RecordErr
     origin.parts().map(|(rows, source)| Ok((rows, source.map(place, <[u64]>::to_vec)?))).collect()
 }
 
-fn origin_of(parts: Vec<Part>, files: &[FileId]) -> Result<Origin, RecordError> {
+/// The origin of so many rows. Numbers that others have made up must not overflow, here or where it is sliced.
+fn origin_of(parts: Vec<Part>, rows: usize, files: &[FileId]) -> Result<Origin, RecordError> {
+    const WRONG: RecordError = RecordError::Unclear("the rows of an output are not those that it says");
     let file =
         |place: FileId| files.get(place.0 as usize).copied().ok_or(RecordError::Unclear("a row comes from no file"));
     let mut origin = Origin::default();
+    let mut left = rows;
     for (rows, source) in parts {
+        left = left.checked_sub(rows).ok_or(WRONG)?;
+        if matches!(source, Source::Consecutive { first, .. } if first.checked_add(rows as u64).is_none()) {
+            return Err(RecordError::Unclear("a row comes from behind the end of all files"));
+        }
         if matches!(&source, Source::Listed { rows: listed, .. } if listed.len() != rows) {
             return Err(RecordError::Unclear("a list of rows does not have as many as it says"));
         }
         origin.push(rows, source.map(file, |rows| rows)?);
     }
-    Ok(origin)
+    if left > 0 { Err(WRONG) } else { Ok(origin) }
 }
 
 #[cfg(test)]
@@ -243,6 +247,16 @@ mod tests {
                 .map(|place| place.map(|place| crate::batch::Place { file: moved(place.file), ..place }));
             assert_eq!(places(read), expected.collect::<Vec<_>>());
         }
+    }
+
+    #[test]
+    fn an_origin_that_is_made_up_does_not_overflow() {
+        let consecutive = |first| Source::Consecutive { file: FileId(0), first };
+        let fails = |parts: Vec<Part>| assert!(origin_of(parts, 2, &[FileId(0)]).is_err());
+        fails(vec![(usize::MAX, Source::Unknown), (3, Source::Unknown)]);
+        fails(vec![(2, consecutive(u64::MAX - 1))]);
+        fails(vec![(1, consecutive(1))]);
+        assert_eq!(origin_of(vec![(2, consecutive(1))], 2, &[FileId(0)]).expect("two rows").len(), 2);
     }
 
     #[test]
