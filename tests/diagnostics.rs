@@ -672,7 +672,7 @@ stages:
 }
 
 #[test]
-fn files_of_steps_are_checked() {
+fn files_of_tasks_are_checked() {
     let yaml = r#"version: 1
 params:
   size: { type: integer, default: 1 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use rustix::process::Signal;
 use support::calls::callee;
-use support::{Ran, Scene, until};
+use support::{Scene, until};
 
 const STAGES: &str = r#"
 sorted:
@@ -64,10 +64,6 @@ fn plan(scene: &Scene) -> String {
     String::from_utf8(output.stdout).expect("it is text")
 }
 
-fn says(ran: &Ran, text: &str) {
-    assert!(ran.stderr.contains(text), "`{text}` is missing:\n{}", ran.stderr);
-}
-
 #[test]
 fn a_task_is_run_again_if_and_only_if_something_has_changed() {
     let scene = scene();
@@ -78,7 +74,7 @@ fn a_task_is_run_again_if_and_only_if_something_has_changed() {
     let ran = scene.run().ends_with(0);
     assert_eq!(called(&scene), Vec::<String>::new());
     for task in ["sorted", "counted", "copied"] {
-        says(&ran, &format!("{task}: not run, as nothing has changed since it ended well"));
+        ran.says(&[&format!("{task}: not run, as nothing has changed since it ended well")]);
         assert!(plan(&scene).contains(&format!("task `{task}`: is not run")), "{}", plan(&scene));
     }
     // What changes, the tasks that are run again, and what is told of the first one.
@@ -135,7 +131,7 @@ fn a_task_is_run_again_if_and_only_if_something_has_changed() {
         }
         let ran = scene.run().args(args).ends_with(0);
         assert_eq!(called(&scene), *expected, "{what}:\n{}", ran.stderr);
-        says(&ran, reason);
+        ran.says(&[reason]);
         scene.assert_clean();
     }
     assert_eq!(scene.read("out/all.txt"), "d\nc\nb\n");
@@ -154,7 +150,7 @@ fn a_task_that_fails_leaves_what_was_there_and_is_run_again() {
     fs::remove_file(scene.path("fail")).expect("ours");
     called(&scene);
     let ran = scene.run().ends_with(0);
-    says(&ran, "file in/a.txt");
+    ran.says(&["file in/a.txt"]);
     assert_eq!(called(&scene), ["counted", "sorted"]);
     assert_eq!(scene.read("out/all.txt"), "c\ne\n");
 }
@@ -182,12 +178,12 @@ fn a_task_that_is_killed_leaves_what_was_there_and_its_files_go() {
 #[test]
 fn what_is_not_made_is_an_error() {
     let scene = Scene::new("task:\n  command: { shell: 'test \"$one\"', outputs: { one: out/one } }\n", "");
-    says(&scene.run().ends_with(1), "out/one is not there, which it is to make");
+    scene.run().ends_with(1).says(&["out/one is not there, which it is to make"]);
     scene.assert_clean();
     let scene = Scene::new("task:\n  command: { run: ['true'], outputs: [out/one] }\n", "");
-    says(&scene.run().ends_with(1), "out/one is not there, which it is to make");
+    scene.run().ends_with(1).says(&["out/one is not there, which it is to make"]);
     let scene = Scene::new("task:\n  command: { run: ['true'], inputs: 'none-*' }\n", "");
-    says(&scene.run().ends_with(6), "none-*, which the command names under `inputs`");
+    scene.run().ends_with(6).says(&["none-*, which the command names under `inputs`"]);
 }
 
 /// Runs this as a pipeline with one task, `task`, beside what the pipeline needs.
@@ -201,7 +197,7 @@ fn with_task(task: &str) -> Scene {
 fn what_others_have_in_a_folder_is_not_lost() {
     let scene = with_task(r#"{ shell: 'mkdir "$all"; echo new > "$all/x"', outputs: { all: data } }"#);
     scene.write("data/precious.txt", "precious");
-    says(&scene.run().ends_with(6), "it was not this task that made it");
+    scene.run().ends_with(6).says(&["it was not this task that made it"]);
     assert_eq!(scene.read("data/precious.txt"), "precious");
     fs::remove_dir_all(scene.path("data")).expect("ours");
     scene.run().ends_with(0);
@@ -210,7 +206,7 @@ fn what_others_have_in_a_folder_is_not_lost() {
     scene.assert_clean();
     // The state folder of the run may lie in it.
     let scene = with_task(r#"{ shell: 'mkdir "$all"', outputs: { all: state } }"#);
-    says(&scene.run().ends_with(6), "state");
+    scene.run().ends_with(6).says(&["state"]);
     scene.assert_clean();
 }
 
@@ -265,11 +261,11 @@ fn two_runs_do_not_do_one_task_at_once() {
     scene.write("in/a.txt", "b");
     let other = scene.run().end();
     assert_eq!(other.code(), Some(6), "{}", other.stderr);
-    says(&other, &format!("another run (process {})", going.pid()));
+    other.says(&[&format!("another run (process {})", going.pid())]);
     scene.write("go", "");
     assert_eq!(going.end().code(), Some(0));
     // It was made of what was there when it began.
-    says(&scene.run().ends_with(0), "file in/a.txt");
+    scene.run().ends_with(0).says(&["file in/a.txt"]);
     assert_eq!(scene.read("o"), "made of b\n");
 }
 
@@ -281,6 +277,6 @@ fn where_a_command_is_run_counts() {
     scene.run().ends_with(0);
     let yaml = scene.read("pipeline.yaml").replace("cwd: A", "cwd: B");
     scene.write("pipeline.yaml", &yaml);
-    says(&scene.run().ends_with(0), "cwd");
+    scene.run().ends_with(0).says(&["cwd"]);
     assert_eq!(scene.read("o"), "b");
 }

@@ -27,6 +27,12 @@ pub fn complain(message: &str) {
     eprint(&format!("error: {message}\n"));
 }
 
+/// Prints an error of a file or of the system, which ends the program.
+pub fn failed(error: &impl std::fmt::Display) -> Exit {
+    complain(&error.to_string());
+    Exit::InputOutput
+}
+
 /// Prints one warning that is not about a place in a file.
 pub fn warn(message: &str) {
     eprint(&format!("warning: {message}\n"));

@@ -13,16 +13,15 @@ pub fn plan(args: &PlanArgs) -> Exit {
     let plan = load::plan(&args.file, &args.params, &args.workers)
         .and_then(|mut plan| load::keep_to_memory(&mut plan, &args.workers).map(|()| plan));
     match plan {
-        Ok(plan) => match Checkpoints::changes(&plan, &args.state.folder(&plan)) {
-            Ok(changes) => {
-                let state_dir = args.state.folder(&plan);
-                output::print(&(view::text(&plan) + &checkpoints(&plan, &changes) + &tasks(&plan, &state_dir)))
+        Ok(plan) => {
+            let state_dir = args.state.folder(&plan);
+            match Checkpoints::changes(&plan, &state_dir) {
+                Ok(changes) => {
+                    output::print(&(view::text(&plan) + &checkpoints(&plan, &changes) + &tasks(&plan, &state_dir)))
+                }
+                Err(error) => output::failed(&error),
             }
-            Err(error) => {
-                output::complain(&error.to_string());
-                Exit::InputOutput
-            }
-        },
+        }
         Err(exit) => exit,
     }
 }
@@ -50,17 +49,16 @@ fn tasks(plan: &Plan, state_dir: &Path) -> String {
 /// What becomes of the batches that earlier runs have finished.
 fn checkpoints(plan: &Plan, changes: &[StageChange]) -> String {
     let line = |StageChange { stage, changed, batches, before }: &StageChange| {
-        let had = before.map(|before| counted(before, "batch"));
+        let had = || before.map(|before| counted(before, "batch"));
         let what = match changed {
             None => "there was no run before".to_owned(),
             Some(changed) if changed.is_empty() => {
                 let batches = counted(*batches, "finished batch");
-                let had = had.map_or_else(String::new, |had| format!(" (the last run had {had})"));
+                let had = had().map_or_else(String::new, |had| format!(" (the last run had {had})"));
                 format!("{batches}, reused unless rows or packages have changed{had}")
             }
             Some(changed) => {
-                let all = before.map_or_else(String::new, |before| format!("all {} of ", counted(before, "batch")));
-                let all = if all.is_empty() { "batches".to_owned() } else { format!("{all}the last run") };
+                let all = had().map_or_else(|| "batches".to_owned(), |had| format!("all {had} of the last run"));
                 format!("{all} are done again, as this has changed: {}", some(changed))
             }
         };

@@ -51,10 +51,7 @@ fn find(args: &RunArgs, purpose: Purpose, wanted: Option<&str>) -> Result<Earlie
     let option = purpose.option();
     let (file, shown) = (load::identity(&args.file)?, args.file.display());
     let state_dir = args.state.in_folder(&runs::folder_of(&args.file)?);
-    let all = PastRun::all(&state_dir).map_err(|error| {
-        output::complain(&error.to_string());
-        Exit::InputOutput
-    })?;
+    let all = PastRun::all(&state_dir).map_err(|error| output::failed(&error))?;
     let (ours, others): (Vec<_>, Vec<_>) = all.into_iter().partition(|run| run.is_of(&file));
     let refuse = |problem: String| {
         output::complain(&harmless(&format!("{option}: {problem}")));

@@ -85,7 +85,8 @@ fn prepared_run(args: &RunArgs) -> Result<Exit, Exit> {
         }),
     };
     let corrects = record.corrects.as_ref().and_then(|id| Some(earlier?.folder.with_file_name(id)));
-    let surroundings = Surroundings { python, cores, chaos, forced, corrects, started: record.now, present: now };
+    let surroundings =
+        Surroundings { python, cores, chaos, forced, corrects, now: record.now, started: record.started };
     Ok(carry_out(args, plan, &record, surroundings, &signals))
 }
 
@@ -157,8 +158,7 @@ fn recorded(exit: Exit, outcome: Option<&Outcome>, took: Duration) -> RecordedOu
         },
         exit_code: exit.code(),
         duration: outcome.map_or(took, |outcome| outcome.duration),
-        rows_rejected: outcome
-            .map(|outcome| outcome.stages.iter().map(|account| account.rejected + account.skipped).sum()),
+        rows_rejected: outcome.map(|outcome| outcome.stages.iter().map(|account| account.rows_failed()).sum()),
     }
 }
 

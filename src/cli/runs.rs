@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use super::args::{ListFormat, RunsArgs, RunsListArgs, RunsPruneArgs, STATE};
 use super::exit_code::Exit;
 use super::{load, output};
-use crate::report::{count, counted, duration, harmless};
+use crate::report::{count, counted, duration, harmless, table};
 use crate::run::executor::Checkpoints;
 use crate::run::publish::{self, KEPT_RUNS, PastRun, Phase, Pruned, Pruning};
 
@@ -22,7 +22,7 @@ pub fn list(args: &RunsListArgs) -> Exit {
 
 fn listed(args: &RunsListArgs) -> Result<Exit, Exit> {
     let place = Place::of(&args.runs)?;
-    let mut runs = PastRun::all(&place.state_dir).map_err(|error| complain(&error))?;
+    let mut runs = PastRun::all(&place.state_dir).map_err(|error| output::failed(&error))?;
     runs.retain(|run| place.file.as_ref().is_none_or(|file| run.is_of(file)));
     let now = SystemTime::now();
     Ok(match args.format {
@@ -33,7 +33,7 @@ fn listed(args: &RunsListArgs) -> Result<Exit, Exit> {
             output::eprint(&format!("no runs {}\n", place.shown()));
             Exit::Success
         }
-        ListFormat::Text => output::print(&table(&runs, now)),
+        ListFormat::Text => output::print(&table_of(&runs, now)),
     })
 }
 
@@ -47,7 +47,7 @@ fn pruned(args: &RunsPruneArgs) -> Result<Exit, Exit> {
     let mut freed = 0;
     if args.checkpoints {
         // First, as it may be refused.
-        let bytes = Checkpoints::remove(&place.state_dir, args.dry_run).map_err(|error| complain(&error))?;
+        let bytes = Checkpoints::remove(&place.state_dir, args.dry_run).map_err(|error| output::failed(&error))?;
         freed += bytes;
         output::print(&format!("{verb} the checkpoints, {}\n", ByteSize::b(bytes)));
     }
@@ -56,7 +56,7 @@ fn pruned(args: &RunsPruneArgs) -> Result<Exit, Exit> {
     let before = args.older_than.map(|age| SystemTime::now().checked_sub(age).unwrap_or(SystemTime::UNIX_EPOCH));
     let pruning = Pruning { file: place.file.as_deref(), keep, before, is_dry: args.dry_run };
     let Pruned { removed, kept, unfinished, failed } =
-        publish::prune(&place.state_dir, &pruning).map_err(|error| complain(&error))?;
+        publish::prune(&place.state_dir, &pruning).map_err(|error| output::failed(&error))?;
     let mut text = String::new();
     for (run, bytes) in &removed {
         freed += bytes;
@@ -130,11 +130,6 @@ pub fn folder_of(file: &Path) -> Result<PathBuf, Exit> {
     Ok(absolute.parent().unwrap_or(&absolute).to_owned())
 }
 
-fn complain(error: &impl std::fmt::Display) -> Exit {
-    output::complain(&error.to_string());
-    Exit::InputOutput
-}
-
 /// How long a run took, or has taken so far; `None` if nobody knows.
 fn took(run: &PastRun, now: SystemTime) -> Option<Duration> {
     match &run.phase {
@@ -166,16 +161,10 @@ fn to_json(run: &PastRun, now: SystemTime) -> Value {
     })
 }
 
-fn table(runs: &[PastRun], now: SystemTime) -> String {
+fn table_of(runs: &[PastRun], now: SystemTime) -> String {
     let header = ["run", "started", "duration", "outcome", "pipeline", "rejected"].map(str::to_owned);
     let rows: Vec<[String; 6]> = std::iter::once(header).chain(runs.iter().map(|run| row(run, now))).collect();
-    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
-    let widths: [usize; 6] = std::array::from_fn(width);
-    let line = |row: &[String; 6]| {
-        let cells = row.iter().zip(&widths).map(|(cell, &width)| format!("{cell:<width$}"));
-        format!("{}\n", cells.collect::<Vec<_>>().join("  ").trim_end())
-    };
-    rows.iter().map(line).collect()
+    table(&rows, |_| false)
 }
 
 fn row(run: &PastRun, now: SystemTime) -> [String; 6] {

@@ -74,11 +74,7 @@ impl Resolver<'_> {
             CheckpointSpec::Flag(true) => (None, None),
             CheckpointSpec::Options(options) => (options.depends.as_ref(), options.share.as_ref()),
         };
-        let depends = match depends {
-            None => &[],
-            Some(PathsSpec::One(path)) => std::slice::from_ref(path),
-            Some(PathsSpec::Many(paths)) => paths.as_slice(),
-        };
+        let depends = depends.map_or(&[][..], PathsSpec::all);
         let problem = match kind? {
             StageKind::Python(python) if python.is_source => Some("it makes rows and gets none"),
             StageKind::Python(python) if !python.partition_by.is_empty() || python.is_stream() => {
@@ -99,12 +95,7 @@ impl Resolver<'_> {
                     .to_owned(),
             );
         }
-        for path in depends {
-            if let Err(error) = glob::Pattern::new(path) {
-                let message = format!("`{path}` is not a glob pattern: {}", error.msg);
-                self.report(Code::PlanBadOption, &["checkpoint", "depends"], message);
-            }
-        }
+        self.check_patterns(&["checkpoint", "depends"], depends);
         Some(Checkpoint {
             depends: depends.iter().map(|path| self.absolute(path)).collect(),
             share: share.and_then(|share| self.share(share)),

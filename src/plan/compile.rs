@@ -9,6 +9,7 @@ use super::deadlock;
 use super::failing::{Budget, OnError, Retry, Timeout};
 use super::graph::StageGraph;
 use super::link::{self, After, Link};
+use super::paths;
 use super::plan::{Edge, EdgeId, Plan, PythonPlan, StageId};
 use super::pushdown;
 use super::queue::{Capacity, Cut, GivenCapacity};
@@ -120,7 +121,7 @@ fn analyse(document: &Document, settings: &Settings, problems: &mut Vec<Diagnost
     problems.extend(check_python(document));
     let waits = afters.iter().map(|after| (after.from, after.to));
     let edges: Vec<(usize, usize)> = links.iter().map(|link| (link.from, link.to)).chain(waits).collect();
-    problems.extend(check::paths(document, &kinds, &edges));
+    problems.extend(paths::paths(document, &kinds, &edges));
     let graph = StageGraph::new(document.stages.len(), &edges)
         .map_err(|cycles| {
             problems.extend(cycles.iter().filter_map(|cycle| check::cycle(document, &links, &afters, &cycle.edges)))

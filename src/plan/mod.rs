@@ -11,6 +11,7 @@ mod fit;
 mod graph;
 mod link;
 pub mod memory;
+mod paths;
 #[allow(clippy::module_inception)]
 mod plan;
 mod pushdown;

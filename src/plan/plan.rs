@@ -1,7 +1,7 @@
 //! [`Plan`]: the whole compiled pipeline.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::queue::{Capacity, Cut};
 use super::resource::Resource;
@@ -90,6 +90,11 @@ impl Plan {
 
     pub fn edge(&self, id: EdgeId) -> &Edge {
         &self.edges[id.index()]
+    }
+
+    /// A path as it would be written in the file, if it is below the pipeline's folder.
+    pub fn shown(&self, path: &Path) -> String {
+        path.strip_prefix(&self.folder).unwrap_or(path).display().to_string()
     }
 
     /// Bytes that may wait in all queues together; what spills does not count, as it waits on disk.

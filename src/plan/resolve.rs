@@ -86,10 +86,7 @@ impl Resolver<'_> {
                 &short
             }
         };
-        let paths = match &options.path {
-            PathsSpec::One(path) => std::slice::from_ref(path),
-            PathsSpec::Many(paths) => paths,
-        };
+        let paths = options.path.all();
         let stdin = paths.iter().any(|path| path == "-");
         if stdin && paths.len() > 1 {
             self.report(
@@ -109,15 +106,7 @@ impl Resolver<'_> {
         }
         let delimiter = self.delimiter(options, format);
         self.check_header("read", options.header, format);
-        for path in paths.iter().filter(|path| *path != "-") {
-            if let Err(error) = glob::Pattern::new(path) {
-                self.report(
-                    Code::PlanBadOption,
-                    &["read", "path"],
-                    format!("`{path}` is not a glob pattern: {}", error.msg),
-                );
-            }
-        }
+        self.check_patterns(&["read", "path"], paths);
         Some(Read {
             paths: if stdin { Vec::new() } else { paths.iter().map(|path| self.absolute(path)).collect() },
             stdin,
@@ -463,6 +452,14 @@ impl Resolver<'_> {
 
     pub fn cwd(&self) -> PathBuf {
         self.draft.spec.cwd.as_ref().map_or_else(|| self.document.folder.clone(), |cwd| self.absolute(cwd))
+    }
+
+    pub(super) fn check_patterns(&mut self, keys: &[&str], paths: &[String]) {
+        for path in paths {
+            if let Err(error) = glob::Pattern::new(path) {
+                self.report(Code::PlanBadOption, keys, format!("`{path}` is not a glob pattern: {}", error.msg));
+            }
+        }
     }
 
     pub(super) fn absolute(&self, path: &str) -> PathBuf {

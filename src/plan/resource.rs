@@ -10,6 +10,12 @@ use crate::spec::{Document, ResourceDraft};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ResourceId(pub u32);
 
+impl ResourceId {
+    pub fn index(self) -> usize {
+        self.0 as usize
+    }
+}
+
 #[derive(Clone, Debug, PartialEq)]
 pub struct Resource {
     pub name: String,
@@ -147,7 +153,7 @@ impl Resolver<'_> {
                 self.report(Code::PlanUnknownResource, &["uses", name], message).help = Some(help);
                 continue;
             };
-            let resource = ResourceId(u32::try_from(at).unwrap_or(u32::MAX));
+            let resource = ResourceId(u32::try_from(at).expect("a file has fewer resources than bytes"));
             if uses.iter().any(|taken| taken.resource == resource) {
                 let message = format!("`uses` names the resource `{name}` twice");
                 self.report(Code::PlanBadOption, &["uses"], message);

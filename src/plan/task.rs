@@ -50,17 +50,8 @@ impl Resolver<'_> {
         if options.inputs.is_none() && options.outputs.is_none() {
             return None;
         }
-        let inputs = match &options.inputs {
-            None => &[],
-            Some(PathsSpec::One(path)) => std::slice::from_ref(path),
-            Some(PathsSpec::Many(paths)) => paths.as_slice(),
-        };
-        for path in inputs {
-            if let Err(error) = glob::Pattern::new(path) {
-                let message = format!("`{path}` is not a glob pattern: {}", error.msg);
-                self.report(Code::PlanBadOption, &["command", "inputs"], message);
-            }
-        }
+        let inputs = options.inputs.as_ref().map_or(&[][..], PathsSpec::all);
+        self.check_patterns(&["command", "inputs"], inputs);
         let output =
             |name: Option<&str>, path: &str| TaskOutput { name: name.map(str::to_owned), path: self.absolute(path) };
         let outputs = match &options.outputs {

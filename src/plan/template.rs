@@ -1,6 +1,6 @@
-//! [`Template`]: an argument of a command that is run for each row.
+//! [`Template`]: an argument of a command that is run for each row, or of a task whose outputs have names.
 
-/// Text with the values of columns in it: `{column}`. `{{` and `}}` stand for the braces themselves.
+/// Text with the values of columns in it, or the paths of outputs: `{column}`. `{{` and `}}` stand for the braces themselves.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Template {
     /// As it is written.

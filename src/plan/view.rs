@@ -2,7 +2,6 @@
 
 use std::collections::BTreeSet;
 use std::fmt::Write;
-use std::path::Path;
 
 use bytesize::ByteSize;
 
@@ -127,7 +126,7 @@ fn resource_text(resource: &Resource) -> String {
 
 fn uses_text(plan: &Plan, stage: &Stage) -> String {
     let one = |of: &Use| {
-        let name = &plan.resources[of.resource.0 as usize].name;
+        let name = &plan.resources[of.resource.index()].name;
         format!("{} {name} for each {}", of.units, if of.per_row { "row" } else { "attempt" })
     };
     stage.uses.iter().map(one).collect::<Vec<_>>().join(", ")
@@ -149,7 +148,7 @@ fn kind_text(plan: &Plan, stage: &Stage) -> String {
         StageKind::Read(read) => format!("read {} {}", format_word(read.format), read_text(plan, read)),
         StageKind::Write(write) => {
             let target = match &write.target {
-                WriteTarget::File(path) => relative(plan, path),
+                WriteTarget::File(path) => plan.shown(path),
                 WriteTarget::Stdout => "standard output".to_owned(),
             };
             format!("write {} {target}", format_word(write.format))
@@ -173,7 +172,7 @@ fn read_text(plan: &Plan, read: &Read) -> String {
     if read.stdin {
         return "standard input".to_owned();
     }
-    read.paths.iter().map(|path| relative(plan, path)).collect::<Vec<_>>().join(", ")
+    read.paths.iter().map(|path| plan.shown(path)).collect::<Vec<_>>().join(", ")
 }
 
 fn columns_text(used: &UsedColumns) -> String {
@@ -184,11 +183,6 @@ fn columns_text(used: &UsedColumns) -> String {
         (true, false) => format!("if there: {}", listed(&used.perhaps)),
         (false, false) => format!("{}; if there: {}", listed(&used.needed), listed(&used.perhaps)),
     }
-}
-
-/// A path below the pipeline's folder as it would be written in the file.
-fn relative(plan: &Plan, path: &Path) -> String {
-    path.strip_prefix(&plan.folder).unwrap_or(path).display().to_string()
 }
 
 fn format_word(format: Format) -> &'static str {

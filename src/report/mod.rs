@@ -11,4 +11,4 @@ mod words;
 
 pub use reporter::{Reporter, Style, harmless};
 pub use summary::{failure, summary};
-pub use words::{count, counted, duration, some};
+pub use words::{count, counted, duration, some, table};

@@ -6,7 +6,7 @@ use std::time::Duration;
 use crate::plan::{Plan, Port, Stage, StageKind};
 use crate::run::{Ending, Outcome, Scope, StageAccount, StageFailure};
 
-use super::words::{count, counted, duration};
+use super::words::{count, counted, duration, table};
 
 /// What went wrong, in one line and with its details; `None` if nothing did.
 pub fn failure(plan: &Plan, outcome: &Outcome) -> Option<String> {
@@ -83,7 +83,7 @@ pub fn summary(plan: &Plan, outcome: &Outcome) -> String {
     if let Some(failure) = failure(plan, outcome) {
         let _ = writeln!(text, "error: {failure}\n");
     }
-    text += &table(plan, outcome);
+    text += &table_of(plan, outcome);
     for (stage, account) in plan.stages.iter().zip(&outcome.stages).filter(|(stage, _)| stage.checkpoint.is_some()) {
         let batches = counted(account.batches, "batch");
         let spared = match account.rows_spared {
@@ -118,9 +118,7 @@ pub fn summary(plan: &Plan, outcome: &Outcome) -> String {
 fn nothing_given(plan: &Plan, outcome: &Outcome) -> String {
     let stages = plan.stages.iter().zip(&outcome.stages);
     let is_read = |stage: &Stage| stage.ports.iter().any(|port| port.name == Port::MAIN && !port.edges.is_empty());
-    let is_mute = |account: &StageAccount| {
-        account.rows_in > 0 && account.rows_out == 0 && account.rejected + account.skipped == 0
-    };
+    let is_mute = |account: &StageAccount| account.rows_in > 0 && account.rows_out == 0 && account.rows_failed() == 0;
     let hit = stages
         .filter(|(stage, account)| matches!(stage.kind, StageKind::Python(_)) && is_read(stage) && is_mute(account));
     hit.map(|(stage, account)| {
@@ -133,8 +131,7 @@ fn nothing_given(plan: &Plan, outcome: &Outcome) -> String {
 /// A line for every stage of which nothing came but rejects: more likely a mistake in the pipeline than in every row.
 fn all_rejected(plan: &Plan, outcome: &Outcome) -> String {
     let stages = plan.stages.iter().zip(&outcome.stages);
-    let hit =
-        stages.filter(|(_, account)| account.rows_in > 0 && account.rejected + account.skipped == account.rows_in);
+    let hit = stages.filter(|(_, account)| account.rows_in > 0 && account.rows_failed() == account.rows_in);
     hit.map(|(stage, account)| {
         let (rows, verb) = (counted(account.rows_in, "row"), if account.rejected > 0 { "rejected" } else { "skipped" });
         format!("warning: `{}` {verb} all of its {rows}; is the mistake in the stage itself?\n", stage.name)
@@ -142,29 +139,17 @@ fn all_rejected(plan: &Plan, outcome: &Outcome) -> String {
     .collect()
 }
 
-fn table(plan: &Plan, outcome: &Outcome) -> String {
+fn table_of(plan: &Plan, outcome: &Outcome) -> String {
     let header = ["stage", "rows in", "rows out", "rejected", "batches", "busy", "waited for"].map(str::to_owned);
-    let mut rows = vec![header];
-    for (stage, account) in plan.stages.iter().zip(&outcome.stages) {
-        rows.push(row(stage, account, outcome.duration));
-    }
-    let widths: Vec<usize> = (0..rows[0].len())
-        .map(|column| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0))
-        .collect();
-    let mut text = String::new();
-    for row in rows {
-        let cells = row.iter().zip(&widths).enumerate().map(|(column, (cell, &width))| match column {
-            0 | 6 => format!("{cell:<width$}"),
-            _ => format!("{cell:>width$}"),
-        });
-        let _ = writeln!(text, "{}", cells.collect::<Vec<_>>().join("  ").trim_end());
-    }
-    text
+    let stages = plan.stages.iter().zip(&outcome.stages);
+    let rows = stages.map(|(stage, account)| row(stage, account, outcome.duration));
+    let rows: Vec<[String; 7]> = std::iter::once(header).chain(rows).collect();
+    table(&rows, |column| !matches!(column, 0 | 6))
 }
 
 fn row(stage: &Stage, account: &StageAccount, total: Duration) -> [String; 7] {
     let some = |number: u64, applies: bool| if applies { count(number) } else { "-".to_owned() };
-    let bad = account.rejected + account.skipped;
+    let bad = account.rows_failed();
     [
         stage.name.clone(),
         some(account.rows_in, !stage.inputs.is_empty()),

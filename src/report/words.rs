@@ -47,6 +47,20 @@ pub fn duration(duration: Duration) -> String {
     }
 }
 
+/// Lines of cells in columns as wide as their widest cell.
+pub fn table<const N: usize>(rows: &[[String; N]], is_number: impl Fn(usize) -> bool) -> String {
+    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
+    let widths: [usize; N] = std::array::from_fn(width);
+    let line = |row: &[String; N]| {
+        let cells = row.iter().zip(&widths).enumerate().map(|(column, (cell, &width))| match is_number(column) {
+            false => format!("{cell:<width$}"),
+            true => format!("{cell:>width$}"),
+        });
+        format!("{}\n", cells.collect::<Vec<_>>().join("  ").trim_end())
+    };
+    rows.iter().map(line).collect()
+}
+
 pub fn stage(plan: &Plan, id: StageId) -> &str {
     &plan.stage(id).name
 }

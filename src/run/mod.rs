@@ -181,7 +181,8 @@ fn go_on_to_the_end(
             if let Some(event) = executor.next_event() {
                 break event;
             }
-            let wakes_in = scheduler.wakes_at().map(|at| at.saturating_sub(started.elapsed()));
+            let wakes_at = scheduler.wakes_at();
+            let wakes_in = wakes_at.map(|at| at.saturating_sub(started.elapsed()));
             let ready = executor.wait(Some(wakes_in.map_or(PROGRESS, |wait| wait.min(PROGRESS))))?;
             executor.worker_news().into_iter().for_each(&mut *report);
             executor.other_news().into_iter().for_each(&mut *report);
@@ -193,7 +194,7 @@ fn go_on_to_the_end(
                 interrupts -= 1;
                 break Event::Interrupted;
             }
-            if scheduler.wakes_at().is_some_and(|at| at <= started.elapsed()) {
+            if wakes_at.is_some_and(|at| at <= started.elapsed()) {
                 break Event::Woken;
             }
             if shown.elapsed() >= PROGRESS {

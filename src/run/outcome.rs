@@ -76,6 +76,13 @@ pub struct StageAccount {
     pub peak_attempts: u32,
 }
 
+impl StageAccount {
+    /// Rows that were left out: rejected or skipped.
+    pub fn rows_failed(&self) -> u64 {
+        self.rejected + self.skipped
+    }
+}
+
 /// The accounts of one edge, in rows, counted independently at both ends.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct EdgeAccount {

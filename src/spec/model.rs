@@ -265,6 +265,15 @@ pub enum PathsSpec {
     Many(#[schemars(length(min = 1))] Vec<String>),
 }
 
+impl PathsSpec {
+    pub fn all(&self) -> &[String] {
+        match self {
+            Self::One(path) => std::slice::from_ref(path),
+            Self::Many(paths) => paths,
+        }
+    }
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum FormatSpec {
@@ -389,7 +398,8 @@ pub enum CommandSpec {
 /// A program, run in worker processes. It has exactly one of `run` and `shell`.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 pub struct CommandOptions {
-    /// Program and arguments; no shell is involved. In mode `row`, `{column}` is the row's value, and `{name}` is an output that has a name; `{{` and `}}` are braces then.
+    /// Program and arguments; no shell is involved. In mode `row`, `{column}` is the row's value; in a task whose outputs have names, `{name}` is
+    /// the path of one. In both, `{{` and `}}` are braces.
     #[schemars(length(min = 1), example = &["jq", "-c", "select(.ok)"])]
     pub run: Option<Vec<String>>,
     /// A script for `bash -euo pipefail`. Params, and columns in mode `row`, reach it as environment variables.

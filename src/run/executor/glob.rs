@@ -23,6 +23,11 @@ pub fn is_pattern(path: &Path) -> bool {
     path.to_str().is_some_and(|path| path.contains(['*', '?', '[']))
 }
 
+/// Sorts paths bytewise, not folder by folder.
+pub fn sort(paths: &mut [PathBuf]) {
+    paths.sort_by(|a, b| a.as_os_str().as_encoded_bytes().cmp(b.as_os_str().as_encoded_bytes()));
+}
+
 /// All paths that match, sorted bytewise: files, folders and whatever else there is. `**` stands for any number of folders, but for those that
 /// are hidden or symbolic links.
 ///
@@ -50,7 +55,7 @@ pub fn matching(pattern: &Path) -> Result<Vec<PathBuf>, GlobError> {
             Err(source) => return Err(GlobError::Unreadable { path, source }),
         }
     }
-    paths.sort_by(|a, b| a.as_os_str().as_encoded_bytes().cmp(b.as_os_str().as_encoded_bytes()));
+    sort(&mut paths);
     paths.dedup();
     Ok(paths)
 }

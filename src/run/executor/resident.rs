@@ -17,7 +17,7 @@ use crate::run::scheduler::{Failure, Scope};
 use crate::sql::{self, Query, Settings, SqlError, SqlErrorKind, StreamQuery};
 
 /// Bytes of stack of a stage's thread: address space, of which only what is used is memory. Long expressions are deep trees.
-const STACK: usize = 64 << 20;
+pub const STACK: usize = 64 << 20;
 
 /// What the event loop asks of the thread.
 enum Order {

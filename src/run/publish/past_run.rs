@@ -9,7 +9,7 @@ use rustix::fs::{FlockOperation, flock};
 
 use super::error::PublishError;
 use super::journal::{has_ended, is_published};
-use super::run_folder::{LOCK, list_runs, lock_state, time_of, try_lock, wait_for};
+use super::run_folder::{LOCK, list_runs, lock_state, remove_run, time_of, wait_for};
 use super::run_record::{Ended, RecordedOutcome, RunRecord};
 
 /// A run that has begun at some time, and may still be going on.
@@ -162,11 +162,8 @@ pub fn prune(state_dir: &Path, pruning: &Pruning<'_>) -> Result<Pruned, PublishE
 /// Removes a run's folder, and returns how many bytes it had; `None` if the run is alive.
 fn remove(run: &Path, is_dry: bool) -> Result<Option<u64>, PublishError> {
     let bytes = folder_bytes(run).map_err(PublishError::at("look at", run))?;
-    if !is_dry {
-        let Some(_lock) = try_lock(run)? else { return Ok(None) };
-        fs::remove_dir_all(run).map_err(PublishError::at("remove the folder", run))?;
-    }
-    Ok(Some(bytes))
+    let is_gone = is_dry || remove_run(run)?;
+    Ok(is_gone.then_some(bytes))
 }
 
 /// Bytes of all files in a folder and those below it.

@@ -159,11 +159,16 @@ pub(super) fn remove_spilled(run: &Path) -> Result<(), PublishError> {
 fn prune(runs: &Path, kept: usize) -> Result<(), PublishError> {
     let finished: Vec<_> = list_runs(runs)?.into_iter().filter(|run| has_ended(run)).collect();
     for run in finished.iter().take(finished.len().saturating_sub(kept)) {
-        if let Some(_lock) = try_lock(run)? {
-            fs::remove_dir_all(run).map_err(PublishError::at("remove the folder", run))?;
-        }
+        remove_run(run)?;
     }
     Ok(())
+}
+
+/// Removes a run's folder. Returns whether it could be: whether the run is not alive.
+pub(super) fn remove_run(run: &Path) -> Result<bool, PublishError> {
+    let Some(_lock) = try_lock(run)? else { return Ok(false) };
+    fs::remove_dir_all(run).map_err(PublishError::at("remove the folder", run))?;
+    Ok(true)
 }
 
 /// The time in UTC to the millisecond, and six random digits.

@@ -1,6 +1,6 @@
 //! [`Staging`]: outputs that are being written, and their publication.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::fs::{self, File, OpenOptions};
 use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
@@ -13,6 +13,9 @@ use crate::run::fail_point::reach;
 
 /// Bytes of an output's name up to which its staged file has it in its own name: that may be 255 bytes long.
 const SHOWN_NAME: usize = 200;
+/// Staged outputs are hidden beside their places: `.` and the name of the output, then this, the run's id, and the end.
+const MARK: &str = ".millpond-";
+const END: &str = ".tmp";
 
 /// The outputs of one run. Dropping it without [`Staging::commit`] removes them.
 #[derive(Debug)]
@@ -146,7 +149,7 @@ impl Staging {
         let shown = target.file_name().filter(|name| name.len() <= SHOWN_NAME);
         let mut name = OsString::from(".");
         name.push(shown.map_or_else(|| (self.outputs.len() + self.reserved.len()).to_string().into(), OsString::from));
-        name.push(format!(".millpond-{}.tmp", self.run_id));
+        name.push(format!("{MARK}{}{END}", self.run_id));
         target.with_file_name(name)
     }
 
@@ -155,6 +158,13 @@ impl Staging {
         let written = self.record.write_all(line.as_bytes()).and_then(|()| self.record.sync_data());
         written.map_err(PublishError::at("write", &self.run.join(RECORD)))
     }
+}
+
+/// Whether a file or folder has the name of an output that is being made.
+pub fn is_staged(name: &OsStr) -> bool {
+    let name = name.as_encoded_bytes();
+    let has_mark = || name.windows(MARK.len()).any(|part| part == MARK.as_bytes());
+    name.starts_with(b".") && name.ends_with(END.as_bytes()) && has_mark()
 }
 
 impl Drop for Staging {

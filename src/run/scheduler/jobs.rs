@@ -9,7 +9,6 @@ use super::clock::Activity;
 use super::event::{Failure, Meta, Output};
 use super::placing::Place;
 use super::ready::Need;
-use super::recall::Spared;
 use super::scheduler::Scheduler;
 use super::stage_state::{Job, Jobs, Keeping, MapHost, Phase, Role, Slice, SliceId, Step, Work, rest};
 use crate::plan::{Port, StageId};
@@ -309,11 +308,7 @@ impl Scheduler {
         match self.job(stage, sequence).spared {
             None => self.correct_to_outputs(stage, sequence),
             // What came of the rest is still to be put to it.
-            Some(Spared { output_bytes, .. }) => {
-                let given = self.job(stage, sequence).given().0;
-                let given: u64 = given.iter().map(|output| output.batch.bytes).sum();
-                self.charge_at_least(stage, sequence, output_bytes + given);
-            }
+            Some(_) => self.charge_parts(stage, sequence),
         }
         self.keep(stage, sequence);
     }
@@ -381,7 +376,7 @@ impl Scheduler {
         }
         let bad: u64 = whole.rejects.iter().map(Reject::count).sum();
         if let Some((edge, meta)) = job.input {
-            let spared = job.spared.unwrap_or(Spared { rows: 0, input_bytes: 0, output_bytes: 0 });
+            let spared = job.spared.unwrap_or_default();
             self.stages[stage.index()].account.rows_spared += spared.rows;
             self.stages[stage.index()].account.rows_in += rows + bad + spared.rows;
             if bad > 0 && !self.settle_rejects(stage, sequence, meta.id, whole.rejects, &mut reservations) {

@@ -27,7 +27,7 @@ pub enum Recalled {
 }
 
 /// The part of a batch that need not be worked on.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 pub struct Spared {
     pub rows: u64,
     /// Of the batch, beyond those of the part that is left.

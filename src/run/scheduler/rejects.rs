@@ -22,7 +22,7 @@ impl Scheduler {
         let kept = self.plan.stage(stage).on_error == OnError::Reject;
         let account = &mut self.stages[stage.index()].account;
         *if kept { &mut account.rejected } else { &mut account.skipped } += rows;
-        let failed = account.rejected + account.skipped;
+        let failed = account.rows_failed();
         let budget = self.plan.stage(stage).budget;
         let surplus = budget.max_rows.map_or(0, |most| failed.saturating_sub(most));
         let one_too_many = nth(&rejects, rows.saturating_sub(surplus));
@@ -73,7 +73,7 @@ impl Scheduler {
     /// Whether no greater part of the stage's rows has failed than may, now that it has seen all. If not, the run has failed.
     pub(super) fn keeps_to_budget(&mut self, stage: StageId) -> bool {
         let account = &self.stages[stage.index()].account;
-        let (failed, all) = (account.rejected + account.skipped, account.rows_in);
+        let (failed, all) = (account.rows_failed(), account.rows_in);
         let budget = self.plan.stage(stage).budget;
         if budget.allows_of(failed, all) {
             return true;

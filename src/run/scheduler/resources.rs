@@ -116,11 +116,11 @@ impl Resources {
     }
 
     fn state(&self, id: ResourceId) -> &State {
-        &self.states[id.0 as usize]
+        &self.states[id.index()]
     }
 
     fn state_mut(&mut self, id: ResourceId) -> &mut State {
-        &mut self.states[id.0 as usize]
+        &mut self.states[id.index()]
     }
 
     /// Promises what an attempt with so many rows takes, if there is enough. If not, the stage waits for its turn.
@@ -132,12 +132,11 @@ impl Resources {
             is_first && state.stock.level(now) + EPSILON >= state.needed(stage, amount(*of, rows))
         });
         if is_enough {
+            self.forget(stage, uses);
             for of in uses {
                 let state = self.state_mut(of.resource);
-                state.queue.retain(|(_, waiting)| *waiting != stage);
                 state.promised.insert(stage, state.stock.asked(amount(*of, rows)));
             }
-            self.waiting.remove(&stage);
             return true;
         }
         let turn = turn.unwrap_or_else(|| {
@@ -253,15 +252,16 @@ impl Scheduler {
 
     /// An attempt has not come to the last of its rows: what it has taken for them is not used up.
     pub(super) fn give_back_rows(&mut self, stage: StageId, rows: u64) {
+        if rows == 0 {
+            return;
+        }
         let plan = Arc::clone(&self.plan);
         let uses = &plan.stage(stage).uses;
-        for of in uses.iter().filter(|of| of.per_row && rows > 0) {
+        for of in uses.iter().filter(|of| of.per_row) {
             let now = self.now;
             self.resources.state_mut(of.resource).stock.add(amount(*of, rows), now);
         }
-        if rows > 0 {
-            self.touch_next_in_line(uses);
-        }
+        self.touch_next_in_line(uses);
     }
 
     /// When time will have brought what the next in line wait for, the first of them.
@@ -313,11 +313,11 @@ impl Scheduler {
 impl Slice {
     /// Rows that the next attempt of it is given; `None` if that calls no code of the user's.
     fn rows_to_try(&self) -> Option<u64> {
-        let sum = |ranges: &[std::ops::Range<u64>]| ranges.iter().map(|range| range.end - range.start).sum();
+        let rows = |range: &std::ops::Range<u64>| range.end - range.start;
         match &self.step {
             Step::Join { .. } => None,
-            Step::Blaming(blame) => Some(sum(&blame.next().into_iter().collect::<Vec<_>>())),
-            Step::Rest(rest) => Some(sum(rest)),
+            Step::Blaming(blame) => Some(blame.next().as_ref().map_or(0, rows)),
+            Step::Rest(rest) => Some(rest.iter().map(rows).sum()),
             Step::Whole | Step::Done { .. } | Step::Failed { .. } => Some(self.len()),
         }
     }

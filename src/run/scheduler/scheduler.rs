@@ -412,12 +412,13 @@ impl Scheduler {
 
     /// Nothing runs, and so nothing will ever happen: not a matter of time.
     fn is_stuck(&self) -> bool {
-        let at_work = self.finishing > 0
+        let at_work = !self.running.is_empty()
+            || self.finishing > 0
             || !self.resting.is_empty()
-            || self.resources_at().is_some()
             || self.pool.total_starting() > 0
-            || self.pool.has_retired();
-        self.running.is_empty() && !at_work && self.stages.iter().all(StageState::is_quiet)
+            || self.pool.has_retired()
+            || self.resources_at().is_some();
+        !at_work && self.stages.iter().all(StageState::is_quiet)
     }
 }
 

@@ -101,9 +101,7 @@ impl Sight {
             _ => Self::Batch,
         }
     }
-}
 
-impl Sight {
     fn at_once(self) -> NonZeroU32 {
         match self {
             Self::Row { at_once } => at_once,
@@ -227,7 +225,7 @@ impl Scheduler {
     }
 
     /// What the slices have given lies in memory until they are joined.
-    fn charge_parts(&mut self, stage: StageId, sequence: u64) {
+    pub(super) fn charge_parts(&mut self, stage: StageId, sequence: u64) {
         let job = self.job(stage, sequence);
         let given: u64 = job.slices.values().flat_map(Slice::outputs).map(|output| output.batch.bytes).sum();
         let spared = job.spared.map_or(0, |spared| spared.output_bytes);

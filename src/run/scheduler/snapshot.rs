@@ -57,7 +57,7 @@ impl Scheduler {
             }
             Activity::WaitsForWorker => "waits for a worker".to_owned(),
             Activity::WaitsForResource => {
-                let name = |of: &crate::plan::Use| format!("`{}`", self.plan.resources[of.resource.0 as usize].name);
+                let name = |of: &crate::plan::Use| format!("`{}`", self.plan.resources[of.resource.index()].name);
                 format!("waits for {}", stage.uses.iter().map(name).collect::<Vec<_>>().join(", "))
             }
             Activity::WaitsForStage => format!("waits for the end of {}", names(&mut stage.after.iter().copied())),
@@ -86,7 +86,7 @@ impl Scheduler {
             stage: stage.id,
             rows_in: state.account.rows_in,
             rows_out: state.account.rows_out,
-            rejected: state.account.rejected + state.account.skipped,
+            rejected: state.account.rows_failed(),
             retries: state.account.retries,
             running: state.running(),
             queue_fill: stage

@@ -12,6 +12,7 @@ use super::digest::Hash;
 use crate::format::column_type;
 use crate::plan::{Command, CommandLine, Plan, Python, Stage, StageKind, TaskFiles};
 use crate::run::executor::glob::{self, GlobError};
+use crate::run::publish::is_staged;
 
 /// Changes when what is kept is made in another way.
 const FORMAT: &str = concat!("2 ", env!("CARGO_PKG_VERSION"));
@@ -26,6 +27,7 @@ pub struct Fingerprint {
     /// The files that it is made of, without symbolic links.
     files: BTreeSet<PathBuf>,
     digest: [u8; 32],
+    name: String,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -49,7 +51,7 @@ impl Fingerprint {
         let mut made = Making { plan, stage, components: BTreeMap::new(), files: BTreeSet::new() };
         made.value("engine", &FORMAT.into());
         made.value("env", &json!(stage.env));
-        made.value("cwd", &made.shown(&stage.cwd).into());
+        made.value("cwd", &plan.shown(&stage.cwd).into());
         match &stage.kind {
             StageKind::Python(python) => made.python(python, environment)?,
             StageKind::Command(command) => made.command(command)?,
@@ -58,7 +60,13 @@ impl Fingerprint {
         for pattern in stage.checkpoint.iter().flat_map(|checkpoint| &checkpoint.depends) {
             made.depends(pattern)?;
         }
-        Ok(Self { digest: digest(&made.components), components: made.components, files: made.files })
+        Ok(Self::new(made.components, made.files))
+    }
+
+    fn new(components: BTreeMap<String, String>, files: BTreeSet<PathBuf>) -> Self {
+        let named = components.iter().filter(|(name, _)| *name != PACKAGES);
+        let name = blake3::Hash::from_bytes(digest(named)).to_hex()[..16].to_owned();
+        Self { digest: digest(&components), name, components, files }
     }
 
     /// The digest of all.
@@ -73,9 +81,8 @@ impl Fingerprint {
 
     /// What those records are known by, in a file or to people, that were made by what this is the fingerprint of. Which packages there are
     /// is no part of it.
-    pub fn name(&self) -> String {
-        let components = self.components.iter().filter(|(name, _)| *name != PACKAGES);
-        blake3::Hash::from_bytes(digest(components)).to_hex()[..16].to_owned()
+    pub fn name(&self) -> &str {
+        &self.name
     }
 
     pub fn to_json(&self) -> Value {
@@ -135,7 +142,7 @@ impl Making<'_> {
         let files = imported(&plan.python.path, &python.call.module);
         let files = files.map_err(|(path, source)| FingerprintError::File { path, source })?;
         for (path, content) in &files {
-            self.bytes(format!("code {}", self.shown(path)), content);
+            self.bytes(format!("code {}", self.plan.shown(path)), content);
             self.files.extend(path.canonicalize());
             // It may look at any of them.
             if contains(content, b"params") {
@@ -164,7 +171,7 @@ impl Making<'_> {
 
     /// Which outputs a task is to make, and what it makes them of.
     fn task(&mut self, files: &TaskFiles) -> Result<(), FingerprintError> {
-        let shown = |output: &crate::plan::TaskOutput| json!([output.name, self.shown(&output.path)]);
+        let shown = |output: &crate::plan::TaskOutput| json!([output.name, self.plan.shown(&output.path)]);
         let outputs = files.outputs.iter().map(shown).collect();
         self.value("outputs", &Value::Array(outputs));
         for pattern in &files.inputs {
@@ -224,13 +231,9 @@ impl Making<'_> {
 
     fn file(&mut self, path: &Path) -> Result<(), FingerprintError> {
         let hash = file_digest(path).map_err(|source| FingerprintError::File { path: path.to_owned(), source })?;
-        self.components.insert(format!("file {}", self.shown(path)), hash);
+        self.components.insert(format!("file {}", self.plan.shown(path)), hash);
         self.files.extend(path.canonicalize());
         Ok(())
-    }
-
-    fn shown(&self, path: &Path) -> String {
-        path.strip_prefix(&self.plan.folder).unwrap_or(path).display().to_string()
     }
 }
 
@@ -279,9 +282,7 @@ fn add_files(path: &Path, around: &mut BTreeSet<PathBuf>, files: &mut Vec<PathBu
 
 /// Whether it is a state folder in its usual place, or an output that is being made.
 fn is_of_runs(path: &Path) -> bool {
-    let name = path.file_name().unwrap_or_default().as_encoded_bytes();
-    let is_staged = || name.starts_with(b".") && name.ends_with(b".tmp") && contains(name, b".millpond-");
-    name == b".millpond" || is_staged()
+    path.file_name().is_some_and(|name| name == ".millpond" || is_staged(name))
 }
 
 pub(super) fn file_digest(path: &Path) -> io::Result<String> {
@@ -301,7 +302,7 @@ mod tests {
     fn made_of(components: &[(&str, &str)]) -> Fingerprint {
         let components: BTreeMap<String, String> =
             components.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
-        Fingerprint { digest: digest(&components), components, files: BTreeSet::new() }
+        Fingerprint::new(components, BTreeSet::new())
     }
 
     #[test]

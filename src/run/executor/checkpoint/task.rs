@@ -34,7 +34,7 @@ impl Findings {
         let named =
             stage.task_files().into_iter().flat_map(|files| &files.outputs).filter(|output| output.name.is_some());
         let mut paths = named.map(|output| output.path.as_path());
-        paths.find(|path| has_entries(path) && !self.made.contains(&shown(plan, path)))
+        paths.find(|path| has_entries(path) && !self.made.contains(&plan.shown(path)))
     }
 }
 
@@ -76,7 +76,7 @@ pub fn look(plan: &Plan, stage: &Stage, state_dir: &Path) -> Result<Findings, Fi
     let changed = record.map(|record| {
         let mut changed = fingerprint.changed_since(&record["made_of"]);
         for path in outputs(stage) {
-            let name = shown(plan, path);
+            let name = plan.shown(path);
             let now = digest(path).ok();
             if now.is_none() || now.as_deref() != record["made"][&name].as_str() {
                 changed.push(format!("output {name}"));
@@ -109,7 +109,7 @@ pub fn made(
             io::ErrorKind::NotFound => TaskError::NotMade { path: path.to_owned() },
             _ => TaskError::Output { path: path.to_owned(), source },
         })?;
-        made.insert(shown(plan, path), digest);
+        made.insert(plan.shown(path), digest);
     }
     Ok(made)
 }
@@ -164,8 +164,4 @@ fn record_path(plan: &Plan, stage: &Stage, state_dir: &Path) -> PathBuf {
     hash.add(stage.name.as_bytes());
     let name = blake3::Hash::from_bytes(hash.finish()).to_hex();
     state_dir.join(FOLDER).join(format!("{}.json", &name[..32]))
-}
-
-fn shown(plan: &Plan, path: &Path) -> String {
-    path.strip_prefix(&plan.folder).unwrap_or(path).display().to_string()
 }

@@ -114,7 +114,7 @@ impl Checkpoints {
         if stages.peek().is_none() {
             return Ok(None);
         }
-        let ledger = Arc::new(Ledger::open(state_dir, surroundings.present)?);
+        let ledger = Arc::new(Ledger::open(state_dir, surroundings.started)?);
         let shares = Shares::open(plan)?;
         let environment = surroundings.python.as_ref().map_or("", |python| python.environment.as_str());
         let mut known = known_stages(state_dir);
@@ -165,9 +165,7 @@ impl Checkpoints {
             let digest = blake3::Hash::from_bytes(*fingerprint.digest()).to_hex().to_string();
             (plan.stage(*stage).name.clone(), Value::from(digest))
         });
-        let path = run.join(MADE_OF);
-        let text = Value::Object(stages.collect()).to_string();
-        fs::write(&path, text).map_err(|source| CheckpointError::Stages { path, source })
+        write_json(&run.join(MADE_OF), stages.collect())
     }
 
     /// Removes the checkpoints of a state folder, and returns how many bytes they had. Nothing is removed if `is_dry`.
@@ -190,7 +188,7 @@ impl Checkpoints {
         let changes = stages.map(|stage| {
             let fingerprint = fingerprint(plan, stage, None)?;
             let changed = known.get(&full_name(plan, stage)).map(|before| fingerprint.changed_since(before));
-            let batches = counts.get(&fingerprint.name()).copied().unwrap_or_default();
+            let batches = counts.get(fingerprint.name()).copied().unwrap_or_default();
             let before = numbers.get(&full_name(plan, stage)).and_then(Value::as_u64);
             Ok(StageChange { stage: stage.id, changed, batches, before })
         });
@@ -335,7 +333,7 @@ impl LocalExecutor {
             *times += 1;
             let (ledger, plan, mailbox) =
                 (Arc::clone(&checkpoints.ledger), Arc::clone(&self.plan), self.mailbox.clone());
-            let made_by = checkpoints.fingerprints[&stage].name();
+            let made_by = checkpoints.fingerprints[&stage].name().to_owned();
             let share = checkpoints.shares.of(stage);
             checkpoints.shares.spawn(stage, move || {
                 let places = Places { ledger: &ledger, share: share.as_ref() };
@@ -366,16 +364,8 @@ impl LocalExecutor {
         {
             checkpoints.news.push(RunEvent::CheckpointUnsound { stage, file });
         }
-        let known = record.map(|Record { outputs, rejects }| {
-            let plan = Arc::clone(&self.plan);
-            let ports = &plan.stage(stage).ports;
-            let outputs = outputs.into_iter().filter_map(|(name, batch)| {
-                let port = ports.iter().position(|port| port.name == name)?;
-                Some(Output { port, batch: self.keep(batch) })
-            });
-            let outputs = outputs.collect();
-            Recalled::Whole { outputs, rejects }
-        });
+        let known = record
+            .map(|Record { outputs, rejects }| Recalled::Whole { outputs: self.keep_by_port(stage, outputs), rejects });
         let checkpoints = self.checkpoints.as_mut().expect("only stages that keep batches ask for them");
         let asked = checkpoints.asked.remove(&(stage, sequence));
         if known.is_some() {
@@ -396,16 +386,19 @@ impl LocalExecutor {
             Ok(Kept { together }) => together,
             Err(failure) => return Event::StageFailed { stage, failure },
         };
+        let outputs = together.map(|outputs| self.keep_by_port(stage, outputs));
+        Event::Kept { stage, sequence, outputs }
+    }
+
+    /// Outputs by the names of their ports, as the scheduler knows them.
+    fn keep_by_port(&mut self, stage: StageId, outputs: Vec<(String, Batch)>) -> Vec<Output> {
         let plan = Arc::clone(&self.plan);
         let ports = &plan.stage(stage).ports;
-        let outputs = together.map(|outputs| {
-            let kept = outputs.into_iter().filter_map(|(name, batch)| {
-                let port = ports.iter().position(|port| port.name == name)?;
-                Some(Output { port, batch: self.keep(batch) })
-            });
-            kept.collect()
+        let kept = outputs.into_iter().filter_map(|(name, batch)| {
+            let port = ports.iter().position(|port| port.name == name)?;
+            Some(Output { port, batch: self.keep(batch) })
         });
-        Event::Kept { stage, sequence, outputs }
+        kept.collect()
     }
 
     pub(super) fn keep_outcome(
@@ -438,7 +431,7 @@ impl LocalExecutor {
         let (ledger, writing, mailbox) =
             (Arc::clone(&checkpoints.ledger), checkpoints.writing.clone(), self.mailbox.clone());
         let share = checkpoints.shares.of(stage);
-        let made_by = checkpoints.fingerprints[&stage].name();
+        let made_by = checkpoints.fingerprints[&stage].name().to_owned();
         checkpoints.shares.spawn(stage, move || {
             let result = guarded(|| {
                 let (record, origin, is_put_together) = match partial {

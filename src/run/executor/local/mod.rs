@@ -60,9 +60,9 @@ pub struct Surroundings {
     /// rejected.
     pub corrects: Option<PathBuf>,
     /// The moment that `now()` says in queries.
+    pub now: SystemTime,
+    /// The moment at which this run begins, and by which ages are told: later than `now` if it goes on with another one.
     pub started: SystemTime,
-    /// The moment at which this run begins, and by which ages are told: later than `started` if it goes on with another one.
-    pub present: SystemTime,
 }
 
 pub struct LocalExecutor {

@@ -27,7 +27,7 @@ impl LocalExecutor {
             stage: stage.name.clone(),
             params: self.plan.params.clone(),
             seed: self.plan.seed,
-            started: self.surroundings.started,
+            started: self.surroundings.now,
             memory_limit: stage.memory.map_or(usize::MAX, |limit| usize::try_from(limit.get()).unwrap_or(usize::MAX)),
             spill_folder: self.spill.folder.clone(),
             spill_limit: SPILL_LIMIT,

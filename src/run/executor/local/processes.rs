@@ -76,10 +76,7 @@ impl LocalExecutor {
                 self.look_at_task(attempt, id, turn);
                 Ok(())
             }
-            _ => {
-                let values = batch.clone();
-                self.run_alone(attempt, stage, command, values.as_ref(), batch, turn)
-            }
+            _ => self.run_alone(attempt, stage, command, None, batch, turn),
         }
     }
 
@@ -140,11 +137,11 @@ impl LocalExecutor {
         attempt: AttemptId,
         stage: &Stage,
         command: &Command,
-        values: Option<&Batch>,
+        named: Option<&Batch>,
         row: Option<Batch>,
         turn: Turn,
     ) -> io::Result<()> {
-        let (argv, env) = match self.row_line(stage, &command.line, values) {
+        let (argv, env) = match self.row_line(stage, &command.line, named.or(row.as_ref())) {
             Ok(line) => line,
             Err(failure) => {
                 self.events.push_back(Event::AttemptFailed { attempt, failure });

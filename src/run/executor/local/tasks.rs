@@ -175,11 +175,14 @@ fn not_made(error: &TaskError) -> Failure {
 
 /// The paths that outputs with names are written to, as the columns of a row: a command is given them as it would be given one.
 fn outputs_as_row(files: &TaskFiles, staged: &[Reserved]) -> Option<Batch> {
+    if staged.is_empty() {
+        return None;
+    }
     let names = files.outputs.iter().filter_map(|output| output.name.as_deref());
     let columns = names.zip(staged).map(|(name, reserved)| {
         let path: ArrayRef = Arc::new(StringArray::from(vec![reserved.staged().to_string_lossy().into_owned()]));
         (name, path)
     });
-    let row = RecordBatch::try_from_iter(columns).ok()?;
+    let row = RecordBatch::try_from_iter(columns).expect("columns of one row each");
     Some(Batch::new(row, Origin::unknown(1)))
 }

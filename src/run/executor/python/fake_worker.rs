@@ -58,8 +58,8 @@ impl FakeWorker {
             chaos: None,
             forced: BTreeSet::new(),
             corrects: None,
+            now: SystemTime::UNIX_EPOCH,
             started: SystemTime::UNIX_EPOCH,
-            present: SystemTime::UNIX_EPOCH,
         };
         // Nothing is written: the worker has no output.
         let log = OutputLog::new(PathBuf::new());

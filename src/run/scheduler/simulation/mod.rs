@@ -288,7 +288,7 @@ fn check_bounds(scheduler: &Scheduler, plan: &Plan, fake: &Fake) {
         let ResourceKind::Units(all) = resource.kind else { continue };
         let with_units = scheduler.running.values().filter(|running| running.taken_rows.is_some());
         let uses = with_units.flat_map(|running| &plan.stage(running.stage).uses);
-        let taken: u32 = uses.filter(|of| of.resource.0 as usize == at).map(|of| of.units).sum();
+        let taken: u32 = uses.filter(|of| of.resource.index() == at).map(|of| of.units).sum();
         assert!(taken <= all, "{taken} units of {all} are taken");
     }
     for (state, stage) in scheduler.stages.iter().zip(&plan.stages) {
@@ -351,7 +351,7 @@ impl Rates {
         }
         USES.fetch_add(uses.len() as u64, Ordering::Relaxed);
         for of in uses.iter().filter(|of| !of.per_row) {
-            let ResourceKind::Rate { per_second, burst } = plan.resources[of.resource.0 as usize].kind else {
+            let ResourceKind::Rate { per_second, burst } = plan.resources[of.resource.index()].kind else {
                 continue;
             };
             let taken = self.taken.entry(of.resource.0).or_default();

@@ -10,9 +10,7 @@ use super::folder::Folder;
 use super::store::{Background, Store};
 use super::{Share, ShareError};
 use crate::plan::{Plan, STORE_REQUESTS, SharePlace, StageId, StoreUrl};
-
-/// As much as other threads have that read and write columns, which may be nested deeply. Bytes, taken only as they are used.
-const STACK: usize = 64 << 20;
+use crate::run::executor::resident::STACK;
 
 #[derive(Debug, Default)]
 pub struct Shares {

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use super::error::ReadError;
 use crate::format::Format;
-use crate::run::executor::glob::{self, GlobError, is_pattern};
+use crate::run::executor::glob::{self, GlobError, is_pattern, sort};
 
 /// Replaces patterns by the files that match them and folders by their files of the format, each sorted bytewise.
 pub(super) fn expand(paths: &[PathBuf], format: Format) -> Result<Vec<PathBuf>, ReadError> {
@@ -50,8 +50,4 @@ fn list(folder: &Path, format: Format) -> Result<Vec<PathBuf>, ReadError> {
     }
     sort(&mut files);
     Ok(files)
-}
-
-fn sort(files: &mut [PathBuf]) {
-    files.sort_by(|a, b| a.as_os_str().as_encoded_bytes().cmp(b.as_os_str().as_encoded_bytes()));
 }
