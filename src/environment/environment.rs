@@ -54,14 +54,14 @@ pub fn prepare(
     progress: &mut dyn FnMut(Progress),
 ) -> Result<Environment, EnvironmentError> {
     if let Some(interpreter) = &wanted.interpreter {
-        return existing(interpreter);
+        return existing(interpreter, host);
     }
     if let Some(venv) = &wanted.venv {
         let python = build::python_of(venv);
         if !python.exists() {
             return Err(EnvironmentError::NotVenv(venv.clone()));
         }
-        return existing(&python);
+        return existing(&python, host);
     }
     check_requirements(&wanted.requirements)?;
     let base = Interpreter::find(host)?;
@@ -70,8 +70,12 @@ pub fn prepare(
     Ok(Environment { python, key, created })
 }
 
-fn existing(path: &Path) -> Result<Environment, EnvironmentError> {
-    let python = Interpreter::ask(path)?;
+fn existing(path: &Path, host: &Host) -> Result<Environment, EnvironmentError> {
+    let mut python = Interpreter::at(path, host)?;
+    if !python.has_pyarrow {
+        // It may have been installed since.
+        python = Interpreter::ask(path, host)?;
+    }
     if !python.has_pyarrow {
         return Err(EnvironmentError::NoPyarrow(python.path));
     }
@@ -138,7 +142,7 @@ esac
 
         fn with_python(version: &str) -> Self {
             let machine = Self::new();
-            machine.add_python("python3", version, "False");
+            machine.add_python("python3", version, "");
             machine
         }
 
@@ -287,8 +291,8 @@ esac
         let machine = Machine::with_python("3 9 2");
         let text = machine.error(&requirements(&[]));
         assert!(text.ends_with("is Python 3.9.2; 3.10 or newer is needed"), "{text}");
-        machine.add_python("python3.10", "3 10 1", "False");
-        machine.add_python("python3.12", "3 12 0", "False");
+        machine.add_python("python3.10", "3 10 1", "");
+        machine.add_python("python3.12", "3 12 0", "");
         let environment = machine.prepare(&requirements(&[])).expect("built");
         let marker = machine.host.cache.join("envs").join(environment.key).join("complete.json");
         assert!(fs::read_to_string(marker).expect("written").contains("\"version\": \"3.12\""));
@@ -304,8 +308,8 @@ esac
     #[test]
     fn an_interpreter_that_exists_needs_pyarrow() {
         let machine = Machine::new();
-        let without = machine.add_python("without", "3 11 7", "False");
-        let with = machine.add_python("with", "3 11 7", "True");
+        let without = machine.add_python("without", "3 11 7", "");
+        let with = machine.add_python("with", "3 11 7", "/site/pyarrow/__init__.py");
         let wanted = |path: &Path| Wanted { interpreter: Some(path.to_owned()), ..Wanted::default() };
         assert!(machine.error(&wanted(&without)).contains("has no pyarrow"));
         let environment = machine.prepare(&wanted(&with)).expect("used as it is");
@@ -328,7 +332,7 @@ esac
         let machine = Machine::new();
         let wanted = Wanted { venv: Some(machine.folder.path().join("venv")), ..Wanted::default() };
         assert!(machine.error(&wanted).contains("is not a virtual environment"));
-        machine.add_python("../venv/bin/python", "3 11 7", "True");
+        machine.add_python("../venv/bin/python", "3 11 7", "/site/pyarrow/__init__.py");
         let environment = machine.prepare(&wanted).expect("used as it is");
         assert_eq!(environment.python, machine.folder.path().join("venv/bin/python"));
     }
@@ -338,7 +342,7 @@ esac
     fn a_real_environment_has_pyarrow() {
         let host = Host::from_env().expect("a home folder");
         let environment = prepare(&Wanted::default(), &host, &mut |_| {}).expect("built or found");
-        assert!(Interpreter::ask(&environment.python).expect("it runs").has_pyarrow);
+        assert!(Interpreter::ask(&environment.python, &host).expect("it runs").has_pyarrow);
         assert!(!prepare(&Wanted::default(), &host, &mut |_| {}).expect("found").created);
     }
 }

@@ -6,6 +6,7 @@ use std::process::{Command, Stdio};
 
 use super::error::EnvironmentError;
 use super::host::Host;
+use super::remembered;
 
 /// Minor versions of Python 3 that are looked for by name, the newest first.
 const NEWEST_MINOR: u32 = 20;
@@ -16,7 +17,7 @@ import importlib.util, os, sys
 print('millpond-version', *sys.version_info[:3])
 print('millpond-executable', sys.executable)
 print('millpond-path', os.path.realpath(sys.executable))
-print('millpond-pyarrow', importlib.util.find_spec('pyarrow') is not None)
+print('millpond-pyarrow', getattr(importlib.util.find_spec('pyarrow'), 'origin', None) or '')
 ";
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -52,8 +53,14 @@ pub(super) struct Interpreter {
 }
 
 impl Interpreter {
+    /// What `path` is; it is run only if that is not known. An error if it is no Python or an old one.
+    pub fn at(path: &Path, host: &Host) -> Result<Self, EnvironmentError> {
+        let known = remembered::recall(host, path, QUESTION).and_then(|answer| Self::parse(path, &answer));
+        known.map_or_else(|| Self::ask(path, host), Ok)
+    }
+
     /// Runs `path`; an error if it is no Python or an old one.
-    pub fn ask(path: &Path) -> Result<Self, EnvironmentError> {
+    pub fn ask(path: &Path, host: &Host) -> Result<Self, EnvironmentError> {
         let not_python = |reason: String| EnvironmentError::NotPython { path: path.to_owned(), reason };
         let output = Command::new(path)
             .args(["-c", QUESTION])
@@ -74,6 +81,7 @@ impl Interpreter {
         if interpreter.version < Version::OLDEST {
             return Err(EnvironmentError::TooOld { path: path.to_owned(), version: interpreter.version });
         }
+        remembered::note(host, path, QUESTION, &text);
         Ok(interpreter)
     }
 
@@ -83,7 +91,7 @@ impl Interpreter {
             .chain((Version::OLDEST.minor..=NEWEST_MINOR).rev().map(|minor| format!("python3.{minor}")));
         let mut problem = EnvironmentError::NoInterpreter;
         for path in names.filter_map(|name| host.find(name)) {
-            match Self::ask(&path) {
+            match Self::at(&path, host) {
                 Ok(interpreter) => return Ok(interpreter),
                 Err(error) => problem = error,
             }
@@ -101,7 +109,7 @@ impl Interpreter {
             executable: answer("millpond-executable")?.into(),
             real_path: answer("millpond-path")?.to_owned(),
             version: Version { major, minor, micro },
-            has_pyarrow: answer("millpond-pyarrow")? == "True",
+            has_pyarrow: !answer("millpond-pyarrow")?.is_empty(),
         })
     }
 }

@@ -11,6 +11,7 @@ mod interpreter;
 mod key;
 mod lock;
 mod package;
+mod remembered;
 mod tool;
 mod variables;
 
