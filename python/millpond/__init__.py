@@ -2,6 +2,9 @@
 
 `params` are the params of the run, `log` is a logger to the stage's log, and `millpond.batch_id` names the batch at
 hand: `stage/sequence`, the same for every attempt, so that it can serve as an idempotency key.
+
+`lock`, `semaphore`, `event` and `barrier` are shared by all workers of the run, by name, and so are `counter` and what
+`state` has.
 """
 
 from __future__ import annotations
@@ -10,9 +13,26 @@ from typing import Any
 
 from . import context
 from .context import log, params
-from .errors import MillpondError, NoTerminalError, SchemaError
+from .errors import MillpondError, NoTerminalError, SchemaError, Throttled
+from .run_state import counter, state
+from .sync import DeadlockError, barrier, event, lock, semaphore
 
-__all__ = ["MillpondError", "NoTerminalError", "SchemaError", "batch_id", "log", "params"]
+__all__ = [
+    "DeadlockError",
+    "MillpondError",
+    "NoTerminalError",
+    "SchemaError",
+    "Throttled",
+    "barrier",
+    "batch_id",
+    "counter",
+    "event",
+    "lock",
+    "log",
+    "params",
+    "semaphore",
+    "state",
+]
 
 __version__ = "0.1.0"
 

@@ -17,8 +17,9 @@ from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
 from . import process, stacks
-from .errors import told
+from .errors import Throttled, told
 from .parts import Call
+from .run_state import Apart, Done
 
 # Rows that wait at once in a worker if an `async def` function says nothing: HTTP clients have as many connections.
 DEFAULT = 100
@@ -30,6 +31,8 @@ class Begun:
     def __init__(self, at_once: int, until: float, *, skips: bool) -> None:
         self.rows = 0
         self.calls: dict[int, Call] = {}
+        # To the state of the run.
+        self.done: dict[int, Done] = {}
         # Rows that are left out.
         self.failed: dict[int, dict[str, Any]] = {}
         self._at_once = at_once
@@ -44,7 +47,7 @@ class Begun:
 
     def fail(self, index: int, error: BaseException, *, is_exit: bool) -> None:
         """The function has raised for a row."""
-        if self._skips and not is_exit:
+        if self._skips and not is_exit and not isinstance(error, Throttled):
             self.failed[index] = told(error, index)
         else:
             self._errors[index] = error
@@ -106,11 +109,14 @@ class Threads:
     def _run_one(self, begun: Begun, free: threading.Semaphore, index: int, row: dict[str, Any]) -> None:
         thread = threading.get_ident()
         self._busy[thread] = index
+        apart = Apart()
+        apart.begin()
         try:
             begun.calls[index] = self._call(row)
         except BaseException as error:
             begun.fail(index, error, is_exit=not isinstance(error, Exception))
         finally:
+            begun.done[index] = apart.end()
             if os.getpid() != self._pid:
                 process.end_copy()
             del self._busy[thread]

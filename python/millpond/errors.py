@@ -6,6 +6,7 @@ Start reading at `report`.
 from __future__ import annotations
 
 import importlib
+import math
 import os
 import traceback
 from types import TracebackType
@@ -36,6 +37,20 @@ class SharedMemoryError(MillpondError, MemoryError):
     """The system has no room for an output batch in shared memory."""
 
 
+class Throttled(MillpondError):
+    """Raise it when a service asks for fewer calls.
+
+    What the call was for is tried again after `retry_after` seconds (by default after a second, then twice as long each
+    time), which costs no attempt. What the stage `uses` by a rate is given out more slowly, until it goes well again.
+    """
+
+    def __init__(self, message: str = "throttled", *, retry_after: float | None = None) -> None:
+        if retry_after is not None and not 0 <= retry_after < math.inf:
+            raise ValueError(f"`retry_after` is a number of seconds, and not {retry_after!r}")
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
 class SchemaError(MillpondError):
     """What a stage returned does not fit its columns. Names the column, and the output's row where one is at fault."""
 
@@ -59,6 +74,7 @@ def report(error: BaseException, row: int | None = None, rows: tuple[int, int] |
         "row": row,
         "rows": rows,
         "verdict": "schema" if isinstance(error, SchemaError) else "exception",
+        "throttled": {"seconds": error.retry_after} if isinstance(error, Throttled) else None,
     }
 
 

@@ -20,6 +20,7 @@ from typing import Any, TypeVar
 from . import process, stacks
 from .concurrency import Begun
 from .parts import Call
+from .run_state import Apart
 
 T = TypeVar("T")
 
@@ -138,11 +139,14 @@ class Tasks:
     async def _run_one(
         self, begun: Begun, running: dict[int, asyncio.Task[None]], index: int, row: dict[str, Any]
     ) -> None:
+        apart = Apart()
+        apart.begin()
         try:
             begun.calls[index] = await self._call(row)
         except BaseException as error:
             # A row that is cancelled by its own code has failed, like any other.
             begun.fail(index, error, is_exit=not isinstance(error, (Exception, asyncio.CancelledError)))
+        begun.done[index] = apart.end()
         if os.getpid() != self._pid:
             process.end_copy()
         first = begun.first_error()

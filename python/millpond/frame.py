@@ -38,6 +38,7 @@ class Kind(enum.IntEnum):
     STOP = 8
     FINISH_KEYS = 9
     RESTORE = 10
+    ANSWER = 11
 
     HELLO = 16
     OPENED = 17
@@ -53,6 +54,7 @@ class Kind(enum.IntEnum):
     DONE_AGAIN = 27
     SNAPSHOT = 28
     ROWS_FAILED = 29
+    ASK = 30
 
     PREPARE = 32
     FORK = 33

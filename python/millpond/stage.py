@@ -15,20 +15,22 @@ import math
 import sys
 import time
 from collections.abc import AsyncIterable, Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import pyarrow as pa
 
-from . import annotation, concurrency, context, parts
+from . import annotation, concurrency, context, parts, run_state
 from .codecs import codec
 from .codecs.dicts import DictCodec
 from .codecs.table import finish
 from .codecs.values import Given, as_rows, rows_of
 from .column_types import declared_schema
 from .draws import Draws
-from .errors import SchemaError, StageError, told
+from .errors import SchemaError, StageError, Throttled, told
 from .source import Source
 from .stream import Stream
+
+Item = TypeVar("Item")
 
 
 @dataclasses.dataclass
@@ -288,6 +290,7 @@ class Stage:
             if not self._draws.were_missed():
                 return self._outputs(made, batch.num_rows, given)
         self._failed = {}
+        run_state.state.begin()  # All rows are run again.
         return self._outputs(self._made_of_all(batch, numbers, given), batch.num_rows, given)
 
     def _run_in_turn(self, batch: pa.RecordBatch) -> Ran:
@@ -297,7 +300,7 @@ class Stage:
         return Ran(self._outputs(made, batch.num_rows, given), batch.num_rows)
 
     def _made_of_all(self, batch: pa.RecordBatch, numbers: Sequence[int], given: Given) -> list[_Made]:
-        return self._made_of(self._draws.each(rows_of(batch, given), numbers))
+        return self._made_of(self._apart(self._draws.each(rows_of(batch, given), numbers)))
 
     def _made_of(self, rows: Iterator[dict[str, Any]]) -> list[_Made]:
         made = [_Made() for _ in self._ports]
@@ -319,9 +322,14 @@ class Stage:
 
     def _skip(self, index: int, error: Exception) -> None:
         """Goes on without a row that the function raised for, if the stage may."""
-        if not self._skips:
+        if not self._skips or isinstance(error, Throttled):
             raise error
+        run_state.forget_row()
         self._failed[index] = told(error, index)
+
+    def _apart(self, rows: Iterator[Item]) -> Iterator[Item]:
+        """The rows. Where those that fail are left out, they are apart: what these do to the state does not count."""
+        return run_state.each(rows) if self._skips else rows
 
     def _run_some(self, batch: pa.RecordBatch, share: Share, given: Given) -> tuple[dict[int, parts.Call], int]:
         """Calls the function row by row until the time is over, but on one row at least.
@@ -331,11 +339,16 @@ class Stage:
         calls: dict[int, parts.Call] = {}
         rows = 0
         until = _end_of(share)
-        for number, row in zip(share.numbers, rows_of(batch, given), strict=True):
+        for number, row in run_state.each(zip(share.numbers, rows_of(batch, given), strict=True)):
             context.seed_row(number)
             self.row = rows
             try:
                 calls[rows] = self._call_on(row)
+            except Throttled:
+                if rows == 0 or share.seconds is None:
+                    raise
+                run_state.forget_row()
+                break  # The rows before it are done, and the next attempt begins with this one.
             except Exception as error:
                 self._skip(rows, error)
             rows += 1
@@ -350,11 +363,17 @@ class Stage:
         context.seed_batch()
         begun = self._crew.run(rows_of(batch, given), _end_of(share), skips=self._skips)
         first = begun.first_error()
+        rows = begun.rows
         if first is not None:
             self.row, error = first
-            raise error
-        self._failed = dict(sorted(begun.failed.items()))
-        return dict(sorted(begun.calls.items())), begun.rows
+            if not isinstance(error, Throttled) or self.row == 0 or share.seconds is None:
+                raise error
+            rows, self.row = self.row, None  # Those after it are run again with it.
+        self._failed = {row: text for row, text in sorted(begun.failed.items()) if row < rows}
+        calls = {row: call for row, call in sorted(begun.calls.items()) if row < rows}
+        for row in calls:
+            run_state.count(begun.done[row])
+        return calls, rows
 
     async def _await_on(self, row: dict[str, Any]) -> parts.Call:
         from . import event_loop

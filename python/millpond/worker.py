@@ -6,10 +6,8 @@ User code runs in `Stage`; batches come from `Leases` and go to `Outputs`. The p
 from __future__ import annotations
 
 import contextlib
-import importlib.metadata
 import itertools
 import os
-import platform
 import sys
 import threading
 import traceback
@@ -21,7 +19,9 @@ from . import allocator, context, errors, process
 from .frame import PROTOCOL, Channel, Flag, Frame, Kind, ProtocolError
 from .keyed import KeyedStage
 from .leases import Leases
+from .line import open_line
 from .outputs import Outputs, Written
+from .run_state import state
 from .stage import Output, Ran, Share, Stage, close_loop
 
 # How long an idle worker with leases waits before it looks whether they are held by garbage, at first and at most.
@@ -30,6 +30,9 @@ _IDLE_SECONDS_MAX = 2.0
 
 EXIT_ORPHANED = 1
 EXIT_BROKEN = 70
+
+# In the place of a port: what an attempt has done to the state of the run.
+_STATE_PORT = 0xFFFF_FFFF
 
 
 def run(channel: Channel) -> NoReturn:
@@ -50,6 +53,7 @@ def run(channel: Channel) -> NoReturn:
 class Worker:
     def __init__(self, channel: Channel) -> None:
         self._channel = channel
+        self._line = open_line(channel)
         self._pid = os.getpid()
         self._schemas: dict[int, pa.Schema] = {}
         self._stages: dict[int, Stage | KeyedStage] = {}
@@ -77,17 +81,17 @@ class Worker:
                 return self._close_stages()
             else:
                 raise ProtocolError(f"a worker does not know frames of kind {frame.kind}")
-        os._exit(EXIT_ORPHANED)
+        end_orphaned()
 
     def _next_frame(self) -> Frame | None:
         """Waits for a frame. Leases that end in the meantime (in user threads, in garbage) are released."""
         idle = _IDLE_SECONDS
         self._channel.send(*self._leases.release())
-        while self._leases.outstanding() and not self._channel.wait(idle):
+        while self._leases.outstanding() and not self._line.has_frame(idle):
             self._leases.collect()
             self._channel.send(*self._leases.release())
             idle = min(idle * 2, _IDLE_SECONDS_MAX)
-        return self._channel.receive()
+        return self._line.next_frame()
 
     def _open(self, frame: Frame) -> None:
         context.params.set(frame.text["params"])
@@ -102,6 +106,7 @@ class Worker:
             self._fail(Frame(Kind.ERROR, stage=frame.stage), error)
             return
         self._end_copies()
+        state.begin()
         self._stages[frame.stage] = stage
         text = {"as": stage.convention, "class": stage.is_class}
         if stage.at_once > 1:
@@ -146,6 +151,7 @@ class Worker:
             if isinstance(stage, KeyedStage):
                 stage.restore(frame.data)
             return []
+        state.begin()
         if frame.flags & Flag.HANG:
             threading.Event().wait()
         ran, end = self._call(stage, frame)
@@ -155,6 +161,9 @@ class Worker:
         answer = []
         if frame.flags & Flag.SNAPSHOT and isinstance(stage, KeyedStage):
             answer.append(Frame(Kind.SNAPSHOT, stage=frame.stage, attempt=frame.attempt, data=stage.snapshot()))
+        updates = state.take()
+        if updates is not None:
+            ran.outputs.append(Output(_STATE_PORT, updates))
         answer += self._written(frame, ran.outputs)
         if ran.failed:
             answer.append(Frame(Kind.ROWS_FAILED, stage=frame.stage, attempt=frame.attempt, text={"rows": ran.failed}))
@@ -180,6 +189,7 @@ class Worker:
 
     def _caught_up(self, frame: Frame) -> None:
         self._end_copies()
+        state.begin()  # What batches before have done counts already.
         self._channel.send(Frame(Kind.CAUGHT_UP, stage=frame.stage, attempt=frame.attempt))
 
     def _end_copies(self) -> None:
@@ -233,6 +243,11 @@ class Worker:
         return status
 
 
+def end_orphaned() -> NoReturn:
+    """Ends a worker without a coordinator: nothing that it does counts any more."""
+    os._exit(EXIT_ORPHANED)
+
+
 def _share(frame: Frame) -> Share | None:
     """What an attempt is to do of its batch; `None`: all of it."""
     if frame.text is None:
@@ -244,11 +259,8 @@ def _share(frame: Frame) -> Share | None:
 
 def hello() -> Frame:
     """What a process says first."""
-    try:
-        pyarrow = importlib.metadata.version("pyarrow")
-    except importlib.metadata.PackageNotFoundError:
-        pyarrow = ""
-    text = {"protocol": PROTOCOL, "pid": os.getpid(), "python": platform.python_version(), "pyarrow": pyarrow}
+    python = ".".join(map(str, sys.version_info[:3]))
+    text = {"protocol": PROTOCOL, "pid": os.getpid(), "python": python, "pyarrow": pa.__version__}
     return Frame(Kind.HELLO, text=text)
 
 

@@ -45,8 +45,8 @@ def test_outside_a_run() -> None:
     assert millpond.batch_id == "none/0"
     with pytest.raises(KeyError, match="no param `floor`"):
         millpond.params["floor"]
-    with pytest.raises(AttributeError, match="has no `counter`"):
-        millpond.counter  # noqa: B018
+    with pytest.raises(AttributeError, match="has no `count`"):
+        millpond.count  # noqa: B018
     with pytest.raises(TypeError):
         millpond.params["floor"] = 3  # type: ignore[index]
 

@@ -122,6 +122,8 @@ pub struct Port {
 impl Port {
     pub const MAIN: &'static str = "out";
     pub const REJECTED: &'static str = "rejected";
+    /// What is kept of the updates of the run's state that came with a batch: no port, as nobody can read from it.
+    pub const STATE: &'static str = "_state";
 }
 
 #[derive(Clone, Debug)]

@@ -78,7 +78,10 @@ pub fn event(plan: &Plan, event: &RunEvent, at: Duration) -> Value {
                     "rejected": state.rejected, "retries": state.retries, "running": state.running,
                     "queue_fill": (state.queue_fill * 100.0).round() / 100.0, "activity": activity(state.activity)})
             });
-            ("progress", json!({"stages": stages.collect::<Vec<_>>(), "workers": snapshot.workers}))
+            let waited_for: serde_json::Map<String, Value> =
+                snapshot.waited_for.iter().map(|(name, workers)| (name.clone(), json!(workers))).collect();
+            let stages = stages.collect::<Vec<_>>();
+            ("progress", json!({"stages": stages, "workers": snapshot.workers, "waited_for": waited_for}))
         }
     };
     let mut object = json!({"v": VERSION, "t": seconds(at), "event": name});
@@ -118,6 +121,7 @@ pub fn outcome(plan: &Plan, outcome: &Outcome, exit_code: u8, message: Option<&s
         "edges": edges.collect::<Vec<_>>(),
         "rejects": rejects,
         "injected": injected.collect::<Vec<_>>(),
+        "state": outcome.state,
     })
 }
 

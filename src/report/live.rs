@@ -17,6 +17,8 @@ const MOST_LINES: usize = 40;
 pub struct Live {
     progress: MultiProgress,
     bars: Vec<ProgressBar>,
+    /// What workers wait for that they share.
+    waits: ProgressBar,
     width: usize,
     started: Instant,
 }
@@ -31,8 +33,10 @@ impl Live {
             bar
         });
         let bars = bars.collect();
+        let waits = progress.add(ProgressBar::new_spinner());
+        waits.set_style(style.clone());
         let width = plan.stages.iter().map(|stage| stage.name.len()).max().unwrap_or(0);
-        Self { progress, bars, width, started: Instant::now() }
+        Self { progress, bars, waits, width, started: Instant::now() }
     }
 
     pub fn show(&self, plan: &Plan, snapshot: &Snapshot) {
@@ -40,6 +44,7 @@ impl Live {
         for ((bar, state), stage) in self.bars.iter().zip(&snapshot.stages).zip(&plan.stages) {
             bar.set_message(self.line(&stage.name, state, elapsed));
         }
+        self.waits.set_message(waits(snapshot));
     }
 
     fn line(&self, name: &str, state: &StageSnapshot, elapsed: Duration) -> String {
@@ -78,4 +83,13 @@ impl Live {
     pub fn end(&self) {
         let _ = self.progress.clear();
     }
+}
+
+/// Who waits for locks and the like; empty if nobody does.
+fn waits(snapshot: &Snapshot) -> String {
+    let waits = snapshot.waited_for.iter().map(|(name, workers)| match workers {
+        1 => format!("1 worker waits for {name}"),
+        workers => format!("{workers} workers wait for {name}"),
+    });
+    waits.collect::<Vec<_>>().join(", ")
 }

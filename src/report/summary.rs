@@ -3,6 +3,8 @@
 use std::fmt::Write;
 use std::time::Duration;
 
+use serde_json::Value;
+
 use crate::plan::{Plan, Port, Stage, StageKind};
 use crate::run::{Ending, Outcome, Scope, StageAccount, StageFailure};
 
@@ -100,6 +102,7 @@ pub fn summary(plan: &Plan, outcome: &Outcome) -> String {
             plan.stage(*stage).name
         );
     }
+    text += &state(outcome);
     for (stage, path) in &outcome.rejects {
         let _ = writeln!(text, "rejected by `{}`: {}", plan.stage(*stage).name, path.display());
     }
@@ -112,6 +115,44 @@ pub fn summary(plan: &Plan, outcome: &Outcome) -> String {
         let _ = writeln!(text, "done in {}", duration(outcome.duration));
     }
     text
+}
+
+/// A line for every part of the state that the workers have made.
+fn state(outcome: &Outcome) -> String {
+    let mut text = String::new();
+    for (kind, parts) in &outcome.state {
+        for (name, value) in parts {
+            let shown = match value {
+                Value::Number(number) => number.as_u64().map_or_else(|| number.to_string(), count),
+                Value::Object(quantiles) if *kind == "quantiles" => {
+                    let shown = quantiles.iter().map(|(name, value)| match value.as_f64() {
+                        Some(number) if name != "count" => format!("{name} {}", significant(number)),
+                        _ => format!("{name} {value}"),
+                    });
+                    shown.collect::<Vec<_>>().join(", ")
+                }
+                Value::Object(map) => counted(map.len() as u64, "key"),
+                Value::Array(items) if *kind == "top" => {
+                    let shown = items.iter().map(|item| format!("{} {}", plain(&item[0]), item[1]));
+                    shown.collect::<Vec<_>>().join(", ")
+                }
+                Value::Array(items) => counted(items.len() as u64, "item"),
+                other => plain(other),
+            };
+            let _ = writeln!(text, "{kind} `{name}`: {shown}");
+        }
+    }
+    text
+}
+
+/// Three digits that count.
+fn significant(number: f64) -> String {
+    let digits = (2.0 - number.abs().log10().floor()).clamp(0.0, 9.0);
+    format!("{number:.*}", if number == 0.0 { 0 } else { digits as usize })
+}
+
+fn plain(value: &Value) -> String {
+    value.as_str().map_or_else(|| value.to_string(), str::to_owned)
 }
 
 /// A line for every function that was given rows and gave none, though somebody reads them.

@@ -199,7 +199,7 @@ fn go_on_to_the_end(
             }
             if shown.elapsed() >= PROGRESS {
                 shown = Instant::now();
-                report(RunEvent::Progress(scheduler.snapshot()));
+                report(RunEvent::Progress(Snapshot { waited_for: executor.waited_for(), ..scheduler.snapshot() }));
             }
         };
         actions = scheduler.handle(event, started.elapsed());
@@ -233,5 +233,6 @@ fn outcome(ending: Ending, scheduler: &Scheduler, executor: &LocalExecutor, dura
         place,
         rejects: executor.reject_files(),
         injected: executor.injected(),
+        state: executor.state(),
     }
 }

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
+use super::executor::StateSummary;
 use super::scheduler::{BatchId, Failure};
 use crate::plan::{EdgeId, StageId};
 
@@ -107,6 +108,8 @@ pub struct Outcome {
     pub place: Option<String>,
     /// Faults that were asked for (`--chaos`): the stage, what, and how often.
     pub injected: Vec<(StageId, &'static str, u64)>,
+    /// What the workers have counted and collected together.
+    pub state: StateSummary,
     /// Files in the run's folder with the rejected rows that no stage reads.
     pub rejects: Vec<(StageId, std::path::PathBuf)>,
 }

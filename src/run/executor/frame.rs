@@ -27,6 +27,7 @@ pub enum Kind {
     Stop = 8,
     FinishKeys = 9,
     Restore = 10,
+    Answer = 11,
     // From a worker.
     Hello = 16,
     Opened = 17,
@@ -42,6 +43,7 @@ pub enum Kind {
     DoneAgain = 27,
     Snapshot = 28,
     RowsFailed = 29,
+    Ask = 30,
     // To and from a template.
     Prepare = 32,
     Fork = 33,
@@ -58,7 +60,7 @@ pub enum Kind {
 }
 
 impl Kind {
-    const ALL: [Self; 35] = [
+    const ALL: [Self; 37] = [
         Self::Open,
         Self::Schema,
         Self::Segment,
@@ -69,6 +71,7 @@ impl Kind {
         Self::Stop,
         Self::FinishKeys,
         Self::Restore,
+        Self::Answer,
         Self::Hello,
         Self::Opened,
         Self::WorkerSchema,
@@ -83,6 +86,7 @@ impl Kind {
         Self::DoneAgain,
         Self::Snapshot,
         Self::RowsFailed,
+        Self::Ask,
         Self::Prepare,
         Self::Fork,
         Self::Forked,

@@ -27,8 +27,10 @@ mod reject_files;
 mod rejects;
 mod resident;
 mod row_command;
+mod shared_state;
 mod source_command;
 pub mod stage;
+mod sync;
 mod talk;
 mod worker;
 mod worker_clock;
@@ -40,6 +42,7 @@ pub use guardian::{GUARDIAN_ARGUMENT, guard};
 pub use local::{CheckpointError, Checkpoints, LocalExecutor, StageChange, Surroundings};
 pub use poller::Token;
 pub use python::PythonHost;
+pub use shared_state::StateSummary;
 // What comes over the sockets of workers and from the files of others, for tests that send what they like.
 #[doc(hidden)]
 pub use {

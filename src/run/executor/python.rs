@@ -1,5 +1,6 @@
 //! [`Pool`]: the template and the Python workers that it forks.
 
+mod asked;
 mod ends;
 mod fake_worker;
 mod lanes;
@@ -31,6 +32,8 @@ use super::mailbox::Mailbox;
 use super::opening;
 use super::poller::{Poller, Token};
 use super::resident::failure;
+use super::shared_state::SharedState;
+use super::sync::Primitives;
 use super::worker::{Current, Opening, Worker};
 use super::worker_clock::WorkerClock;
 use super::worker_memory::WorkerMemory;
@@ -81,6 +84,21 @@ pub enum Happened {
     Failed {
         attempt: AttemptId,
         failure: Failure,
+    },
+    /// A function asks for fewer calls.
+    Throttled {
+        attempt: AttemptId,
+        wait: Option<Duration>,
+        failure: Failure,
+    },
+    /// An attempt waits for others, for as long as it takes. `on`: who waits for what.
+    StandsStill {
+        attempt: AttemptId,
+        on: String,
+    },
+    /// It waits no more.
+    GoesOn {
+        attempt: AttemptId,
     },
     /// A new process is to be given this batch of its lane, so that it has the state that the batch left.
     DoesAgain {
@@ -140,6 +158,8 @@ pub struct Pool {
     /// All workers have been asked to stop.
     is_closing: bool,
     weighed: Instant,
+    primitives: Primitives,
+    state: SharedState,
 }
 
 #[derive(Debug)]
@@ -179,6 +199,8 @@ impl Pool {
             unclosed: Vec::new(),
             is_closing: false,
             weighed: Instant::now(),
+            primitives: Primitives::default(),
+            state: SharedState::default(),
         }
     }
 
@@ -188,6 +210,20 @@ impl Pool {
 
     pub fn take_news(&mut self) -> Vec<RunEvent> {
         std::mem::take(&mut self.news)
+    }
+
+    /// Locks and the like, and how many workers wait for each.
+    pub fn waited_for(&self) -> Vec<(String, usize)> {
+        self.primitives.waiting().into_iter().map(|(name, workers)| (name.to_string(), workers.len())).collect()
+    }
+
+    /// What the workers of the run count and collect together.
+    pub fn state(&self) -> &SharedState {
+        &self.state
+    }
+
+    pub fn state_mut(&mut self) -> &mut SharedState {
+        &mut self.state
     }
 
     pub fn has_workers(&self) -> bool {

@@ -21,7 +21,10 @@ use crate::batch::{
     Shared, ipc,
 };
 use crate::plan::{Plan, Port, StageId};
-use crate::run::scheduler::{AttemptId, Failure, WorkerId};
+use crate::run::scheduler::{AttemptId, Failure, Output, WorkerId};
+
+/// In the place of a port: updates of the run's state.
+const STATE_PORT: u32 = u32::MAX;
 
 /// One worker process.
 #[derive(Debug)]
@@ -39,6 +42,8 @@ pub struct Worker {
     pub clock: WorkerClock,
     /// Whether `--chaos` has killed it. It may have answered all that it was sent before it died.
     pub is_struck: bool,
+    /// The request for whose answer the attempt that it works on waits, for as long as it takes.
+    pub stands_still: Option<u64>,
     /// Schemas and segments that it has been told.
     schemas_sent: BTreeSet<u32>,
     segments_sent: BTreeSet<SegmentId>,
@@ -58,6 +63,8 @@ pub enum Opening {
     /// `row_by_row`: as many rows out as in means that row `i` comes from row `i`.
     Open {
         row_by_row: bool,
+        /// Its function is called for several rows at once.
+        is_crowd: bool,
         /// Its code can give its state, and can be given it.
         has_snapshots: bool,
     },
@@ -118,8 +125,16 @@ pub struct ErrorText {
     pub message: String,
     pub traceback: String,
     pub verdict: String,
+    /// The function asks for fewer calls.
+    pub throttled: Option<ThrottledText>,
     /// Of a lane: the rows at fault in its batch, from and to.
     pub rows: Option<(usize, usize)>,
+}
+
+/// For how long nothing is to be tried again, if it is said.
+#[derive(Clone, Copy, Debug, Deserialize)]
+pub struct ThrottledText {
+    pub seconds: Option<f64>,
 }
 
 /// The text of a `ROWS_FAILED` frame.
@@ -180,6 +195,7 @@ impl Worker {
             memory,
             clock,
             is_struck: false,
+            stands_still: None,
             schemas_sent: BTreeSet::new(),
             segments_sent: BTreeSet::new(),
             leases: BTreeMap::new(),
@@ -322,10 +338,16 @@ impl Worker {
         }
         let text: OpenedText = frame.text()?;
         let row_by_row = text.convention == "row";
-        let opening = Opening::Open { row_by_row, has_snapshots: text.snapshots };
-        self.stages.insert(StageId(frame.stage), opening);
         let at_once = text.at_once.unwrap_or(NonZeroU32::MIN);
+        let is_crowd = at_once > NonZeroU32::MIN;
+        let opening = Opening::Open { row_by_row, is_crowd, has_snapshots: text.snapshots };
+        self.stages.insert(StageId(frame.stage), opening);
         Ok((row_by_row.then_some(at_once), text.files))
+    }
+
+    /// Whether an attempt of the stage does one thing at a time.
+    pub fn is_one_task(&self, stage: StageId) -> bool {
+        !matches!(self.stages.get(&stage), Some(Opening::Open { is_crowd: true, .. }))
     }
 
     /// The worker announces a schema.
@@ -378,15 +400,16 @@ impl Worker {
         // An attempt that has failed already is not spoken of any more.
         let current = self.attempts.front_mut().filter(|current| current.attempt.0 == frame.attempt);
         let Some(current) = current else { return Ok(()) };
-        let port = plan.stage(current.stage).ports.get(frame.port as usize);
-        if port.is_none_or(|port| port.name == Port::REJECTED) {
+        let port = if frame.port == STATE_PORT { Output::STATE } else { frame.port as usize };
+        let named = plan.stage(current.stage).ports.get(port);
+        if port != Output::STATE && named.is_none_or(|port| port.name == Port::REJECTED) {
             return Err(WorkerError::Port(frame.port));
         }
         let row_by_row = matches!(self.stages.get(&current.stage), Some(Opening::Open { row_by_row: true, .. }));
         let origin = if frame.flags & FLAG_ORIGIN != 0 {
             let index = index.chunks_exact(4).map(|bytes| u32::from_le_bytes(bytes.try_into().expect("four bytes")));
             current.origin.take(index.map(|row| row as usize))
-        } else if row_by_row && current.origin.len() == records.num_rows() {
+        } else if port != Output::STATE && row_by_row && current.origin.len() == records.num_rows() {
             current.origin.clone()
         } else {
             current.origin.blur(records.num_rows())
@@ -398,7 +421,7 @@ impl Worker {
             Some(shared) => Batch::in_shared_memory(records, origin, shared),
             None => Batch::new(records, origin),
         };
-        current.outputs.push((frame.port as usize, batch));
+        current.outputs.push((port, batch));
         Ok(())
     }
 

@@ -70,7 +70,7 @@ impl Scheduler {
 
     /// An attempt is over: its slot is free, and so is its worker if it lives and has no other attempt.
     pub(super) fn end_attempt(&mut self, attempt: AttemptId) -> Option<Running> {
-        let running = self.running.remove(&attempt)?;
+        let running = self.remove_running(attempt)?;
         self.count_end(&running);
         match running.host {
             Host::Native => self.busy_native -= 1,
@@ -85,6 +85,11 @@ impl Scheduler {
         }
         self.touch(running.stage);
         Some(running)
+    }
+
+    fn remove_running(&mut self, attempt: AttemptId) -> Option<Running> {
+        self.standing_still.remove(&attempt);
+        self.running.remove(&attempt)
     }
 
     /// The attempt's process waits for more before it gives the rest. Its place is free for what it waits for.
@@ -154,7 +159,7 @@ impl Scheduler {
 
     /// An attempt was not begun, and will not be: as if it had never been dispatched.
     pub(super) fn take_back(&mut self, attempt: AttemptId) {
-        let Some(running) = self.running.remove(&attempt) else { return };
+        let Some(running) = self.remove_running(attempt) else { return };
         self.count_end(&running);
         self.slice(running.stage, running.slice).tries.total -= 1;
         self.again(running.stage, running.slice);
@@ -165,7 +170,7 @@ impl Scheduler {
         match state {
             WorkerState::Running { attempt, next } => {
                 next.into_iter().for_each(|next| self.take_back(next));
-                let Some(running) = self.running.remove(&attempt) else { return };
+                let Some(running) = self.remove_running(attempt) else { return };
                 self.busy_slots -= 1;
                 self.count_end(&running);
                 match self.stages[running.stage.index()].role {

@@ -19,9 +19,18 @@ pub struct Meta {
 /// One batch on one output port.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Output {
-    /// Index into [`Stage::ports`](crate::plan::Stage::ports).
+    /// Index into [`Stage::ports`](crate::plan::Stage::ports), or [`Output::STATE`].
     pub port: usize,
     pub batch: Meta,
+}
+
+impl Output {
+    /// In the place of a port: updates of the run's state, which count when the output does.
+    pub const STATE: usize = usize::MAX;
+
+    pub fn is_state(&self) -> bool {
+        self.port == Self::STATE
+    }
 }
 
 /// Why an attempt, a resident stage or a publication failed.
@@ -102,6 +111,15 @@ pub enum Event {
         /// and `outputs` have nothing of them.
         failed: Vec<(u64, Failure)>,
     },
+    /// An attempt in a worker waits for others, for as long as it takes. `on`: who waits for what.
+    AttemptStandsStill {
+        attempt: AttemptId,
+        on: String,
+    },
+    /// It waits no more.
+    AttemptGoesOn {
+        attempt: AttemptId,
+    },
     /// A process has taken all input of an attempt and may wait for that of the next one before it gives all output: the attempt
     /// keeps no place any more. Not for attempts in workers.
     AttemptWaits {
@@ -109,6 +127,12 @@ pub enum Event {
     },
     AttemptFailed {
         attempt: AttemptId,
+        failure: Failure,
+    },
+    /// A function asks for fewer calls: its rows are tried again after `wait`, which costs no attempt.
+    AttemptThrottled {
+        attempt: AttemptId,
+        wait: Option<Duration>,
         failure: Failure,
     },
     /// An attempt that ended through no fault of its own: it costs nothing. Not for attempts of lanes.

@@ -275,7 +275,7 @@ impl Scheduler {
             self.give_back_rows(stage, taken.saturating_sub(rows));
         }
         let slice = self.slice(stage, id);
-        slice.tries.engine = 0;
+        (slice.tries.engine, slice.tries.throttled) = (0, 0);
         match &mut slice.step {
             // Rows that failed will do so again when all are tried that are not to blame for what is looked into.
             Step::Blaming(blame) => {
@@ -283,10 +283,10 @@ impl Scheduler {
                 self.actions.extend(outputs.iter().map(|output| super::scheduler::release(output.batch.id)));
                 self.go_on_blaming(stage, id);
             }
-            Step::Join { rows, parts } => {
-                let (rows, parts) = (*rows, std::mem::take(parts));
+            Step::Join { rows, parts, state } => {
+                let (rows, parts, state) = (*rows, std::mem::take(parts), std::mem::take(state));
                 self.actions.extend(parts.iter().map(|part| super::scheduler::release(part.id)));
-                self.slice_done(stage, id, rows, outputs);
+                self.slice_done(stage, id, rows, outputs.into_iter().chain(state).collect());
             }
             Step::Whole => {
                 let all = slice.rows.clone();
@@ -370,7 +370,9 @@ impl Scheduler {
         let Step::Done { rows, outputs } = whole.step else { return };
         let mut reservations = job.reservations;
         for output in &outputs {
-            self.stages[stage.index()].account.rows_out += output.batch.rows;
+            if !output.is_state() {
+                self.stages[stage.index()].account.rows_out += output.batch.rows;
+            }
             let action = Action::Publish { stage, port: output.port, batch: output.batch.id };
             self.publish(stage, output.port, output.batch.rows, &mut reservations, action);
         }

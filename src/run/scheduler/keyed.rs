@@ -392,7 +392,9 @@ impl Scheduler {
         let rows_in: u64 = job.parts.iter().map(Part::rows).sum();
         let mut reservations = job.reservations;
         for (port, (rows, batches)) in by_port {
-            self.stages[stage.index()].account.rows_out += rows;
+            if port != Output::STATE {
+                self.stages[stage.index()].account.rows_out += rows;
+            }
             let action = Action::PublishJoined { stage, port, batches };
             self.publish(stage, port, rows, &mut reservations, action);
         }

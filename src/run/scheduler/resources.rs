@@ -36,7 +36,32 @@ struct State {
 #[derive(Debug)]
 enum Stock {
     Units { all: f64, free: f64 },
-    Rate { per_second: f64, burst: f64, tokens: f64, at: Duration },
+    Rate { tempo: Tempo, burst: f64, tokens: f64, at: Duration },
+}
+
+/// How fast tokens come: as declared, or more slowly for a while after a function has asked for fewer calls.
+#[derive(Clone, Copy, Debug)]
+struct Tempo {
+    declared: f64,
+    per_second: f64,
+}
+
+impl Tempo {
+    /// What is left of the tempo when it is to slow down, and of the declared one at least.
+    const SLOWER: f64 = 0.5;
+    const SLOWEST: f64 = 1.0 / 16.0;
+    /// Seconds from standing still to the declared tempo.
+    const RECOVERY: f64 = 30.0;
+
+    fn slower(self) -> Self {
+        let per_second = (self.per_second * Self::SLOWER).max(self.declared * Self::SLOWEST);
+        Self { per_second, ..self }
+    }
+
+    fn after(self, passed: Duration) -> Self {
+        let gained = self.declared * passed.as_secs_f64() / Self::RECOVERY;
+        Self { per_second: (self.per_second + gained).min(self.declared), ..self }
+    }
 }
 
 impl Stock {
@@ -45,7 +70,8 @@ impl Stock {
             ResourceKind::Units(units) => Self::Units { all: f64::from(units), free: f64::from(units) },
             ResourceKind::Rate { per_second, burst } => {
                 let burst = f64::from(burst);
-                Self::Rate { per_second, burst, tokens: burst, at: Duration::ZERO }
+                let tempo = Tempo { declared: per_second, per_second };
+                Self::Rate { tempo, burst, tokens: burst, at: Duration::ZERO }
             }
         }
     }
@@ -54,8 +80,8 @@ impl Stock {
     fn level(&self, now: Duration) -> f64 {
         match self {
             Self::Units { free, .. } => *free,
-            Self::Rate { per_second, burst, tokens, at } => {
-                (tokens + now.saturating_sub(*at).as_secs_f64() * per_second).min(*burst)
+            Self::Rate { tempo, burst, tokens, at } => {
+                (tokens + now.saturating_sub(*at).as_secs_f64() * tempo.per_second).min(*burst)
             }
         }
     }
@@ -77,8 +103,8 @@ impl Stock {
         let missing = level - self.level(now);
         match self {
             _ if missing <= EPSILON => Some(now),
-            Self::Rate { per_second, burst, .. } if level <= burst + EPSILON => {
-                let wait = Duration::try_from_secs_f64(missing / per_second).unwrap_or(Duration::MAX);
+            Self::Rate { tempo, burst, .. } if level <= burst + EPSILON => {
+                let wait = Duration::try_from_secs_f64(missing / tempo.per_second).unwrap_or(Duration::MAX);
                 // Not a moment too early: who is woken for nothing waits for the next moment, and so on.
                 Some(now.saturating_add(wait).saturating_add(Duration::from_micros(1)))
             }
@@ -90,7 +116,19 @@ impl Stock {
         let level = (self.level(now) + amount).min(self.most());
         match self {
             Self::Units { free, .. } => *free = level,
-            Self::Rate { tokens, at, .. } => (*tokens, *at) = (level, now),
+            Self::Rate { tempo, tokens, at, .. } => {
+                *tempo = tempo.after(now.saturating_sub(*at));
+                (*tokens, *at) = (level, now);
+            }
+        }
+    }
+
+    /// Nothing comes before `wait` is over, and then it comes more slowly.
+    fn slow_down(&mut self, wait: Duration, now: Duration) {
+        self.add(0.0, now);
+        if let Self::Rate { tempo, tokens, .. } = self {
+            *tempo = tempo.slower();
+            *tokens = tokens.min(-wait.as_secs_f64() * tempo.per_second);
         }
     }
 }
@@ -264,6 +302,19 @@ impl Scheduler {
         self.touch_next_in_line(uses);
     }
 
+    /// A function of the stage asks for fewer calls, and for none before `wait` is over.
+    pub(super) fn slow_down(&mut self, stage: StageId, wait: Duration) {
+        let plan = Arc::clone(&self.plan);
+        for of in &plan.stage(stage).uses {
+            let now = self.now;
+            let state = self.resources.state_mut(of.resource);
+            state.stock.slow_down(wait, now);
+            // What they were promised is there no more.
+            let promised: Vec<StageId> = state.promised.keys().copied().collect();
+            promised.into_iter().for_each(|other| self.touch(other));
+        }
+    }
+
     /// When time will have brought what the next in line wait for, the first of them.
     pub(super) fn resources_at(&self) -> Option<Duration> {
         self.resources.fronts().into_iter().filter_map(|stage| self.has_all_at(stage)).min()
@@ -347,6 +398,27 @@ mod tests {
         stock.add(-20.0, SECOND * 100);
         assert!((stock.level(SECOND * 101) + 5.0).abs() < EPSILON);
         assert_eq!(stock.reaches(6.0, SECOND), None);
+    }
+
+    #[test]
+    fn a_rate_that_is_slowed_down_recovers() {
+        let mut stock = rate(10.0, 5);
+        stock.slow_down(SECOND * 3, SECOND);
+        let at = stock.reaches(0.0, SECOND).expect("time brings it");
+        assert!(at > SECOND * 4 && at < SECOND * 4 + Duration::from_millis(1), "{at:?}");
+        // At half of the tempo.
+        assert!((stock.level(SECOND * 5) - 5.0).abs() < 1e-3);
+        // A longer wait does not become a shorter one.
+        stock.slow_down(SECOND / 10, SECOND * 2);
+        assert!(stock.reaches(0.0, SECOND * 2).expect("time brings it") >= SECOND * 4);
+        for _ in 0..10 {
+            stock.slow_down(Duration::ZERO, SECOND * 5);
+        }
+        let Stock::Rate { tempo, .. } = stock else { panic!("it is one") };
+        assert!((tempo.per_second - 10.0 / 16.0).abs() < EPSILON);
+        stock.add(0.0, SECOND * 60);
+        let Stock::Rate { tempo, .. } = stock else { panic!("it is one") };
+        assert!((tempo.per_second - 10.0).abs() < EPSILON);
     }
 
     #[test]

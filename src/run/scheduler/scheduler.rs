@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::action::{Action, Host};
 use super::clock::Activity;
-use super::event::{Event, Failure, Meta, QueuedPieces};
+use super::event::{Event, Failure, Meta, QueuedPieces, Scope};
 use super::jobs::Given;
 use super::keyed::Keyed;
 use super::queue::{Queue, Reservation};
@@ -17,7 +17,7 @@ use super::slices::{Pace, Sight};
 use super::stage_state::{Estimate, InputState, Jobs, Phase, Resident, ResidentInput, Role, SliceId, StageState, Work};
 use super::worker_state::{Classes, Pool};
 use super::{AttemptId, BatchId};
-use crate::plan::{CommandMode, EdgeId, Plan, StageId, StageKind};
+use crate::plan::{CommandMode, EdgeId, Plan, StageId, StageKind, Verdict};
 use crate::run::{AccountDifference, Ending, RunEvent, StageAccount, StageFailure};
 
 /// The pure scheduler of one run.
@@ -29,6 +29,8 @@ pub struct Scheduler {
     pub(super) queues: Vec<Queue>,
     pub(super) pool: Pool,
     pub(super) running: BTreeMap<AttemptId, Running>,
+    /// Those of them that wait for others, for as long as it takes, and what each waits for.
+    pub(super) standing_still: BTreeMap<AttemptId, String>,
     /// Attempts in workers and processes; bounded by [`Plan::workers`].
     pub(super) busy_slots: u32,
     /// Attempts on threads of this process; bounded by [`Plan::workers`] too.
@@ -101,6 +103,7 @@ impl Scheduler {
             queues,
             pool,
             running: BTreeMap::new(),
+            standing_still: BTreeMap::new(),
             busy_slots: 0,
             busy_native: 0,
             actions: Vec::new(),
@@ -173,7 +176,14 @@ impl Scheduler {
                 self.attempt_done(attempt, Given { rows, outputs, end, spent, failed });
             }
             Event::AttemptWaits { attempt } => self.attempt_waits(attempt),
+            Event::AttemptStandsStill { attempt, on } => {
+                if self.running.contains_key(&attempt) {
+                    self.standing_still.insert(attempt, on);
+                }
+            }
+            Event::AttemptGoesOn { attempt } => drop(self.standing_still.remove(&attempt)),
             Event::AttemptFailed { attempt, failure } => self.attempt_failed(attempt, failure),
+            Event::AttemptThrottled { attempt, wait, failure } => self.attempt_throttled(attempt, wait, failure),
             Event::AttemptLost { attempt, failure } => self.attempt_lost(attempt, failure),
             Event::Opened { stage, at_once } => self.opened(stage, at_once),
             Event::WorkerReady { worker } => {
@@ -287,7 +297,7 @@ impl Scheduler {
     ) {
         let plan = Arc::clone(&self.plan);
         let mine = reservations.extract_if(.., |(edge, _)| plan.edge(*edge).port == port).collect();
-        for edge in &plan.stage(stage).ports[port].edges {
+        for edge in plan.stage(stage).ports.get(port).into_iter().flat_map(|port| &port.edges) {
             self.queues[edge.index()].published_rows += rows;
         }
         self.stages[stage.index()].publishing.push_back(mine);
@@ -394,8 +404,13 @@ impl Scheduler {
                 self.finish(Ending::AccountsDiffer(differences));
             }
         } else if self.is_stuck() {
-            let waiting = self.waiting();
-            self.finish(Ending::Stuck(waiting));
+            match self.standing_still.first_key_value() {
+                None => {
+                    let waiting = self.waiting();
+                    self.finish(Ending::Stuck(waiting));
+                }
+                Some((first, _)) => self.fail_as_all_stand_still(*first),
+            }
         }
     }
 
@@ -410,9 +425,19 @@ impl Scheduler {
             .collect()
     }
 
+    /// Nothing goes on any more, as all that runs waits for locks, events or barriers.
+    fn fail_as_all_stand_still(&mut self, first: AttemptId) {
+        let stage = self.running[&first].stage;
+        let waits = self.standing_still.values().map(String::as_str).collect::<Vec<_>>().join(", ");
+        let message = format!("nothing goes on: {waits}, and nothing else runs that could end it");
+        let failure = Failure { verdict: Verdict::Timeout, scope: Scope::Opening, message, traceback: String::new() };
+        self.fail(StageFailure::of_stage(stage, failure));
+    }
+
     /// Nothing runs, and so nothing will ever happen: not a matter of time.
     fn is_stuck(&self) -> bool {
-        let at_work = !self.running.is_empty()
+        let begun = self.running.values().filter(|running| running.since.is_some()).count();
+        let at_work = begun > self.standing_still.len()
             || self.finishing > 0
             || !self.resting.is_empty()
             || self.pool.total_starting() > 0

@@ -251,7 +251,7 @@ impl Scheduler {
         let all = 0..job.rows();
         let slices = std::mem::take(&mut job.slices);
         let mut joined = Slice::new(all);
-        let (mut rows, mut parts) = (0, Vec::new());
+        let (mut rows, mut parts, mut state) = (0, Vec::new(), Vec::new());
         for (_, slice) in slices {
             joined.tries.total = joined.tries.total.max(slice.tries.total);
             joined.rejects.extend(slice.rejects);
@@ -259,14 +259,16 @@ impl Scheduler {
                 unreachable!("only slices that are done are joined")
             };
             rows += given;
-            parts.extend(outputs.iter().map(|output| output.batch));
+            for output in outputs {
+                if output.is_state() { state.push(output) } else { parts.push(output.batch) }
+            }
         }
         if parts.is_empty() {
-            joined.step = Step::Done { rows, outputs: Vec::new() };
+            joined.step = Step::Done { rows, outputs: state };
             job.slices.insert(0, joined);
             self.job_done(stage, sequence);
         } else {
-            joined.step = Step::Join { rows, parts };
+            joined.step = Step::Join { rows, parts, state };
             self.add_slice(stage, sequence, joined);
         }
     }
@@ -276,8 +278,9 @@ impl Scheduler {
     pub(super) fn could_not_join(&mut self, stage: StageId, id: SliceId, failure: Failure) {
         let slice = self.slice(stage, id);
         slice.rejects.clear();
-        let Step::Join { parts, .. } = std::mem::replace(&mut slice.step, Step::Whole) else { return };
-        self.actions.extend(parts.into_iter().map(|part| release(part.id)));
+        let Step::Join { parts, state, .. } = std::mem::replace(&mut slice.step, Step::Whole) else { return };
+        let given = parts.into_iter().chain(state.into_iter().map(|output| output.batch));
+        self.actions.extend(given.map(|batch| release(batch.id)));
         self.blame(stage, id, failure);
     }
 

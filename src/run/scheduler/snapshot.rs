@@ -15,6 +15,8 @@ pub struct Snapshot {
     pub stages: Vec<StageSnapshot>,
     /// Workers and processes that run an attempt.
     pub workers: u32,
+    /// Locks and the like, and how many workers wait for each. The executor knows.
+    pub waited_for: Vec<(String, usize)>,
 }
 
 #[derive(Clone, Debug)]
@@ -97,7 +99,7 @@ impl Scheduler {
                 .fold(0.0, f64::max),
             activity: state.clock.activity(),
         });
-        Snapshot { stages: stages.collect(), workers: self.busy_slots }
+        Snapshot { stages: stages.collect(), workers: self.busy_slots, waited_for: Vec::new() }
     }
 }
 

@@ -221,6 +221,8 @@ pub struct Tries {
     pub total: u32,
     /// Attempts that were lost through no fault of the batch.
     pub engine: u32,
+    /// Attempts in a row whose function asked for fewer calls.
+    pub throttled: u32,
     /// Searches for the rows to blame that found none.
     pub acquittals: u32,
 }
@@ -237,6 +239,8 @@ pub enum Step {
     Join {
         rows: u64,
         parts: Vec<Meta>,
+        /// Updates of the run's state that came with the parts.
+        state: Vec<Output>,
     },
     /// `rows` is what the final attempt was given, as counted by the worker.
     Done {

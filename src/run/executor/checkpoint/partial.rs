@@ -11,6 +11,7 @@ use arrow::error::ArrowError;
 
 use super::record::Record;
 use crate::batch::{Batch, BatchError, Columns, ConformError, FileId, Origin, Source};
+use crate::plan::Port;
 use crate::run::scheduler::Reject;
 
 #[derive(Debug, thiserror::Error)]
@@ -28,6 +29,8 @@ pub enum PartialError {
 #[derive(Debug)]
 pub struct Partial {
     outputs: Vec<Given>,
+    /// Updates of the run's state that came with it.
+    state: Vec<Batch>,
     /// The rows of the batch that are worked on again, ascending.
     left: Vec<u32>,
     /// The rows of the batch by where they come from.
@@ -56,7 +59,8 @@ impl Partial {
         if left.len() == batch.rows() {
             return Ok(None);
         }
-        let given = record.outputs.into_iter().map(|(port, batch)| {
+        let (state, outputs) = split_state(record.outputs);
+        let given = outputs.into_iter().map(|(port, batch)| {
             let from = from(batch.origin(), &rows)?;
             Some(Given { port, batch, from })
         });
@@ -66,12 +70,12 @@ impl Partial {
             return Ok(None);
         }
         let others = batch.select(&ranges)?;
-        Ok(Some((Self { outputs, left, rows, origin: batch.origin().clone() }, others)))
+        Ok(Some((Self { outputs, state, left, rows, origin: batch.origin().clone() }, others)))
     }
 
     /// Bytes of what was made.
     pub fn bytes(&self) -> u64 {
-        self.outputs.iter().map(|given| given.batch.bytes()).sum()
+        self.outputs.iter().map(|given| &given.batch).chain(&self.state).map(Batch::bytes).sum()
     }
 
     /// The origin of the whole batch.
@@ -84,6 +88,8 @@ impl Partial {
     /// # Errors
     /// If what was given for the rows that were left does not fit.
     pub fn put_together(self, given: Vec<(String, Batch)>, rejects: Vec<Reject>) -> Result<Record, PartialError> {
+        let (state, given) = split_state(given);
+        let state = self.state.into_iter().chain(state).map(|batch| Ok((Port::STATE.to_owned(), batch)));
         let given = given.into_iter().map(|(port, batch)| {
             let from = from(batch.origin(), &self.rows).ok_or(PartialError::Places)?;
             Ok::<_, PartialError>(Given { port, batch, from })
@@ -105,10 +111,16 @@ impl Partial {
             left.iter().map(move |row| Reject { rows: u64::from(*row)..u64::from(*row) + 1, failure: failure.clone() })
         };
         Ok(Record {
-            outputs: outputs.collect::<Result<_, PartialError>>()?,
+            outputs: outputs.chain(state).collect::<Result<_, PartialError>>()?,
             rejects: rejects.into_iter().flat_map(|rejects| reject(rejects).collect::<Vec<_>>()).collect(),
         })
     }
+}
+
+/// Updates of the run's state, and the other outputs.
+fn split_state(outputs: Vec<(String, Batch)>) -> (Vec<Batch>, Vec<(String, Batch)>) {
+    let (state, others): (Vec<_>, Vec<_>) = outputs.into_iter().partition(|(port, _)| port == Port::STATE);
+    (state.into_iter().map(|(_, batch)| batch).collect(), others)
 }
 
 /// The rows of both, in the order of the rows that they come from.

@@ -12,7 +12,7 @@ use serde_json::{Map, Value};
 
 use super::{LocalExecutor, Surroundings};
 use crate::batch::Batch;
-use crate::plan::{OnError, Plan, Stage, StageId, Verdict};
+use crate::plan::{OnError, Plan, Port, Stage, StageId, Verdict};
 use crate::run::RunEvent;
 use crate::run::executor::checkpoint::{
     BatchDigest, Fingerprint, FingerprintError, Ledger, LedgerError, Partial, Record, Share, ShareError, Shared, Shares,
@@ -395,7 +395,10 @@ impl LocalExecutor {
         let plan = Arc::clone(&self.plan);
         let ports = &plan.stage(stage).ports;
         let kept = outputs.into_iter().filter_map(|(name, batch)| {
-            let port = ports.iter().position(|port| port.name == name)?;
+            let port = match name.as_str() {
+                Port::STATE => Output::STATE,
+                _ => ports.iter().position(|port| port.name == name)?,
+            };
             Some(Output { port, batch: self.keep(batch) })
         });
         kept.collect()
@@ -411,8 +414,8 @@ impl LocalExecutor {
     ) {
         let plan = Arc::clone(&self.plan);
         let given = |output: &Output| {
-            let port = &plan.stage(stage).ports[output.port];
-            (port.name.clone(), self.store[&output.batch.id].batch.clone())
+            let port = plan.stage(stage).ports.get(output.port).map_or(Port::STATE, |port| &port.name);
+            (port.to_owned(), self.store[&output.batch.id].batch.clone())
         };
         let record = Record { outputs: outputs.iter().map(given).collect(), rejects };
         let origin = self.store[&input].batch.origin().clone();

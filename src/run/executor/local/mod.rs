@@ -27,6 +27,7 @@ use super::python::{Happened, Pool, PythonHost};
 use super::reject_files::RejectFiles;
 use super::rejects;
 use super::resident::{Resident, failure};
+use super::shared_state::StateSummary;
 use super::stage::read::Source;
 use super::stage::write::Sink;
 use crate::batch::{Batch, Columns, FileTable, SegmentPool, SpillSpace};
@@ -443,6 +444,9 @@ impl LocalExecutor {
             Happened::Retired { worker } => Event::WorkerRetired { worker },
             Happened::Exited { worker, failure, cause } => Event::WorkerExited { worker, failure, cause },
             Happened::Failed { attempt, failure } => Event::AttemptFailed { attempt, failure },
+            Happened::Throttled { attempt, wait, failure } => Event::AttemptThrottled { attempt, wait, failure },
+            Happened::StandsStill { attempt, on } => Event::AttemptStandsStill { attempt, on },
+            Happened::GoesOn { attempt } => Event::AttemptGoesOn { attempt },
             Happened::WantsSnapshot { worker, attempt, stage, lane } => {
                 self.restore(worker, attempt, stage, lane);
                 return;
@@ -549,6 +553,16 @@ impl LocalExecutor {
             checkpoints.close().map_err(io::Error::other)?;
         }
         result
+    }
+
+    /// The state that the workers have made together.
+    pub fn state(&self) -> StateSummary {
+        self.pool.state().summary()
+    }
+
+    /// Locks and the like, and how many workers wait for each.
+    pub fn waited_for(&self) -> Vec<(String, usize)> {
+        self.pool.waited_for()
     }
 
     /// How often which fault was asked for and came.

@@ -4,19 +4,23 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::LocalExecutor;
-use crate::batch::BatchError;
+use crate::batch::{Batch, BatchError};
 use crate::plan::{CommandMode, Port, StageId, StageKind, Verdict};
 use crate::run::executor::publisher::Put;
 use crate::run::executor::reject_files::RecordError;
 use crate::run::executor::resident::{failure, sql_failure};
 use crate::run::executor::{rejects, row_command};
 use crate::run::fail_point;
-use crate::run::scheduler::{BatchId, Event, QueuedPieces, Reject, Scope};
+use crate::run::scheduler::{BatchId, Event, Output, QueuedPieces, Reject, Scope};
 use crate::sql::RowWise;
 
 impl LocalExecutor {
     pub(super) fn publish(&mut self, stage: StageId, port: usize, batch: BatchId) {
         let batch = self.store.remove(&batch).expect("the scheduler publishes batches that exist").batch;
+        if port == Output::STATE {
+            self.update_state(stage, &[batch]);
+            return;
+        }
         let put = self.publisher.put(stage, port, batch);
         self.published(stage, put);
     }
@@ -24,8 +28,28 @@ impl LocalExecutor {
     pub(super) fn publish_joined(&mut self, stage: StageId, port: usize, parts: &[BatchId]) {
         let take = |part| self.store.remove(part).expect("the scheduler publishes batches that exist").batch;
         let parts: Vec<_> = parts.iter().map(take).collect();
+        if port == Output::STATE {
+            self.update_state(stage, &parts);
+            return;
+        }
         let put = self.publisher.put_joined(stage, port, &parts);
         self.published(stage, put);
+    }
+
+    /// Attempts that count have changed the state of the run.
+    fn update_state(&mut self, stage: StageId, updates: &[Batch]) {
+        let state = self.pool.state_mut();
+        let taken = updates.iter().try_for_each(|batch| {
+            let records = batch.records().map_err(|error| error.to_string())?;
+            state.take(&records).map_err(|error| error.to_string())
+        });
+        match taken {
+            Ok(()) => self.events.push_back(Event::Queued { stage, queued: Vec::new() }),
+            Err(message) => {
+                let failure = failure(Scope::Opening, Verdict::Exception, message);
+                self.events.push_back(Event::StageFailed { stage, failure });
+            }
+        }
     }
 
     fn published(&mut self, stage: StageId, put: Result<Vec<Put>, BatchError>) {

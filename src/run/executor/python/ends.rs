@@ -115,6 +115,7 @@ impl Pool {
             traceback: worker.clock.stacks(),
             ..failure(scope, verdict, format!("the worker died: {reason}"))
         };
+        self.let_go_of(id);
         self.happened.push(Happened::Exited { worker: id, failure, cause });
         self.fading.extend(worker.into_segments());
     }

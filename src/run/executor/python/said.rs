@@ -29,6 +29,7 @@ impl Pool {
             Kind::Opened => {
                 let (at_once, files) = worker.opened(&frame)?;
                 self.happened.push(Happened::Opened { stage: StageId(frame.stage), at_once, files });
+                self.let_go_of(id);
                 self.go_on(id);
             }
             Kind::WorkerSchema => worker.announced_schema(&frame)?,
@@ -50,6 +51,7 @@ impl Pool {
                             worker.end_state();
                             self.happened.push(Happened::Retired { worker: id });
                         }
+                        self.let_go_of(id);
                         self.happened.push(Happened::Failed { attempt: current.attempt, failure });
                     }
                 }
@@ -71,6 +73,7 @@ impl Pool {
                         let (stage, next) = (current.stage, current.sequence + 1);
                         self.happened.push(Happened::Snapshot { stage, lane, next, state });
                     }
+                    self.let_go_of(id);
                     self.happened.push(Happened::Done {
                         attempt: current.attempt,
                         rows: u64::from(frame.rows),
@@ -108,10 +111,19 @@ impl Pool {
                     self.happened.push(Happened::Retired { worker: id });
                 }
                 let rows = text.rows.map(|(from, to)| from..to);
+                let throttled = text.throttled.filter(|_| !is_opening);
                 let failure = user_failure(text, is_opening);
+                self.let_go_of(id);
                 for current in ended {
                     let failure = self.lane_failure(&current, rows.clone(), failure.clone());
-                    self.happened.push(Happened::Failed { attempt: current.attempt, failure });
+                    let attempt = current.attempt;
+                    self.happened.push(match throttled {
+                        None => Happened::Failed { attempt, failure },
+                        Some(throttled) => {
+                            let wait = throttled.seconds.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
+                            Happened::Throttled { attempt, wait, failure }
+                        }
+                    });
                 }
                 self.go_on(id);
             }
@@ -139,6 +151,7 @@ impl Pool {
                     current.is_catching_up = false;
                 }
             }
+            Kind::Ask => self.worker_asks(id, &frame)?,
             Kind::Released => worker.released(&frame),
             Kind::Dropped => self.fading.extend(worker.dropped_segment(&frame)),
             _ => {}

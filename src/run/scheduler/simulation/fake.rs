@@ -7,7 +7,7 @@ mod recalls;
 mod residents;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use proptest::prelude::*;
 use proptest::test_runner::TestRng;
@@ -29,6 +29,9 @@ pub static QUEUED: AtomicU64 = AtomicU64::new(0);
 pub static RECALLED: AtomicU64 = AtomicU64::new(0);
 pub static KEPT: AtomicU64 = AtomicU64::new(0);
 pub static PARTLY: AtomicU64 = AtomicU64::new(0);
+pub static THROTTLED: AtomicU64 = AtomicU64::new(0);
+/// Rows that have changed the state of the run.
+pub static UPDATED: AtomicU64 = AtomicU64::new(0);
 
 pub struct Fake<'a> {
     pub shapes: &'a [Shape],
@@ -82,6 +85,9 @@ pub struct Fake<'a> {
     pub over: BTreeSet<StageId>,
     /// Batches of which some rows were done by an earlier run: all their rows.
     pub partly: BTreeMap<(StageId, u64), Vec<u64>>,
+    /// Rows that stages have published on their first port, and those whose updates of the state count.
+    pub published: BTreeMap<StageId, Vec<u64>>,
+    pub updated: BTreeMap<StageId, Vec<u64>>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -112,6 +118,22 @@ impl Fake<'_> {
     fn make(&mut self, stage: StageId, rows: Vec<u64>) -> Meta {
         let weight = self.shapes[stage.index()].weight;
         self.store(rows, weight)
+    }
+
+    /// Whether what the stage gives comes with updates of the state of the run, for each of its rows.
+    pub fn counts(&self, stage: StageId) -> bool {
+        let shape = &self.shapes[stage.index()];
+        let in_workers = matches!(shape.kind, Kind::Generator { .. } | Kind::Keyed | Kind::Map(MapKind::Worker));
+        in_workers && !shape.checkpoint && stage.index() % 2 == 0
+    }
+
+    /// These outputs, with the updates that come with them.
+    fn with_updates(&mut self, stage: StageId, mut outputs: Vec<Output>) -> Vec<Output> {
+        let rows: Vec<u64> = outputs.iter().flat_map(|output| self.batches[&output.batch.id].clone()).collect();
+        if self.counts(stage) && !rows.is_empty() {
+            outputs.push(Output { port: Output::STATE, batch: self.store(rows, 1) });
+        }
+        outputs
     }
 
     /// A batch of these rows on the first port; none if there are none.
@@ -163,6 +185,7 @@ impl Fake<'_> {
             Event::AttemptDone { attempt, .. }
             | Event::AttemptFailed { attempt, .. }
             | Event::AttemptLost { attempt, .. }
+            | Event::AttemptThrottled { attempt, .. }
             | Event::AttemptWaits { attempt } => {
                 let host = self.busy.remove(attempt);
                 if let Some(Host::Worker(worker)) = host {
@@ -190,7 +213,7 @@ impl Fake<'_> {
             | Event::Kept { stage, outputs: Some(outputs), .. } => (*stage, outputs),
             _ => return Some(event),
         };
-        for output in outputs {
+        for output in outputs.iter().filter(|output| !output.is_state()) {
             self.given.insert(output.batch.id, (stage, output.port));
             for edge in &self.plan.stage(stage).ports[output.port].edges {
                 let cutter = self.cutters.entry(*edge).or_default();
@@ -265,12 +288,22 @@ impl Fake<'_> {
             Action::Publish { stage, port, batch } => {
                 assert!(!self.parts.contains(&batch), "a part is published");
                 let rows = self.batches.remove(&batch).expect("a batch that is published exists");
+                if port == Output::STATE {
+                    self.update(stage, rows);
+                    return;
+                }
+                self.published.entry(stage).or_default().extend(&rows);
                 let weight = self.shapes[stage.index()].weight;
                 self.put(stage, port, &rows, weight);
             }
             Action::PublishJoined { stage, port, batches } => {
                 let take = |batch| self.batches.remove(batch).expect("a batch that is published exists");
                 let rows: Vec<u64> = batches.iter().flat_map(take).collect();
+                if port == Output::STATE {
+                    self.update(stage, rows);
+                    return;
+                }
+                self.published.entry(stage).or_default().extend(&rows);
                 let weight = self.shapes[stage.index()].weight;
                 self.put(stage, port, &rows, weight);
             }
@@ -295,6 +328,14 @@ impl Fake<'_> {
             }
             Action::Finish(ending) => self.ending = Some(ending),
         }
+    }
+}
+
+impl Fake<'_> {
+    fn update(&mut self, stage: StageId, rows: Vec<u64>) {
+        UPDATED.fetch_add(rows.len() as u64, Ordering::Relaxed);
+        self.updated.entry(stage).or_default().extend(rows);
+        self.push(Lane::Stage(stage), Event::Queued { stage, queued: Vec::new() });
     }
 }
 

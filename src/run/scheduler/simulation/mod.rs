@@ -121,6 +121,8 @@ fn run(shapes: &[Shape], workers: u32, weather: Weather, rng: TestRng) {
         committed: false,
         over: BTreeSet::new(),
         partly: BTreeMap::new(),
+        published: BTreeMap::new(),
+        updated: BTreeMap::new(),
     };
     let mut turns = Turns::default();
     let mut rates = Rates::default();
@@ -208,6 +210,13 @@ fn check_success(fake: &Fake) {
     let is_cut_short = fake.shapes.iter().any(|shape| matches!(shape.kind, Kind::Limit { .. }));
     for (at, shape) in fake.shapes.iter().enumerate() {
         let stage = StageId(at as u32);
+        if fake.counts(stage) {
+            assert_eq!(
+                fake.updated.get(&stage),
+                fake.published.get(&stage).filter(|rows| !rows.is_empty()),
+                "updates of s{at}"
+            );
+        }
         match shape.kind {
             Kind::Sink => assert_eq!(fake.sinks.get(&stage).cloned().unwrap_or_default(), given(shape), "sink s{at}"),
             Kind::Task => assert!(fake.tasks.contains(&stage), "task s{at}"),
@@ -446,6 +455,8 @@ fn every_history_ends_with_every_row_in_its_place() {
         &fake::JOINS,
         &fake::QUEUED,
         &fake::SKIPPED,
+        &fake::THROTTLED,
+        &fake::UPDATED,
         &fake::RECALLED,
         &fake::PARTLY,
         &fake::KEPT,
@@ -456,7 +467,7 @@ fn every_history_ends_with_every_row_in_its_place() {
     .map(|count| count.load(Ordering::Relaxed));
     assert!(
         cases < 100 || happened.iter().all(|count| *count > 0),
-        "joins, attempts behind others, rows skipped, batches recalled whole and partly and kept, rests, runs drained, resources used: {happened:?}"
+        "joins, attempts behind others, rows skipped, throttled, updates of the state, batches recalled whole and partly and kept, rests, runs drained, resources used: {happened:?}"
     );
 }
 

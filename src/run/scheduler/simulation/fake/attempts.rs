@@ -86,6 +86,7 @@ impl Fake<'_> {
                     None => {
                         let given = rows.len() as u64;
                         let outputs = self.make_some(stage, rows);
+                        let outputs = self.with_updates(stage, outputs);
                         done(attempt, given, outputs, false)
                     }
                 }
@@ -101,6 +102,7 @@ impl Fake<'_> {
                 let (from, to) = (sequence * 7, (sequence * 7 + 7).min(rows));
                 let given = (from..to).map(|row| row + stage.index() as u64 * 1000).collect::<Vec<_>>();
                 let outputs = self.make_some(stage, given);
+                let outputs = self.with_updates(stage, outputs);
                 done(attempt, 0, outputs, to == rows)
             }
             Work::Task => {
@@ -154,7 +156,8 @@ impl Fake<'_> {
         if is_part {
             self.parts.insert(output.batch.id);
         }
-        Event::AttemptDone { attempt, rows: given, outputs: vec![output], end: false, spent, failed }
+        let outputs = self.with_updates(stage, vec![output]);
+        Event::AttemptDone { attempt, rows: given, outputs, end: false, spent, failed }
     }
 
     pub(super) fn rows_of(&self, batch: BatchId, rows: Vec<std::ops::Range<u64>>) -> Vec<u64> {

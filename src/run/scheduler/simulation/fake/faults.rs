@@ -1,13 +1,16 @@
 //! What goes wrong in a random history: workers that die or are replaced, outputs that are lost.
 
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
 use proptest::prelude::*;
 
-use super::{Fake, Kind, Lane, failure};
+use super::{Fake, Kind, Lane, THROTTLED, failure};
 use crate::plan::Verdict;
 use crate::run::scheduler::*;
 
 impl Fake<'_> {
-    /// Sometimes what an attempt has given is lost.
+    /// Sometimes what an attempt has given is lost, or its function asks for fewer calls.
     pub(super) fn loses(&mut self, event: Event) -> Event {
         let Event::AttemptDone { attempt, outputs, .. } = &event else { return event };
         let is_map = matches!(self.shapes[self.attempts[attempt].index()].kind, Kind::Map(_));
@@ -18,7 +21,13 @@ impl Fake<'_> {
         for output in outputs {
             self.batches.remove(&output.batch.id);
         }
-        Event::AttemptLost { attempt: *attempt, failure: failure(Verdict::Exception) }
+        let (attempt, failure) = (*attempt, failure(Verdict::Exception));
+        if !matches!(self.busy.get(&attempt), Some(Host::Worker(_))) || self.rng.random_bool(0.5) {
+            return Event::AttemptLost { attempt, failure };
+        }
+        THROTTLED.fetch_add(1, Ordering::Relaxed);
+        let wait = self.rng.random_bool(0.5).then(|| Duration::from_millis(self.rng.random_range(0..2000)));
+        Event::AttemptThrottled { attempt, wait, failure }
     }
 
     /// The worker that has too much memory after the attempt that ends in this lane, if one is still to be replaced.
