@@ -124,7 +124,7 @@ impl Fake<'_> {
     pub fn counts(&self, stage: StageId) -> bool {
         let shape = &self.shapes[stage.index()];
         let in_workers = matches!(shape.kind, Kind::Generator { .. } | Kind::Keyed | Kind::Map(MapKind::Worker));
-        in_workers && !shape.checkpoint && stage.index() % 2 == 0
+        in_workers && !shape.checkpoint && stage.index().is_multiple_of(2)
     }
 
     /// These outputs, with the updates that come with them.
