@@ -4,7 +4,7 @@
 hand: `stage/sequence`, the same for every attempt, so that it can serve as an idempotency key.
 
 `lock`, `semaphore`, `event` and `barrier` are shared by all workers of the run, by name, and so are `counter` and what
-`state` has.
+`state` has. `shared` has what the pipeline makes once for all of them.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from . import context
 from .context import log, params
 from .errors import MillpondError, NoTerminalError, SchemaError, Throttled
 from .run_state import counter, state
+from .shared import shared
 from .sync import DeadlockError, barrier, event, lock, semaphore
 
 __all__ = [
@@ -31,6 +32,7 @@ __all__ = [
     "log",
     "params",
     "semaphore",
+    "shared",
     "state",
 ]
 

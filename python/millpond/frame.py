@@ -39,6 +39,7 @@ class Kind(enum.IntEnum):
     FINISH_KEYS = 9
     RESTORE = 10
     ANSWER = 11
+    SHARED_IN = 12
 
     HELLO = 16
     OPENED = 17

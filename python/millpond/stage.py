@@ -106,7 +106,7 @@ class Stage:
         self._failed: dict[int, dict[str, Any]] = {}
         self.row: int | None = None
         self.partition: int | None = None  # Of a stage with state.
-        target = _find(spec["module"], spec["function"])
+        target = find(spec["module"], spec["function"])
         self.is_class = isinstance(target, type)
         if not self.is_class:
             _check_arguments(target, spec)
@@ -462,7 +462,8 @@ def close_loop() -> None:
         event_loop.close()
 
 
-def _find(module: str, name: str) -> Any:
+def find(module: str, name: str) -> Any:
+    """What `module:name` names."""
     target: Any = importlib.import_module(module)
     for part in name.split("."):
         try:

@@ -11,7 +11,7 @@ import os
 import sys
 import threading
 import traceback
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import pyarrow as pa
 
@@ -22,7 +22,8 @@ from .leases import Leases
 from .line import open_line
 from .outputs import Outputs, Written
 from .run_state import state
-from .stage import Output, Ran, Share, Stage, close_loop
+from .shared import Built, shared
+from .stage import Output, Ran, Share, Stage, close_loop, find
 
 # How long an idle worker with leases waits before it looks whether they are held by garbage, at first and at most.
 _IDLE_SECONDS = 0.05
@@ -50,13 +51,16 @@ def run(channel: Channel) -> NoReturn:
     os._exit(status)
 
 
+AnyStage = Stage | KeyedStage | Built
+
+
 class Worker:
     def __init__(self, channel: Channel) -> None:
         self._channel = channel
         self._line = open_line(channel)
         self._pid = os.getpid()
         self._schemas: dict[int, pa.Schema] = {}
-        self._stages: dict[int, Stage | KeyedStage] = {}
+        self._stages: dict[int, AnyStage] = {}
         self._leases = Leases()
         self._allocator = allocator.load()
         self._outputs = Outputs(channel, self._leases, self._allocator)
@@ -71,6 +75,8 @@ class Worker:
                 self._schemas[frame.schema] = pa.ipc.read_schema(pa.py_buffer(frame.data))
             elif frame.kind == Kind.SEGMENT_IN:
                 self._leases.add_segment(frame)
+            elif frame.kind == Kind.SHARED_IN:
+                shared.add(frame.text["name"], frame.fds[0], frame.length, is_object=frame.text["object"])
             elif frame.kind in (Kind.RUN, Kind.PULL, Kind.FINISH_KEYS, Kind.RESTORE):
                 self._attempt(frame)
             elif frame.kind == Kind.RELEASE_OUTPUT:
@@ -98,7 +104,7 @@ class Worker:
         known = set(sys.modules)
         try:
             with self._keeping():
-                stage = KeyedStage(frame.text, self._keeping) if frame.text["has_state"] else Stage(frame.text)
+                stage = self._made(frame.text)
             self._watch_numpy()
         except SystemExit:
             raise
@@ -116,6 +122,11 @@ class Worker:
         if frame.text.get("tell_files"):
             text["files"] = _files_of(set(sys.modules) - known)
         self._channel.send(Frame(Kind.OPENED, stage=frame.stage, text=text))
+
+    def _made(self, spec: dict[str, Any]) -> AnyStage:
+        if spec["as"] == Built.convention:
+            return Built(spec, find)
+        return KeyedStage(spec, self._keeping) if spec["has_state"] else Stage(spec)
 
     def _keeping(self) -> contextlib.AbstractContextManager[None]:
         """For code that is imported, and instances that are made: what they make meanwhile, they mean to keep."""
@@ -145,7 +156,7 @@ class Worker:
         process.flush_stdio()
         self._channel.send(*answer, *self._leases.release())
 
-    def _run(self, stage: Stage | KeyedStage, frame: Frame) -> list[Frame]:
+    def _run(self, stage: AnyStage, frame: Frame) -> list[Frame]:
         """Runs an attempt; the frames that tell its outcome."""
         if frame.kind == Kind.RESTORE:
             if isinstance(stage, KeyedStage):
@@ -172,8 +183,10 @@ class Worker:
         answer.append(done)
         return answer
 
-    def _call(self, stage: Stage | KeyedStage, frame: Frame) -> tuple[Ran, bool]:
+    def _call(self, stage: AnyStage, frame: Frame) -> tuple[Ran, bool]:
         """What came of an attempt, and whether its outputs are the last ones of a source."""
+        if isinstance(stage, Built):
+            return Ran([Output(0, stage.pull(frame.sequence))], 0), True
         if isinstance(stage, KeyedStage):
             if frame.kind == Kind.FINISH_KEYS:
                 return Ran(stage.finish(frame.sequence), 0), False

@@ -111,6 +111,14 @@ impl Segment {
         Some(unsafe { self.address.add(offset as usize) })
     }
 
+    /// The content, if nobody can change it any more.
+    pub fn sealed(&self) -> Option<&[u8]> {
+        let seals = fcntl_get_seals(&self.fd).ok()?;
+        // SAFETY: the mapping lives as long as `self`, and as it is sealed nobody writes it.
+        let bytes = || unsafe { std::slice::from_raw_parts(self.address.as_ptr(), self.length) };
+        seals.contains(SealFlags::WRITE).then(bytes)
+    }
+
     /// The number at the start of the segment, which its writer may change at any time.
     pub fn number(&self) -> Option<u64> {
         let address = self.address(0, 8)?;

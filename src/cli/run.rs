@@ -227,6 +227,7 @@ fn exit_of(plan: &Plan, outcome: &Outcome, signals: &Signals) -> Exit {
 }
 
 fn has_files(plan: &Plan) -> bool {
-    let is_file = |kind: &StageKind| matches!(kind, StageKind::Write(write) if write.target != WriteTarget::Stdout);
+    let is_file =
+        |kind: &StageKind| matches!(kind, StageKind::Write(write) if matches!(write.target, WriteTarget::File(_)));
     plan.stages.iter().any(|stage| is_file(&stage.kind))
 }

@@ -48,6 +48,7 @@ const SOURCES: &[(&str, &[u8])] = files![
     "py.typed",
     "run_state.py",
     "scatter.py",
+    "shared.py",
     "source.py",
     "stacks.py",
     "stage.py",

@@ -7,7 +7,7 @@ use crate::format::Format;
 use crate::spec::model::{CommandModeSpec, OnErrorWordSpec};
 use crate::spec::schema::KINDS;
 use crate::spec::tree::{Node, Value};
-use crate::spec::{Document, StageDraft};
+use crate::spec::{Document, Sharing, StageDraft};
 
 /// A stage has exactly one kind.
 pub fn kinds(draft: &StageDraft) -> Option<Diagnostic> {
@@ -39,6 +39,9 @@ fn misspells(draft: &StageDraft, key: &str) -> bool {
 /// A stage has inputs if and only if its kind takes them.
 pub fn inputs(draft: &StageDraft, kind: Option<&StageKind>) -> Option<Diagnostic> {
     let word = draft.kind()?;
+    if let Sharing::Sink(_) = draft.sharing {
+        return None;
+    }
     let name = &draft.name;
     let (takes, needs) = match word {
         "read" => (false, false),
@@ -128,7 +131,7 @@ pub fn concurrency(draft: &StageDraft, kind: Option<&StageKind>) -> Option<Diagn
                 "`as: stream` gets its batches one after the other",
                 "remove it, or let a stage in front of this one do what waits",
             ),
-            Convention::Rows | Convention::Arrow | Convention::Pandas | Convention::Numpy => (
+            Convention::Rows | Convention::Arrow | Convention::Pandas | Convention::Numpy | Convention::Object => (
                 "its function is given whole batches, and not rows",
                 "write `as: row`; or remove it, as an `async def` function of batches can gather what it waits for",
             ),

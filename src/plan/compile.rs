@@ -94,7 +94,8 @@ pub fn compile(document: &Document, settings: &Settings) -> Result<Compiled, Vec
 fn analyse(document: &Document, settings: &Settings, problems: &mut Vec<Diagnostic>) -> Analysis {
     problems.extend(document.stages.iter().filter_map(check::kinds));
     let links = link::links(document, problems);
-    let afters = link::afters(document, problems);
+    let mut afters = link::afters(document, problems);
+    afters.extend(link::waits_for_shared(document, &links, &afters));
     let into = into(&links, document.stages.len());
     let resources = Resource::all(document, problems);
     problems.extend(Resource::unused(document));

@@ -8,7 +8,7 @@ use crate::spec::model::{
     AfterSpec, CommandModeSpec, CommandSpec, ConventionSpec, FromSpec, OnErrorWordSpec, PipeFormatSpec, PythonSpec,
 };
 use crate::spec::tree::Node;
-use crate::spec::{Document, StageDraft};
+use crate::spec::{Document, Sharing, StageDraft};
 
 /// One entry of a stage's `from`, with names resolved to positions in [`Document::stages`].
 #[derive(Clone, Debug)]
@@ -43,6 +43,17 @@ pub fn links(document: &Document, problems: &mut Vec<Diagnostic>) -> Vec<Link> {
     let mut links = Vec::new();
     for (to, draft) in document.stages.iter().enumerate() {
         let start = links.len();
+        if let Sharing::Sink(shared) = &draft.sharing {
+            let of = |&from: &usize| Link {
+                from,
+                port: Port::MAIN.to_owned(),
+                to,
+                table: shared.clone(),
+                span: draft.name_span,
+            };
+            links.extend(stages.called(shared).iter().map(of));
+            continue;
+        }
         for reference in references(draft) {
             links.extend(resolve(document, &stages, to, &reference, problems));
         }
@@ -69,6 +80,25 @@ pub fn afters(document: &Document, problems: &mut Vec<Diagnostic>) -> Vec<After>
         }
     }
     afters
+}
+
+/// Python stages wait for what is shared, but for those whose rows it is made of.
+pub fn waits_for_shared(document: &Document, links: &[Link], afters: &[After]) -> Vec<After> {
+    let sinks: Vec<usize> =
+        (0..document.stages.len()).filter(|&at| matches!(document.stages[at].sharing, Sharing::Sink(_))).collect();
+    let mut before = vec![Vec::new(); document.stages.len()];
+    links.iter().for_each(|link| before[link.to].push(link.from));
+    afters.iter().for_each(|after| before[after.to].push(after.from));
+    let mut makes: BTreeSet<usize> = sinks.iter().copied().collect();
+    let mut open = sinks.clone();
+    while let Some(at) = open.pop() {
+        open.extend(before[at].iter().copied().filter(|from| makes.insert(*from)));
+    }
+    let waits = |to: &usize| document.stages[*to].kind() == Some("python") && !makes.contains(to);
+    let stages = (0..document.stages.len()).filter(waits);
+    stages
+        .flat_map(|to| sinks.iter().map(move |&from| After { from, to, span: document.stages[to].name_span }))
+        .collect()
 }
 
 fn waits(draft: &StageDraft) -> Vec<Reference<'_>> {

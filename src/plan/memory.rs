@@ -39,6 +39,8 @@ const WORKED_ON: u64 = 4;
 /// A program that is no interpreter, and how often its rows are in memory: as rows and as text, on their way in and out.
 const COMMAND: u64 = 4 << 20;
 const PIPED: u64 = 5;
+/// Something that is shared, of which nothing is known.
+const SHARED: u64 = 64 << 20;
 /// A row group on its way into a Parquet file.
 const ROW_GROUP: u64 = 64 << 20;
 
@@ -97,6 +99,7 @@ impl MemoryBound {
             sum(kept.map(|stage| kept_bytes(plan, stage))),
             Estimated,
         );
+        add("what is shared by all workers".to_owned(), shared(plan), Estimated);
         let pools = workers(plan);
         let processes = pools.iter().map(|pool| pool.count).sum::<u64>();
         let rounded = sum_by_port(plan, |edge| if is_shared(plan, edge) { rounding(plan, edge) } else { 0 });
@@ -130,6 +133,13 @@ impl MemoryBound {
     pub fn total(&self) -> u64 {
         sum(self.terms.iter().map(|term| term.bytes))
     }
+}
+
+/// What workers can look up, for as long as the run takes.
+fn shared(plan: &Plan) -> u64 {
+    let sinks = plan.stages.iter().filter(|stage| stage.is_shared());
+    let edges = sinks.flat_map(|stage| &stage.inputs).flat_map(|input| &input.members);
+    sum(edges.map(|edge| supply(plan, plan.edge(*edge)).map_or(SHARED, |supply| supply.bytes)))
 }
 
 /// Whether a stage is a query over whole streams.

@@ -28,7 +28,9 @@ pub fn paths(document: &Document, kinds: &[Option<StageKind>], waits: &[(usize, 
             Some(StageKind::Write(Write { target: WriteTarget::File(path), .. })) => {
                 (vec![plain(path)], &["write", "path"], false)
             }
-            Some(StageKind::Write(_)) => (vec![PathBuf::from("-")], &["write", "path"], false),
+            Some(StageKind::Write(Write { target: WriteTarget::Stdout, .. })) => {
+                (vec![PathBuf::from("-")], &["write", "path"], false)
+            }
             Some(StageKind::Command(Command { files: Some(files), .. })) => {
                 (files.outputs.iter().map(|output| plain(&output.path)).collect(), &["command", "outputs"], true)
             }

@@ -20,7 +20,7 @@ use crate::spec::model::{
     WorkersSpec, WriteOptions, WriteSpec,
 };
 use crate::spec::tree::Node;
-use crate::spec::{Document, StageDraft};
+use crate::spec::{Document, Sharing, StageDraft};
 
 /// The least that `memory` can be, and why: an interpreter that has imported pyarrow and numpy takes half of it.
 const SMALLEST_MEMORY: (u64, &str) = (64 << 20, "a worker takes before its first batch");
@@ -42,6 +42,11 @@ impl Resolver<'_> {
         let kind = self.draft.kind()?;
         if self.draft.is_lost(kind) {
             return None;
+        }
+        if let Sharing::Sink(shared) = &self.draft.sharing {
+            let target = WriteTarget::Shared(shared.clone());
+            let (format, compression) = (Format::Arrow, Compression::None);
+            return Some(StageKind::Write(Write { target, format, compression, header: true }));
         }
         let spec = &self.draft.spec;
         match kind {
@@ -235,11 +240,12 @@ impl Resolver<'_> {
             self.report(Code::PlanBadOption, &["python", "as"], message).help =
                 Some("remove it: a source is a generator, which yields rows or batches as it is".to_owned());
         }
+        let is_made = self.draft.sharing == Sharing::Source && !self.draft.has("from");
         let last = call.name.rsplit('.').next().unwrap_or_default().trim_start_matches('_');
         let is_class = last.starts_with(char::is_uppercase);
         Some(Python {
             call,
-            convention: options.convention.map(convention),
+            convention: options.convention.map(convention).or(is_made.then_some(Convention::Object)),
             with: options.with.clone().unwrap_or_default(),
             returns: self.columns(&["python", "returns"], options.returns.as_ref()),
             is_source: !self.draft.has("from"),

@@ -85,6 +85,16 @@ impl Stage {
         matches!(&self.kind, StageKind::Python(python) if !python.partition_by.is_empty() || python.is_stream())
     }
 
+    /// Whether it keeps something that all workers can look up.
+    pub fn is_shared(&self) -> bool {
+        matches!(&self.kind, StageKind::Write(Write { target: WriteTarget::Shared(_), .. }))
+    }
+
+    /// Whether it makes an object that is shared, and no rows.
+    pub fn makes_object(&self) -> bool {
+        matches!(&self.kind, StageKind::Python(python) if python.convention == Some(Convention::Object))
+    }
+
     /// Whether all that the stage keeps is kept per key.
     pub fn has_keys(&self) -> bool {
         matches!(&self.kind, StageKind::Python(python) if !python.partition_by.is_empty())
@@ -174,6 +184,8 @@ pub enum WriteTarget {
     /// Absolute.
     File(PathBuf),
     Stdout,
+    /// Memory that all workers can map, under this name.
+    Shared(String),
 }
 
 /// A query whose syntax has been checked and whose tables are the stage's inputs.
@@ -225,6 +237,8 @@ pub enum Convention {
     Pandas,
     Numpy,
     Stream,
+    /// Of a source that is called once: any object, kept as it is pickled. What a row is has no meaning then.
+    Object,
 }
 
 /// Whether `call` names a function or a class: by its spelling, as nothing is imported before the run (`CamelCase` or a

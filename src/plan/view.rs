@@ -150,6 +150,7 @@ fn kind_text(plan: &Plan, stage: &Stage) -> String {
             let target = match &write.target {
                 WriteTarget::File(path) => plan.shown(path),
                 WriteTarget::Stdout => "standard output".to_owned(),
+                WriteTarget::Shared(name) => format!("shared memory, as `{name}`"),
             };
             format!("write {} {target}", format_word(write.format))
         }

@@ -49,8 +49,20 @@ pub struct StageDraft {
     pub spec: StageSpec,
     /// The kinds that are written, with the places of their keys.
     pub kinds: Vec<(&'static str, Span)>,
+    pub sharing: Sharing,
     /// Keys of the stage whose value is wrong or not known, and so is not in `spec`.
     pub lost: BTreeSet<String>,
+}
+
+/// What a stage has to do with `shared`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Sharing {
+    #[default]
+    None,
+    /// It makes what is shared.
+    Source,
+    /// It keeps what the stage with this name makes, so that all workers find it. It is not written in the file.
+    Sink(String),
 }
 
 /// A resource as it was written.

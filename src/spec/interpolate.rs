@@ -122,7 +122,7 @@ fn forbidden(path: &[Step]) -> Option<Code> {
         })
         .collect();
     match keys.as_slice() {
-        ["stages", _, "sql"] | ["stages", _, "sql", "query"] => Some(Code::ExprInSql),
+        ["stages" | "shared", _, "sql"] | ["stages" | "shared", _, "sql", "query"] => Some(Code::ExprInSql),
         ["stages", _, "command", "shell"] => Some(Code::ExprInShell),
         _ => None,
     }

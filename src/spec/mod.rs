@@ -17,7 +17,7 @@ pub mod tree;
 mod violation;
 pub mod yaml;
 
-pub use document::{Document, ResourceDraft, StageDraft};
+pub use document::{Document, ResourceDraft, Sharing, StageDraft};
 pub use given::{Completeness, Given};
 pub use params::Param;
 pub use parse::parse;

@@ -41,6 +41,14 @@ pub struct PipelineSpec {
         example = &serde_json::json!({ "connections": 4, "api": { "rate": "100/min" } })
     )]
     pub resources: Option<BTreeMap<String, ResourceSpec>>,
+    /// What all workers of the run can look up, made once and kept once in shared memory: `millpond.shared["name"]` in `python` stages, which
+    /// wait for it. Tables can be read with `from`, too, as from a stage.
+    #[serde(default)]
+    #[schemars(
+        schema_with = "super::schema::named::<SharedSpec>",
+        example = &serde_json::json!({ "prices": { "read": "prices.parquet" }, "model": { "python": "models:load" } })
+    )]
+    pub shared: Option<BTreeMap<String, SharedSpec>>,
     /// The stages by name. A stage's kind is the one key `read`, `write`, `sql`, `python` or `command` that it has.
     #[schemars(schema_with = "super::schema::named::<StageSpec>")]
     pub stages: BTreeMap<String, StageSpec>,
@@ -116,6 +124,36 @@ pub enum RequirementsSpec {
     File(String),
     /// Packages as pip reads them.
     List(Vec<String>),
+}
+
+/// Something that is shared. It has exactly one of `read`, `sql` and `python`.
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
+pub struct SharedSpec {
+    /// What it is.
+    pub description: Option<String>,
+    /// Of `sql`, the tables: stages, or what else is shared. Of `python`, whose rows are kept as a table then.
+    #[schemars(example = &"prices", example = &["prices", "rates"])]
+    pub from: Option<FromSpec>,
+    /// A table: the rows of files.
+    #[schemars(example = &"prices.parquet")]
+    pub read: Option<ReadSpec>,
+    /// A table: the rows of a query.
+    #[schemars(example = &"SELECT item, max(price) AS price FROM prices GROUP BY item")]
+    pub sql: Option<SqlSpec>,
+    /// Any Python object that can be pickled, such as a model or a dict of arrays: what a function gives that is called once. With `as` or
+    /// `from`, a table: the rows of the function.
+    #[schemars(example = &"models:load")]
+    pub python: Option<PythonSpec>,
+    /// What the worker that makes it may allocate, or what the query may keep in memory before it spills to disk.
+    pub memory: Option<SizeSpec>,
+    /// How long it may take to make it.
+    pub timeout: Option<TimeoutSpec>,
+    /// Environment variables of the process that makes it, on top of the inherited ones.
+    #[serde(default)]
+    #[schemars(schema_with = "super::schema::scalar_map")]
+    pub env: Option<Map<String, Value>>,
+    /// Working directory of the process that makes it, relative to this file. Without it, the folder of this file.
+    pub cwd: Option<String>,
 }
 
 /// A stage. It has exactly one of `read`, `write`, `sql`, `python` and `command`.

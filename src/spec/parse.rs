@@ -7,7 +7,7 @@ use jsonschema::Validator;
 use serde::de::DeserializeOwned;
 use serde_json::Value as Json;
 
-use super::document::{Document, ResourceDraft, StageDraft};
+use super::document::{Document, ResourceDraft, Sharing, StageDraft};
 use super::foreach::{self, Expansion};
 use super::given::Given;
 use super::interpolate::{Found, Names};
@@ -20,6 +20,7 @@ use super::yaml;
 use crate::diagnostic::{Code, Diagnostic, SourceText};
 
 const STAGES: &str = "stages";
+const SHARED: &str = "shared";
 
 static SCHEMA: LazyLock<Json> = LazyLock::new(schema::schema);
 
@@ -40,10 +41,12 @@ pub fn parse(source: &Arc<SourceText>, given: &Given) -> Document {
     let open = open_values(&root);
     let holes: Vec<Vec<Step>> = holes.into_iter().chain(open).collect();
     let pruned = without(&root, &holes);
-    let mut stages = read_stages(source, &root, &pruned, &holes, &mut problems);
+    let mut stages = read_stages(STAGES, source, &root, &pruned, &holes, &mut problems);
     for stage in &mut stages {
         stage.foreach = expansion.of.get(&stage.name).cloned();
     }
+    let shared = read_stages(SHARED, source, &root, &pruned, &holes, &mut problems);
+    share(shared, &mut stages, &mut problems);
     let python = pruned.get("python").map(|node| read_typed(node, &mut problems)).unwrap_or_default();
     let resources = read_resources(&root, &pruned, &mut problems);
     let description = pruned.get("description").and_then(Node::as_str).map(str::to_owned);
@@ -76,6 +79,29 @@ fn empty(source: &Arc<SourceText>, given: &Given, problems: Vec<Diagnostic>) -> 
         used_params: BTreeSet::new(),
         seed: given.seed,
         problems,
+    }
+}
+
+/// Adds the stages that make what is shared, and for each one that keeps it.
+fn share(shared: Vec<StageDraft>, stages: &mut Vec<StageDraft>, problems: &mut Vec<Diagnostic>) {
+    for draft in shared {
+        if let Some(stage) = stages.iter().find(|stage| *stage.written_name() == draft.name) {
+            let message = format!("`{}` is the name of a stage and of something shared", draft.name);
+            let problem = Diagnostic::new(Code::SpecBadName, draft.name_span, message);
+            problems.push(problem.related(stage.name_span, "the stage").help("rename one of them".to_owned()));
+            continue;
+        }
+        let sink = StageDraft {
+            // No name of a stage has a dot.
+            name: format!("{}.{SHARED}", draft.name),
+            sharing: Sharing::Sink(draft.name.clone()),
+            kinds: vec![("write", draft.name_span)],
+            spec: StageSpec::default(),
+            lost: BTreeSet::new(),
+            node: Node { value: Value::Mapping(Vec::new()), ..draft.node.clone() },
+            ..draft.clone()
+        };
+        stages.extend([StageDraft { sharing: Sharing::Source, ..draft }, sink]);
     }
 }
 
@@ -180,9 +206,9 @@ fn open_values(root: &Node) -> Vec<Vec<Step>> {
 /// The tree without its holes. A file may have thousands of stages, so that none of them is looked for.
 fn without(root: &Node, holes: &[Vec<Step>]) -> Node {
     let mut pruned = root.clone();
-    let by_stage = by_stage(holes);
     let in_stage = |hole: &&Vec<Step>| matches!(hole.as_slice(), [Step::Key(section), _, _, ..] if section == STAGES);
     holes.iter().filter(|hole| !in_stage(hole)).for_each(|hole| pruned.remove(hole));
+    let by_stage = by_stage(STAGES, holes);
     if let Some(Value::Mapping(entries)) = value_mut(&mut pruned, STAGES) {
         for entry in entries {
             let holes = by_stage.get(entry.key.name.as_str()).into_iter().flatten();
@@ -192,11 +218,11 @@ fn without(root: &Node, holes: &[Vec<Step>]) -> Node {
     pruned
 }
 
-fn by_stage(holes: &[Vec<Step>]) -> BTreeMap<&str, Vec<&Vec<Step>>> {
+fn by_stage<'a>(of: &str, holes: &'a [Vec<Step>]) -> BTreeMap<&'a str, Vec<&'a Vec<Step>>> {
     let mut by_stage: BTreeMap<&str, Vec<&Vec<Step>>> = BTreeMap::new();
     for hole in holes {
         if let [Step::Key(section), Step::Key(name), ..] = hole.as_slice()
-            && section == STAGES
+            && section == of
         {
             by_stage.entry(name).or_default().push(hole);
         }
@@ -204,18 +230,20 @@ fn by_stage(holes: &[Vec<Step>]) -> BTreeMap<&str, Vec<&Vec<Step>>> {
     by_stage
 }
 
+/// The stages of one section of the file.
 fn read_stages(
+    section: &str,
     source: &SourceText,
     root: &Node,
     pruned: &Node,
     holes: &[Vec<Step>],
     problems: &mut Vec<Diagnostic>,
 ) -> Vec<StageDraft> {
-    let entries = root.get(STAGES).map(Node::entries).unwrap_or_default();
-    let readable = pruned.get(STAGES).map(Node::entries).unwrap_or_default();
+    let entries = root.get(section).map(Node::entries).unwrap_or_default();
+    let readable = pruned.get(section).map(Node::entries).unwrap_or_default();
     let readable: BTreeMap<&str, &Node> =
         readable.iter().map(|entry| (entry.key.name.as_str(), &entry.value)).collect();
-    let holes = by_stage(holes);
+    let holes = by_stage(section, holes);
     let stages = entries.iter().filter(|entry| !entry.key.name.starts_with("x-"));
     stages
         .map(|entry| {
@@ -235,6 +263,7 @@ fn read_stages(
                 node: entry.value.clone(),
                 spec: spec.unwrap_or_default(),
                 kinds: kinds(&entry.value),
+                sharing: Sharing::None,
                 lost,
             }
         })

@@ -10,6 +10,9 @@ use super::model::PipelineSpec;
 /// Keys that make a stage what it is.
 pub const KINDS: [&str; 5] = ["read", "write", "sql", "python", "command"];
 
+/// Those of them that what is shared may be made by.
+pub const SHARED_KINDS: [&str; 3] = ["read", "sql", "python"];
+
 /// What names of stages and params look like.
 pub const NAME_PATTERN: &str = "^[a-z][a-z0-9_]*$";
 
@@ -178,6 +181,10 @@ fn accept_expressions(schema: &mut Schema) {
 
 /// What only editors need on a stage: exactly one kind, and snippets of whole stages.
 fn complete_stage(schema: &mut Schema) {
+    if let Some(shared) = schema.pointer_mut("/$defs/SharedSpec").and_then(Value::as_object_mut) {
+        let kinds: Vec<Value> = SHARED_KINDS.iter().map(|kind| json!({ "required": [kind] })).collect();
+        shared.insert("oneOf".to_owned(), kinds.into());
+    }
     let Some(stage) = schema.pointer_mut("/$defs/StageSpec").and_then(Value::as_object_mut) else { return };
     let kinds: Vec<Value> = KINDS.iter().map(|kind| json!({ "required": [kind] })).collect();
     stage.insert("oneOf".to_owned(), kinds.into());

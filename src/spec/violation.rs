@@ -276,6 +276,7 @@ impl<'a> Reader<'a> {
         match path {
             [] => "the pipeline".to_owned(),
             [Step::Key(section), Step::Key(name)] if section == "stages" => format!("the stage `{name}`"),
+            [Step::Key(section), Step::Key(name)] if section == "shared" => format!("`{name}`, which is shared,"),
             [Step::Key(section), Step::Key(name)] if section == "params" => format!("the param `{name}`"),
             _ => match path.last() {
                 Some(Step::Key(key)) => format!("`{key}`"),

@@ -28,6 +28,7 @@ pub enum Kind {
     FinishKeys = 9,
     Restore = 10,
     Answer = 11,
+    Shared = 12,
     // From a worker.
     Hello = 16,
     Opened = 17,
@@ -60,7 +61,7 @@ pub enum Kind {
 }
 
 impl Kind {
-    const ALL: [Self; 37] = [
+    const ALL: [Self; 38] = [
         Self::Open,
         Self::Schema,
         Self::Segment,
@@ -72,6 +73,7 @@ impl Kind {
         Self::FinishKeys,
         Self::Restore,
         Self::Answer,
+        Self::Shared,
         Self::Hello,
         Self::Opened,
         Self::WorkerSchema,

@@ -12,6 +12,7 @@ use super::checkpoint::{BatchDigest, Findings, Lock};
 use super::filter::Remains;
 use super::guardian::{ProcessId, Turn};
 use super::local::{Digests, InPartitions, Kept, Known};
+use super::shared_memory::SharedMemory;
 use crate::batch::Batch;
 use crate::plan::StageId;
 use crate::run::scheduler::{AttemptId, Failure, WorkerId};
@@ -19,6 +20,10 @@ use crate::run::scheduler::{AttemptId, Failure, WorkerId};
 /// What a thread has done. Never more than the scheduler asked for, so that the channel needs no bound of its own.
 #[derive(Debug)]
 pub enum Message {
+    /// What all workers can look up from now on.
+    Shared {
+        memory: SharedMemory,
+    },
     Produced {
         stage: StageId,
         batch: Batch,

@@ -27,6 +27,7 @@ mod reject_files;
 mod rejects;
 mod resident;
 mod row_command;
+mod shared_memory;
 mod shared_state;
 mod source_command;
 pub mod stage;

@@ -88,5 +88,6 @@ fn word(convention: Convention) -> &'static str {
         Convention::Pandas => "pandas",
         Convention::Numpy => "numpy",
         Convention::Stream => "stream",
+        Convention::Object => "object",
     }
 }

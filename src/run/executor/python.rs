@@ -32,6 +32,7 @@ use super::mailbox::Mailbox;
 use super::opening;
 use super::poller::{Poller, Token};
 use super::resident::failure;
+use super::shared_memory::SharedMemory;
 use super::shared_state::SharedState;
 use super::sync::Primitives;
 use super::worker::{Current, Opening, Worker};
@@ -160,6 +161,8 @@ pub struct Pool {
     weighed: Instant,
     primitives: Primitives,
     state: SharedState,
+    /// What workers can look up, in the order in which it was made.
+    shared: Vec<SharedMemory>,
 }
 
 #[derive(Debug)]
@@ -201,6 +204,7 @@ impl Pool {
             weighed: Instant::now(),
             primitives: Primitives::default(),
             state: SharedState::default(),
+            shared: Vec::new(),
         }
     }
 
@@ -210,6 +214,20 @@ impl Pool {
 
     pub fn take_news(&mut self) -> Vec<RunEvent> {
         std::mem::take(&mut self.news)
+    }
+
+    /// Keeps what workers can look up from now on.
+    pub fn share(&mut self, mut memory: SharedMemory) {
+        let made_by = self.plan.stages.iter().find(|stage| stage.name == memory.name());
+        memory.is_object = made_by.is_some_and(Stage::makes_object);
+        self.shared.push(memory);
+    }
+
+    /// A digest of all that is shared so far; `None` if that is nothing.
+    pub fn shared_digest(&self) -> Option<[u8; 32]> {
+        let mut sorted: Vec<&SharedMemory> = self.shared.iter().collect();
+        sorted.sort_by_key(|memory| memory.name());
+        (!sorted.is_empty()).then(|| SharedMemory::digest_of_all(&sorted))
     }
 
     /// Locks and the like, and how many workers wait for each.
@@ -235,7 +253,8 @@ impl Pool {
     /// # Errors
     /// If there are no descriptors left.
     pub fn warm_up(&mut self, guardian: &mut Guardian, poller: &mut Poller) -> io::Result<()> {
-        let is_wanted = |stage: &Stage| matches!(stage.kind, StageKind::Python(_)) && stage.after.is_empty();
+        let is_soon = |stage: &Stage| stage.after.iter().all(|awaited| self.plan.stage(*awaited).is_shared());
+        let is_wanted = |stage: &Stage| matches!(stage.kind, StageKind::Python(_)) && is_soon(stage);
         if self.plan.stages.iter().any(is_wanted) {
             self.start_template(guardian, poller)?;
         }
@@ -340,6 +359,15 @@ impl Pool {
         let stage = current.stage;
         if let Entry::Vacant(unknown) = worker.stages.entry(stage) {
             unknown.insert(Opening::Asked);
+            let news = std::mem::replace(&mut worker.shared_sent, self.shared.len());
+            let frames = self.shared[news..].iter().map(SharedMemory::frame).collect::<io::Result<Vec<_>>>();
+            match frames {
+                Ok(frames) => frames.into_iter().for_each(|frame| worker.connection.send(frame)),
+                Err(error) => {
+                    self.condemn(id, &format!("what is shared cannot be handed over: {error}"));
+                    return;
+                }
+            }
             worker.connection.send(opening::open(&self.plan, self.plan.stage(stage)));
         }
         current.waiting = Some(frame);

@@ -107,8 +107,11 @@ impl Resident {
                     Ok(Order::Pull) | Err(_) => return,
                 }
             };
+            let result = result.map(|written| {
+                written.shared.into_iter().for_each(|memory| out.send(Message::Shared { memory }));
+            });
             out.send(match result {
-                Ok(_) => Message::Ended { stage, schema: None },
+                Ok(()) => Message::Ended { stage, schema: None },
                 Err(error) => {
                     let scope = if matches!(error, WriteError::Closed) { Scope::ClosedPipe } else { Scope::Output };
                     Message::StageFailed { stage, failure: failure(scope, Verdict::Exception, error.to_string()) }

@@ -342,10 +342,10 @@ mod tests {
         assert_eq!(primitives.ask(task(1), 1, lock("a")), [done(1, 1)]);
         assert_eq!(primitives.ask(task(2), 1, lock("a")), []);
         assert_eq!(primitives.ask(task(3), 1, lock("a")), []);
-        assert_eq!(primitives.ask(task(1), 2, unlock("a")), [done(2, 1)]);
+        assert_eq!(primitives.ask(task(1), 2, unlock("a")), [done(1, 2), done(2, 1)]);
         // Nobody overtakes, not even who had it last.
         assert_eq!(primitives.ask(task(1), 3, lock("a")), []);
-        assert_eq!(primitives.ask(task(2), 2, unlock("a")), [done(3, 1)]);
+        assert_eq!(primitives.ask(task(2), 2, unlock("a")), [done(2, 2), done(3, 1)]);
     }
 
     #[test]
@@ -375,7 +375,7 @@ mod tests {
             "worker 2 waits for lock `a`, which worker 1 holds; worker 1 waits for lock `b`, which worker 2 holds";
         assert_eq!(replies, [Reply { worker: WorkerId(2), request: 2, answer: Answer::Deadlock(text.into()) }]);
         // The others can go on.
-        assert_eq!(primitives.ask(task(2), 3, unlock("b")), [done(1, 2)]);
+        assert_eq!(primitives.ask(task(2), 3, unlock("b")), [done(2, 3), done(1, 2)]);
     }
 
     #[test]
@@ -442,7 +442,7 @@ mod tests {
         primitives.ask(task(2), 1, lock("a"));
         let given_up = Reply { worker: WorkerId(2), request: 1, answer: Answer::GivenUp };
         assert_eq!(primitives.ask(task(2), 2, Asked::GiveUp { request: 1 }), [given_up]);
-        assert_eq!(primitives.ask(task(1), 2, unlock("a")), []);
+        assert_eq!(primitives.ask(task(1), 2, unlock("a")), [done(1, 2)]);
         assert_eq!(primitives.ask(task(3), 1, lock("a")), [done(3, 1)]);
         // It was given what it asked for just before.
         assert_eq!(primitives.ask(task(3), 2, Asked::GiveUp { request: 1 }), []);
@@ -480,7 +480,9 @@ mod tests {
                         primitives.ask(task(worker), request, unlock(names[name]))
                     }
                 };
-                for reply in replies {
+                // Who gives something back does not wait for that.
+                let gives_back = (5..=7).contains(&what);
+                for reply in replies.into_iter().skip(usize::from(gives_back)) {
                     prop_assert!(answered.insert((reply.worker, reply.request)), "answered twice");
                     let (asked, name) = waiting.remove(&reply.worker.0).expect("it waits");
                     prop_assert_eq!(asked, reply.request);

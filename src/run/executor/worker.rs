@@ -42,6 +42,8 @@ pub struct Worker {
     pub clock: WorkerClock,
     /// Whether `--chaos` has killed it. It may have answered all that it was sent before it died.
     pub is_struck: bool,
+    /// How much of what is shared it has been told of.
+    pub shared_sent: usize,
     /// The request for whose answer the attempt that it works on waits, for as long as it takes.
     pub stands_still: Option<u64>,
     /// Schemas and segments that it has been told.
@@ -195,6 +197,7 @@ impl Worker {
             memory,
             clock,
             is_struck: false,
+            shared_sent: 0,
             stands_still: None,
             schemas_sent: BTreeSet::new(),
             segments_sent: BTreeSet::new(),

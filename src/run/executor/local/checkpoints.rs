@@ -284,6 +284,11 @@ fn fingerprint(plan: &Plan, stage: &Stage, environment: Option<&str>) -> Result<
         .map_err(|source| CheckpointError::Fingerprint { stage: stage.name.clone(), source })
 }
 
+/// What decides what comes of a batch is also what the code can look up.
+fn with_shared(fingerprint: [u8; 32], shared: Option<[u8; 32]>) -> [u8; 32] {
+    shared.map_or(fingerprint, |shared| *blake3::hash(&[fingerprint, shared].concat()).as_bytes())
+}
+
 impl LocalExecutor {
     pub(super) fn recall(&mut self, stage: StageId, sequence: u64, asked: Meta) {
         let batch = match self.take_for(stage, 0, asked.id) {
@@ -295,8 +300,9 @@ impl LocalExecutor {
         };
         let checkpoints = self.checkpoints.as_mut().expect("only stages that keep batches ask for them");
         checkpoints.asked.insert((stage, sequence), asked.id);
-        let fingerprint = *checkpoints.fingerprints[&stage].digest();
-        let corrected = checkpoints.corrected.get(&stage).copied();
+        let shared = self.pool.shared_digest();
+        let fingerprint = with_shared(*checkpoints.fingerprints[&stage].digest(), shared);
+        let corrected = checkpoints.corrected.get(&stage).map(|digest| with_shared(*digest, shared));
         let (files, plan, mailbox) = (self.files.clone(), Arc::clone(&self.plan), self.mailbox.clone());
         rayon::spawn(move || {
             let digest = |fingerprint: &[u8; 32]| {

@@ -237,6 +237,10 @@ impl LocalExecutor {
 
     fn deliver(&mut self, message: Message) -> io::Result<()> {
         let event = match message {
+            Message::Shared { memory } => {
+                self.pool.share(memory);
+                return Ok(());
+            }
             Message::Produced { stage, batch } => {
                 let batch = self.keep(batch);
                 Event::Produced { stage, outputs: vec![Output { port: 0, batch }] }

@@ -18,6 +18,7 @@ use self::spool::Spool;
 use crate::batch::{Columns, ConformError, Rows};
 use crate::format::{EncodeError, EncodeMode, FileEncoder, Format};
 use crate::plan::{Write, WriteTarget};
+use crate::run::executor::shared_memory::SharedMemory;
 use crate::run::fail_point::reach;
 use crate::run::publish::{PublishError, Staging};
 
@@ -41,11 +42,13 @@ enum State {
 }
 
 /// What a finished sink has written.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub struct Written {
     pub rows: u64,
     /// Bytes of output, after compression.
     pub bytes: u64,
+    /// Where it lies, if it is shared.
+    pub shared: Option<SharedMemory>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -77,6 +80,10 @@ impl Sink {
                 let stdout = io::stdout().as_fd().try_clone_to_owned();
                 File::from(stdout.map_err(|source| WriteError::Unwritable { path: path.clone(), source })?)
             }
+            WriteTarget::Shared(_) => {
+                let made = SharedMemory::file();
+                made.map_err(|source| WriteError::Unwritable { path: path.clone(), source })?
+            }
         };
         let output = Output { file, bytes: 0, begun: 0 };
         let spool = Box::new(Spool::new(staging.folder()));
@@ -96,9 +103,16 @@ impl Sink {
     /// Writes the end of the output and syncs it. `schema_if_no_rows` are the columns of an output to which no batch came.
     pub fn finish(mut self, schema_if_no_rows: Option<SchemaRef>) -> Result<Written, WriteError> {
         let finished = self.end(schema_if_no_rows);
-        let bytes = finished.map_err(|source| self.failure(source))?;
+        let output = finished.map_err(|source| self.failure(source))?;
         reach("publish.sink_finished");
-        Ok(Written { rows: self.rows, bytes })
+        let (bytes, file) = (output.bytes, output.file);
+        let shared = match &self.write.target {
+            WriteTarget::Shared(name) => {
+                Some(SharedMemory::new(name, file).map_err(|source| self.failure(source.into()))?)
+            }
+            WriteTarget::File(_) | WriteTarget::Stdout => None,
+        };
+        Ok(Written { rows: self.rows, bytes, shared })
     }
 
     fn put(&mut self, rows: &Rows) -> Result<(), EncodeError> {
@@ -118,14 +132,14 @@ impl Sink {
         Ok(())
     }
 
-    fn end(&mut self, schema_if_no_rows: Option<SchemaRef>) -> Result<u64, EncodeError> {
+    fn end(&mut self, schema_if_no_rows: Option<SchemaRef>) -> Result<Output, EncodeError> {
         let schema = self.columns.settled().or(schema_if_no_rows).unwrap_or_else(|| Arc::new(Schema::empty()));
         let mut output = self.start(&schema)?.finish()?;
         output.flush()?;
         if matches!(self.write.target, WriteTarget::File(_)) {
             output.file.sync_all()?;
         }
-        Ok(output.bytes)
+        Ok(output)
     }
 
     /// Takes the encoder out; if there is none yet, starts it and gives it what was held back. It has to be put back, so
@@ -135,7 +149,7 @@ impl Sink {
             State::Writing(encoder) => Ok(encoder),
             State::Waiting { output, spool } => {
                 let mode = match self.write.target {
-                    WriteTarget::File(_) => EncodeMode::File,
+                    WriteTarget::File(_) | WriteTarget::Shared(_) => EncodeMode::File,
                     WriteTarget::Stdout => EncodeMode::Stream,
                 };
                 let Write { format, header, compression, .. } = self.write;
@@ -190,6 +204,7 @@ fn shown(target: &WriteTarget) -> PathBuf {
     match target {
         WriteTarget::File(path) => path.clone(),
         WriteTarget::Stdout => PathBuf::from("<stdout>"),
+        WriteTarget::Shared(name) => PathBuf::from(format!("<shared {name}>")),
     }
 }
 
