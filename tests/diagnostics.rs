@@ -820,3 +820,57 @@ fn a_share_is_a_folder_or_a_store_that_is_known_and_shows_no_secret() {
         assert!(!(drawn + &json).contains("PASS"), "{json}");
     }
 }
+
+#[test]
+fn what_is_shared_is_checked_like_stages() {
+    let yaml = "version: 1
+shared:
+  rows: { read: prices.csv }
+  two: { read: a.csv, sql: SELECT 1 }
+  none: { description: nothing }
+  writes: { write: out.csv }
+  typo: { reed: a.csv }
+  tables: { from: rowz, sql: SELECT * FROM rowz }
+  pasted: { from: two, sql: 'SELECT ${{ params.x }} FROM two' }
+  a: { from: b, sql: SELECT * FROM b }
+  b: { from: a, sql: SELECT * FROM a }
+stages:
+  rows: { read: rows.csv }
+  sink: { from: rows, after: two.shared, write: out.csv }
+";
+    let expected = "\
+spec::bad_name 3:3 `rows` is the name of a stage and of something shared (rename one of them)
+plan::two_kinds 4:23 the stage `two` has two kinds, `read` and `sql` (make two stages of it)
+plan::no_kind 5:3 `none`, which is shared, does nothing: it has no kind (add one of `read`, `sql`, `python`)
+plan::no_kind 6:3 `writes`, which is shared, does nothing: it has no kind (add one of `read`, `sql`, `python`)
+spec::unknown_key 6:13 `writes`, which is shared, has no key `write` (choose from `description`, `from`, `read`, `sql`, `python`, `memory`, `timeout`, `env`, `cwd`)
+spec::unknown_key 7:11 `typo`, which is shared, has no key `reed` (did you mean `read`?)
+plan::unknown_stage 8:19 stage `tables` reads from `rowz`, which is no stage (did you mean `rows`?)
+expr::in_sql 9:37 an expression cannot be pasted into SQL (write `$x`: it is bound as a value)
+plan::cycle 10:14 these stages wait for each other: a -> b -> a (a pipeline must not have a cycle)
+plan::unknown_stage 14:30 stage `sink` waits for `two.shared`, which is no stage";
+    assert!(problems(yaml).starts_with(expected), "{}", problems(yaml));
+}
+
+#[test]
+fn python_stages_wait_for_what_is_shared_but_not_those_that_it_is_made_of() {
+    let yaml = "version: 1
+shared:
+  made: { from: first, sql: SELECT * FROM first }
+  model: { python: 'mod:load' }
+stages:
+  rows: { read: rows.csv }
+  first: { from: rows, python: 'mod:f' }
+  worked: { from: first, python: 'mod:g' }
+  other: { from: rows, sql: SELECT * FROM rows }
+";
+    let plan = compile(yaml, &[]).expect("it is valid").plan;
+    let after = |name: &str| {
+        let stage = plan.stages.iter().find(|stage| stage.name == name).expect("it is there");
+        stage.after.iter().map(|id| plan.stage(*id).name.clone()).collect::<Vec<_>>()
+    };
+    assert_eq!(after("worked"), ["made.shared", "model.shared"]);
+    for name in ["first", "other", "made", "model", "model.shared"] {
+        assert_eq!(after(name), Vec::<String>::new(), "{name}");
+    }
+}

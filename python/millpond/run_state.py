@@ -92,10 +92,10 @@ class Counter(Part):
         self._added: Number = 0
 
     def add(self, amount: Number = 1) -> None:
-        if _row.get() is None and (type(amount) is int or type(amount) is float):
-            self._added += amount
-        else:
+        if _are_apart:
             self._do(["add", _number(amount)])
+        else:  # What it has come to is checked when it is told: this is called for every row.
+            self._added += amount
 
     @property
     def value(self) -> Number:
@@ -109,8 +109,8 @@ class Counter(Part):
         added, self._added = self._added, 0
         try:
             return [["add", _number(added)]] if added else []
-        except ValueError as error:
-            raise ValueError(f"counter `{self.name}`: {error}") from None
+        except (TypeError, ValueError) as error:
+            raise type(error)(f"counter `{self.name}`: {error}") from None
 
     def _drop(self) -> None:
         self._added = 0
@@ -447,6 +447,9 @@ def counter(name: str) -> Counter:
     return state.counter(name)
 
 
+# Whether rows have been apart in this process.
+_are_apart = False
+
 # What a row has done.
 Done = list[tuple[Part, Update]]
 
@@ -459,6 +462,8 @@ class Apart:
 
     def begin(self) -> None:
         """From here on it is another row."""
+        global _are_apart
+        _are_apart = True
         self._token = _row.set([])
 
     def end(self) -> Done:

@@ -5,7 +5,7 @@ use super::stage::{Command, CommandLine, Convention, Port, StageKind};
 use crate::diagnostic::{Code, Diagnostic, Span, did_you_mean, nearest};
 use crate::format::Format;
 use crate::spec::model::{CommandModeSpec, OnErrorWordSpec};
-use crate::spec::schema::KINDS;
+use crate::spec::schema::{KINDS, SHARED_KINDS};
 use crate::spec::tree::{Node, Value};
 use crate::spec::{Document, Sharing, StageDraft};
 
@@ -14,11 +14,17 @@ pub fn kinds(draft: &StageDraft) -> Option<Diagnostic> {
     match draft.kinds.as_slice() {
         [_] => None,
         [] => {
-            let is_misspelt = KINDS.iter().any(|kind| misspells(draft, kind));
+            let (what, kinds): (_, &[&str]) = match draft.sharing {
+                Sharing::None => (format!("the stage `{}`", draft.name), &KINDS),
+                _ => (format!("`{}`, which is shared,", draft.name), &SHARED_KINDS),
+            };
+            let is_misspelt = kinds.iter().any(|kind| misspells(draft, kind));
             let is_mapping = matches!(draft.node.value, Value::Mapping(_));
-            let message = format!("the stage `{}` does nothing: it has no kind", draft.name);
-            let problem = Diagnostic::new(Code::PlanNoKind, draft.name_span, message)
-                .help(format!("add one of {}", KINDS.map(|kind| format!("`{kind}`")).join(", ")));
+            let message = format!("{what} does nothing: it has no kind");
+            let problem = Diagnostic::new(Code::PlanNoKind, draft.name_span, message).help(format!(
+                "add one of {}",
+                kinds.iter().map(|kind| format!("`{kind}`")).collect::<Vec<_>>().join(", ")
+            ));
             (is_mapping && !is_misspelt).then(|| problem.through(draft.alias))
         }
         [(first, first_span), others @ ..] => {

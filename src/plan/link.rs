@@ -149,7 +149,9 @@ struct Stages<'a> {
 
 impl<'a> Stages<'a> {
     fn of(document: &'a Document) -> Self {
-        let one = document.stages.iter().enumerate().map(|(at, draft)| (draft.name.as_str(), at)).collect();
+        let is_written = |(_, draft): &(usize, &StageDraft)| !matches!(draft.sharing, Sharing::Sink(_));
+        let stages = document.stages.iter().enumerate().filter(is_written);
+        let one = stages.map(|(at, draft)| (draft.name.as_str(), at)).collect();
         let mut made: BTreeMap<&str, Vec<usize>> = BTreeMap::new();
         for (at, draft) in document.stages.iter().enumerate() {
             if let Some(name) = &draft.foreach {

@@ -231,6 +231,7 @@ fn names<'a>(ports: impl Iterator<Item = (&'a Stage, &'a str)>) -> Vec<String> {
 fn running_text(stage: &Stage) -> String {
     match &stage.kind {
         StageKind::Read(_) => "native, streaming".to_owned(),
+        StageKind::Write(_) if stage.is_shared() => "native, streaming; kept until the run has ended".to_owned(),
         StageKind::Write(_) => "native, streaming; published when the run has succeeded".to_owned(),
         StageKind::Sql(sql) if sql.row_wise => "native, row-wise: per batch, in order and in parallel".to_owned(),
         StageKind::Sql(_) => {

@@ -13,7 +13,7 @@ use super::given::Given;
 use super::interpolate::{Found, Names};
 use super::model::StageSpec;
 use super::params::{self, Param};
-use super::schema::{self, KINDS};
+use super::schema::{self, KINDS, SHARED_KINDS};
 use super::tree::{Entry, Node, Step, Value};
 use super::violation::Reader;
 use super::yaml;
@@ -262,7 +262,7 @@ fn read_stages(
                 alias: entry.value.alias,
                 node: entry.value.clone(),
                 spec: spec.unwrap_or_default(),
-                kinds: kinds(&entry.value),
+                kinds: kinds(if section == SHARED { &SHARED_KINDS } else { &KINDS }, &entry.value),
                 sharing: Sharing::None,
                 lost,
             }
@@ -286,9 +286,10 @@ fn lost_keys(node: &Node, holes: &[&Vec<Step>]) -> BTreeSet<String> {
     lost
 }
 
-fn kinds(node: &Node) -> Vec<(&'static str, crate::diagnostic::Span)> {
+/// Those of the kinds that a stage has.
+fn kinds(of: &[&'static str], node: &Node) -> Vec<(&'static str, crate::diagnostic::Span)> {
     let mut kinds: Vec<_> =
-        KINDS.iter().filter_map(|kind| node.entry(kind).map(|entry| (*kind, entry.key.span))).collect();
+        of.iter().filter_map(|kind| node.entry(kind).map(|entry| (*kind, entry.key.span))).collect();
     kinds.sort_by_key(|(_, span)| *span);
     kinds
 }

@@ -331,7 +331,8 @@ fn requirement(error: &ValidationError<'_>) -> String {
 
 /// Whether the error is about how many kinds a stage has, which the compiler reports with names and places.
 fn is_kind_choice(error: &ValidationError<'_>) -> bool {
-    error.schema_path().as_str().ends_with("/StageSpec/oneOf")
+    let path = error.schema_path();
+    ["/StageSpec/oneOf", "/SharedSpec/oneOf"].iter().any(|end| path.as_str().ends_with(end))
 }
 
 fn keys(schema: &Json) -> impl Iterator<Item = &str> {
