@@ -306,7 +306,7 @@ fn finished_batches_are_used_whatever_the_concurrency() {
     scene.run().within(BOUND).ends_with(0);
     let pipeline = scene.read("pipeline.yaml").replace("concurrency: 10", "concurrency: 1");
     scene.write("pipeline.yaml", &pipeline);
-    scene.run().within(BOUND).ends_with(0).says(&["5 batches"]);
+    scene.run().within(BOUND).ends_with(0).says(&["5 of 5 batches reused"]);
 }
 
 #[test]

@@ -147,7 +147,7 @@ def count(row):
     scene.run().ends_with(0);
     // What is recalled, and what is new.
     scene.write("rows.csv", &numbers(0..1100));
-    scene.run().ends_with(0).says(&["of 11 batches reused"]);
+    scene.run().ends_with(0).says(&["10 of 11 batches reused"]);
     assert_eq!(state(&scene)["counter"], json!({"rows": 1100}));
     scene.assert_clean();
 }
@@ -167,7 +167,7 @@ def count(row):
     scene.run().ends_with(0);
     assert_eq!(state(&scene)["counter"], json!({"rows": 990}));
     scene.write("work.py", &module.replace("% 100 == 7", "< 0"));
-    scene.run().args(&["--rejected"]).ends_with(0);
+    scene.run().args(&["--rejected"]).ends_with(0).says(&["checkpoint of `counted`: 0 of 10 batches reused, and 990 rows of others"]);
     assert_eq!(state(&scene)["counter"], json!({"rows": 1000}));
 }
 

@@ -20,6 +20,8 @@ use crate::batch::{Cutter, Origin, Text};
 /// How batches of Parquet and Arrow files are cut, whatever the cut of the batches that come in.
 const ROWS: NonZeroU32 = NonZeroU32::new(8192).expect("not zero");
 const BYTES: NonZeroU64 = NonZeroU64::new(8 << 20).expect("not zero");
+/// The same for [`EncodeMode::Memory`].
+const MEMORY_BYTES: NonZeroU64 = NonZeroU64::new(16 << 20).expect("not zero");
 
 /// Bytes that are held back of a file that is not compressed.
 const BUFFER: usize = 256 << 10;
@@ -29,6 +31,8 @@ const BUFFER: usize = 256 << 10;
 pub enum EncodeMode {
     /// The bytes depend on the rows alone, not on how they are cut into batches.
     File,
+    /// As a file, in few batches: each costs those who map it about 20 µs.
+    Memory,
     /// Every batch is passed on at once, if the format and compression can do that; Arrow is written as a stream.
     Stream,
 }
@@ -64,7 +68,7 @@ impl<W: Write + Send> FileEncoder<W> {
         mode: EncodeMode,
     ) -> Result<Self, EncodeError> {
         let decoded = match (format, mode) {
-            (Format::Arrow, EncodeMode::File) => Some(without_dictionaries(schema)),
+            (Format::Arrow, EncodeMode::File | EncodeMode::Memory) => Some(without_dictionaries(schema)),
             _ => None,
         };
         let schema = decoded.as_ref().unwrap_or(schema);
@@ -73,7 +77,9 @@ impl<W: Write + Send> FileEncoder<W> {
             Format::Arrow => {
                 let output = Output::new(output, compression)?;
                 match mode {
-                    EncodeMode::File => Body::ArrowFile(Box::new(FileWriter::try_new(output, schema)?)),
+                    EncodeMode::File | EncodeMode::Memory => {
+                        Body::ArrowFile(Box::new(FileWriter::try_new(output, schema)?))
+                    }
                     EncodeMode::Stream => Body::ArrowStream(Box::new(StreamWriter::try_new(output, schema)?)),
                 }
             }
@@ -83,7 +89,11 @@ impl<W: Write + Send> FileEncoder<W> {
                 Body::Text(TextFile { format, output, under_way: VecDeque::new() })
             }
         };
-        Ok(Self { body, cutter: Cutter::new(ROWS, BYTES), mode, decoded })
+        let cutter = match mode {
+            EncodeMode::Memory => Cutter::new(NonZeroU32::MAX, MEMORY_BYTES),
+            EncodeMode::File | EncodeMode::Stream => Cutter::new(ROWS, BYTES),
+        };
+        Ok(Self { body, cutter, mode, decoded })
     }
 
     /// Writes lines. Where they are the format, they are written as they are.

@@ -41,6 +41,8 @@ const COMMAND: u64 = 4 << 20;
 const PIPED: u64 = 5;
 /// Something that is shared, of which nothing is known.
 const SHARED: u64 = 64 << 20;
+/// A block of a table that is shared, when it is put together.
+const SHARED_BLOCK: u64 = 32 << 20;
 /// A row group on its way into a Parquet file.
 const ROW_GROUP: u64 = 64 << 20;
 
@@ -332,7 +334,11 @@ fn native(plan: &Plan, stage: &Stage) -> u64 {
             of_all(largest.saturating_mul(at_once + 2), stage.supply)
         }
         StageKind::Write(write) => {
-            let group = if write.format == Format::Parquet { ROW_GROUP } else { 0 };
+            let group = match write.format {
+                Format::Parquet => ROW_GROUP,
+                _ if stage.is_shared() => SHARED_BLOCK,
+                _ => 0,
+            };
             let under_way = largest_input(plan, stage).saturating_mul(at_once + 2);
             of_all(under_way.saturating_add(group), stage.supply)
         }

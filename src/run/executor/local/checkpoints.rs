@@ -510,7 +510,9 @@ fn look_up_to_correct(
     let mut known = look_up(places, now, stage, batch)?;
     let mut is_of_now = true;
     if let (None, Some(then)) = (&known.record, &then) {
+        let unsound = known.unsound.take();
         known = look_up(places, then, stage, batch)?;
+        known.unsound = unsound.or(known.unsound);
         is_of_now = false;
     }
     match known.record.take() {
@@ -544,7 +546,8 @@ fn look_up(places: Places<'_>, digest: &BatchDigest, stage: &Stage, batch: &Batc
     // What cannot be understood, as another version may have written it, is done again.
     let record = payload.as_ref().and_then(|payload| Record::decode(payload, batch.origin()).ok());
     let fits = |record: &Record| {
-        let has_ports = record.outputs.iter().all(|(name, _)| stage.ports.iter().any(|port| port.name == *name));
+        let is_port = |name: &str| name == Port::STATE || stage.ports.iter().any(|port| port.name == name);
+        let has_ports = record.outputs.iter().all(|(name, _)| is_port(name));
         // Ascending, and of this batch: what is shared may hold what others have made up.
         let mut next = 0;
         let are_sound = record.rejects.iter().all(|Reject { rows, .. }| {

@@ -149,7 +149,8 @@ impl Sink {
             State::Writing(encoder) => Ok(encoder),
             State::Waiting { output, spool } => {
                 let mode = match self.write.target {
-                    WriteTarget::File(_) | WriteTarget::Shared(_) => EncodeMode::File,
+                    WriteTarget::File(_) => EncodeMode::File,
+                    WriteTarget::Shared(_) => EncodeMode::Memory,
                     WriteTarget::Stdout => EncodeMode::Stream,
                 };
                 let Write { format, header, compression, .. } = self.write;
