@@ -874,3 +874,18 @@ stages:
         assert_eq!(after(name), Vec::<String>::new(), "{name}");
     }
 }
+
+#[test]
+fn a_pattern_does_not_read_hidden_files() {
+    let yaml = |pattern: &str| {
+        format!(
+            "version: 1\nstages:\n  rows: {{ read: '{pattern}' }}\n  sink: {{ from: rows, write: out/.state.csv }}\n"
+        )
+    };
+    assert_eq!(problems(&yaml("out/*.csv")), "");
+    assert!(
+        problems(&yaml("out/.*.csv")).starts_with("plan::reads_own_output 3:17 "),
+        "{}",
+        problems(&yaml("out/.*.csv"))
+    );
+}

@@ -125,11 +125,11 @@ made:
   uses: [token]
   batch: { rows: 3 }
 task:
-  command: { shell: \"date +'%s.%N %s.%N' > called/task-1\" }
+  command: { shell: \"mkdir busy; sleep 0.05; rmdir busy; touch called/task-1\" }
   uses: token
 passed:
   from: made
-  command: { shell: 'mkdir busy; cat; rmdir busy' }
+  command: { shell: 'mkdir busy; cat; sleep 0.01; rmdir busy' }
   uses: token
   batch: { rows: 2 }
 kept:
@@ -146,10 +146,11 @@ other:
 ";
     // `mkdir` fails if another one is there.
     let module = "
-import os
+import os, time
 class held:
     def __enter__(self):
         os.mkdir('busy')
+        time.sleep(0.01)
     def __exit__(self, *_):
         os.rmdir('busy')
 def made():

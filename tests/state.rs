@@ -167,7 +167,11 @@ def count(row):
     scene.run().ends_with(0);
     assert_eq!(state(&scene)["counter"], json!({"rows": 990}));
     scene.write("work.py", &module.replace("% 100 == 7", "< 0"));
-    scene.run().args(&["--rejected"]).ends_with(0).says(&["checkpoint of `counted`: 0 of 10 batches reused, and 990 rows of others"]);
+    scene
+        .run()
+        .args(&["--rejected"])
+        .ends_with(0)
+        .says(&["checkpoint of `counted`: 0 of 10 batches reused, and 990 rows of others"]);
     assert_eq!(state(&scene)["counter"], json!({"rows": 1000}));
 }
 

@@ -19,7 +19,7 @@ from .scatter import Holder, Place, put_together, read_description
 # attempts, and not again for as many: user code may mean to keep what it has.
 _OLD_AFTER_ATTEMPTS = 8
 # To test a plain number takes a tenth of the time.
-_SCATTERED = Flag.SCATTERED.value
+_SCATTERED = Flag.SCATTERED
 
 
 class Lease:

@@ -152,7 +152,12 @@ fn read_of<'w, 'a>(path: &Path, written: &'w BTreeMap<PathBuf, Written<'a>>) -> 
     if text.contains(['*', '?', '['])
         && let Ok(pattern) = glob::Pattern::new(&text)
     {
-        let options = glob::MatchOptions { require_literal_separator: true, ..glob::MatchOptions::new() };
+        // As the files are found when they are read: hidden ones have to be asked for.
+        let options = glob::MatchOptions {
+            require_literal_separator: true,
+            require_literal_leading_dot: true,
+            ..glob::MatchOptions::new()
+        };
         let is_read = |other: &Path| pattern.matches_path_with(other, options) || may_be_within(path, other, options);
         found.extend(written.iter().filter(|(other, _)| is_read(other)).map(|(_, writer)| writer));
     }
