@@ -46,7 +46,7 @@ class Acquired:
         if here is None:
             return _local_semaphore(self._kind, self._name, self._units).acquire(timeout=timeout)
         _refuse_in_loop(f"{self._kind}(…)")
-        return _was_given(here.ask(self._question("acquire", patient=timeout is None), timeout))
+        return _was_given(here.ask(self._question("acquire", patient=_is_patient(timeout)), timeout))
 
     async def acquire_async(self, timeout: float | None = None) -> bool:
         """The same for an asyncio task, while others go on."""
@@ -54,7 +54,7 @@ class Acquired:
         if here is None:
             semaphore = _local_semaphore(self._kind, self._name, self._units)
             return await _in_thread(lambda: semaphore.acquire(timeout=timeout))
-        return _was_given(await here.ask_async(self._question("acquire", patient=timeout is None), timeout))
+        return _was_given(await here.ask_async(self._question("acquire"), timeout))
 
     def release(self) -> None:
         """Gives it back. An error if it is not held here."""
@@ -117,14 +117,14 @@ class Event:
         if here is None:
             return _local_event(self._name).wait(timeout)
         _refuse_in_loop("event(…).wait")
-        return _was_given(here.ask(self._question("wait", patient=timeout is None), timeout))
+        return _was_given(here.ask(self._question("wait", patient=_is_patient(timeout)), timeout))
 
     async def wait_async(self, timeout: float | None = None) -> bool:
         """The same for an asyncio task, while others go on."""
         here = line()
         if here is None:
             return await _in_thread(lambda: _local_event(self._name).wait(timeout))
-        return _was_given(await here.ask_async(self._question("wait", patient=timeout is None), timeout))
+        return _was_given(await here.ask_async(self._question("wait"), timeout))
 
     def _ask_at_once(self, op: str) -> bool:
         here = line()
@@ -148,16 +148,16 @@ class Barrier:
         if here is None:
             return _local_barrier(self._name, self._parties).wait(timeout)
         _refuse_in_loop("barrier(…).wait")
-        return self._place(here.ask(self._question(patient=timeout is None), timeout), timeout)
+        return self._place(here.ask(self._question(patient=_is_patient(timeout)), timeout), timeout)
 
     async def wait_async(self, timeout: float | None = None) -> int:
         """The same for an asyncio task, while others go on."""
         here = line()
         if here is None:
             return await _in_thread(lambda: _local_barrier(self._name, self._parties).wait(timeout))
-        return self._place(await here.ask_async(self._question(patient=timeout is None), timeout), timeout)
+        return self._place(await here.ask_async(self._question(), timeout), timeout)
 
-    def _question(self, *, patient: bool) -> dict[str, Any]:
+    def _question(self, *, patient: bool = False) -> dict[str, Any]:
         question = {"op": "meet", "kind": "barrier", "name": self._name, "units": self._parties, "task": _task()}
         return {**question, "patient": patient}
 
@@ -221,6 +221,11 @@ def _task() -> int:
     if number is None:
         number = _threads.number = next(_numbers)
     return number
+
+
+def _is_patient(timeout: float | None) -> bool:
+    """Whether the whole attempt stands still until it is answered: there is nobody else here who may go on."""
+    return timeout is None and threading.active_count() == 1
 
 
 def _running_task() -> asyncio.Task[Any] | None:
