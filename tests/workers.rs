@@ -109,6 +109,33 @@ class Work:
     scene.assert_clean();
 }
 
+#[test]
+fn the_code_is_told_which_attempt_it_runs_and_in_which_worker() {
+    let module = format!(
+        "{SOURCE}
+import os, millpond
+def work(rows):
+    worker = millpond.worker
+    if rows[0]['n'] == 10 and worker.attempt < 3:
+        os.kill(os.getpid(), 9)
+    return [{{'n': row['n'], 'attempt': worker.attempt, 'rows': worker.rows, 'worker': worker.id}} for row in rows]
+"
+    );
+    let stages = "rows:\n  python: { call: work:rows, with: { count: 15 } }\n  batch: { rows: 5 }\nworked:\n  from: rows\n  python: \
+                  { call: work:work, as: rows }\nsink:\n  from: worked\n  write: out/sink.jsonl\n";
+    let scene = Scene::new(stages, &module);
+    scene.run().args(&["--workers", "1"]).ends_with(0);
+    let text = scene.read("out/sink.jsonl");
+    let attempts: Vec<u64> = text.lines().map(|line| number(line, "attempt")).collect();
+    assert_eq!(attempts, [vec![1; 10], vec![3; 5]].concat());
+    assert!(text.lines().all(|line| number(line, "rows") == 5), "{text}");
+    let events = scene.events();
+    let workers: BTreeSet<u64> = text.lines().map(|line| number(line, "worker")).collect();
+    assert!(workers.len() > 1, "{workers:?}");
+    assert!(workers.iter().all(|id| events.contains(&format!("\"worker_started\",\"worker\":{id},"))), "{events}");
+    scene.assert_clean();
+}
+
 /// A run that prints `megabytes` in every way; returns the peak of the coordinator's memory.
 fn peak_while_printing(megabytes: u32) -> u64 {
     let module = format!(

@@ -1,6 +1,7 @@
-"""What user code can ask of the run it is in: `millpond.params`, `millpond.log`, `millpond.batch_id`.
+"""What user code can ask of the run it is in: `millpond.params`, `log`, `batch_id` and `worker`.
 
-Outside a run there are no params and the batch is `none/0`, so that functions can be unit-tested as they are.
+Outside a run there are no params, the batch is `none/0` and the worker has the id 0, so that functions can be
+unit-tested as they are.
 """
 
 from __future__ import annotations
@@ -41,6 +42,40 @@ class Params(Mapping[str, Any]):
         self._values = dict(values)
 
 
+class Worker:
+    """The worker that runs the code, read-only. One object for the life of the process, so that it can be imported by
+    name. What it says depends on timing: it is for logs, paths of scratch files and the like, and not for results."""
+
+    def __init__(self) -> None:
+        self._id, self._attempt, self._rows = 0, 1, 0
+
+    @property
+    def id(self) -> int:
+        """The number of the worker, as events and names of logs have it."""
+        return self._id
+
+    @property
+    def attempt(self) -> int:
+        """Which attempt at its rows the one at hand is: 1 for the first."""
+        return self._attempt
+
+    @property
+    def rows(self) -> int:
+        """How many rows the attempt at hand is given; 0 for a source, at the end of keys, and between attempts."""
+        return self._rows
+
+    def __repr__(self) -> str:
+        return f"Worker(id={self._id}, attempt={self._attempt}, rows={self._rows})"
+
+    def start(self, number: int) -> None:
+        """For the template only: which worker this process is."""
+        self._id = number
+
+    def begin(self, attempt: int, rows: int) -> None:
+        """For the worker only: what it does next."""
+        self._attempt, self._rows = attempt, rows
+
+
 if TYPE_CHECKING:
     _StreamHandler = logging.StreamHandler[Any]
 else:  # Has no parameters before Python 3.11.
@@ -70,6 +105,7 @@ def _logger() -> logging.Logger:
 
 
 params = Params()
+worker = Worker()
 log = _logger()
 _seed = 0
 _stage = "none"

@@ -66,7 +66,7 @@ class Template:
             for module in text.get("preload") or []:
                 _preload(module)
             _preload_codecs()
-            message = importlib.import_module("millpond.worker").hello()
+            message = importlib.import_module("millpond.worker_process").hello()
         except BaseException as error:
             message = Frame(Kind.ERROR, text=report(error))
         gc.freeze()  # What all workers share is never looked at again, so that its pages stay shared.
@@ -160,9 +160,10 @@ def _become_worker(frame: Frame, template: int) -> NoReturn:
         for fd in shown:
             stacks.show_in(fd)
 
-        from millpond import worker
+        from millpond import context, worker_process
 
-        worker.run(Channel(socket.socket(fileno=connection)))
+        context.worker.start(frame.attempt)
+        worker_process.run(Channel(socket.socket(fileno=connection)))
     except BaseException:
         import traceback
 

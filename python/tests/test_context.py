@@ -50,6 +50,33 @@ def test_outside_a_run() -> None:
     with pytest.raises(TypeError):
         millpond.params["floor"] = 3  # type: ignore[index]
 
+    assert (millpond.worker.id, millpond.worker.attempt, millpond.worker.rows) == (0, 1, 0)
+    with pytest.raises(AttributeError):
+        millpond.worker.attempt = 3  # type: ignore[misc]
+
+
+ABOUT = """
+import millpond
+class F:
+    def __init__(self):
+        self.made = repr(millpond.worker)
+    def __call__(self, rows):
+        worker = millpond.worker
+        return [{"made": self.made, "id": worker.id, "attempt": worker.attempt, "rows": worker.rows}]
+    def close(self):
+        print(millpond.worker)
+"""
+
+
+def test_the_worker_tells_which_attempt_it_runs(stage: Any) -> None:
+    worker = stage(ABOUT, "F", as_="rows")
+    made = f"Worker(id={worker.id}, attempt=1, rows=0)"
+    two = pa.record_batch({"n": [1, 2]})
+    assert worker.run(two).pylist() == [{"made": made, "id": worker.id, "attempt": 1, "rows": 2}]
+    assert worker.run(ONE, port=3).pylist() == [{"made": made, "id": worker.id, "attempt": 3, "rows": 1}]
+    worker.stop()
+    assert worker.output() == f"{made}\n"
+
 
 def test_the_log_follows_stderr(capsys: pytest.CaptureFixture[str]) -> None:
     millpond.log.warning("careful")

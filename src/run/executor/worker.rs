@@ -86,6 +86,8 @@ pub struct Current {
     /// Batches that a new process does again before this one, so that it has the state that they left.
     pub again: VecDeque<u64>,
     pub sequence: u64,
+    /// Which attempt at its rows it is, from 1.
+    pub tries: u32,
     /// The state that the attempt has left, if it was asked for.
     pub snapshot: Option<Vec<u8>>,
     /// Sent when the stage is open.
@@ -175,6 +177,7 @@ impl Current {
             is_to_be_restored: false,
             again: VecDeque::new(),
             sequence,
+            tries: 1,
             snapshot: None,
             waiting: None,
             outputs: Vec::new(),

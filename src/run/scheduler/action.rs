@@ -100,6 +100,8 @@ pub struct Dispatch {
     pub stage: StageId,
     /// Number of the batch in the stage's input.
     pub sequence: u64,
+    /// Which attempt at its rows this is, from 1.
+    pub tries: u32,
     pub host: Host,
     pub work: Work,
 }

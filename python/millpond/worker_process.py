@@ -95,6 +95,7 @@ class Worker:
 
     def _open(self, frame: Frame) -> None:
         context.params.set(frame.text["params"])
+        context.worker.begin(1, 0)
         known = set(sys.modules)
         try:
             with self._keeping():
@@ -152,6 +153,7 @@ class Worker:
                 stage.restore(frame.data)
             return []
         state.begin()
+        context.worker.begin(frame.port or 1, _rows_given(frame))
         if frame.flags & Flag.HANG:
             threading.Event().wait()
         ran, end = self._call(stage, frame)
@@ -233,6 +235,7 @@ class Worker:
     def _close_stages(self) -> int:
         """Closes every stage, also when one of them fails, and says which did."""
         status = 0
+        context.worker.begin(1, 0)
         for number, stage in self._stages.items():
             try:
                 stage.close()
@@ -255,6 +258,13 @@ def _share(frame: Frame) -> Share | None:
     ranges = [range(start, end) for start, end in frame.text["rows"]]
     numbers = ranges[0] if len(ranges) == 1 else list(itertools.chain(*ranges))
     return Share(numbers, bool(frame.flags & Flag.PART), frame.text["seconds"])
+
+
+def _rows_given(frame: Frame) -> int:
+    """How many rows an attempt is given. Those of a stage with state are some of the batch's."""
+    if frame.text is not None and "partitions" in frame.text:
+        return sum(count for _, count in frame.text["partitions"])
+    return frame.rows
 
 
 def hello() -> Frame:
