@@ -758,6 +758,34 @@ stages:
 }
 
 #[test]
+fn devices_are_checked() {
+    let yaml = r#"version: 1
+resources:
+  gpu: { units: 2, env: CUDA_VISIBLE_DEVICES }
+  both: { units: 2, ids: [1], env: A }
+  none: { env: A }
+  twice: { ids: [1, "1"], env: A }
+  comma: { ids: ["1,2"], env: A }
+  bad: { units: 1, env: "A=B" }
+stages:
+  rows: { read: lines.txt }
+  a: { from: rows, python: m:a, uses: { gpu: 3 } }
+  b: { from: rows, partition_by: line, python: m:b, uses: gpu }
+  c: { python: m:c, uses: [gpu, both, none, twice, comma, bad] }
+"#;
+    insta::assert_snapshot!(problems(yaml), @r#"
+    plan::bad_option 4:26 the resource `both` has both `units` and `ids`; it takes exactly one (`units: 2` are those with the ids 0 and 1; `ids: [0, 3]` names them)
+    plan::bad_option 5:9 the resource `none` has neither `units` nor `ids`; it takes exactly one (`units: 2` are those with the ids 0 and 1; `ids: [0, 3]` names them)
+    plan::bad_option 6:17 the resource `twice` has the id `1` twice (name each once: two attempts never have the same)
+    plan::bad_option 7:17 `1,2` is no id, as there are commas between ids in `A` (write one without)
+    plan::bad_option 8:25 `A=B` is no name of a variable (write one, such as `CUDA_VISIBLE_DEVICES`)
+    plan::bad_option 11:46 3 of `gpu` are never free: there are 2
+    plan::bad_option 12:59 the stage `b` cannot use `gpu`: a worker has its units for its life, and one of a stage with state lives until the end of the stage (let a stage without state use it; or declare it as a number, which only counts: what uses it is not told which units it has)
+    plan::bad_option 13:27 the stage `c` cannot use `gpu`: a worker has its units for its life, and one of a generator lives until the end of the stage (let a stage without state use it; or declare it as a number, which only counts: what uses it is not told which units it has)
+    "#);
+}
+
+#[test]
 fn a_share_is_a_folder_or_a_store_that_is_known_and_shows_no_secret() {
     let share = |place: &str| {
         format!(

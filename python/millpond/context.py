@@ -11,7 +11,8 @@ import importlib
 import logging
 import random
 import sys
-from collections.abc import Iterator, Mapping
+import types
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 
@@ -48,6 +49,7 @@ class Worker:
 
     def __init__(self) -> None:
         self._id, self._attempt, self._rows = 0, 1, 0
+        self._devices: Mapping[str, tuple[str, ...]] = {}
 
     @property
     def id(self) -> int:
@@ -64,12 +66,18 @@ class Worker:
         """How many rows the attempt at hand is given; 0 for a source, at the end of keys, and between attempts."""
         return self._rows
 
+    @property
+    def devices(self) -> Mapping[str, tuple[str, ...]]:
+        """The ids of the units that the worker has for its life, by resource: `{"gpu": ("0",)}`."""
+        return self._devices
+
     def __repr__(self) -> str:
         return f"Worker(id={self._id}, attempt={self._attempt}, rows={self._rows})"
 
-    def start(self, number: int) -> None:
-        """For the template only: which worker this process is."""
+    def start(self, number: int, devices: Mapping[str, Sequence[str]]) -> None:
+        """For the template only: which worker this process is, and what it has."""
         self._id = number
+        self._devices = types.MappingProxyType({name: tuple(ids) for name, ids in devices.items()})
 
     def begin(self, attempt: int, rows: int) -> None:
         """For the worker only: what it does next."""

@@ -162,7 +162,7 @@ def _become_worker(frame: Frame, template: int) -> NoReturn:
 
         from millpond import context, worker_process
 
-        context.worker.start(frame.attempt)
+        context.worker.start(frame.attempt, (frame.text or {}).get("devices") or {})
         worker_process.run(Channel(socket.socket(fileno=connection)))
     except BaseException:
         import traceback

@@ -200,7 +200,7 @@ fn build(document: &Document, settings: &Settings, analysis: Analysis) -> Result
         let id = ids[at];
         let inputs = inputs(&kind, &analysis, at, &ids, &spills, document, &mut edges).ok_or_else(|| unclear(draft))?;
         let after = after[at].iter().map(|awaited| ids[*awaited]).collect();
-        let mut stage = Stage { after, ..stage(document, draft, resolved, kind, id, inputs) };
+        let mut stage = Stage { after, ..stage(document, draft, resolved, &analysis.resources, kind, id, inputs) };
         size(&mut stage, &stages, &mut edges, resolved.capacity, settings);
         stages.push(stage);
     }
@@ -305,6 +305,7 @@ fn stage(
     document: &Document,
     draft: &StageDraft,
     resolved: &Resolved,
+    resources: &[Option<Resource>],
     kind: StageKind,
     id: StageId,
     inputs: Vec<Input>,
@@ -312,6 +313,9 @@ fn stage(
     let resolver = Resolver { document, draft, problems: &mut Vec::new() };
     let ports = link::ports(draft).unwrap_or_default();
     let env = draft.spec.env.iter().flatten();
+    let is_device = |of: &Use| resources[of.resource.index()].as_ref().is_some_and(|one| one.devices.is_some());
+    let is_python = matches!(kind, StageKind::Python(_));
+    let (holds, uses) = resolved.uses.iter().copied().partition(|of| is_python && is_device(of));
     Stage {
         id,
         name: draft.name.clone(),
@@ -331,7 +335,8 @@ fn stage(
         cwd: resolver.cwd(),
         after: Vec::new(),
         checkpoint: resolved.checkpoint.clone(),
-        uses: resolved.uses.clone(),
+        uses,
+        holds,
         supply: None,
         line: draft.line,
     }

@@ -31,10 +31,10 @@ pub use failing::{Backoff, Budget, OnError, Retry, Timeout, Verdict};
 pub use fit::fit;
 pub use plan::{Edge, EdgeId, PARTITIONS, Plan, PythonPlan, StageId};
 pub use queue::{Capacity, Cut};
-pub use resource::{Resource, ResourceId, ResourceKind, Use};
+pub use resource::{Devices, Resource, ResourceId, ResourceKind, Use};
 pub use stage::{
     Call, ColumnType, Command, CommandLine, CommandMode, Convention, Input, Port, Python, PythonTarget, Read, Sql,
-    Stage, StageKind, TableName, WorkerLimits, Write, WriteTarget,
+    Stage, StageKind, TableName, WorkerLimits, WorkerTraits, Write, WriteTarget,
 };
 pub use supply::{FileSizes, Supply};
 pub use task::{TaskFiles, TaskOutput};

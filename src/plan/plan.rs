@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use super::queue::{Capacity, Cut};
-use super::resource::Resource;
+use super::resource::{Resource, ResourceKind};
 use super::stage::{Stage, StageKind};
 
 /// Partitions of a stage with state: not cores, not workers, so that results do not depend on either.
@@ -108,6 +108,15 @@ impl Plan {
             return 1;
         }
         stage.workers.max.get().min(self.workers).clamp(1, PARTITIONS)
+    }
+
+    /// How many workers of a Python stage may live at once, by the devices that each has.
+    pub fn workers_with_devices(&self, stage: &Stage) -> u32 {
+        let fitting = stage.holds.iter().map(|of| match self.resources[of.resource.index()].kind {
+            ResourceKind::Units(all) => all / of.units,
+            ResourceKind::Rate { .. } => u32::MAX,
+        });
+        fitting.min().unwrap_or(u32::MAX)
     }
 
     /// Returns whether all that read the main output of a stage take lines as the text that they are.

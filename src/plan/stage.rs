@@ -54,6 +54,8 @@ pub struct Stage {
     pub checkpoint: Option<Checkpoint>,
     /// What its attempts take of the plan's resources.
     pub uses: Vec<Use>,
+    /// What each of its workers has of them for its life, as what a process is told of devices cannot be told anew.
+    pub holds: Vec<Use>,
     /// What may come out of it, where the files behind it tell.
     pub supply: Option<Supply>,
     /// 1-based line of the stage's name in the pipeline file, for messages at run time.
@@ -99,10 +101,24 @@ impl Stage {
         }
     }
 
+    /// What the workers of a Python stage are like.
+    pub fn worker_traits(&self) -> WorkerTraits<'_> {
+        WorkerTraits { env: &self.env, cwd: &self.cwd, memory: self.memory, holds: &self.holds }
+    }
+
     /// Returns whether the stage's work is done by worker processes and not in the coordinator.
     pub fn runs_in_workers(&self) -> bool {
         matches!(self.kind, StageKind::Python(_) | StageKind::Command(_))
     }
+}
+
+/// What workers have to have in common to take each other's place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct WorkerTraits<'s> {
+    env: &'s BTreeMap<String, String>,
+    cwd: &'s PathBuf,
+    memory: Option<NonZeroU64>,
+    holds: &'s [Use],
 }
 
 /// One input of a stage: the concatenation of its members in this order.

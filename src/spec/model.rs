@@ -38,7 +38,7 @@ pub struct PipelineSpec {
     #[serde(default)]
     #[schemars(
         schema_with = "super::schema::named::<ResourceSpec>",
-        example = &serde_json::json!({ "connections": 4, "api": { "rate": "100/min" } })
+        example = &serde_json::json!({ "connections": 4, "api": { "rate": "100/min" }, "gpu": { "units": 2, "env": "CUDA_VISIBLE_DEVICES" } })
     )]
     pub resources: Option<BTreeMap<String, ResourceSpec>>,
     /// The stages by name. A stage's kind is the one key `read`, `write`, `sql`, `python` or `command` that it has.

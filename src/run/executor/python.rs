@@ -40,7 +40,7 @@ use super::worker_memory::WorkerMemory;
 use crate::batch::{Batch, Origin, Segment, SegmentId, SegmentPool};
 use crate::environment::{threads_per_worker, worker_variables};
 use crate::plan::{Plan, Stage, StageId, StageKind, Verdict};
-use crate::run::scheduler::{AttemptId, ClassId, Classes, ExitCause, Failure, Scope, WorkerId};
+use crate::run::scheduler::{AttemptId, ClassId, Classes, Device, ExitCause, Failure, Scope, WorkerId};
 use crate::run::{RunEvent, Speaker, Stream};
 
 pub use fake_worker::{Answer, FakeWorker};
@@ -250,6 +250,7 @@ impl Pool {
         &mut self,
         worker: WorkerId,
         class: ClassId,
+        devices: &[Device],
         guardian: &mut Guardian,
         poller: &mut Poller,
     ) -> io::Result<()> {
@@ -265,8 +266,11 @@ impl Pool {
         let mut env: BTreeMap<String, String> =
             worker_variables(self.threads).into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
         env.extend(stage.env.clone());
+        env.extend(opening::device_variables(&self.plan, devices));
+        let devices = opening::device_ids(&self.plan, devices);
         let (clock, stacks) = self.clock_for(class)?;
-        let mut frame = Frame::new(Kind::Fork).with_text(&json!({"env": env, "cwd": stage.cwd.to_string_lossy()}));
+        let mut frame = Frame::new(Kind::Fork)
+            .with_text(&json!({"env": env, "cwd": stage.cwd.to_string_lossy(), "devices": devices}));
         frame.attempt = u64::from(worker.0);
         frame.fds = [socket, stdout, stderr].into_iter().chain(stacks).collect();
         self.workers.insert(worker, Worker::new(worker, connection, WorkerMemory::of(stage), clock));

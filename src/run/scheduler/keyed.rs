@@ -259,8 +259,9 @@ impl Scheduler {
             None => Attempted::FinishLane { lane: number },
         };
         let (attempt, host) = self.new_attempt(stage, slice, Place::Pinned { lane, worker });
+        let devices = Vec::new();
         self.ready.had_a_turn(stage, self.stages[stage.index()].need);
-        self.actions.push(Action::Dispatch(Dispatch { attempt, stage, sequence, tries, host, work }));
+        self.actions.push(Action::Dispatch(Dispatch { attempt, stage, sequence, tries, host, work, devices }));
         self.touch(stage);
     }
 

@@ -68,7 +68,14 @@ impl Scheduler {
         let found = self.ready.for_slots().find_map(|stage| Some((stage, place(stage)?)));
         let mut wanted = self.plan.workers.saturating_sub(self.busy_slots + self.pool.total_starting());
         for (stage, class) in without_worker {
-            self.start_workers(stage, class, &mut wanted);
+            let lacks_devices = self.start_workers(stage, class, &mut wanted);
+            // Not while a worker that has them is about to go on.
+            if lacks_devices && found.is_none() {
+                self.make_room_for_worker(stage);
+            }
+        }
+        if found.is_none() {
+            self.make_room_for_attempts();
         }
         found
     }
@@ -134,8 +141,9 @@ impl Scheduler {
         is_map && self.plan.stage(stage).uses.is_empty() && state.durations.are_short()
     }
 
-    /// Starts as many workers as the stage has batches to work on, within the limits of its class and of the run.
-    fn start_workers(&mut self, stage: StageId, class: ClassId, wanted: &mut u32) {
+    /// Starts as many workers as the stage has batches to work on, within the limits of its class and of the run. Returns whether one lacks
+    /// the devices that it is to have.
+    fn start_workers(&mut self, stage: StageId, class: ClassId, wanted: &mut u32) -> bool {
         let missing = match self.stages[stage.index()].role {
             Role::Keyed(_) => self.lanes_without_worker(stage),
             _ => self.runnable(stage),
@@ -143,10 +151,15 @@ impl Scheduler {
         let missing = missing.saturating_sub(self.pool.starting(class));
         let room = self.classes.get(class).limit.saturating_sub(self.pool.alive(class));
         for _ in 0..missing.min(room).min(*wanted) {
+            if !self.has_devices_for_worker(stage) {
+                return true;
+            }
             let worker = self.pool.start(class);
             self.workers_started += 1;
             *wanted -= 1;
-            self.actions.push(Action::StartWorker { worker, class });
+            let devices = self.hold_devices(worker, stage);
+            self.actions.push(Action::StartWorker { worker, class, devices });
         }
+        false
     }
 }

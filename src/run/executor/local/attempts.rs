@@ -31,7 +31,7 @@ impl LocalExecutor {
         match (fault, host) {
             (Some(Fault::Kill), Host::Worker(worker)) => self.pool.strike(worker),
             (Some(Fault::Kill), _) => self.stop_command(attempt),
-            (Some(Fault::Replace), Host::Worker(worker)) => self.pool.replace(worker),
+            (Some(Fault::Replace), Host::Worker(worker)) => self.pool.replace(worker, "it was replaced, by --chaos"),
             _ => {}
         }
         Ok(())
@@ -42,7 +42,10 @@ impl LocalExecutor {
             self.dispatch_lane(&dispatch);
             return Ok(());
         }
-        let Dispatch { attempt, stage, sequence, tries, host, work } = dispatch;
+        let Dispatch { attempt, stage, sequence, tries, host, work, devices } = dispatch;
+        if !devices.is_empty() {
+            self.devices.insert(attempt, devices);
+        }
         let batch = match self.batch_of(stage, &work) {
             Ok(batch) => batch,
             Err(failure) => {

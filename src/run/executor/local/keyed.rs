@@ -142,7 +142,7 @@ impl KeyedInput {
 
 impl LocalExecutor {
     pub(super) fn dispatch_lane(&mut self, dispatch: &Dispatch) {
-        let Dispatch { attempt, stage, sequence, tries, host, ref work } = *dispatch;
+        let Dispatch { attempt, stage, sequence, tries, host, ref work, .. } = *dispatch;
         let Host::Worker(worker) = host else { unreachable!("lanes are in workers") };
         match *work {
             Work::Lane { batch, lane } => {

@@ -29,11 +29,11 @@ impl Pool {
     }
 
     /// Lets a worker end once it has answered what it was sent.
-    pub fn replace(&mut self, id: WorkerId) {
+    pub fn replace(&mut self, id: WorkerId, reason: &str) {
         let Some(worker) = self.workers.get_mut(&id).filter(|worker| worker.memory.replaced().is_none()) else {
             return;
         };
-        worker.memory.replace("it was replaced, by --chaos");
+        worker.memory.replace(reason);
         worker.connection.send(Frame::new(Kind::Stop));
         self.happened.push(Happened::Retired { worker: id });
     }
