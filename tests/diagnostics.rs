@@ -758,6 +758,30 @@ stages:
 }
 
 #[test]
+fn recycle_is_checked() {
+    let yaml = r#"version: 1
+stages:
+  rows: { read: lines.txt, recycle: { batches: 1 } }
+  a: { from: rows, python: m:a, recycle: { batches: 0, age: soon } }
+  b: { from: rows, python: m:b, partition_by: line, recycle: { batches: 1 } }
+  c: { from: rows, python: { call: m:c, as: stream }, recycle: { age: 1m } }
+  d: { python: m:d, recycle: { age: 1m } }
+  e: { from: rows, command: [cat], recycle: { age: 1m } }
+  f: { from: rows, python: m:f, recycle: {} }
+"#;
+    insta::assert_snapshot!(problems(yaml), @r#"
+    plan::bad_option 3:28 `recycle` has no meaning for the stage `rows`: a `read` stage has no workers of its own (remove it; it is for `python` stages with `from` and without state)
+    spec::bad_value 4:53 `batches` must be at least 1
+    plan::bad_duration 4:61 `soon` is not a time (write a number with a unit, such as `500ms`, `60s` or `1m30s`)
+    plan::bad_option 5:53 `recycle` has no meaning for the stage `b`: a new worker of a stage with state would have to do all again that has made the state (remove it; it is for `python` stages with `from` and without state)
+    plan::bad_option 6:55 `recycle` has no meaning for the stage `c`: a new worker of a stage with state would have to do all again that has made the state (remove it; it is for `python` stages with `from` and without state)
+    plan::bad_option 7:21 `recycle` has no meaning for the stage `d`: a new worker of a generator would have to make all again that was made so far (remove it; it is for `python` stages with `from` and without state)
+    plan::bad_option 8:36 `recycle` has no meaning for the stage `e`: its processes are new for each batch, or filters (remove it; it is for `python` stages with `from` and without state)
+    plan::bad_option 9:42 `recycle` does not say when (write `batches: 100`, `age: 30m`, or both)
+    "#);
+}
+
+#[test]
 fn devices_are_checked() {
     let yaml = r#"version: 1
 resources:

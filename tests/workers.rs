@@ -263,6 +263,59 @@ sink:
     scene.assert_clean();
 }
 
+/// Runs 12 batches of 5 rows through a class in one worker, with this `recycle`; how many batches each worker was given, in their order.
+fn recycled(recycle: &str) -> Vec<u64> {
+    let module = format!(
+        "{SOURCE}
+import time
+class Work:
+    def __init__(self):
+        self.batches = 0
+    def __call__(self, rows):
+        self.batches += 1
+        time.sleep(0.02)
+        return rows
+    def close(self):
+        with open('log', 'a') as log:
+            print(self.batches, file=log)
+"
+    );
+    let stages = format!(
+        "s0:
+  python: {{ call: work:rows, with: {{ count: 60 }} }}
+  batch: {{ rows: 5 }}
+s1:
+  from: s0
+  python: {{ call: work:Work, as: rows }}
+  recycle: {recycle}
+sink:
+  from: s1
+  write: out/sink.jsonl
+"
+    );
+    let scene = Scene::new(&stages, &module);
+    let ran = scene.run().args(&["--workers", "1", "--progress", "plain"]).ends_with(0);
+    assert!(!ran.stderr.contains("tried again"), "{}", ran.stderr);
+    assert_eq!(scene.read("out/sink.jsonl").lines().count(), 60);
+    assert_eq!(scene.summary()["stages"][1]["account"]["retries"], 0, "{}", scene.summary());
+    scene.assert_clean();
+    scene.read("log").lines().map(|line| line.parse().expect("a number")).collect()
+}
+
+#[test]
+fn a_worker_is_replaced_after_so_many_batches() {
+    assert_eq!(recycled("{ batches: 5 }"), [5, 5, 2]);
+    assert_eq!(recycled("{ batches: 1 }"), [1; 12]);
+}
+
+#[test]
+fn a_worker_is_replaced_at_an_age() {
+    let batches = recycled("{ age: 100ms }");
+    assert_eq!(batches.iter().sum::<u64>(), 12);
+    assert!(batches.len() > 2 && batches.iter().all(|batches| *batches <= 5), "{batches:?}");
+    assert_eq!(recycled("{ age: 1h, batches: 100 }"), [12]);
+}
+
 #[test]
 fn arrays_in_shared_memory_count_as_a_workers_memory() {
     let module = format!(

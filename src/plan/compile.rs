@@ -13,6 +13,7 @@ use super::paths;
 use super::plan::{Edge, EdgeId, Plan, PythonPlan, StageId};
 use super::pushdown;
 use super::queue::{Capacity, Cut, GivenCapacity};
+use super::recycle::Recycle;
 use super::resolve::{Resolver, absolute, variable};
 use super::resource::{Resource, Use};
 use super::stage::{Input, Port, Read, Stage, StageKind, WorkerLimits};
@@ -59,6 +60,7 @@ struct Resolved {
     cut: Option<Cut>,
     capacity: GivenCapacity,
     timeout: Option<Timeout>,
+    recycle: Recycle,
     retry: Retry,
     on_error: OnError,
     budget: Budget,
@@ -155,6 +157,7 @@ fn resolve(
         cut: resolver.cut(),
         capacity: resolver.capacity(),
         timeout: resolver.timeout(kind.as_ref()),
+        recycle: resolver.recycle(kind.as_ref()),
         retry: resolver.retry(),
         on_error: resolver.on_error(),
         budget: resolver.budget(),
@@ -327,6 +330,7 @@ fn stage(
         workers: resolved.workers,
         memory: resolved.memory,
         timeout: resolved.timeout,
+        recycle: resolved.recycle,
         retry: resolved.retry,
         on_error: resolved.on_error,
         budget: resolved.budget,

@@ -17,6 +17,7 @@ mod plan;
 mod pushdown;
 mod query;
 mod queue;
+mod recycle;
 mod resolve;
 mod resource;
 mod stage;
@@ -31,6 +32,7 @@ pub use failing::{Backoff, Budget, OnError, Retry, Timeout, Verdict};
 pub use fit::fit;
 pub use plan::{Edge, EdgeId, PARTITIONS, Plan, PythonPlan, StageId};
 pub use queue::{Capacity, Cut};
+pub use recycle::Recycle;
 pub use resource::{Devices, Resource, ResourceId, ResourceKind, Use};
 pub use stage::{
     Call, ColumnType, Command, CommandLine, CommandMode, Convention, Input, Port, Python, PythonTarget, Read, Sql,

@@ -8,6 +8,7 @@ use super::checkpoint::Checkpoint;
 use super::failing::{Budget, OnError, Retry, Timeout};
 use super::plan::{EdgeId, StageId};
 use super::queue::Cut;
+use super::recycle::Recycle;
 use super::resource::Use;
 use super::supply::Supply;
 use super::task::TaskFiles;
@@ -37,6 +38,8 @@ pub struct Stage {
     pub memory: Option<NonZeroU64>,
     /// Of stages whose attempts are in workers and processes.
     pub timeout: Option<Timeout>,
+    /// When a worker of the stage is replaced.
+    pub recycle: Recycle,
     pub retry: Retry,
     pub on_error: OnError,
     /// How many rows may fail if the run goes on without them.
@@ -103,7 +106,7 @@ impl Stage {
 
     /// What the workers of a Python stage are like.
     pub fn worker_traits(&self) -> WorkerTraits<'_> {
-        WorkerTraits { env: &self.env, cwd: &self.cwd, memory: self.memory, holds: &self.holds }
+        WorkerTraits { env: &self.env, cwd: &self.cwd, memory: self.memory, holds: &self.holds, recycle: self.recycle }
     }
 
     /// Returns whether the stage's work is done by worker processes and not in the coordinator.
@@ -119,6 +122,7 @@ pub struct WorkerTraits<'s> {
     cwd: &'s PathBuf,
     memory: Option<NonZeroU64>,
     holds: &'s [Use],
+    recycle: Recycle,
 }
 
 /// One input of a stage: the concatenation of its members in this order.

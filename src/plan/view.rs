@@ -8,6 +8,7 @@ use bytesize::ByteSize;
 use super::failing::Budget;
 use super::memory::{MemoryBound, SPILL_LIMIT, is_query};
 use super::plan::{EdgeId, Plan};
+use super::recycle::Recycle;
 use super::resource::{Devices, Resource, ResourceKind, Use};
 use super::stage::{CommandLine, CommandMode, Port, Python, Read, Stage, StageKind, WriteTarget};
 use crate::format::Format;
@@ -98,6 +99,9 @@ fn stage_text(plan: &Plan, stage: &Stage, out: &mut String) {
         if !stage.uses.is_empty() || !stage.holds.is_empty() {
             line(out, format!("      uses: {}", uses_text(plan, stage)));
         }
+        if stage.recycle != Recycle::default() {
+            line(out, format!("      recycle: {}", recycle_text(stage.recycle)));
+        }
         if stage.checkpoint.is_some() {
             line(out, "      checkpoint: finished batches are kept");
         }
@@ -135,6 +139,15 @@ fn uses_text(plan: &Plan, stage: &Stage) -> String {
     let held = stage.holds.iter().map(|of| one(of, "worker"));
     let taken = stage.uses.iter().map(|of| one(of, if of.per_row { "row" } else { "attempt" }));
     held.chain(taken).collect::<Vec<_>>().join(", ")
+}
+
+fn recycle_text(recycle: Recycle) -> String {
+    let batches = recycle.batches.map(|batches| match batches.get() {
+        1 => "each batch".to_owned(),
+        batches => format!("{batches} batches"),
+    });
+    let age = recycle.age.map(|age| humantime::format_duration(age).to_string());
+    format!("a worker is replaced after {}", batches.into_iter().chain(age).collect::<Vec<_>>().join(" or "))
 }
 
 fn on_error_text(stage: &Stage) -> String {

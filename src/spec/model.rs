@@ -161,6 +161,9 @@ pub struct StageSpec {
     /// times as much is killed, and its batch is tried again. Of a `sql` stage that joins, aggregates or sorts, what the query may
     /// keep in memory before it spills to disk.
     pub memory: Option<SizeSpec>,
+    /// When a worker of a `python` stage is replaced by a new one, between two batches: after so much work, or at such an age.
+    #[schemars(example = &serde_json::json!({ "batches": 100 }), example = &serde_json::json!({ "age": "30m" }))]
+    pub recycle: Option<RecycleSpec>,
     /// Columns whose values are the key of a row (`python` with `from` only). All rows with one key go to one instance of the stage's code, in
     /// their order, so that it may keep state per key; `finish()` of a class may give rows at the end.
     #[schemars(example = &"user", example = &["country", "user"])]
@@ -499,6 +502,17 @@ pub struct WorkerLimitsSpec {
 pub enum MaxWorkersSpec {
     Count(#[schemars(range(min = 1, max = 1024))] u32),
     Auto(AutoSpec),
+}
+
+/// When a worker is replaced. With both, whichever comes first.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+pub struct RecycleSpec {
+    /// After so many batches, or parts of one that are attempted by themselves.
+    #[schemars(range(min = 1))]
+    pub batches: Option<u32>,
+    /// After a batch, if it is older than this: a number with a unit, like `30m`.
+    #[schemars(example = &"30m")]
+    pub age: Option<String>,
 }
 
 /// How rows are cut into batches. A batch ends at whichever bound comes first.

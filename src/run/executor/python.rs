@@ -36,7 +36,7 @@ use super::shared_state::SharedState;
 use super::sync::Primitives;
 use super::worker::{Current, Opening, Worker};
 use super::worker_clock::WorkerClock;
-use super::worker_memory::WorkerMemory;
+use super::worker_life::WorkerLife;
 use crate::batch::{Batch, Origin, Segment, SegmentId, SegmentPool};
 use crate::environment::{threads_per_worker, worker_variables};
 use crate::plan::{Plan, Stage, StageId, StageKind, Verdict};
@@ -273,7 +273,7 @@ impl Pool {
             .with_text(&json!({"env": env, "cwd": stage.cwd.to_string_lossy(), "devices": devices}));
         frame.attempt = u64::from(worker.0);
         frame.fds = [socket, stdout, stderr].into_iter().chain(stacks).collect();
-        self.workers.insert(worker, Worker::new(worker, connection, WorkerMemory::of(stage), clock));
+        self.workers.insert(worker, Worker::new(worker, connection, WorkerLife::of(stage), clock));
         if let Some(template) = &mut self.template {
             template.connection.send(frame);
         }

@@ -137,8 +137,9 @@ impl Scheduler {
     pub(super) fn may_queue(&self, stage: StageId) -> bool {
         let state = &self.stages[stage.index()];
         let is_map = matches!(state.role, Role::Map(super::MapHost::Worker(_)));
-        // What an attempt uses it has from when it is sent, and it is to work with it.
-        is_map && self.plan.stage(stage).uses.is_empty() && state.durations.are_short()
+        let stage = self.plan.stage(stage);
+        // What an attempt uses it has from when it is sent, and it is to work with it; and no attempt is to come behind a worker's last one.
+        is_map && stage.uses.is_empty() && stage.recycle.batches.is_none() && state.durations.are_short()
     }
 
     /// Starts as many workers as the stage has batches to work on, within the limits of its class and of the run. Returns whether one lacks

@@ -8,8 +8,8 @@ use proptest::prelude::*;
 
 use crate::plan::{
     Backoff, Budget, Call, Capacity, Command, CommandLine, CommandMode, Convention, Cut, Devices, Edge, EdgeId, Input,
-    OnError, Plan, Port, Python, PythonPlan, PythonTarget, Read, Resource, ResourceId, ResourceKind, Retry, Sql, Stage,
-    StageId, StageKind, Use, WorkerLimits, Write, WriteTarget,
+    OnError, Plan, Port, Python, PythonPlan, PythonTarget, Read, Recycle, Resource, ResourceId, ResourceKind, Retry,
+    Sql, Stage, StageId, StageKind, Use, WorkerLimits, Write, WriteTarget,
 };
 
 /// Rows are numbers; every seventeenth row cannot be processed by a stage that rejects.
@@ -441,6 +441,7 @@ fn stage(at: usize, shape: &Shape, inputs: Vec<Input>) -> Stage {
         inputs,
         workers: WorkerLimits { min: 0, max: NonZeroU32::new(shape.workers).expect("not zero") },
         timeout: None,
+        recycle: Recycle::default(),
         retry: Retry { oom: one, backoff, ..Retry::default() },
         budget: Budget { max_rows: shape.max_rows, max_fraction: None },
         memory: None,
