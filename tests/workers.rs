@@ -263,6 +263,44 @@ sink:
     scene.assert_clean();
 }
 
+#[test]
+fn workers_are_there_and_classes_made_before_the_first_batch() {
+    let module = "
+import os, time
+def rows():
+    end = time.monotonic() + 20
+    while len([name for name in os.listdir() if name.startswith('made-')]) < 2:
+        if time.monotonic() > end:
+            raise TimeoutError('nobody is there')
+        time.sleep(0.01)
+    for number in range(20):
+        yield {'n': number}
+class Work:
+    def __init__(self):
+        open(f'made-{os.getpid()}', 'x').close()
+    def __call__(self, rows):
+        return [{'n': row['n'], 'pid': os.getpid()} for row in rows]
+";
+    let stages = "rows:\n  python: { call: work:rows }\n  batch: { rows: 5 }\nworked:\n  from: rows\n  python: { call: work:Work, as: rows }\n  \
+                  workers: { min: 2 }\nsink:\n  from: worked\n  write: out/sink.jsonl\n";
+    let scene = Scene::new(stages, module);
+    scene.run().args(&["--workers", "2"]).ends_with(0);
+    let text = scene.read("out/sink.jsonl");
+    assert_eq!(text.lines().count(), 20);
+    assert!(text.lines().all(|line| scene.exists(&format!("made-{}", number(line, "pid")))), "{text}");
+    scene.assert_clean();
+}
+
+#[test]
+fn a_class_that_cannot_be_made_early_fails_the_run_with_the_first_batch() {
+    let module = format!("{SOURCE}\nclass Work:\n    def __init__(self):\n        raise OSError('no model')\n");
+    let stages = "rows:\n  python: { call: work:rows, with: { count: 20 } }\nworked:\n  from: rows\n  python: { call: work:Work, as: rows }\n  \
+                  workers: { min: 1 }\nsink:\n  from: worked\n  write: out/sink.jsonl\n";
+    let scene = Scene::new(stages, &module);
+    scene.run().within(Duration::from_secs(30)).ends_with(1).says(&["OSError: no model"]);
+    scene.assert_clean();
+}
+
 /// Runs 12 batches of 5 rows through a class in one worker, with this `recycle`; how many batches each worker was given, in their order.
 fn recycled(recycle: &str) -> Vec<u64> {
     let module = format!(

@@ -489,7 +489,8 @@ pub enum AutoSpec {
 /// Limits of the number of workers.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 pub struct WorkerLimitsSpec {
-    /// Workers that the stage keeps for itself.
+    /// Workers that a `python` stage with `from` and without state has before its first batch comes: its modules are imported, and its class is
+    /// built, while sources read.
     #[schemars(range(min = 0, max = 1024))]
     pub min: Option<u32>,
     /// Workers that may run the stage at once.

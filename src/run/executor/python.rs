@@ -273,11 +273,27 @@ impl Pool {
             .with_text(&json!({"env": env, "cwd": stage.cwd.to_string_lossy(), "devices": devices}));
         frame.attempt = u64::from(worker.0);
         frame.fds = [socket, stdout, stderr].into_iter().chain(stacks).collect();
-        self.workers.insert(worker, Worker::new(worker, connection, WorkerLife::of(stage), clock));
+        let mut forked = Worker::new(worker, connection, WorkerLife::of(stage), clock);
+        // Sent now, to be read when it lives.
+        for stage in self.opened_first(class) {
+            forked.stages.insert(stage.id, Opening::Asked);
+            forked.connection.send(opening::open(&self.plan, stage));
+        }
+        self.workers.insert(worker, forked);
         if let Some(template) = &mut self.template {
             template.connection.send(frame);
         }
         Ok(())
+    }
+
+    /// The stages of a class that are opened before a batch comes, as they have workers from their beginning.
+    fn opened_first(&self, class: ClassId) -> impl Iterator<Item = &Stage> {
+        let is_of_class = move |stage: &&Stage| self.classes.of(stage.id) == Some(class);
+        let is_first = |stage: &&Stage| {
+            let is_source = matches!(&stage.kind, StageKind::Python(python) if python.is_source);
+            stage.workers.min > 0 && !is_source && !stage.has_state()
+        };
+        self.plan.stages.iter().filter(is_of_class).filter(is_first)
     }
 
     /// The clock of a worker, and where it is to show its stacks if it may be stopped for the time that it takes.

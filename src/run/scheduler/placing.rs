@@ -155,12 +155,24 @@ impl Scheduler {
             if !self.has_devices_for_worker(stage) {
                 return true;
             }
-            let worker = self.pool.start(class);
-            self.workers_started += 1;
             *wanted -= 1;
-            let devices = self.hold_devices(worker, stage);
-            self.actions.push(Action::StartWorker { worker, class, devices });
+            self.start_worker(stage, class);
         }
         false
+    }
+
+    /// Starts the workers that a stage is to have before its first batch comes.
+    pub(super) fn start_first_workers(&mut self, stage: StageId, class: ClassId) {
+        let most = self.plan.stage(stage).workers.min.min(self.classes.get(class).limit);
+        while self.pool.alive(class) < most && self.has_devices_for_worker(stage) {
+            self.start_worker(stage, class);
+        }
+    }
+
+    fn start_worker(&mut self, stage: StageId, class: ClassId) {
+        let worker = self.pool.start(class);
+        self.workers_started += 1;
+        let devices = self.hold_devices(worker, stage);
+        self.actions.push(Action::StartWorker { worker, class, devices });
     }
 }

@@ -439,7 +439,10 @@ fn stage(at: usize, shape: &Shape, inputs: Vec<Input>) -> Stage {
         },
         kind,
         inputs,
-        workers: WorkerLimits { min: 0, max: NonZeroU32::new(shape.workers).expect("not zero") },
+        workers: WorkerLimits {
+            min: if at % 4 == 1 { shape.workers } else { 0 },
+            max: NonZeroU32::new(shape.workers).expect("not zero"),
+        },
         timeout: None,
         recycle: Recycle::default(),
         retry: Retry { oom: one, backoff, ..Retry::default() },
