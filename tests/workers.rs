@@ -301,6 +301,26 @@ fn a_class_that_cannot_be_made_early_fails_the_run_with_the_first_batch() {
     scene.assert_clean();
 }
 
+#[test]
+fn workers_are_as_nice_and_have_as_many_threads_as_the_file_says() {
+    let module = format!(
+        "{SOURCE}
+import os
+def work(rows):
+    threads = int(os.environ['OMP_NUM_THREADS'])
+    return [{{'nice': os.nice(0), 'threads': threads, 'polars': int(os.environ['POLARS_MAX_THREADS'])}} for row in rows]
+"
+    );
+    let stages = "rows:\n  python: { call: work:rows, with: { count: 1 } }\nworked:\n  from: rows\n  python: { call: work:work, as: rows }\n  \
+                  env: { POLARS_MAX_THREADS: 2 }\nsink:\n  from: worked\n  write: out/sink.jsonl\n";
+    let header = python(&[]).replace(" }\n", ", nice: 4, threads: 7 }\n");
+    let scene = Scene::with_python(&header, stages, &module);
+    scene.run().ends_with(0);
+    let text = scene.read("out/sink.jsonl");
+    let own = rustix::process::nice(0).expect("it can be asked for") as u64;
+    assert_eq!((number(&text, "nice"), number(&text, "threads"), number(&text, "polars")), ((own + 4).min(19), 7, 2));
+}
+
 /// Runs 12 batches of 5 rows through a class in one worker, with this `recycle`; how many batches each worker was given, in their order.
 fn recycled(recycle: &str) -> Vec<u64> {
     let module = format!(

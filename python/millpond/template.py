@@ -154,6 +154,7 @@ def _become_worker(frame: Frame, template: int) -> NoReturn:
         process.close_fds_except({0, 1, 2, connection, *shown})
         process.set_name(f"millpond-{frame.attempt}")
         _enter(frame.text or {})
+        os.nice((frame.text or {}).get("nice", 0))
         sys.argv = ["millpond-worker"]
         terminal.take_away()
         faulthandler.enable(file=2)

@@ -366,5 +366,7 @@ fn python(document: &Document) -> PythonPlan {
         path: if spec.path.is_empty() { vec![document.folder.clone()] } else { spec.path.iter().map(path).collect() },
         interpreter: spec.interpreter.as_ref().map(interpreter),
         venv: spec.venv.as_ref().map(path),
+        nice: spec.nice.unwrap_or(0),
+        threads: spec.threads.and_then(NonZeroU32::new),
     }
 }

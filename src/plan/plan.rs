@@ -1,6 +1,7 @@
 //! [`Plan`]: the whole compiled pipeline.
 
 use std::collections::BTreeMap;
+use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 
 use super::queue::{Capacity, Cut};
@@ -61,6 +62,10 @@ pub struct PythonPlan {
     pub interpreter: Option<PathBuf>,
     /// A virtual environment that exists and is used as it is, absolute.
     pub venv: Option<PathBuf>,
+    /// What is added to the niceness of workers.
+    pub nice: u8,
+    /// Threads of numerical libraries in each worker; `None` is its share of the cores, which only a run knows.
+    pub threads: Option<NonZeroU32>,
 }
 
 /// A compiled pipeline: a DAG of stages, connected by bounded queues. Cannot be cyclic; no id in it dangles.

@@ -106,6 +106,12 @@ pub struct PythonEnvironmentSpec {
     pub interpreter: Option<String>,
     /// A virtual environment to use as it is.
     pub venv: Option<String>,
+    /// How much the workers give way to other programs, as `nice` has it. Without it, as much as millpond itself.
+    #[schemars(range(min = 0, max = 19), example = &5)]
+    pub nice: Option<u8>,
+    /// How many threads numerical libraries may use in each worker (`OMP_NUM_THREADS` and its like). Without it, the cores divided by the workers.
+    #[schemars(range(min = 1, max = 1024))]
+    pub threads: Option<u32>,
 }
 
 #[derive(Clone, Debug, Deserialize, JsonSchema)]

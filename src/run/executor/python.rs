@@ -179,11 +179,12 @@ impl Pool {
         segments: SegmentPool,
     ) -> Self {
         let workers = NonZeroU32::new(plan.workers).unwrap_or(NonZeroU32::MIN);
+        let threads = plan.python.threads.unwrap_or_else(|| threads_per_worker(surroundings.cores, workers));
         Self {
             classes: Classes::new(&plan),
             plan,
             host: surroundings.python.clone(),
-            threads: threads_per_worker(surroundings.cores, workers),
+            threads,
             log,
             mailbox,
             segments,
@@ -269,8 +270,9 @@ impl Pool {
         env.extend(opening::device_variables(&self.plan, devices));
         let devices = opening::device_ids(&self.plan, devices);
         let (clock, stacks) = self.clock_for(class)?;
-        let mut frame = Frame::new(Kind::Fork)
-            .with_text(&json!({"env": env, "cwd": stage.cwd.to_string_lossy(), "devices": devices}));
+        let mut frame = Frame::new(Kind::Fork).with_text(
+            &json!({"env": env, "cwd": stage.cwd.to_string_lossy(), "devices": devices, "nice": self.plan.python.nice}),
+        );
         frame.attempt = u64::from(worker.0);
         frame.fds = [socket, stdout, stderr].into_iter().chain(stacks).collect();
         let mut forked = Worker::new(worker, connection, WorkerLife::of(stage), clock);
