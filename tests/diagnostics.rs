@@ -782,6 +782,22 @@ stages:
 }
 
 #[test]
+fn log_level_is_checked() {
+    let yaml = r#"version: 1
+stages:
+  rows: { read: lines.txt, log_level: debug }
+  a: { from: rows, python: m:a, log_level: warn }
+  b: { from: rows, python: m:b, log_level: warning }
+  c: { from: rows, command: [cat], log_level: error }
+"#;
+    insta::assert_snapshot!(problems(yaml), @r"
+    plan::bad_option 3:28 a `read` stage logs nothing by levels, so `log_level` has no meaning (remove it; it is for `python` stages)
+    spec::bad_value 4:44 `log_level` cannot be `warn` (choose from `debug`, `error`, `info`, `warning`)
+    plan::bad_option 6:36 a `command` stage logs nothing by levels, so `log_level` has no meaning (remove it; it is for `python` stages)
+    ");
+}
+
+#[test]
 fn devices_are_checked() {
     let yaml = r#"version: 1
 resources:

@@ -321,6 +321,85 @@ def work(rows):
     assert_eq!((number(&text, "nice"), number(&text, "threads"), number(&text, "polars")), ((own + 4).min(19), 7, 2));
 }
 
+#[test]
+fn what_code_logs_is_told_with_where_it_comes_from() {
+    let module = format!(
+        "{SOURCE}
+import logging, warnings
+def work(row):
+    if row['n'] == 7:
+        logging.getLogger('lib').warning('odd\\nindeed')
+        logging.getLogger('lib').debug('fine')
+        warnings.warn('old')
+    return row
+def quiet(row):
+    logging.warning('never')
+    return row
+"
+    );
+    let scene = Scene::new(
+        "rows:
+  python: { call: work:rows, with: { count: 10 } }
+  batch: { rows: 5 }
+worked:
+  from: rows
+  python: { call: work:work, as: row }
+  log_level: debug
+quiet:
+  from: worked
+  python: { call: work:quiet, as: row }
+sink:
+  from: quiet
+  write: out/sink.jsonl
+",
+        &module,
+    );
+    let ran = scene.run().args(&["--workers", "1", "--progress", "plain", "--log-level", "error"]).ends_with(0);
+    ran.says(&[
+        "worked[",
+        "] batch 1 row 2 WARNING lib: odd\nindeed",
+        "] batch 1 row 2 DEBUG lib: fine",
+        "UserWarning: old",
+    ]);
+    assert!(!ran.stderr.contains("never"), "{}", ran.stderr);
+    let events = scene.events();
+    let logged = events.lines().filter(|line| line.contains("\"event\":\"log\"")).collect::<Vec<_>>();
+    assert_eq!(logged.len(), 3, "{logged:?}");
+    let first: serde_json::Value = serde_json::from_str(logged[0]).expect("it is JSON");
+    let field = |name: &str| first[name].clone();
+    assert_eq!(
+        (field("level"), field("logger"), field("stage"), field("batch"), field("row"), field("message")),
+        ("warning".into(), "lib".into(), "worked".into(), 1.into(), 2.into(), "odd\nindeed".into())
+    );
+    assert!(field("worker").is_u64(), "{first}");
+    scene.assert_clean();
+}
+
+#[test]
+fn of_what_code_logs_too_often_the_rest_is_counted() {
+    let module = format!(
+        "{SOURCE}
+import logging
+def work(rows):
+    for number in range(300):
+        logging.info('again %d', number)
+    return rows
+def wait(rows):
+    import time
+    time.sleep(1.2)
+    logging.info('later')
+    return rows
+"
+    );
+    let stages = "rows:\n  python: { call: work:rows, with: { count: 1 } }\nworked:\n  from: rows\n  python: { call: work:work, as: rows }\n\
+                  waited:\n  from: worked\n  python: { call: work:wait, as: rows }\nsink:\n  from: waited\n  write: out/sink.jsonl\n";
+    let scene = Scene::new(stages, &module);
+    let ran = scene.run().args(&["--workers", "1", "--progress", "plain"]).ends_with(0);
+    let told = ran.stderr.lines().filter(|line| line.contains("INFO root: again")).count();
+    assert!((50..300).contains(&told), "{told}");
+    ran.says(&["more; all are in the run's folder", "INFO root: later"]);
+}
+
 /// Runs 12 batches of 5 rows through a class in one worker, with this `recycle`; how many batches each worker was given, in their order.
 fn recycled(recycle: &str) -> Vec<u64> {
     let module = format!(

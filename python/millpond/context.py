@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import hashlib
 import importlib
+import json
 import logging
 import random
 import sys
 import types
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 
@@ -49,6 +50,7 @@ class Worker:
 
     def __init__(self) -> None:
         self._id, self._attempt, self._rows = 0, 1, 0
+        self.is_busy = False  # With an attempt; for the log.
         self._devices: Mapping[str, tuple[str, ...]] = {}
 
     @property
@@ -101,6 +103,51 @@ class _StderrHandler(_StreamHandler):
         return sys.stderr
 
 
+# What a record of `logging` begins with on its way to the coordinator. `executor/log.rs` has the same.
+_RECORD_SEPARATOR = "\x1e"
+# Characters of a record that are told.
+_RECORD_SIZE = 16 * 1024
+
+
+class _RecordHandler(_StderrHandler):
+    """Tells the coordinator of records, with where they come from; in one write, so that they stay whole."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            message = self.format(record)
+            if sys.stderr is not sys.__stderr__:  # User code wants to have it.
+                self.stream.write(f"{record.levelname} {record.name}: {message}\n")
+                return
+            text = {
+                "level": record.levelname,
+                "logger": record.name,
+                "stage": None if _stage == "none" else _stage,
+                "batch": _sequence if worker.is_busy else None,
+                "row": _row() if worker.is_busy else None,
+                "message": message[:_RECORD_SIZE],
+            }
+            self.stream.write(f"{_RECORD_SEPARATOR}{json.dumps(text)}\n")
+        except Exception:
+            self.handleError(record)
+
+
+def begin_logging() -> None:
+    """For the worker only: what any logger and `warnings` say goes to the coordinator."""
+    logging.getLogger().handlers = [_RecordHandler()]
+    log.handlers = []
+    log.propagate = True
+    log.setLevel(logging.NOTSET)
+    logging.captureWarnings(True)
+
+
+def set_log_level(word: str) -> None:
+    """For the worker only: what is told from here on. What user code has set stays, until a stage has another level."""
+    global _level
+    if word != _level:
+        logging.getLogger().setLevel(word.upper())
+        _level = word
+
+
 def _logger() -> logging.Logger:
     logger = logging.getLogger("millpond")
     if not logger.handlers:
@@ -119,6 +166,14 @@ _seed = 0
 _stage = "none"
 _sequence = 0
 _partition: int | None = None
+_level = ""
+
+
+def _no_row() -> int | None:
+    return None
+
+
+_row: Callable[[], int | None] = _no_row
 
 
 def batch_id() -> str:
@@ -130,6 +185,18 @@ def enter_batch(seed: int, stage: str, sequence: int, partition: int | None = No
     """Names the batch at hand. Its random numbers come from `seed_batch` or `seed_row`."""
     global _seed, _stage, _sequence, _partition
     _seed, _stage, _sequence, _partition = seed, stage, sequence, partition
+    enter_rows(_no_row)
+
+
+def enter_stage(stage: str) -> None:
+    """For the worker only: names the stage that is prepared."""
+    enter_batch(_seed, stage, 0)
+
+
+def enter_rows(row: Callable[[], int | None]) -> None:
+    """How to find out which row of the batch at hand the code is called for."""
+    global _row
+    _row = row
 
 
 def enter_attempt(seed: int, stage: str, sequence: int, partition: int | None = None) -> None:

@@ -37,6 +37,7 @@ _STATE_PORT = 0xFFFF_FFFF
 
 def run(channel: Channel) -> NoReturn:
     """The life of a worker process. Ends it without the interpreter's teardown, which may hang in user threads."""
+    context.begin_logging()
     try:
         status = Worker(channel).serve()
     except SystemExit as error:  # User code asked for it: the coordinator sees the status.
@@ -57,6 +58,7 @@ class Worker:
         self._pid = os.getpid()
         self._schemas: dict[int, pa.Schema] = {}
         self._stages: dict[int, Stage | KeyedStage] = {}
+        self._levels: dict[int, str] = {}  # Of what is told of each stage.
         self._leases = Leases()
         self._allocator = allocator.load()
         self._outputs = Outputs(channel, self._leases, self._allocator)
@@ -96,6 +98,9 @@ class Worker:
     def _open(self, frame: Frame) -> None:
         context.params.set(frame.text["params"])
         context.worker.begin(1, 0)
+        self._levels[frame.stage] = frame.text.get("log_level", "info")
+        context.enter_stage(frame.text["name"])
+        context.set_log_level(self._levels[frame.stage])
         known = set(sys.modules)
         try:
             with self._keeping():
@@ -134,6 +139,8 @@ class Worker:
         stage = self._stages.get(frame.stage)
         if stage is None:
             raise ProtocolError(f"attempt {frame.attempt} is for stage {frame.stage}, which is not open")
+        context.set_log_level(self._levels[frame.stage])
+        context.worker.is_busy = True
         try:
             answer = self._run(stage, frame)
         except SystemExit:
@@ -142,6 +149,7 @@ class Worker:
             rows = stage.rows if isinstance(stage, KeyedStage) else None
             error_frame = Frame(Kind.ERROR, stage=frame.stage, attempt=frame.attempt)
             answer = [self._failure(error_frame, error, stage.row, rows)]
+        context.worker.is_busy = False
         self._leases.collect_old()
         process.flush_stdio()
         self._channel.send(*answer, *self._leases.release())
@@ -237,6 +245,7 @@ class Worker:
         status = 0
         context.worker.begin(1, 0)
         for number, stage in self._stages.items():
+            context.enter_stage(stage.name)
             try:
                 stage.close()
             except BaseException as error:

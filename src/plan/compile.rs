@@ -9,6 +9,7 @@ use super::deadlock;
 use super::failing::{Budget, OnError, Retry, Timeout};
 use super::graph::StageGraph;
 use super::link::{self, After, Link};
+use super::log_level::LogLevel;
 use super::paths;
 use super::plan::{Edge, EdgeId, Plan, PythonPlan, StageId};
 use super::pushdown;
@@ -61,6 +62,7 @@ struct Resolved {
     capacity: GivenCapacity,
     timeout: Option<Timeout>,
     recycle: Recycle,
+    log_level: Option<LogLevel>,
     retry: Retry,
     on_error: OnError,
     budget: Budget,
@@ -158,6 +160,7 @@ fn resolve(
         capacity: resolver.capacity(),
         timeout: resolver.timeout(kind.as_ref()),
         recycle: resolver.recycle(kind.as_ref()),
+        log_level: resolver.log_level(),
         retry: resolver.retry(),
         on_error: resolver.on_error(),
         budget: resolver.budget(),
@@ -224,6 +227,7 @@ fn build(document: &Document, settings: &Settings, analysis: Analysis) -> Result
         resources: analysis.resources.into_iter().flatten().collect(),
         workers: settings.workers.get(),
         seed: document.seed,
+        log_level: LogLevel::default(),
     })
 }
 
@@ -331,6 +335,7 @@ fn stage(
         memory: resolved.memory,
         timeout: resolved.timeout,
         recycle: resolved.recycle,
+        log_level: resolved.log_level,
         retry: resolved.retry,
         on_error: resolved.on_error,
         budget: resolved.budget,

@@ -10,6 +10,7 @@ mod failing;
 mod fit;
 mod graph;
 mod link;
+mod log_level;
 pub mod memory;
 mod paths;
 #[allow(clippy::module_inception)]
@@ -30,6 +31,7 @@ pub use checkpoint::{Checkpoint, Provider, STORE_REQUESTS, SharePlace, StoreUrl}
 pub use compile::{Compiled, Settings, compile, validate};
 pub use failing::{Backoff, Budget, OnError, Retry, Timeout, Verdict};
 pub use fit::fit;
+pub use log_level::LogLevel;
 pub use plan::{Edge, EdgeId, PARTITIONS, Plan, PythonPlan, StageId};
 pub use queue::{Capacity, Cut};
 pub use recycle::Recycle;

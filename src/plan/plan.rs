@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 
+use super::log_level::LogLevel;
 use super::queue::{Capacity, Cut};
 use super::resource::{Resource, ResourceKind};
 use super::stage::{Stage, StageKind};
@@ -86,6 +87,8 @@ pub struct Plan {
     pub workers: u32,
     /// Seed of every random choice that a run makes (`run.seed`).
     pub seed: u64,
+    /// What workers tell of what code logs whose stage does not say.
+    pub log_level: LogLevel,
 }
 
 impl Plan {

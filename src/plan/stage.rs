@@ -6,6 +6,7 @@ use std::path::PathBuf;
 
 use super::checkpoint::Checkpoint;
 use super::failing::{Budget, OnError, Retry, Timeout};
+use super::log_level::LogLevel;
 use super::plan::{EdgeId, StageId};
 use super::queue::Cut;
 use super::recycle::Recycle;
@@ -40,6 +41,8 @@ pub struct Stage {
     pub timeout: Option<Timeout>,
     /// When a worker of the stage is replaced.
     pub recycle: Recycle,
+    /// `None` is what the run says ([`super::Plan::log_level`]).
+    pub log_level: Option<LogLevel>,
     pub retry: Retry,
     pub on_error: OnError,
     /// How many rows may fail if the run goes on without them.

@@ -196,6 +196,8 @@ pub struct StageSpec {
     /// or `row`.
     #[schemars(example = &true, example = &serde_json::json!({ "depends": "models/*.bin" }))]
     pub checkpoint: Option<CheckpointSpec>,
+    /// What workers tell of what the code of a `python` stage logs: records of less weight are not told. Without it, what `--log-level` says, or `info`.
+    pub log_level: Option<LogLevelSpec>,
     /// Environment variables of the stage's processes, on top of the inherited ones.
     #[serde(default)]
     #[schemars(schema_with = "super::schema::scalar_map")]
@@ -509,6 +511,15 @@ pub struct WorkerLimitsSpec {
 pub enum MaxWorkersSpec {
     Count(#[schemars(range(min = 1, max = 1024))] u32),
     Auto(AutoSpec),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum LogLevelSpec {
+    Debug,
+    Info,
+    Warning,
+    Error,
 }
 
 /// When a worker is replaced. With both, whichever comes first.

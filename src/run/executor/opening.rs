@@ -52,6 +52,7 @@ pub fn open(plan: &Plan, stage: &Stage) -> Frame {
         "params": plan.params,
         "batch_rows": stage.cut.rows,
         "batch_bytes": stage.cut.bytes,
+        "log_level": stage.log_level.unwrap_or(plan.log_level).word(),
     }));
     frame.stage = stage.id.0;
     frame

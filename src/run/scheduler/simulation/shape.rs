@@ -359,6 +359,7 @@ pub fn plan(shapes: &[Shape], workers: u32) -> Plan {
         params: BTreeMap::new(),
         python: PythonPlan::default(),
         workers,
+        log_level: crate::plan::LogLevel::default(),
         resources: resources(),
         seed: 0,
     }
@@ -445,6 +446,7 @@ fn stage(at: usize, shape: &Shape, inputs: Vec<Input>) -> Stage {
         },
         timeout: None,
         recycle: Recycle::default(),
+        log_level: None,
         retry: Retry { oom: one, backoff, ..Retry::default() },
         budget: Budget { max_rows: shape.max_rows, max_fraction: None },
         memory: None,
