@@ -758,6 +758,74 @@ stages:
 }
 
 #[test]
+fn recycle_is_checked() {
+    let yaml = r#"version: 1
+stages:
+  rows: { read: lines.txt, recycle: { batches: 1 } }
+  a: { from: rows, python: m:a, recycle: { batches: 0, age: soon } }
+  b: { from: rows, python: m:b, partition_by: line, recycle: { batches: 1 } }
+  c: { from: rows, python: { call: m:c, as: stream }, recycle: { age: 1m } }
+  d: { python: m:d, recycle: { age: 1m } }
+  e: { from: rows, command: [cat], recycle: { age: 1m } }
+  f: { from: rows, python: m:f, recycle: {} }
+"#;
+    insta::assert_snapshot!(problems(yaml), @r#"
+    plan::bad_option 3:28 `recycle` has no meaning for the stage `rows`: a `read` stage has no workers of its own (remove it; it is for `python` stages with `from` and without state)
+    spec::bad_value 4:53 `batches` must be at least 1
+    plan::bad_duration 4:61 `soon` is not a time (write a number with a unit, such as `500ms`, `60s` or `1m30s`)
+    plan::bad_option 5:53 `recycle` has no meaning for the stage `b`: a new worker of a stage with state would have to do all again that has made the state (remove it; it is for `python` stages with `from` and without state)
+    plan::bad_option 6:55 `recycle` has no meaning for the stage `c`: a new worker of a stage with state would have to do all again that has made the state (remove it; it is for `python` stages with `from` and without state)
+    plan::bad_option 7:21 `recycle` has no meaning for the stage `d`: a new worker of a generator would have to make all again that was made so far (remove it; it is for `python` stages with `from` and without state)
+    plan::bad_option 8:36 `recycle` has no meaning for the stage `e`: its processes are new for each batch, or filters (remove it; it is for `python` stages with `from` and without state)
+    plan::bad_option 9:42 `recycle` does not say when (write `batches: 100`, `age: 30m`, or both)
+    "#);
+}
+
+#[test]
+fn log_level_is_checked() {
+    let yaml = r#"version: 1
+stages:
+  rows: { read: lines.txt, log_level: debug }
+  a: { from: rows, python: m:a, log_level: warn }
+  b: { from: rows, python: m:b, log_level: warning }
+  c: { from: rows, command: [cat], log_level: error }
+"#;
+    insta::assert_snapshot!(problems(yaml), @r"
+    plan::bad_option 3:28 a `read` stage logs nothing by levels, so `log_level` has no meaning (remove it; it is for `python` stages)
+    spec::bad_value 4:44 `log_level` cannot be `warn` (choose from `debug`, `error`, `info`, `warning`)
+    plan::bad_option 6:36 a `command` stage logs nothing by levels, so `log_level` has no meaning (remove it; it is for `python` stages)
+    ");
+}
+
+#[test]
+fn devices_are_checked() {
+    let yaml = r#"version: 1
+resources:
+  gpu: { units: 2, env: CUDA_VISIBLE_DEVICES }
+  both: { units: 2, ids: [1], env: A }
+  none: { env: A }
+  twice: { ids: [1, "1"], env: A }
+  comma: { ids: ["1,2"], env: A }
+  bad: { units: 1, env: "A=B" }
+stages:
+  rows: { read: lines.txt }
+  a: { from: rows, python: m:a, uses: { gpu: 3 } }
+  b: { from: rows, partition_by: line, python: m:b, uses: gpu }
+  c: { python: m:c, uses: [gpu, both, none, twice, comma, bad] }
+"#;
+    insta::assert_snapshot!(problems(yaml), @r#"
+    plan::bad_option 4:26 the resource `both` has both `units` and `ids`; it takes exactly one (`units: 2` are those with the ids 0 and 1; `ids: [0, 3]` names them)
+    plan::bad_option 5:9 the resource `none` has neither `units` nor `ids`; it takes exactly one (`units: 2` are those with the ids 0 and 1; `ids: [0, 3]` names them)
+    plan::bad_option 6:17 the resource `twice` has the id `1` twice (name each once: two attempts never have the same)
+    plan::bad_option 7:17 `1,2` is no id, as there are commas between ids in `A` (write one without)
+    plan::bad_option 8:25 `A=B` is no name of a variable (write one, such as `CUDA_VISIBLE_DEVICES`)
+    plan::bad_option 11:46 3 of `gpu` are never free: there are 2
+    plan::bad_option 12:59 the stage `b` cannot use `gpu`: a worker has its units for its life, and one of a stage with state lives until the end of the stage (let a stage without state use it; or declare it as a number, which only counts: what uses it is not told which units it has)
+    plan::bad_option 13:27 the stage `c` cannot use `gpu`: a worker has its units for its life, and one of a generator lives until the end of the stage (let a stage without state use it; or declare it as a number, which only counts: what uses it is not told which units it has)
+    "#);
+}
+
+#[test]
 fn a_share_is_a_folder_or_a_store_that_is_known_and_shows_no_secret() {
     let share = |place: &str| {
         format!(

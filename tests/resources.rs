@@ -170,3 +170,106 @@ class Kept:
     assert_eq!(scene.read("out/other.jsonl").lines().count(), 12);
     assert!(scene.exists("called/task-1"));
 }
+
+/// Notes which ids a process has, from when to when, in a file of its own.
+const DEVICES: &str = "
+import os, time
+import millpond
+def note(what, began):
+    ids = os.environ['IDS']
+    with open(f'called/{what}-{os.getpid()}-{time.monotonic_ns()}', 'x') as file:
+        file.write(f'{ids} {began} {time.monotonic()}')
+class Model:
+    def __init__(self):
+        self.ids = os.environ['IDS']
+        assert millpond.worker.devices == {'gpu': tuple(self.ids.split(','))}, millpond.worker.devices
+        # Another process that has the device, or has it still, is in the way.
+        for id in self.ids.split(','):
+            os.mkdir(f'busy-{id}-{os.getpid()}')
+            others = [name for name in os.listdir() if name.startswith(f'busy-{id}-') and alive(name)]
+            assert others == [f'busy-{id}-{os.getpid()}'], others
+    def __call__(self, rows: list):
+        began = time.monotonic()
+        time.sleep(0.002)
+        assert os.environ['IDS'] == self.ids
+        note(type(self).__name__, began)
+        return rows
+class Other(Model):
+    pass
+def alive(name):
+    try:
+        with open(f'/proc/{name.split(chr(45))[-1]}/stat') as file:
+            return file.read().rsplit(')', 1)[1].split()[0] not in 'ZX'
+    except OSError:
+        return False
+";
+
+const DEVICE_STAGES: &str = "
+rows:
+  read: rows.jsonl
+one:
+  from: rows
+  python: { call: work:Model, as: rows }
+  batch: { rows: 5 }
+  uses: gpu
+other:
+  from: rows
+  python: { call: work:Other, as: rows }
+  batch: { rows: 5 }
+  uses: { gpu: 2 }
+last:
+  from: rows
+  command: [bash, -c, 'began=$(date +%s.%N); cat; echo \"$IDS 0 0\" > called/command-$$']
+  batch: { rows: 20 }
+  uses: gpu
+first:
+  from: one
+  write: out/first.jsonl
+second:
+  from: other
+  write: out/second.jsonl
+third:
+  from: last
+  write: out/third.jsonl
+";
+
+fn device_scene() -> Scene {
+    let python = format!("{}resources: {{ gpu: {{ ids: [3, GPU-a], env: IDS }} }}\n", support::python(&[]));
+    let scene = Scene::with_python(&python, DEVICE_STAGES, DEVICES).with_calls();
+    let rows: String = (0..60).map(|n| format!("{{\"n\": {n}}}\n")).collect();
+    scene.write("rows.jsonl", &rows);
+    scene
+}
+
+/// The ids that callees have had, in all their calls.
+fn ids(scene: &Scene) -> BTreeMap<String, std::collections::BTreeSet<String>> {
+    let mut ids: BTreeMap<String, std::collections::BTreeSet<String>> = BTreeMap::new();
+    for name in scene.called() {
+        let text = scene.read(&format!("called/{name}"));
+        let (had, _) = text.split_once(' ').expect("ids, and two numbers");
+        ids.entry(callee(&name).to_owned()).or_default().insert(had.to_owned());
+    }
+    ids
+}
+
+#[test]
+fn no_two_processes_have_the_same_device_at_one_time() {
+    let scene = device_scene();
+    let ran = scene.run().args(&["--workers", "4", "--progress", "plain"]).ends_with(0);
+    assert_all(&scene);
+    assert_eq!(scene.read("out/third.jsonl").lines().count(), 60);
+    let ids = ids(&scene);
+    let known = ["3".to_owned(), "GPU-a".to_owned()];
+    assert!(ids["Model"].iter().all(|id| known.contains(id)), "{ids:?}");
+    assert!(ids["command"].iter().all(|id| known.contains(id)), "{ids:?}");
+    assert_eq!(ids["Other"].iter().collect::<Vec<_>>(), ["3,GPU-a"]);
+    ran.says(&["others wait for the devices that it had"]);
+}
+
+#[test]
+fn devices_come_back_when_workers_die() {
+    let scene = device_scene();
+    scene.run().args(&["--workers", "4", "--chaos", "7", "--chaos-rate", "0.3"]).ends_with(0);
+    assert_all(&scene);
+    assert_eq!(scene.read("out/third.jsonl").lines().count(), 60);
+}

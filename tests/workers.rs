@@ -109,6 +109,33 @@ class Work:
     scene.assert_clean();
 }
 
+#[test]
+fn the_code_is_told_which_attempt_it_runs_and_in_which_worker() {
+    let module = format!(
+        "{SOURCE}
+import os, millpond
+def work(rows):
+    worker = millpond.worker
+    if rows[0]['n'] == 10 and worker.attempt < 3:
+        os.kill(os.getpid(), 9)
+    return [{{'n': row['n'], 'attempt': worker.attempt, 'rows': worker.rows, 'worker': worker.id}} for row in rows]
+"
+    );
+    let stages = "rows:\n  python: { call: work:rows, with: { count: 15 } }\n  batch: { rows: 5 }\nworked:\n  from: rows\n  python: \
+                  { call: work:work, as: rows }\nsink:\n  from: worked\n  write: out/sink.jsonl\n";
+    let scene = Scene::new(stages, &module);
+    scene.run().args(&["--workers", "1"]).ends_with(0);
+    let text = scene.read("out/sink.jsonl");
+    let attempts: Vec<u64> = text.lines().map(|line| number(line, "attempt")).collect();
+    assert_eq!(attempts, [vec![1; 10], vec![3; 5]].concat());
+    assert!(text.lines().all(|line| number(line, "rows") == 5), "{text}");
+    let events = scene.events();
+    let workers: BTreeSet<u64> = text.lines().map(|line| number(line, "worker")).collect();
+    assert!(workers.len() > 1, "{workers:?}");
+    assert!(workers.iter().all(|id| events.contains(&format!("\"worker_started\",\"worker\":{id},"))), "{events}");
+    scene.assert_clean();
+}
+
 /// A run that prints `megabytes` in every way; returns the peak of the coordinator's memory.
 fn peak_while_printing(megabytes: u32) -> u64 {
     let module = format!(
@@ -234,6 +261,196 @@ sink:
     assert!(kept.iter().all(|kept| *kept <= 3), "{kept:?}");
     assert!(kept.iter().any(|kept| *kept > 1), "{kept:?}");
     scene.assert_clean();
+}
+
+#[test]
+fn workers_are_there_and_classes_made_before_the_first_batch() {
+    let module = "
+import os, time
+def rows():
+    end = time.monotonic() + 20
+    while len([name for name in os.listdir() if name.startswith('made-')]) < 2:
+        if time.monotonic() > end:
+            raise TimeoutError('nobody is there')
+        time.sleep(0.01)
+    for number in range(20):
+        yield {'n': number}
+class Work:
+    def __init__(self):
+        open(f'made-{os.getpid()}', 'x').close()
+    def __call__(self, rows):
+        return [{'n': row['n'], 'pid': os.getpid()} for row in rows]
+";
+    let stages = "rows:\n  python: { call: work:rows }\n  batch: { rows: 5 }\nworked:\n  from: rows\n  python: { call: work:Work, as: rows }\n  \
+                  workers: { min: 2 }\nsink:\n  from: worked\n  write: out/sink.jsonl\n";
+    let scene = Scene::new(stages, module);
+    scene.run().args(&["--workers", "2"]).ends_with(0);
+    let text = scene.read("out/sink.jsonl");
+    assert_eq!(text.lines().count(), 20);
+    assert!(text.lines().all(|line| scene.exists(&format!("made-{}", number(line, "pid")))), "{text}");
+    scene.assert_clean();
+}
+
+#[test]
+fn a_class_that_cannot_be_made_early_fails_the_run_with_the_first_batch() {
+    let module = format!("{SOURCE}\nclass Work:\n    def __init__(self):\n        raise OSError('no model')\n");
+    let stages = "rows:\n  python: { call: work:rows, with: { count: 20 } }\nworked:\n  from: rows\n  python: { call: work:Work, as: rows }\n  \
+                  workers: { min: 1 }\nsink:\n  from: worked\n  write: out/sink.jsonl\n";
+    let scene = Scene::new(stages, &module);
+    scene.run().within(Duration::from_secs(30)).ends_with(1).says(&["OSError: no model"]);
+    scene.assert_clean();
+}
+
+#[test]
+fn workers_are_as_nice_and_have_as_many_threads_as_the_file_says() {
+    let module = format!(
+        "{SOURCE}
+import os
+def work(rows):
+    threads = int(os.environ['OMP_NUM_THREADS'])
+    return [{{'nice': os.nice(0), 'threads': threads, 'polars': int(os.environ['POLARS_MAX_THREADS'])}} for row in rows]
+"
+    );
+    let stages = "rows:\n  python: { call: work:rows, with: { count: 1 } }\nworked:\n  from: rows\n  python: { call: work:work, as: rows }\n  \
+                  env: { POLARS_MAX_THREADS: 2 }\nsink:\n  from: worked\n  write: out/sink.jsonl\n";
+    let header = python(&[]).replace(" }\n", ", nice: 4, threads: 7 }\n");
+    let scene = Scene::with_python(&header, stages, &module);
+    scene.run().ends_with(0);
+    let text = scene.read("out/sink.jsonl");
+    let own = rustix::process::nice(0).expect("it can be asked for") as u64;
+    assert_eq!((number(&text, "nice"), number(&text, "threads"), number(&text, "polars")), ((own + 4).min(19), 7, 2));
+}
+
+#[test]
+fn what_code_logs_is_told_with_where_it_comes_from() {
+    let module = format!(
+        "{SOURCE}
+import logging, warnings
+def work(row):
+    if row['n'] == 7:
+        logging.getLogger('lib').warning('odd\\nindeed')
+        logging.getLogger('lib').debug('fine')
+        warnings.warn('old')
+    return row
+def quiet(row):
+    logging.warning('never')
+    return row
+"
+    );
+    let scene = Scene::new(
+        "rows:
+  python: { call: work:rows, with: { count: 10 } }
+  batch: { rows: 5 }
+worked:
+  from: rows
+  python: { call: work:work, as: row }
+  log_level: debug
+quiet:
+  from: worked
+  python: { call: work:quiet, as: row }
+sink:
+  from: quiet
+  write: out/sink.jsonl
+",
+        &module,
+    );
+    let ran = scene.run().args(&["--workers", "1", "--progress", "plain", "--log-level", "error"]).ends_with(0);
+    ran.says(&[
+        "worked[",
+        "] batch 1 row 2 WARNING lib: odd\nindeed",
+        "] batch 1 row 2 DEBUG lib: fine",
+        "UserWarning: old",
+    ]);
+    assert!(!ran.stderr.contains("never"), "{}", ran.stderr);
+    let events = scene.events();
+    let logged = events.lines().filter(|line| line.contains("\"event\":\"log\"")).collect::<Vec<_>>();
+    assert_eq!(logged.len(), 3, "{logged:?}");
+    let first: serde_json::Value = serde_json::from_str(logged[0]).expect("it is JSON");
+    let field = |name: &str| first[name].clone();
+    assert_eq!(
+        (field("level"), field("logger"), field("stage"), field("batch"), field("row"), field("message")),
+        ("warning".into(), "lib".into(), "worked".into(), 1.into(), 2.into(), "odd\nindeed".into())
+    );
+    assert!(field("worker").is_u64(), "{first}");
+    scene.assert_clean();
+}
+
+#[test]
+fn of_what_code_logs_too_often_the_rest_is_counted() {
+    let module = format!(
+        "{SOURCE}
+import logging
+def work(rows):
+    for number in range(300):
+        logging.info('again %d', number)
+    return rows
+def wait(rows):
+    import time
+    time.sleep(1.2)
+    logging.info('later')
+    return rows
+"
+    );
+    let stages = "rows:\n  python: { call: work:rows, with: { count: 1 } }\nworked:\n  from: rows\n  python: { call: work:work, as: rows }\n\
+                  waited:\n  from: worked\n  python: { call: work:wait, as: rows }\nsink:\n  from: waited\n  write: out/sink.jsonl\n";
+    let scene = Scene::new(stages, &module);
+    let ran = scene.run().args(&["--workers", "1", "--progress", "plain"]).ends_with(0);
+    let told = ran.stderr.lines().filter(|line| line.contains("INFO root: again")).count();
+    assert!((50..300).contains(&told), "{told}");
+    ran.says(&["more; all are in the run's folder", "INFO root: later"]);
+}
+
+/// Runs 12 batches of 5 rows through a class in one worker, with this `recycle`; how many batches each worker was given, in their order.
+fn recycled(recycle: &str) -> Vec<u64> {
+    let module = format!(
+        "{SOURCE}
+import time
+class Work:
+    def __init__(self):
+        self.batches = 0
+    def __call__(self, rows):
+        self.batches += 1
+        time.sleep(0.02)
+        return rows
+    def close(self):
+        with open('log', 'a') as log:
+            print(self.batches, file=log)
+"
+    );
+    let stages = format!(
+        "s0:
+  python: {{ call: work:rows, with: {{ count: 60 }} }}
+  batch: {{ rows: 5 }}
+s1:
+  from: s0
+  python: {{ call: work:Work, as: rows }}
+  recycle: {recycle}
+sink:
+  from: s1
+  write: out/sink.jsonl
+"
+    );
+    let scene = Scene::new(&stages, &module);
+    let ran = scene.run().args(&["--workers", "1", "--progress", "plain"]).ends_with(0);
+    assert!(!ran.stderr.contains("tried again"), "{}", ran.stderr);
+    assert_eq!(scene.read("out/sink.jsonl").lines().count(), 60);
+    assert_eq!(scene.summary()["stages"][1]["account"]["retries"], 0, "{}", scene.summary());
+    scene.assert_clean();
+    scene.read("log").lines().map(|line| line.parse().expect("a number")).collect()
+}
+
+#[test]
+fn a_worker_is_replaced_after_so_many_batches() {
+    assert_eq!(recycled("{ batches: 5 }"), [5, 5, 2]);
+    assert_eq!(recycled("{ batches: 1 }"), [1; 12]);
+}
+
+#[test]
+fn a_worker_is_replaced_at_an_age() {
+    let batches = recycled("{ age: 100ms }");
+    assert_eq!(batches.iter().sum::<u64>(), 12);
+    assert!(batches.len() > 2 && batches.iter().all(|batches| *batches <= 5), "{batches:?}");
+    assert_eq!(recycled("{ age: 1h, batches: 100 }"), [12]);
 }
 
 #[test]

@@ -1,7 +1,8 @@
 """millpond, as seen from a Python stage.
 
 `params` are the params of the run, `log` is a logger to the stage's log, and `millpond.batch_id` names the batch at
-hand: `stage/sequence`, the same for every attempt, so that it can serve as an idempotency key.
+hand: `stage/sequence`, the same for every attempt, so that it can serve as an idempotency key. `worker` is the process
+that runs the code, and tells which attempt it runs.
 
 `lock`, `semaphore`, `event` and `barrier` are shared by all workers of the run, by name, and so are `counter` and what
 `state` has. `shared` has what the pipeline makes once for all of them.
@@ -12,7 +13,7 @@ from __future__ import annotations
 from typing import Any
 
 from . import context
-from .context import log, params
+from .context import log, params, worker
 from .errors import MillpondError, NoTerminalError, SchemaError, Throttled
 from .run_state import counter, state
 from .shared import shared
@@ -34,6 +35,7 @@ __all__ = [
     "semaphore",
     "shared",
     "state",
+    "worker",
 ]
 
 __version__ = "0.1.0"

@@ -1,16 +1,19 @@
-"""What user code can ask of the run it is in: `millpond.params`, `millpond.log`, `millpond.batch_id`.
+"""What user code can ask of the run it is in: `millpond.params`, `log`, `batch_id` and `worker`.
 
-Outside a run there are no params and the batch is `none/0`, so that functions can be unit-tested as they are.
+Outside a run there are no params, the batch is `none/0` and the worker has the id 0, so that functions can be
+unit-tested as they are.
 """
 
 from __future__ import annotations
 
 import hashlib
 import importlib
+import json
 import logging
 import random
 import sys
-from collections.abc import Iterator, Mapping
+import types
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 
@@ -41,6 +44,48 @@ class Params(Mapping[str, Any]):
         self._values = dict(values)
 
 
+class Worker:
+    """The worker that runs the code, read-only. One object for the life of the process, so that it can be imported by
+    name. What it says depends on timing: it is for logs, paths of scratch files and the like, and not for results."""
+
+    def __init__(self) -> None:
+        self._id, self._attempt, self._rows = 0, 1, 0
+        self.is_busy = False  # With an attempt; for the log.
+        self._devices: Mapping[str, tuple[str, ...]] = {}
+
+    @property
+    def id(self) -> int:
+        """The number of the worker, as events and names of logs have it."""
+        return self._id
+
+    @property
+    def attempt(self) -> int:
+        """Which attempt at its rows the one at hand is: 1 for the first."""
+        return self._attempt
+
+    @property
+    def rows(self) -> int:
+        """How many rows the attempt at hand is given; 0 for a source, at the end of keys, and between attempts."""
+        return self._rows
+
+    @property
+    def devices(self) -> Mapping[str, tuple[str, ...]]:
+        """The ids of the units that the worker has for its life, by resource: `{"gpu": ("0",)}`."""
+        return self._devices
+
+    def __repr__(self) -> str:
+        return f"Worker(id={self._id}, attempt={self._attempt}, rows={self._rows})"
+
+    def start(self, number: int, devices: Mapping[str, Sequence[str]]) -> None:
+        """For the template only: which worker this process is, and what it has."""
+        self._id = number
+        self._devices = types.MappingProxyType({name: tuple(ids) for name, ids in devices.items()})
+
+    def begin(self, attempt: int, rows: int) -> None:
+        """For the worker only: what it does next."""
+        self._attempt, self._rows = attempt, rows
+
+
 if TYPE_CHECKING:
     _StreamHandler = logging.StreamHandler[Any]
 else:  # Has no parameters before Python 3.11.
@@ -58,6 +103,51 @@ class _StderrHandler(_StreamHandler):
         return sys.stderr
 
 
+# What a record of `logging` begins with on its way to the coordinator. `executor/log.rs` has the same.
+_RECORD_SEPARATOR = "\x1e"
+# Characters of a record that are told.
+_RECORD_SIZE = 16 * 1024
+
+
+class _RecordHandler(_StderrHandler):
+    """Tells the coordinator of records, with where they come from; in one write, so that they stay whole."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            message = self.format(record)
+            if sys.stderr is not sys.__stderr__:  # User code wants to have it.
+                self.stream.write(f"{record.levelname} {record.name}: {message}\n")
+                return
+            text = {
+                "level": record.levelname,
+                "logger": record.name,
+                "stage": None if _stage == "none" else _stage,
+                "batch": _sequence if worker.is_busy else None,
+                "row": _row() if worker.is_busy else None,
+                "message": message[:_RECORD_SIZE],
+            }
+            self.stream.write(f"{_RECORD_SEPARATOR}{json.dumps(text)}\n")
+        except Exception:
+            self.handleError(record)
+
+
+def begin_logging() -> None:
+    """For the worker only: what any logger and `warnings` say goes to the coordinator."""
+    logging.getLogger().handlers = [_RecordHandler()]
+    log.handlers = []
+    log.propagate = True
+    log.setLevel(logging.NOTSET)
+    logging.captureWarnings(True)
+
+
+def set_log_level(word: str) -> None:
+    """For the worker only: what is told from here on. What user code has set stays, until a stage has another level."""
+    global _level
+    if word != _level:
+        logging.getLogger().setLevel(word.upper())
+        _level = word
+
+
 def _logger() -> logging.Logger:
     logger = logging.getLogger("millpond")
     if not logger.handlers:
@@ -70,11 +160,20 @@ def _logger() -> logging.Logger:
 
 
 params = Params()
+worker = Worker()
 log = _logger()
 _seed = 0
 _stage = "none"
 _sequence = 0
 _partition: int | None = None
+_level = ""
+
+
+def _no_row() -> int | None:
+    return None
+
+
+_row: Callable[[], int | None] = _no_row
 
 
 def batch_id() -> str:
@@ -86,6 +185,18 @@ def enter_batch(seed: int, stage: str, sequence: int, partition: int | None = No
     """Names the batch at hand. Its random numbers come from `seed_batch` or `seed_row`."""
     global _seed, _stage, _sequence, _partition
     _seed, _stage, _sequence, _partition = seed, stage, sequence, partition
+    enter_rows(_no_row)
+
+
+def enter_stage(stage: str) -> None:
+    """For the worker only: names the stage that is prepared."""
+    enter_batch(_seed, stage, 0)
+
+
+def enter_rows(row: Callable[[], int | None]) -> None:
+    """How to find out which row of the batch at hand the code is called for."""
+    global _row
+    _row = row
 
 
 def enter_attempt(seed: int, stage: str, sequence: int, partition: int | None = None) -> None:

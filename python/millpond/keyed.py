@@ -32,6 +32,7 @@ class KeyedStage:
         # Made at once, so that what is wrong with the code is said before the first row comes.
         self._spare: Stage | None = Stage(spec)
         self._partitions: dict[int, Stage] = {}
+        self.name = self._spare.name
         self.convention = self._spare.convention
         self.is_class = self._spare.is_class
         self.at_once = self._spare.at_once

@@ -149,7 +149,7 @@ class Line:
 
     def _gone(self) -> None:
         """Without its coordinator nothing that a worker does counts."""
-        from .worker import end_orphaned
+        from .worker_process import end_orphaned
 
         end_orphaned()
 

@@ -84,10 +84,11 @@ class Built:
 
     def __init__(self, spec: Mapping[str, Any], find: Callable[[str, str], Any]) -> None:
         self._spec = spec
-        self._name = f"{spec['module']}:{spec['function']}"
+        self.name: str = spec["name"]
+        self._called = f"{spec['module']}:{spec['function']}"
         self._make = find(spec["module"], spec["function"])
         if not callable(self._make):
-            raise StageError(f"`{self._name}` cannot be called")
+            raise StageError(f"`{self._called}` cannot be called")
 
     def pull(self, sequence: int) -> Any:
         """The object, as a batch of one row: its pickle, and the buffers that are out of it, as those of arrays are."""
@@ -95,7 +96,7 @@ class Built:
 
         import pyarrow as pa
 
-        context.enter_attempt(self._spec["seed"], self._spec["name"], sequence)
+        context.enter_attempt(self._spec["seed"], self.name, sequence)
         made = self._make(**self._spec["with"])
         if inspect.isawaitable(made):
             from . import event_loop
@@ -103,14 +104,16 @@ class Built:
             made = event_loop.run(event_loop.complete(made))
         if inspect.isgenerator(made):
             raise StageError(
-                f"`{self._name}` is a generator: what is shared is what a function returns. "
+                f"`{self._called}` is a generator: what is shared is what a function returns. "
                 "To make a table of its rows, say with `as` what it yields"
             )
         raw: list[Any] = []
         try:
             pickled = pickle.dumps(made, protocol=5, buffer_callback=lambda buffer: raw.append(buffer.raw()))
         except (pickle.PicklingError, TypeError, AttributeError, BufferError) as error:
-            raise StageError(f"what `{self._name}` gives cannot be shared, as it cannot be pickled: {error}") from error
+            raise StageError(
+                f"what `{self._called}` gives cannot be shared, as it cannot be pickled: {error}"
+            ) from error
         columns = [_one_value(buffer) for buffer in (pickled, *raw)]
         names = [str(number) for number in range(len(columns))]
         return pa.record_batch(columns, names=names)

@@ -304,6 +304,8 @@ class Stage:
 
     def _made_of(self, rows: Iterator[dict[str, Any]]) -> list[_Made]:
         made = [_Made() for _ in self._ports]
+        if self.partition is None:
+            context.enter_rows(lambda: len(made[0].rows) if self.row is None else self.row)
         called = self._run_while_one_to_one(rows, made[0]) if len(made) == 1 else 0
         for index, row in enumerate(rows, called):
             self.row = index
@@ -339,6 +341,7 @@ class Stage:
         calls: dict[int, parts.Call] = {}
         rows = 0
         until = _end_of(share)
+        context.enter_rows(lambda: self.row)
         for number, row in run_state.each(zip(share.numbers, rows_of(batch, given), strict=True)):
             context.seed_row(number)
             self.row = rows

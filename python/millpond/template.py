@@ -66,7 +66,7 @@ class Template:
             for module in text.get("preload") or []:
                 _preload(module)
             _preload_codecs()
-            message = importlib.import_module("millpond.worker").hello()
+            message = importlib.import_module("millpond.worker_process").hello()
         except BaseException as error:
             message = Frame(Kind.ERROR, text=report(error))
         gc.freeze()  # What all workers share is never looked at again, so that its pages stay shared.
@@ -154,15 +154,17 @@ def _become_worker(frame: Frame, template: int) -> NoReturn:
         process.close_fds_except({0, 1, 2, connection, *shown})
         process.set_name(f"millpond-{frame.attempt}")
         _enter(frame.text or {})
+        os.nice((frame.text or {}).get("nice", 0))
         sys.argv = ["millpond-worker"]
         terminal.take_away()
         faulthandler.enable(file=2)
         for fd in shown:
             stacks.show_in(fd)
 
-        from millpond import worker
+        from millpond import context, worker_process
 
-        worker.run(Channel(socket.socket(fileno=connection)))
+        context.worker.start(frame.attempt, (frame.text or {}).get("devices") or {})
+        worker_process.run(Channel(socket.socket(fileno=connection)))
     except BaseException:
         import traceback
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pyarrow as pa
@@ -30,7 +31,65 @@ def test_params_and_batch_id_in_a_run(stage: Any) -> None:
     )
     assert worker.run(ONE, sequence=41).pylist() == [{"floor": 3, "id": "clean/41"}]
     worker.stop()
-    assert worker.output() == "INFO at clean/41\n"
+    (told,) = records(worker.output())
+    assert told == {
+        "level": "INFO",
+        "logger": "millpond",
+        "stage": "clean",
+        "batch": 41,
+        "row": 0,
+        "message": "at clean/41",
+    }
+
+
+def records(output: str) -> list[dict[str, Any]]:
+    return [json.loads(line[1:]) for line in output.split("\n") if line.startswith("\x1e")]
+
+
+SAYS = """
+import logging, warnings, sys
+logging.getLogger("lib").info("imported")
+class F:
+    def __call__(self, row):
+        if row["n"] == 3:
+            logging.getLogger("lib").debug("fine")
+            warnings.warn("odd")
+            try:
+                1 / 0
+            except ZeroDivisionError:
+                logging.exception("bad")
+            print("printed", file=sys.stderr)
+            sys.stderr.write("begun ")
+            logging.error("whole")
+        return row
+    def close(self):
+        logging.warning("closed")
+"""
+
+
+def test_records_tell_where_they_come_from(stage: Any) -> None:
+    worker = stage(SAYS, "F", as_="row", name="clean")
+    worker.run(pa.record_batch({"n": [1, 2, 3]}), sequence=4)
+    worker.stop()
+    output = worker.output()
+    told = records(output.replace("begun \x1e", "\x1e"))
+    assert [(one["level"], one["logger"], one["batch"], one["row"]) for one in told] == [
+        ("INFO", "lib", None, None),
+        ("WARNING", "py.warnings", 4, 2),
+        ("ERROR", "root", 4, 2),
+        ("ERROR", "root", 4, 2),
+        ("WARNING", "root", None, None),
+    ]
+    assert "UserWarning: odd" in told[1]["message"] and "ZeroDivisionError" in told[2]["message"]
+    assert {one["stage"] for one in told} == {"clean"}
+    assert output.index("ZeroDivisionError") < output.index("\nprinted\n") < output.index("whole")
+
+
+def test_the_level_of_a_stage_is_that_of_its_records(stage: Any) -> None:
+    worker = stage(SAYS, "F", as_="row", log_level="error")
+    worker.run(pa.record_batch({"n": [3]}))
+    worker.stop()
+    assert [one["level"] for one in records(worker.output().replace("begun \x1e", "\x1e"))] == ["ERROR"] * 2
 
 
 def test_random_numbers_depend_on_seed_stage_and_sequence(stage: Any) -> None:
@@ -49,6 +108,33 @@ def test_outside_a_run() -> None:
         millpond.count  # noqa: B018
     with pytest.raises(TypeError):
         millpond.params["floor"] = 3  # type: ignore[index]
+
+    assert (millpond.worker.id, millpond.worker.attempt, millpond.worker.rows) == (0, 1, 0)
+    with pytest.raises(AttributeError):
+        millpond.worker.attempt = 3  # type: ignore[misc]
+
+
+ABOUT = """
+import millpond
+class F:
+    def __init__(self):
+        self.made = repr(millpond.worker)
+    def __call__(self, rows):
+        worker = millpond.worker
+        return [{"made": self.made, "id": worker.id, "attempt": worker.attempt, "rows": worker.rows}]
+    def close(self):
+        print(millpond.worker)
+"""
+
+
+def test_the_worker_tells_which_attempt_it_runs(stage: Any) -> None:
+    worker = stage(ABOUT, "F", as_="rows")
+    made = f"Worker(id={worker.id}, attempt=1, rows=0)"
+    two = pa.record_batch({"n": [1, 2]})
+    assert worker.run(two).pylist() == [{"made": made, "id": worker.id, "attempt": 1, "rows": 2}]
+    assert worker.run(ONE, port=3).pylist() == [{"made": made, "id": worker.id, "attempt": 3, "rows": 1}]
+    worker.stop()
+    assert worker.output() == f"{made}\n"
 
 
 def test_the_log_follows_stderr(capsys: pytest.CaptureFixture[str]) -> None:

@@ -57,6 +57,13 @@ def test_the_end_of_the_keys_comes_in_the_order_of_the_partitions(stage: Any) ->
     assert worker.output().split() == ["closed", "3", "closed", "1", "closed", "2"]
 
 
+def test_the_rows_of_an_attempt_are_those_of_its_partitions(stage: Any) -> None:
+    source = "import millpond\ndef f(row): return {'rows': millpond.worker.rows, 'attempt': millpond.worker.attempt}"
+    worker = stage(source, has_state=True)
+    result = worker.result(run(worker, [9, 0, 2, 4, 9], 1, [[3, 2], [7, 1]], port=2))
+    assert result.pylist() == [{"rows": 3, "attempt": 2}] * 3
+
+
 def test_what_is_done_again_leaves_its_state_and_gives_nothing(stage: Any) -> None:
     worker = stage(COUNT, "F", has_state=True)
     attempt = run(worker, [0, 2, 4], 0, [[5, 3]], flags=Flag.AGAIN)

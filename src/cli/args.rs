@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use crate::plan::Plan;
+use crate::plan::{LogLevel, Plan};
 
 /// The state folder, beside a pipeline file.
 pub const STATE: &str = ".millpond";
@@ -139,6 +139,9 @@ pub struct RunArgs {
     /// How progress is shown.
     #[arg(long, value_enum, default_value_t = Progress::Auto)]
     pub progress: Progress,
+    /// What is told of what Python code logs, where its stage has no `log_level`.
+    #[arg(long, value_enum, default_value_t = Level::Info)]
+    pub log_level: Level,
     /// Injects faults, to see that the pipeline survives them: workers are killed and replaced, attempts are lost, late, or hang. Which ones
     /// follows from this number.
     #[arg(long, value_name = "SEED")]
@@ -178,6 +181,25 @@ impl StateArgs {
     /// The state folder of a pipeline that lies in `folder`.
     pub fn in_folder(&self, folder: &Path) -> PathBuf {
         self.state_dir.clone().unwrap_or_else(|| folder.join(STATE))
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Level {
+    Debug,
+    Info,
+    Warning,
+    Error,
+}
+
+impl Level {
+    pub fn in_plan(self) -> LogLevel {
+        match self {
+            Self::Debug => LogLevel::Debug,
+            Self::Info => LogLevel::Info,
+            Self::Warning => LogLevel::Warning,
+            Self::Error => LogLevel::Error,
+        }
     }
 }
 

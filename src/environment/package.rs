@@ -56,7 +56,7 @@ const SOURCES: &[(&str, &[u8])] = files![
     "sync.py",
     "template.py",
     "terminal.py",
-    "worker.py",
+    "worker_process.py",
 ];
 
 /// How often another process may get in between before unpacking is an error.
@@ -170,7 +170,7 @@ mod tests {
     fn a_damaged_package_is_repaired() {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let unpacked = unpack(&host(&folder)).expect("unpacked");
-        fs::write(unpacked.join("millpond/worker.py"), "import evil").expect("written");
+        fs::write(unpacked.join("millpond/worker_process.py"), "import evil").expect("written");
         fs::remove_file(unpacked.join("millpond/stage.py")).expect("removed");
         assert_eq!(unpack(&host(&folder)).expect("repaired"), unpacked);
         assert!(is_intact(&unpacked));

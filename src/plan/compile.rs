@@ -9,10 +9,12 @@ use super::deadlock;
 use super::failing::{Budget, OnError, Retry, Timeout};
 use super::graph::StageGraph;
 use super::link::{self, After, Link};
+use super::log_level::LogLevel;
 use super::paths;
 use super::plan::{Edge, EdgeId, Plan, PythonPlan, StageId};
 use super::pushdown;
 use super::queue::{Capacity, Cut, GivenCapacity};
+use super::recycle::Recycle;
 use super::resolve::{Resolver, absolute, variable};
 use super::resource::{Resource, Use};
 use super::stage::{Input, Port, Read, Stage, StageKind, WorkerLimits};
@@ -59,6 +61,8 @@ struct Resolved {
     cut: Option<Cut>,
     capacity: GivenCapacity,
     timeout: Option<Timeout>,
+    recycle: Recycle,
+    log_level: Option<LogLevel>,
     retry: Retry,
     on_error: OnError,
     budget: Budget,
@@ -156,6 +160,8 @@ fn resolve(
         cut: resolver.cut(),
         capacity: resolver.capacity(),
         timeout: resolver.timeout(kind.as_ref()),
+        recycle: resolver.recycle(kind.as_ref()),
+        log_level: resolver.log_level(),
         retry: resolver.retry(),
         on_error: resolver.on_error(),
         budget: resolver.budget(),
@@ -201,7 +207,7 @@ fn build(document: &Document, settings: &Settings, analysis: Analysis) -> Result
         let id = ids[at];
         let inputs = inputs(&kind, &analysis, at, &ids, &spills, document, &mut edges).ok_or_else(|| unclear(draft))?;
         let after = after[at].iter().map(|awaited| ids[*awaited]).collect();
-        let mut stage = Stage { after, ..stage(document, draft, resolved, kind, id, inputs) };
+        let mut stage = Stage { after, ..stage(document, draft, resolved, &analysis.resources, kind, id, inputs) };
         size(&mut stage, &stages, &mut edges, resolved.capacity, settings);
         stages.push(stage);
     }
@@ -222,6 +228,7 @@ fn build(document: &Document, settings: &Settings, analysis: Analysis) -> Result
         resources: analysis.resources.into_iter().flatten().collect(),
         workers: settings.workers.get(),
         seed: document.seed,
+        log_level: LogLevel::default(),
     })
 }
 
@@ -306,6 +313,7 @@ fn stage(
     document: &Document,
     draft: &StageDraft,
     resolved: &Resolved,
+    resources: &[Option<Resource>],
     kind: StageKind,
     id: StageId,
     inputs: Vec<Input>,
@@ -313,6 +321,9 @@ fn stage(
     let resolver = Resolver { document, draft, problems: &mut Vec::new() };
     let ports = link::ports(draft).unwrap_or_default();
     let env = draft.spec.env.iter().flatten();
+    let is_device = |of: &Use| resources[of.resource.index()].as_ref().is_some_and(|one| one.devices.is_some());
+    let is_python = matches!(kind, StageKind::Python(_));
+    let (holds, uses) = resolved.uses.iter().copied().partition(|of| is_python && is_device(of));
     Stage {
         id,
         name: draft.name.clone(),
@@ -324,6 +335,8 @@ fn stage(
         workers: resolved.workers,
         memory: resolved.memory,
         timeout: resolved.timeout,
+        recycle: resolved.recycle,
+        log_level: resolved.log_level,
         retry: resolved.retry,
         on_error: resolved.on_error,
         budget: resolved.budget,
@@ -332,7 +345,8 @@ fn stage(
         cwd: resolver.cwd(),
         after: Vec::new(),
         checkpoint: resolved.checkpoint.clone(),
-        uses: resolved.uses.clone(),
+        uses,
+        holds,
         supply: None,
         line: draft.line,
     }
@@ -358,5 +372,7 @@ fn python(document: &Document) -> PythonPlan {
         path: if spec.path.is_empty() { vec![document.folder.clone()] } else { spec.path.iter().map(path).collect() },
         interpreter: spec.interpreter.as_ref().map(interpreter),
         venv: spec.venv.as_ref().map(path),
+        nice: spec.nice.unwrap_or(0),
+        threads: spec.threads.and_then(NonZeroU32::new),
     }
 }

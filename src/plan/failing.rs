@@ -207,7 +207,7 @@ impl Resolver<'_> {
     }
 
     /// A time that is not zero.
-    fn duration(&mut self, keys: &[&str], text: &str) -> Option<Duration> {
+    pub(super) fn duration(&mut self, keys: &[&str], text: &str) -> Option<Duration> {
         let duration = humantime::parse_duration(text).ok().filter(|duration| !duration.is_zero());
         if duration.is_none() {
             let message = format!("`{text}` is not a time");

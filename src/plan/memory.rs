@@ -266,11 +266,15 @@ fn workers(plan: &Plan) -> Vec<Workers> {
                 let count = u64::from(plan.lanes(stage));
                 own.push(Workers { count, ..of_pool(plan, plan.lanes(stage), &[stage]) });
             }
-            PythonTarget::Class => own.push(of_pool(plan, stage.workers.max.get(), &[stage])),
-            PythonTarget::Function => shared.entry((&stage.env, &stage.cwd, stage.memory)).or_default().push(stage),
+            PythonTarget::Class => {
+                own.push(of_pool(plan, stage.workers.max.get().min(plan.workers_with_devices(stage)), &[stage]))
+            }
+            PythonTarget::Function => shared.entry(stage.worker_traits()).or_default().push(stage),
         }
     }
-    own.extend(shared.values().map(|stages| of_pool(plan, plan.workers, stages)));
+    own.extend(
+        shared.values().map(|stages| of_pool(plan, plan.workers.min(plan.workers_with_devices(stages[0])), stages)),
+    );
     own
 }
 

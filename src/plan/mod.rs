@@ -10,6 +10,7 @@ mod failing;
 mod fit;
 mod graph;
 mod link;
+mod log_level;
 pub mod memory;
 mod paths;
 #[allow(clippy::module_inception)]
@@ -17,6 +18,7 @@ mod plan;
 mod pushdown;
 mod query;
 mod queue;
+mod recycle;
 mod resolve;
 mod resource;
 mod stage;
@@ -29,12 +31,14 @@ pub use checkpoint::{Checkpoint, Provider, STORE_REQUESTS, SharePlace, StoreUrl}
 pub use compile::{Compiled, Settings, compile, validate};
 pub use failing::{Backoff, Budget, OnError, Retry, Timeout, Verdict};
 pub use fit::fit;
+pub use log_level::LogLevel;
 pub use plan::{Edge, EdgeId, PARTITIONS, Plan, PythonPlan, StageId};
 pub use queue::{Capacity, Cut};
-pub use resource::{Resource, ResourceId, ResourceKind, Use};
+pub use recycle::Recycle;
+pub use resource::{Devices, Resource, ResourceId, ResourceKind, Use};
 pub use stage::{
     Call, ColumnType, Command, CommandLine, CommandMode, Convention, Input, Port, Python, PythonTarget, Read, Sql,
-    Stage, StageKind, TableName, WorkerLimits, Write, WriteTarget,
+    Stage, StageKind, TableName, WorkerLimits, WorkerTraits, Write, WriteTarget,
 };
 pub use supply::{FileSizes, Supply};
 pub use task::{TaskFiles, TaskOutput};

@@ -1,10 +1,12 @@
 //! [`Plan`]: the whole compiled pipeline.
 
 use std::collections::BTreeMap;
+use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 
+use super::log_level::LogLevel;
 use super::queue::{Capacity, Cut};
-use super::resource::Resource;
+use super::resource::{Resource, ResourceKind};
 use super::stage::{Stage, StageKind};
 
 /// Partitions of a stage with state: not cores, not workers, so that results do not depend on either.
@@ -61,6 +63,10 @@ pub struct PythonPlan {
     pub interpreter: Option<PathBuf>,
     /// A virtual environment that exists and is used as it is, absolute.
     pub venv: Option<PathBuf>,
+    /// What is added to the niceness of workers.
+    pub nice: u8,
+    /// Threads of numerical libraries in each worker; `None` is its share of the cores, which only a run knows.
+    pub threads: Option<NonZeroU32>,
 }
 
 /// A compiled pipeline: a DAG of stages, connected by bounded queues. Cannot be cyclic; no id in it dangles.
@@ -81,6 +87,8 @@ pub struct Plan {
     pub workers: u32,
     /// Seed of every random choice that a run makes (`run.seed`).
     pub seed: u64,
+    /// What workers tell of what code logs whose stage does not say.
+    pub log_level: LogLevel,
 }
 
 impl Plan {
@@ -108,6 +116,15 @@ impl Plan {
             return 1;
         }
         stage.workers.max.get().min(self.workers).clamp(1, PARTITIONS)
+    }
+
+    /// How many workers of a Python stage may live at once, by the devices that each has.
+    pub fn workers_with_devices(&self, stage: &Stage) -> u32 {
+        let fitting = stage.holds.iter().map(|of| match self.resources[of.resource.index()].kind {
+            ResourceKind::Units(all) => all / of.units,
+            ResourceKind::Rate { .. } => u32::MAX,
+        });
+        fitting.min().unwrap_or(u32::MAX)
     }
 
     /// Returns whether all that read the main output of a stage take lines as the text that they are.

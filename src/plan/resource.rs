@@ -3,7 +3,7 @@
 use super::resolve::Resolver;
 use super::stage::{CommandMode, StageKind};
 use crate::diagnostic::{Code, Diagnostic, did_you_mean};
-use crate::spec::model::{PerSpec, RateSpec, ResourceSpec, UseOptions, UseSpec, UsesSpec};
+use crate::spec::model::{DeviceIdSpec, DevicesSpec, PerSpec, RateSpec, ResourceSpec, UseOptions, UseSpec, UsesSpec};
 use crate::spec::{Document, ResourceDraft};
 
 /// Index of a resource in [`Plan::resources`](super::Plan::resources).
@@ -20,6 +20,17 @@ impl ResourceId {
 pub struct Resource {
     pub name: String,
     pub kind: ResourceKind,
+    /// Of units that are told apart.
+    pub devices: Option<Devices>,
+}
+
+/// Units that are told apart, such as GPUs.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Devices {
+    /// As many as there are units.
+    pub ids: Vec<String>,
+    /// The environment variable that tells who has some of them which ones.
+    pub env: String,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -30,8 +41,8 @@ pub enum ResourceKind {
     Rate { per_second: f64, burst: u32 },
 }
 
-/// What an attempt of a stage takes before it begins.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// What an attempt of a stage takes before it begins, or what a worker of it has for its life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Use {
     pub resource: ResourceId,
     pub units: u32,
@@ -46,8 +57,15 @@ impl Resource {
     }
 
     fn of(draft: &ResourceDraft, problems: &mut Vec<Diagnostic>) -> Option<Self> {
+        let mut devices = None;
         let kind = match draft.spec.as_ref()? {
             ResourceSpec::Units(units) => ResourceKind::Units(*units),
+            ResourceSpec::Devices(spec) => {
+                let made = Devices::of(draft, spec, problems)?;
+                let units = u32::try_from(made.ids.len()).expect("the schema bounds them");
+                devices = Some(made);
+                ResourceKind::Units(units)
+            }
             ResourceSpec::Rate(RateSpec { rate, burst }) => {
                 let Some(per_second) = per_second(rate) else {
                     let node = draft.node.get("rate").unwrap_or(&draft.node);
@@ -60,7 +78,7 @@ impl Resource {
                 ResourceKind::Rate { per_second, burst: burst.unwrap_or_else(|| usual_burst(per_second)) }
             }
         };
-        Some(Self { name: draft.name.clone(), kind })
+        Some(Self { name: draft.name.clone(), kind, devices })
     }
 
     /// Resources that no stage uses.
@@ -74,6 +92,48 @@ impl Resource {
             Diagnostic::new(Code::PlanResourceUnused, draft.name_span, message).label("never used")
         };
         unused.map(warning).collect()
+    }
+}
+
+impl Devices {
+    fn of(draft: &ResourceDraft, spec: &DevicesSpec, problems: &mut Vec<Diagnostic>) -> Option<Self> {
+        let DevicesSpec { env, units, ids } = spec;
+        let mut report = |key: &str, message: String, help: &str| {
+            let node = draft.node.get(key).unwrap_or(&draft.node);
+            let problem = Diagnostic::new(Code::PlanBadOption, node.span, message);
+            problems.push(problem.help(help.to_owned()).through(node.alias));
+        };
+        if env.is_empty() || env.contains(['=', '\0']) {
+            report("env", format!("`{env}` is no name of a variable"), "write one, such as `CUDA_VISIBLE_DEVICES`");
+            return None;
+        }
+        let ids: Vec<String> = match (units, ids) {
+            (Some(units), None) => (0..*units).map(|id| id.to_string()).collect(),
+            (None, Some(ids)) => ids.iter().map(device_id).collect(),
+            (units, _) => {
+                let count = if units.is_some() { "both `units` and `ids`" } else { "neither `units` nor `ids`" };
+                let message = format!("the resource `{}` has {count}; it takes exactly one", draft.name);
+                report("ids", message, "`units: 2` are those with the ids 0 and 1; `ids: [0, 3]` names them");
+                return None;
+            }
+        };
+        if let Some(at) = (1..ids.len()).find(|&at| ids[..at].contains(&ids[at])) {
+            let message = format!("the resource `{}` has the id `{}` twice", draft.name, ids[at]);
+            report("ids", message, "name each once: two attempts never have the same");
+            return None;
+        }
+        if let Some(id) = ids.iter().find(|id| id.is_empty() || id.contains([',', '\0'])) {
+            report("ids", format!("`{id}` is no id, as there are commas between ids in `{env}`"), "write one without");
+            return None;
+        }
+        Some(Self { ids, env: env.clone() })
+    }
+}
+
+fn device_id(id: &DeviceIdSpec) -> String {
+    match id {
+        DeviceIdSpec::Number(number) => number.to_string(),
+        DeviceIdSpec::Text(text) => text.clone(),
     }
 }
 
@@ -186,6 +246,19 @@ impl Resolver<'_> {
                 let message = "`per: row` needs to know whether the function is given one row at a time";
                 self.report(Code::PlanBadOption, &["uses", name, "per"], message).help =
                     Some("say so: `python: { call: module:name, as: row }`; or another form, in which all rows of a batch are taken for at once".to_owned());
+            }
+            if let (Some(StageKind::Python(python)), Some(true)) =
+                (kind, resources[at].as_ref().map(|resource| resource.devices.is_some()))
+                && (python.is_source || !python.partition_by.is_empty() || python.is_stream())
+            {
+                let what = if python.is_source { "a generator" } else { "a stage with state" };
+                let message = format!(
+                    "the stage `{}` cannot use `{name}`: a worker has its units for its life, and one of {what} lives until the end of the stage",
+                    self.draft.name
+                );
+                self.report(Code::PlanBadOption, &["uses", name], message).help = Some(
+                    "let a stage without state use it; or declare it as a number, which only counts: what uses it is not told which units it has".to_owned(),
+                );
             }
             uses.push(Use { resource, units, per_row });
         }

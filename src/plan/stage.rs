@@ -6,8 +6,10 @@ use std::path::PathBuf;
 
 use super::checkpoint::Checkpoint;
 use super::failing::{Budget, OnError, Retry, Timeout};
+use super::log_level::LogLevel;
 use super::plan::{EdgeId, StageId};
 use super::queue::Cut;
+use super::recycle::Recycle;
 use super::resource::Use;
 use super::supply::Supply;
 use super::task::TaskFiles;
@@ -37,6 +39,10 @@ pub struct Stage {
     pub memory: Option<NonZeroU64>,
     /// Of stages whose attempts are in workers and processes.
     pub timeout: Option<Timeout>,
+    /// When a worker of the stage is replaced.
+    pub recycle: Recycle,
+    /// `None` is what the run says ([`super::Plan::log_level`]).
+    pub log_level: Option<LogLevel>,
     pub retry: Retry,
     pub on_error: OnError,
     /// How many rows may fail if the run goes on without them.
@@ -54,6 +60,8 @@ pub struct Stage {
     pub checkpoint: Option<Checkpoint>,
     /// What its attempts take of the plan's resources.
     pub uses: Vec<Use>,
+    /// What each of its workers has of them for its life, as what a process is told of devices cannot be told anew.
+    pub holds: Vec<Use>,
     /// What may come out of it, where the files behind it tell.
     pub supply: Option<Supply>,
     /// 1-based line of the stage's name in the pipeline file, for messages at run time.
@@ -109,10 +117,25 @@ impl Stage {
         }
     }
 
+    /// What the workers of a Python stage are like.
+    pub fn worker_traits(&self) -> WorkerTraits<'_> {
+        WorkerTraits { env: &self.env, cwd: &self.cwd, memory: self.memory, holds: &self.holds, recycle: self.recycle }
+    }
+
     /// Returns whether the stage's work is done by worker processes and not in the coordinator.
     pub fn runs_in_workers(&self) -> bool {
         matches!(self.kind, StageKind::Python(_) | StageKind::Command(_))
     }
+}
+
+/// What workers have to have in common to take each other's place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct WorkerTraits<'s> {
+    env: &'s BTreeMap<String, String>,
+    cwd: &'s PathBuf,
+    memory: Option<NonZeroU64>,
+    holds: &'s [Use],
+    recycle: Recycle,
 }
 
 /// One input of a stage: the concatenation of its members in this order.

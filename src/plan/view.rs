@@ -8,7 +8,8 @@ use bytesize::ByteSize;
 use super::failing::Budget;
 use super::memory::{MemoryBound, SPILL_LIMIT, is_query};
 use super::plan::{EdgeId, Plan};
-use super::resource::{Resource, ResourceKind, Use};
+use super::recycle::Recycle;
+use super::resource::{Devices, Resource, ResourceKind, Use};
 use super::stage::{CommandLine, CommandMode, Port, Python, Read, Stage, StageKind, WriteTarget};
 use crate::format::Format;
 use crate::sql::UsedColumns;
@@ -95,8 +96,11 @@ fn stage_text(plan: &Plan, stage: &Stage, out: &mut String) {
         if let StageKind::Python(Python { concurrency: Some(rows), .. }) = &stage.kind {
             line(out, format!("      concurrency: {rows} rows of a batch at once in each worker"));
         }
-        if !stage.uses.is_empty() {
+        if !stage.uses.is_empty() || !stage.holds.is_empty() {
             line(out, format!("      uses: {}", uses_text(plan, stage)));
+        }
+        if stage.recycle != Recycle::default() {
+            line(out, format!("      recycle: {}", recycle_text(stage.recycle)));
         }
         if stage.checkpoint.is_some() {
             line(out, "      checkpoint: finished batches are kept");
@@ -109,6 +113,9 @@ fn stage_text(plan: &Plan, stage: &Stage, out: &mut String) {
 
 fn resource_text(resource: &Resource) -> String {
     let name = &resource.name;
+    if let Some(Devices { ids, env }) = &resource.devices {
+        return format!("{name}, {} in {env}", ids.join(" "));
+    }
     match resource.kind {
         ResourceKind::Units(1) => format!("{name}, 1 unit"),
         ResourceKind::Units(units) => format!("{name}, {units} units"),
@@ -125,11 +132,22 @@ fn resource_text(resource: &Resource) -> String {
 }
 
 fn uses_text(plan: &Plan, stage: &Stage) -> String {
-    let one = |of: &Use| {
+    let one = |of: &Use, of_what: &str| {
         let name = &plan.resources[of.resource.index()].name;
-        format!("{} {name} for each {}", of.units, if of.per_row { "row" } else { "attempt" })
+        format!("{} {name} for each {of_what}", of.units)
     };
-    stage.uses.iter().map(one).collect::<Vec<_>>().join(", ")
+    let held = stage.holds.iter().map(|of| one(of, "worker"));
+    let taken = stage.uses.iter().map(|of| one(of, if of.per_row { "row" } else { "attempt" }));
+    held.chain(taken).collect::<Vec<_>>().join(", ")
+}
+
+fn recycle_text(recycle: Recycle) -> String {
+    let batches = recycle.batches.map(|batches| match batches.get() {
+        1 => "each batch".to_owned(),
+        batches => format!("{batches} batches"),
+    });
+    let age = recycle.age.map(|age| humantime::format_duration(age).to_string());
+    format!("a worker is replaced after {}", batches.into_iter().chain(age).collect::<Vec<_>>().join(" or "))
 }
 
 fn on_error_text(stage: &Stage) -> String {

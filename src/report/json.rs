@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use crate::plan::Plan;
-use crate::run::{Activity, Outcome, RunEvent, StageAccount};
+use crate::run::{Activity, Outcome, RunEvent, Speaker, StageAccount};
 
 use super::words::{speaker, stage};
 
@@ -69,6 +69,11 @@ pub fn event(plan: &Plan, event: &RunEvent, at: Duration) -> Value {
         RunEvent::Line { from, stream, text } => {
             ("line", json!({"from": speaker(plan, from), "stream": stream, "text": text}))
         }
+        RunEvent::Log { from, record } => (
+            "log",
+            json!({"level": record.level.to_lowercase(), "logger": record.logger, "stage": record.stage,
+                "worker": worker(from), "batch": record.batch, "row": record.row, "message": record.message}),
+        ),
         RunEvent::LinesDropped { from, lines } => {
             ("lines_dropped", json!({"from": speaker(plan, from), "lines": lines}))
         }
@@ -89,6 +94,13 @@ pub fn event(plan: &Plan, event: &RunEvent, at: Duration) -> Value {
         object.extend(fields);
     }
     object
+}
+
+fn worker(from: &Speaker) -> Option<u32> {
+    match from {
+        Speaker::Worker { worker, .. } => Some(worker.0),
+        Speaker::Command { .. } => None,
+    }
 }
 
 /// The outcome: the content of `summary.json`.

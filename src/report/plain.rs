@@ -1,7 +1,7 @@
 //! A line per event that matters, for logs and CI.
 
 use crate::plan::Plan;
-use crate::run::RunEvent;
+use crate::run::{RunEvent, Speaker};
 
 use super::words::{count, counted, some, speaker, stage};
 
@@ -67,6 +67,15 @@ pub fn line(plan: &Plan, event: &RunEvent) -> Option<String> {
             format!("{name}: done, {in_out}")
         }
         RunEvent::Line { from, text, .. } => format!("[{}] {text}", speaker(plan, from)),
+        RunEvent::Log { from, record } => {
+            let name = match (from, &record.stage) {
+                (Speaker::Worker { worker, .. }, Some(stage)) => format!("{stage}[{}]", worker.0),
+                _ => format!("[{}]", speaker(plan, from)),
+            };
+            let batch = record.batch.map(|batch| format!(" batch {batch}")).unwrap_or_default();
+            let row = record.row.map(|row| format!(" row {row}")).unwrap_or_default();
+            format!("{name}{batch}{row} {} {}: {}", record.level, record.logger, record.message)
+        }
         RunEvent::LinesDropped { from, lines } => {
             format!("[{}] {} more; all are in the run's folder", speaker(plan, from), counted(*lines, "line"))
         }

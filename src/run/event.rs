@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::outcome::StageAccount;
 use super::scheduler::{Snapshot, WorkerId};
@@ -101,12 +101,32 @@ pub enum RunEvent {
         stream: Stream,
         text: String,
     },
+    /// What code in a worker has logged, or Python has warned of.
+    Log {
+        from: Speaker,
+        record: LogRecord,
+    },
     /// Lines that were not passed on because there were too many; they are in the log file.
     LinesDropped {
         from: Speaker,
         lines: u64,
     },
     Progress(Snapshot),
+}
+
+/// A record of Python's `logging`, as its worker tells it.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+pub struct LogRecord {
+    /// `INFO`, or whatever the code has named a level.
+    pub level: String,
+    pub logger: String,
+    /// Name of the stage.
+    pub stage: Option<String>,
+    /// Number of the batch, as `millpond.batch_id` has it.
+    pub batch: Option<u64>,
+    /// Place of the row among those that the attempt was given.
+    pub row: Option<u64>,
+    pub message: String,
 }
 
 /// Who wrote a line.

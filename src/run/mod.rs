@@ -17,7 +17,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-pub use event::{RunEvent, Speaker, Stream};
+pub use event::{LogRecord, RunEvent, Speaker, Stream};
 pub use outcome::{AccountDifference, EdgeAccount, Ending, Outcome, StageAccount, StageFailure};
 // What events and outcomes consist of: reporters need no more of the scheduler.
 pub use scheduler::{Activity, Scope, Snapshot, StageSnapshot};

@@ -38,7 +38,7 @@ pub struct PipelineSpec {
     #[serde(default)]
     #[schemars(
         schema_with = "super::schema::named::<ResourceSpec>",
-        example = &serde_json::json!({ "connections": 4, "api": { "rate": "100/min" } })
+        example = &serde_json::json!({ "connections": 4, "api": { "rate": "100/min" }, "gpu": { "units": 2, "env": "CUDA_VISIBLE_DEVICES" } })
     )]
     pub resources: Option<BTreeMap<String, ResourceSpec>>,
     /// What all workers of the run can look up, made once and kept once in shared memory: `millpond.shared["name"]` in `python` stages, which
@@ -114,6 +114,12 @@ pub struct PythonEnvironmentSpec {
     pub interpreter: Option<String>,
     /// A virtual environment to use as it is.
     pub venv: Option<String>,
+    /// How much the workers give way to other programs, as `nice` has it. Without it, as much as millpond itself.
+    #[schemars(range(min = 0, max = 19), example = &5)]
+    pub nice: Option<u8>,
+    /// How many threads numerical libraries may use in each worker (`OMP_NUM_THREADS` and its like). Without it, the cores divided by the workers.
+    #[schemars(range(min = 1, max = 1024))]
+    pub threads: Option<u32>,
 }
 
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
@@ -199,6 +205,9 @@ pub struct StageSpec {
     /// times as much is killed, and its batch is tried again. Of a `sql` stage that joins, aggregates or sorts, what the query may
     /// keep in memory before it spills to disk.
     pub memory: Option<SizeSpec>,
+    /// When a worker of a `python` stage is replaced by a new one, between two batches: after so much work, or at such an age.
+    #[schemars(example = &serde_json::json!({ "batches": 100 }), example = &serde_json::json!({ "age": "30m" }))]
+    pub recycle: Option<RecycleSpec>,
     /// Columns whose values are the key of a row (`python` with `from` only). All rows with one key go to one instance of the stage's code, in
     /// their order, so that it may keep state per key; `finish()` of a class may give rows at the end.
     #[schemars(example = &"user", example = &["country", "user"])]
@@ -225,6 +234,8 @@ pub struct StageSpec {
     /// or `row`.
     #[schemars(example = &true, example = &serde_json::json!({ "depends": "models/*.bin" }))]
     pub checkpoint: Option<CheckpointSpec>,
+    /// What workers tell of what the code of a `python` stage logs: records of less weight are not told. Without it, what `--log-level` says, or `info`.
+    pub log_level: Option<LogLevelSpec>,
     /// Environment variables of the stage's processes, on top of the inherited ones.
     #[serde(default)]
     #[schemars(schema_with = "super::schema::scalar_map")]
@@ -524,7 +535,8 @@ pub enum AutoSpec {
 /// Limits of the number of workers.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 pub struct WorkerLimitsSpec {
-    /// Workers that the stage keeps for itself.
+    /// Workers that a `python` stage with `from` and without state has before its first batch comes: its modules are imported, and its class is
+    /// built, while sources read.
     #[schemars(range(min = 0, max = 1024))]
     pub min: Option<u32>,
     /// Workers that may run the stage at once.
@@ -537,6 +549,26 @@ pub struct WorkerLimitsSpec {
 pub enum MaxWorkersSpec {
     Count(#[schemars(range(min = 1, max = 1024))] u32),
     Auto(AutoSpec),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum LogLevelSpec {
+    Debug,
+    Info,
+    Warning,
+    Error,
+}
+
+/// When a worker is replaced. With both, whichever comes first.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+pub struct RecycleSpec {
+    /// After so many batches, or parts of one that are attempted by themselves.
+    #[schemars(range(min = 1))]
+    pub batches: Option<u32>,
+    /// After a batch, if it is older than this: a number with a unit, like `30m`.
+    #[schemars(example = &"30m")]
+    pub age: Option<String>,
 }
 
 /// How rows are cut into batches. A batch ends at whichever bound comes first.

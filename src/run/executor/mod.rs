@@ -35,7 +35,7 @@ mod sync;
 mod talk;
 mod worker;
 mod worker_clock;
-mod worker_memory;
+mod worker_life;
 
 pub use chaos::ChaosOptions;
 pub use checkpoint::{Findings, FingerprintError, outlook};

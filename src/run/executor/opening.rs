@@ -1,11 +1,13 @@
 //! What workers are told before they run attempts: what to import, and how to prepare a stage.
 
+use std::collections::BTreeMap;
+
 use serde_json::json;
 
 use super::frame::{FLAG_JOIN, FLAG_PART, Frame, Kind};
 use crate::format::column_type;
-use crate::plan::{Convention, OnError, Plan, Port, Python, Stage, StageId, StageKind};
-use crate::run::scheduler::{AttemptId, Work};
+use crate::plan::{Convention, Devices, OnError, Plan, Port, Python, Stage, StageId, StageKind};
+use crate::run::scheduler::{AttemptId, Device, Work};
 
 /// What the template imports for all workers, if it is installed: what these stages will need anyway, and numpy, whose random
 /// numbers are seeded for an attempt only if it is imported before.
@@ -50,9 +52,36 @@ pub fn open(plan: &Plan, stage: &Stage) -> Frame {
         "params": plan.params,
         "batch_rows": stage.cut.rows,
         "batch_bytes": stage.cut.bytes,
+        "log_level": stage.log_level.unwrap_or(plan.log_level).word(),
     }));
     frame.stage = stage.id.0;
     frame
+}
+
+/// The variables that tell a process which devices it has.
+pub fn device_variables(plan: &Plan, devices: &[Device]) -> BTreeMap<String, String> {
+    let mut variables: BTreeMap<String, String> = BTreeMap::new();
+    for (devices, id) in devices.iter().filter_map(|device| named(plan, *device)) {
+        let value = variables.entry(devices.env.clone()).or_default();
+        value.extend((!value.is_empty()).then_some(','));
+        value.push_str(id);
+    }
+    variables
+}
+
+/// The ids of devices by the names of their resources, for `millpond.worker.devices`.
+pub fn device_ids<'p>(plan: &'p Plan, devices: &[Device]) -> BTreeMap<&'p str, Vec<&'p str>> {
+    let mut ids: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+    for device in devices {
+        let name = plan.resources[device.resource.index()].name.as_str();
+        ids.entry(name).or_default().extend(named(plan, *device).map(|(_, id)| id));
+    }
+    ids
+}
+
+fn named(plan: &Plan, device: Device) -> Option<(&Devices, &str)> {
+    let devices = plan.resources[device.resource.index()].devices.as_ref()?;
+    Some((devices, devices.ids.get(device.at as usize)?))
 }
 
 /// The frame that asks for an attempt, without its batch.

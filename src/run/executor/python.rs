@@ -37,11 +37,11 @@ use super::shared_state::SharedState;
 use super::sync::Primitives;
 use super::worker::{Current, Opening, Worker};
 use super::worker_clock::WorkerClock;
-use super::worker_memory::WorkerMemory;
+use super::worker_life::WorkerLife;
 use crate::batch::{Batch, Origin, Segment, SegmentId, SegmentPool};
 use crate::environment::{threads_per_worker, worker_variables};
 use crate::plan::{Plan, Stage, StageId, StageKind, Verdict};
-use crate::run::scheduler::{AttemptId, ClassId, Classes, ExitCause, Failure, Scope, WorkerId};
+use crate::run::scheduler::{AttemptId, ClassId, Classes, Device, ExitCause, Failure, Scope, WorkerId};
 use crate::run::{RunEvent, Speaker, Stream};
 
 pub use fake_worker::{Answer, FakeWorker};
@@ -182,11 +182,12 @@ impl Pool {
         segments: SegmentPool,
     ) -> Self {
         let workers = NonZeroU32::new(plan.workers).unwrap_or(NonZeroU32::MIN);
+        let threads = plan.python.threads.unwrap_or_else(|| threads_per_worker(surroundings.cores, workers));
         Self {
             classes: Classes::new(&plan),
             plan,
             host: surroundings.python.clone(),
-            threads: threads_per_worker(surroundings.cores, workers),
+            threads,
             log,
             mailbox,
             segments,
@@ -269,6 +270,7 @@ impl Pool {
         &mut self,
         worker: WorkerId,
         class: ClassId,
+        devices: &[Device],
         guardian: &mut Guardian,
         poller: &mut Poller,
     ) -> io::Result<()> {
@@ -284,15 +286,35 @@ impl Pool {
         let mut env: BTreeMap<String, String> =
             worker_variables(self.threads).into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
         env.extend(stage.env.clone());
+        env.extend(opening::device_variables(&self.plan, devices));
+        let devices = opening::device_ids(&self.plan, devices);
         let (clock, stacks) = self.clock_for(class)?;
-        let mut frame = Frame::new(Kind::Fork).with_text(&json!({"env": env, "cwd": stage.cwd.to_string_lossy()}));
+        let mut frame = Frame::new(Kind::Fork).with_text(
+            &json!({"env": env, "cwd": stage.cwd.to_string_lossy(), "devices": devices, "nice": self.plan.python.nice}),
+        );
         frame.attempt = u64::from(worker.0);
         frame.fds = [socket, stdout, stderr].into_iter().chain(stacks).collect();
-        self.workers.insert(worker, Worker::new(worker, connection, WorkerMemory::of(stage), clock));
+        let mut forked = Worker::new(worker, connection, WorkerLife::of(stage), clock);
+        // Sent now, to be read when it lives.
+        for stage in self.opened_first(class) {
+            forked.stages.insert(stage.id, Opening::Asked);
+            forked.connection.send(opening::open(&self.plan, stage));
+        }
+        self.workers.insert(worker, forked);
         if let Some(template) = &mut self.template {
             template.connection.send(frame);
         }
         Ok(())
+    }
+
+    /// The stages of a class that are opened before a batch comes, as they have workers from their beginning.
+    fn opened_first(&self, class: ClassId) -> impl Iterator<Item = &Stage> {
+        let is_of_class = move |stage: &&Stage| self.classes.of(stage.id) == Some(class);
+        let is_first = |stage: &&Stage| {
+            let is_source = matches!(&stage.kind, StageKind::Python(python) if python.is_source);
+            stage.workers.min > 0 && !is_source && !stage.has_state()
+        };
+        self.plan.stages.iter().filter(is_of_class).filter(is_first)
     }
 
     /// The clock of a worker, and where it is to show its stacks if it may be stopped for the time that it takes.

@@ -15,7 +15,7 @@ use super::connection::Connection;
 use super::frame::{FLAG_ORIGIN, FLAG_SCATTERED, Frame, FrameError, Kind};
 use super::mailbox::{Mailbox, Message};
 use super::worker_clock::{Part, Turn, WorkerClock};
-use super::worker_memory::WorkerMemory;
+use super::worker_life::WorkerLife;
 use crate::batch::{
     Batch, BatchError, Holder, Lease, Origin, Scattered, ScatteredError, Segment, SegmentError, SegmentId, SegmentPool,
     Shared, ipc,
@@ -38,7 +38,7 @@ pub struct Worker {
     pub stages: BTreeMap<StageId, Opening>,
     /// What it was sent and has not answered: it works on the first one.
     pub attempts: VecDeque<Current>,
-    pub memory: WorkerMemory,
+    pub life: WorkerLife,
     pub clock: WorkerClock,
     /// Whether `--chaos` has killed it. It may have answered all that it was sent before it died.
     pub is_struck: bool,
@@ -88,6 +88,8 @@ pub struct Current {
     /// Batches that a new process does again before this one, so that it has the state that they left.
     pub again: VecDeque<u64>,
     pub sequence: u64,
+    /// Which attempt at its rows it is, from 1.
+    pub tries: u32,
     /// The state that the attempt has left, if it was asked for.
     pub snapshot: Option<Vec<u8>>,
     /// Sent when the stage is open.
@@ -177,6 +179,7 @@ impl Current {
             is_to_be_restored: false,
             again: VecDeque::new(),
             sequence,
+            tries: 1,
             snapshot: None,
             waiting: None,
             outputs: Vec::new(),
@@ -186,7 +189,7 @@ impl Current {
 }
 
 impl Worker {
-    pub fn new(id: WorkerId, connection: Connection, memory: WorkerMemory, clock: WorkerClock) -> Self {
+    pub fn new(id: WorkerId, connection: Connection, life: WorkerLife, clock: WorkerClock) -> Self {
         Self {
             id,
             connection,
@@ -194,7 +197,7 @@ impl Worker {
             pidfd: None,
             stages: BTreeMap::new(),
             attempts: VecDeque::new(),
-            memory,
+            life,
             clock,
             is_struck: false,
             shared_sent: 0,
@@ -254,14 +257,14 @@ impl Worker {
         Ok(())
     }
 
-    /// An attempt is over. Returns whether the worker is to get no further one; if it has too much memory, it is asked to end.
-    pub fn is_outgrown(&mut self) -> bool {
-        let was_ending = self.memory.replaced().is_some();
-        let is_outgrown = self.memory.is_outgrown(self.pid);
-        if is_outgrown && !was_ending {
+    /// An attempt is over. Returns whether the worker is to get no further one; then it is asked to end.
+    pub fn is_at_its_end(&mut self) -> bool {
+        let was_ending = self.life.replaced().is_some();
+        let is_at_its_end = self.life.is_over(self.pid);
+        if is_at_its_end && !was_ending {
             self.connection.send(Frame::new(Kind::Stop));
         }
-        is_outgrown
+        is_at_its_end
     }
 
     /// The attempt that it works on, if that is the one that a frame is about. Then it is over.
@@ -311,8 +314,8 @@ impl Worker {
 
     /// What is left of an attempt that failed is no state to go on with: the worker is asked to end.
     pub fn end_state(&mut self) {
-        if self.memory.replaced().is_none() {
-            self.memory.replace("it was replaced, as an attempt that failed has spoilt its state");
+        if self.life.replaced().is_none() {
+            self.life.replace("it was replaced, as an attempt that failed has spoilt its state");
             self.connection.send(Frame::new(Kind::Stop));
         }
     }
@@ -370,7 +373,7 @@ impl Worker {
     /// The worker announces where it notes how much memory its arrays have.
     pub fn announced_ledger(&mut self, frame: &mut Frame, id: SegmentId) -> Result<(), WorkerError> {
         let fd = frame.fds.pop().ok_or(WorkerError::Unknown { what: "the descriptor of ledger", number: 0 })?;
-        self.memory.read_ledger(Segment::adopt(id, fd, frame.length)?);
+        self.life.read_ledger(Segment::adopt(id, fd, frame.length)?);
         Ok(())
     }
 

@@ -6,86 +6,42 @@ use std::time::Duration;
 use super::event::{Failure, Meta, Output};
 use super::worker_state::ClassId;
 use super::{AttemptId, BatchId, WorkerId};
-use crate::plan::StageId;
+use crate::plan::{ResourceId, StageId};
 
 #[derive(Clone, Debug)]
 pub enum Action {
     /// Start a resident stage. It waits to be fed and pulled.
-    Start {
-        stage: StageId,
-    },
+    Start { stage: StageId },
     /// A resident stage may make one batch per port. Answered by `Produced`, `Ended` or `StageFailed`.
-    Pull {
-        stage: StageId,
-    },
+    Pull { stage: StageId },
     /// Give a resident stage the next batch of one input. Answered by `Taken`.
-    Feed {
-        stage: StageId,
-        input: usize,
-        batch: BatchId,
-    },
+    Feed { stage: StageId, input: usize, batch: BatchId },
     /// An input of a resident stage has no more batches, or none follows those for which attempts of the stage wait.
-    EndInput {
-        stage: StageId,
-        input: usize,
-    },
+    EndInput { stage: StageId, input: usize },
     /// Nobody wants the output of this resident stage any more. Answered by `Ended`.
-    Close {
-        stage: StageId,
-    },
-    StartWorker {
-        worker: WorkerId,
-        class: ClassId,
-    },
+    Close { stage: StageId },
+    /// Start a worker, which has the devices for its life.
+    StartWorker { worker: WorkerId, class: ClassId, devices: Vec<Device> },
+    /// Let a worker that runs nothing close what it has open, and end: others want what it has. Answered by its exit.
+    RetireWorker { worker: WorkerId },
     /// Run one attempt. Answered by `AttemptDone`, `AttemptFailed` or the exit of its worker.
     Dispatch(Dispatch),
     /// Look up whether an earlier run has done this batch. Answered by `Recalled`.
-    Recall {
-        stage: StageId,
-        sequence: u64,
-        batch: Meta,
-    },
+    Recall { stage: StageId, sequence: u64, batch: Meta },
     /// Keep what came of a batch for later runs. Answered by `Kept`.
-    Keep {
-        stage: StageId,
-        sequence: u64,
-        batch: Meta,
-        outputs: Vec<Output>,
-        rejects: Vec<Reject>,
-    },
+    Keep { stage: StageId, sequence: u64, batch: Meta, outputs: Vec<Output>, rejects: Vec<Reject> },
     /// Settle the columns of a batch, cut it, and put it on the port's edges; in order. Answered by `Queued`.
-    Publish {
-        stage: StageId,
-        port: usize,
-        batch: BatchId,
-    },
+    Publish { stage: StageId, port: usize, batch: BatchId },
     /// Put these batches together, in this order, and publish them as one. Answered by `Queued`.
-    PublishJoined {
-        stage: StageId,
-        port: usize,
-        batches: Vec<BatchId>,
-    },
+    PublishJoined { stage: StageId, port: usize, batches: Vec<BatchId> },
     /// Write down rejected rows of a batch that nobody reads. Not answered.
-    RecordRejects {
-        stage: StageId,
-        batch: BatchId,
-        rejects: Vec<Reject>,
-    },
+    RecordRejects { stage: StageId, batch: BatchId, rejects: Vec<Reject> },
     /// Make and publish the rejected rows of a batch. Answered by `Queued`.
-    PublishRejects {
-        stage: StageId,
-        port: usize,
-        batch: BatchId,
-        rejects: Vec<Reject>,
-    },
+    PublishRejects { stage: StageId, port: usize, batch: BatchId, rejects: Vec<Reject> },
     /// The stage publishes no more. Answered by `PortsFinished`.
-    FinishPorts {
-        stage: StageId,
-    },
+    FinishPorts { stage: StageId },
     /// The scheduler needs this batch no more.
-    Release {
-        batch: BatchId,
-    },
+    Release { batch: BatchId },
     /// All stages ended and all accounts agree: publish the sinks. Answered by `Committed` or `CommitFailed`.
     Commit,
     /// Tell the reporters.
@@ -100,8 +56,20 @@ pub struct Dispatch {
     pub stage: StageId,
     /// Number of the batch in the stage's input.
     pub sequence: u64,
+    /// Which attempt at its rows this is, from 1.
+    pub tries: u32,
     pub host: Host,
     pub work: Work,
+    /// What its process is to have. A worker has what it was started with.
+    pub devices: Vec<Device>,
+}
+
+/// A unit of a resource whose units are told apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Device {
+    pub resource: ResourceId,
+    /// Index into [`Devices::ids`](crate::plan::Devices::ids).
+    pub at: u32,
 }
 
 #[derive(Clone, Debug)]

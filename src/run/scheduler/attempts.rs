@@ -1,6 +1,7 @@
 //! Attempts from their beginning to their end, and the slots and workers that they have meanwhile.
 
 use super::action::Host;
+use super::devices::Holder;
 use super::event::{ExitCause, Failure};
 use super::placing::Place;
 use super::scheduler::{Running, Scheduler};
@@ -47,7 +48,7 @@ impl Scheduler {
             }
         };
         let is_queued = matches!(place, Place::Behind(_) | Place::NextProcess);
-        let taken_rows = self.take_resources(stage, slice);
+        let taken_rows = self.take_resources(attempt, stage, slice);
         self.running.insert(attempt, Running { stage, slice, host, since: None, waits: false, taken_rows });
         if is_queued {
             self.jobs(stage).queued += 1;
@@ -89,6 +90,7 @@ impl Scheduler {
 
     fn remove_running(&mut self, attempt: AttemptId) -> Option<Running> {
         self.standing_still.remove(&attempt);
+        self.resources.give_back_devices(Holder::Attempt(attempt));
         self.running.remove(&attempt)
     }
 
@@ -167,6 +169,7 @@ impl Scheduler {
 
     pub(super) fn worker_exited(&mut self, worker: WorkerId, failure: Failure, cause: ExitCause) {
         let Some((class, state, failed_starts)) = self.pool.remove(worker, cause) else { return };
+        self.give_back_held(worker, class);
         match state {
             WorkerState::Running { attempt, next } => {
                 next.into_iter().for_each(|next| self.take_back(next));

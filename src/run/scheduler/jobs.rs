@@ -204,10 +204,13 @@ impl Scheduler {
         };
         self.cut(stage, id);
         let (attempt, host) = self.new_attempt(stage, id, place);
+        let devices = self.resources.devices_of(attempt);
         let work = self.attempted(stage, id);
-        self.slice(stage, id).tries.total += 1;
+        let tries = &mut self.slice(stage, id).tries.total;
+        *tries += 1;
+        let (tries, sequence) = (*tries, id.sequence);
         self.ready.had_a_turn(stage, self.stages[stage.index()].need);
-        self.actions.push(Action::Dispatch(Dispatch { attempt, stage, sequence: id.sequence, host, work }));
+        self.actions.push(Action::Dispatch(Dispatch { attempt, stage, sequence, tries, host, work, devices }));
         self.touch(stage);
     }
 

@@ -252,14 +252,16 @@ impl Scheduler {
         keyed.lanes[lane].worker = Some(worker);
         keyed.lanes[lane].running = true;
         keyed.lanes[lane].tries.total += 1;
+        let tries = keyed.lanes[lane].tries.total;
         let number = lane as u32;
         let work = match keyed.jobs[&sequence].input {
             Some((_, batch)) => Attempted::Lane { batch, lane: number },
             None => Attempted::FinishLane { lane: number },
         };
         let (attempt, host) = self.new_attempt(stage, slice, Place::Pinned { lane, worker });
+        let devices = Vec::new();
         self.ready.had_a_turn(stage, self.stages[stage.index()].need);
-        self.actions.push(Action::Dispatch(Dispatch { attempt, stage, sequence, host, work }));
+        self.actions.push(Action::Dispatch(Dispatch { attempt, stage, sequence, tries, host, work, devices }));
         self.touch(stage);
     }
 

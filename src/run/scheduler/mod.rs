@@ -11,6 +11,7 @@ mod action;
 mod attempts;
 mod blame;
 mod clock;
+mod devices;
 mod event;
 mod failures;
 mod interrupt;
@@ -33,7 +34,7 @@ mod snapshot;
 mod stage_state;
 mod worker_state;
 
-pub use action::{Action, Dispatch, Host, Reject, Work};
+pub use action::{Action, Device, Dispatch, Host, Reject, Work};
 pub use clock::Activity;
 pub use event::{Event, ExitCause, Failure, Meta, Output, QueuedPieces, Scope};
 pub use recall::Recalled;

@@ -68,7 +68,14 @@ impl Scheduler {
         let found = self.ready.for_slots().find_map(|stage| Some((stage, place(stage)?)));
         let mut wanted = self.plan.workers.saturating_sub(self.busy_slots + self.pool.total_starting());
         for (stage, class) in without_worker {
-            self.start_workers(stage, class, &mut wanted);
+            let lacks_devices = self.start_workers(stage, class, &mut wanted);
+            // Not while a worker that has them is about to go on.
+            if lacks_devices && found.is_none() {
+                self.make_room_for_worker(stage);
+            }
+        }
+        if found.is_none() {
+            self.make_room_for_attempts();
         }
         found
     }
@@ -130,12 +137,14 @@ impl Scheduler {
     pub(super) fn may_queue(&self, stage: StageId) -> bool {
         let state = &self.stages[stage.index()];
         let is_map = matches!(state.role, Role::Map(super::MapHost::Worker(_)));
-        // What an attempt uses it has from when it is sent, and it is to work with it.
-        is_map && self.plan.stage(stage).uses.is_empty() && state.durations.are_short()
+        let stage = self.plan.stage(stage);
+        // What an attempt uses it has from when it is sent, and it is to work with it; and no attempt is to come behind a worker's last one.
+        is_map && stage.uses.is_empty() && stage.recycle.batches.is_none() && state.durations.are_short()
     }
 
-    /// Starts as many workers as the stage has batches to work on, within the limits of its class and of the run.
-    fn start_workers(&mut self, stage: StageId, class: ClassId, wanted: &mut u32) {
+    /// Starts as many workers as the stage has batches to work on, within the limits of its class and of the run. Returns whether one lacks
+    /// the devices that it is to have.
+    fn start_workers(&mut self, stage: StageId, class: ClassId, wanted: &mut u32) -> bool {
         let missing = match self.stages[stage.index()].role {
             Role::Keyed(_) => self.lanes_without_worker(stage),
             _ => self.runnable(stage),
@@ -143,10 +152,27 @@ impl Scheduler {
         let missing = missing.saturating_sub(self.pool.starting(class));
         let room = self.classes.get(class).limit.saturating_sub(self.pool.alive(class));
         for _ in 0..missing.min(room).min(*wanted) {
-            let worker = self.pool.start(class);
-            self.workers_started += 1;
+            if !self.has_devices_for_worker(stage) {
+                return true;
+            }
             *wanted -= 1;
-            self.actions.push(Action::StartWorker { worker, class });
+            self.start_worker(stage, class);
         }
+        false
+    }
+
+    /// Starts the workers that a stage is to have before its first batch comes.
+    pub(super) fn start_first_workers(&mut self, stage: StageId, class: ClassId) {
+        let most = self.plan.stage(stage).workers.min.min(self.classes.get(class).limit);
+        while self.pool.alive(class) < most && self.has_devices_for_worker(stage) {
+            self.start_worker(stage, class);
+        }
+    }
+
+    fn start_worker(&mut self, stage: StageId, class: ClassId) {
+        let worker = self.pool.start(class);
+        self.workers_started += 1;
+        let devices = self.hold_devices(worker, stage);
+        self.actions.push(Action::StartWorker { worker, class, devices });
     }
 }

@@ -8,13 +8,16 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::AttemptId;
+use super::action::Device;
+use super::devices::Holder;
 use super::scheduler::Scheduler;
 use super::slices::Sight;
 use super::stage_state::{Slice, SliceId, Step, Work};
-use crate::plan::{Plan, ResourceId, ResourceKind, StageId, Use};
+use crate::plan::{Plan, Resource, ResourceId, ResourceKind, StageId, Use};
 
 /// Tokens that are missing by no more than this are there: they are counted in fractions.
-const EPSILON: f64 = 1e-6;
+pub(super) const EPSILON: f64 = 1e-6;
 
 #[derive(Debug)]
 pub struct Resources {
@@ -23,25 +26,29 @@ pub struct Resources {
     turns: u64,
     /// Stages that could begin an attempt and lack something, with their turns and the rows that they want it for.
     waiting: BTreeMap<StageId, (u64, u64)>,
+    /// Who has which units, where they are told apart.
+    pub(super) holders: BTreeMap<Holder, Vec<Device>>,
 }
 
 #[derive(Debug)]
-struct State {
-    stock: Stock,
+pub(super) struct State {
+    pub(super) stock: Stock,
     /// Stages that wait for it, by their turns.
     queue: BTreeSet<(u64, StageId)>,
     promised: BTreeMap<StageId, f64>,
+    /// The units that nobody has, where they are told apart.
+    pub(super) free: BTreeSet<u32>,
 }
 
 #[derive(Debug)]
-enum Stock {
+pub(super) enum Stock {
     Units { all: f64, free: f64 },
     Rate { tempo: Tempo, burst: f64, tokens: f64, at: Duration },
 }
 
 /// How fast tokens come: as declared, or more slowly for a while after a function has asked for fewer calls.
 #[derive(Clone, Copy, Debug)]
-struct Tempo {
+pub(super) struct Tempo {
     declared: f64,
     per_second: f64,
 }
@@ -77,7 +84,7 @@ impl Stock {
     }
 
     /// What is there. Less than nothing where more than fits was taken.
-    fn level(&self, now: Duration) -> f64 {
+    pub(super) fn level(&self, now: Duration) -> f64 {
         match self {
             Self::Units { free, .. } => *free,
             Self::Rate { tempo, burst, tokens, at } => {
@@ -112,7 +119,7 @@ impl Stock {
         }
     }
 
-    fn add(&mut self, amount: f64, now: Duration) {
+    pub(super) fn add(&mut self, amount: f64, now: Duration) {
         let level = (self.level(now) + amount).min(self.most());
         match self {
             Self::Units { free, .. } => *free = level,
@@ -134,30 +141,39 @@ impl Stock {
 }
 
 impl State {
+    fn new(resource: &Resource) -> Self {
+        let units = resource.devices.as_ref().map_or(0, |devices| devices.ids.len());
+        Self {
+            stock: Stock::new(resource.kind),
+            queue: BTreeSet::new(),
+            promised: BTreeMap::new(),
+            free: (0..u32::try_from(units).expect("few")).collect(),
+        }
+    }
+
     /// What has to be there so that the stage can have this much, beside what others are promised.
-    fn needed(&self, stage: StageId, amount: f64) -> f64 {
+    pub(super) fn needed(&self, stage: StageId, amount: f64) -> f64 {
         let promised: f64 = self.promised.iter().filter(|(other, _)| **other != stage).map(|(_, asked)| asked).sum();
         promised + self.stock.asked(amount)
     }
 }
 
 /// What an attempt that is given so many rows takes.
-fn amount(of: Use, rows: u64) -> f64 {
+pub(super) fn amount(of: Use, rows: u64) -> f64 {
     f64::from(of.units) * if of.per_row { rows as f64 } else { 1.0 }
 }
 
 impl Resources {
     pub fn new(plan: &Plan) -> Self {
-        let state = |kind| State { stock: Stock::new(kind), queue: BTreeSet::new(), promised: BTreeMap::new() };
-        let states = plan.resources.iter().map(|resource| state(resource.kind)).collect();
-        Self { states, turns: 0, waiting: BTreeMap::new() }
+        let states = plan.resources.iter().map(State::new).collect();
+        Self { states, turns: 0, waiting: BTreeMap::new(), holders: BTreeMap::new() }
     }
 
-    fn state(&self, id: ResourceId) -> &State {
+    pub(super) fn state(&self, id: ResourceId) -> &State {
         &self.states[id.index()]
     }
 
-    fn state_mut(&mut self, id: ResourceId) -> &mut State {
+    pub(super) fn state_mut(&mut self, id: ResourceId) -> &mut State {
         &mut self.states[id.index()]
     }
 
@@ -210,7 +226,7 @@ impl Resources {
     }
 
     /// Those whose turn is next somewhere.
-    fn fronts(&self) -> BTreeSet<StageId> {
+    pub(super) fn fronts(&self) -> BTreeSet<StageId> {
         self.states.iter().filter_map(|state| state.queue.first()).map(|(_, stage)| *stage).collect()
     }
 }
@@ -239,12 +255,12 @@ impl Scheduler {
         may
     }
 
-    fn touch_next_in_line(&mut self, uses: &[Use]) {
+    pub(super) fn touch_next_in_line(&mut self, uses: &[Use]) {
         self.resources.next_in_line(uses).into_iter().for_each(|next| self.touch(next));
     }
 
     /// An attempt of the stage begins. Returns for how many rows it has taken something, if it has.
-    pub(super) fn take_resources(&mut self, stage: StageId, id: SliceId) -> Option<u64> {
+    pub(super) fn take_resources(&mut self, attempt: AttemptId, stage: StageId, id: SliceId) -> Option<u64> {
         if self.plan.stage(stage).uses.is_empty() {
             return None;
         }
@@ -270,6 +286,7 @@ impl Scheduler {
                 others.into_iter().for_each(|other| self.touch(other));
             }
         }
+        self.resources.hand_out(Holder::Attempt(attempt), uses);
         self.touch_next_in_line(uses);
         Some(rows)
     }
@@ -437,8 +454,9 @@ mod tests {
     #[test]
     fn nobody_overtakes_who_waits_for_the_same() {
         let kinds = [ResourceKind::Units(3), ResourceKind::Units(1)];
-        let state = |kind| State { stock: Stock::new(kind), queue: BTreeSet::new(), promised: BTreeMap::new() };
-        let mut resources = Resources { states: kinds.map(state).into(), turns: 0, waiting: BTreeMap::new() };
+        let state = |kind| State::new(&Resource { name: String::new(), kind, devices: None });
+        let states = kinds.map(state).into();
+        let mut resources = Resources { states, turns: 0, waiting: BTreeMap::new(), holders: BTreeMap::new() };
         let now = Duration::ZERO;
         resources.states[0].stock.add(-2.0, now);
         let (large, small, other) = (StageId(0), StageId(1), StageId(2));

@@ -14,7 +14,9 @@ use super::ready::{Need, Ready};
 use super::resources::Resources;
 use super::rest::Resting;
 use super::slices::{Pace, Sight};
-use super::stage_state::{Estimate, InputState, Jobs, Phase, Resident, ResidentInput, Role, SliceId, StageState, Work};
+use super::stage_state::{
+    Estimate, InputState, Jobs, MapHost, Phase, Resident, ResidentInput, Role, SliceId, StageState, Work,
+};
 use super::worker_state::{Classes, Pool};
 use super::{AttemptId, BatchId};
 use crate::plan::{CommandMode, EdgeId, Plan, StageId, StageKind, Verdict};
@@ -140,8 +142,10 @@ impl Scheduler {
 
     /// The stages that this one waits for have ended.
     fn begin(&mut self, stage: StageId) {
-        if self.stages[stage.index()].role == Role::Resident {
-            self.actions.push(Action::Start { stage });
+        match self.stages[stage.index()].role {
+            Role::Resident => self.actions.push(Action::Start { stage }),
+            Role::Map(MapHost::Worker(class)) => self.start_first_workers(stage, class),
+            Role::Map(_) | Role::Generator(_) | Role::Keyed(_) | Role::Task => {}
         }
         self.touch(stage);
     }

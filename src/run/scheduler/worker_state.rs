@@ -10,7 +10,7 @@ use crate::plan::{Plan, PythonTarget, Stage, StageId, StageKind};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ClassId(pub usize);
 
-/// Workers that can run the same stages: same environment variables, same working directory, same memory. A stage with a class or
+/// Workers that can run the same stages: same environment variables, same working directory, same memory, same devices. A stage with a class or
 /// with state, or a generator, has workers of its own, so that its state is where it expects it and no more often than `workers` says.
 #[derive(Clone, Debug)]
 pub struct Class {
@@ -35,10 +35,11 @@ impl Classes {
             let StageKind::Python(python) = &stage.kind else { continue };
             let own = python.is_source || stage.has_state() || python.target == PythonTarget::Class;
             let limit = if own { own_limit(plan, stage, python.is_source) } else { plan.workers };
+            let limit = limit.min(plan.workers_with_devices(stage));
             let class = if own {
                 classes.add(stage.id, limit)
             } else {
-                *shared.entry((&stage.env, &stage.cwd, stage.memory)).or_insert_with(|| classes.add(stage.id, limit))
+                *shared.entry(stage.worker_traits()).or_insert_with(|| classes.add(stage.id, limit))
             };
             classes.of_stage.insert(stage.id, class);
         }
@@ -216,6 +217,16 @@ impl Pool {
             self.classes[class.0].idle.remove(&worker);
             self.retired.insert(worker);
         }
+    }
+
+    /// Workers that run nothing.
+    pub fn all_idle(&self) -> impl Iterator<Item = WorkerId> {
+        self.classes.iter().flat_map(|class| class.idle.iter().copied())
+    }
+
+    /// Workers that live but are given nothing more.
+    pub fn retired(&self) -> impl Iterator<Item = WorkerId> {
+        self.retired.iter().copied()
     }
 
     pub fn has_retired(&self) -> bool {

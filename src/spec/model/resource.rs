@@ -12,6 +12,7 @@ pub enum ResourceSpec {
     /// So many units, which are given back.
     Units(#[schemars(range(min = 1))] u32),
     Rate(RateSpec),
+    Devices(DevicesSpec),
 }
 
 /// So much in a time.
@@ -23,6 +24,28 @@ pub struct RateSpec {
     /// How much may be taken at once after a time in which nothing was. Without it, what comes in 100 ms, but at least 1.
     #[schemars(range(min = 1))]
     pub burst: Option<u32>,
+}
+
+/// Units that are told apart, such as GPUs: who has some of them is told which. It has exactly one of `units` and `ids`.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+pub struct DevicesSpec {
+    /// The environment variable that has the ids, with commas between them.
+    #[schemars(example = &"CUDA_VISIBLE_DEVICES")]
+    pub env: String,
+    /// How many: their ids are 0, 1, 2, and so on.
+    #[schemars(range(min = 1, max = 1024))]
+    pub units: Option<u32>,
+    /// Their ids.
+    #[schemars(length(min = 1, max = 1024), example = &[0, 3])]
+    pub ids: Option<Vec<DeviceIdSpec>>,
+}
+
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(untagged)]
+#[schemars(inline)]
+pub enum DeviceIdSpec {
+    Number(u32),
+    Text(String),
 }
 
 #[derive(Clone, Debug, Deserialize, JsonSchema)]

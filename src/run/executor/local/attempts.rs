@@ -31,17 +31,20 @@ impl LocalExecutor {
         match (fault, host) {
             (Some(Fault::Kill), Host::Worker(worker)) => self.pool.strike(worker),
             (Some(Fault::Kill), _) => self.stop_command(attempt),
-            (Some(Fault::Replace), Host::Worker(worker)) => self.pool.replace(worker),
+            (Some(Fault::Replace), Host::Worker(worker)) => self.pool.replace(worker, "it was replaced, by --chaos"),
             _ => {}
         }
         Ok(())
     }
 
     pub(super) fn dispatch(&mut self, dispatch: Dispatch, fault: Option<Fault>) -> io::Result<()> {
-        let Dispatch { attempt, stage, sequence, host, work } = dispatch;
-        if let Work::Lane { .. } | Work::FinishLane { .. } = &work {
-            self.dispatch_lane(attempt, stage, sequence, host, &work);
+        if let Work::Lane { .. } | Work::FinishLane { .. } = &dispatch.work {
+            self.dispatch_lane(&dispatch);
             return Ok(());
+        }
+        let Dispatch { attempt, stage, sequence, tries, host, work, devices } = dispatch;
+        if !devices.is_empty() {
+            self.devices.insert(attempt, devices);
         }
         let batch = match self.batch_of(stage, &work) {
             Ok(batch) => batch,
@@ -59,6 +62,7 @@ impl LocalExecutor {
                 };
                 let number = self.checkpoints.as_ref().and_then(|checkpoints| checkpoints.number(stage, sequence));
                 let mut frame = opening::attempt(attempt, stage, number.unwrap_or(sequence), &work);
+                frame.port = tries;
                 frame.flags |= if fault == Some(Fault::Hang) { FLAG_HANG } else { 0 };
                 let placed = self.pool.dispatch(worker, attempt, stage, frame, batch, &mut self.poller);
                 match (placed, whole) {

@@ -17,7 +17,7 @@ use crate::run::executor::rejects;
 use crate::run::executor::resident::{failure, guarded};
 use crate::run::executor::worker::Current;
 use crate::run::fail_point;
-use crate::run::scheduler::{AttemptId, BatchId, Event, Failure, Host, Scope, Work, WorkerId};
+use crate::run::scheduler::{AttemptId, BatchId, Dispatch, Event, Failure, Host, Scope, Work, WorkerId};
 
 const _: () = assert!(batch::PARTITIONS == plan::PARTITIONS as usize, "a lane is a run of partitions");
 
@@ -62,6 +62,8 @@ enum State {
 
 struct Waiting {
     attempt: AttemptId,
+    /// Which one at its rows it is, from 1.
+    tries: u32,
     worker: WorkerId,
     lane: u32,
 }
@@ -139,11 +141,12 @@ impl KeyedInput {
 }
 
 impl LocalExecutor {
-    pub(super) fn dispatch_lane(&mut self, attempt: AttemptId, stage: StageId, sequence: u64, host: Host, work: &Work) {
+    pub(super) fn dispatch_lane(&mut self, dispatch: &Dispatch) {
+        let Dispatch { attempt, stage, sequence, tries, host, ref work, .. } = *dispatch;
         let Host::Worker(worker) = host else { unreachable!("lanes are in workers") };
         match *work {
             Work::Lane { batch, lane } => {
-                let waiting = Waiting { attempt, worker, lane };
+                let waiting = Waiting { attempt, tries, worker, lane };
                 let input = self.keyed.get_mut(&stage).expect("every stage with state has an input");
                 match input.batches.get_mut(&sequence).map(|batch| &mut batch.state) {
                     Some(State::Partitioning(others)) => others.push(waiting),
@@ -151,7 +154,7 @@ impl LocalExecutor {
                     None => self.partition(stage, sequence, batch.id, waiting),
                 }
             }
-            Work::FinishLane { lane } => self.send(stage, sequence, &Waiting { attempt, worker, lane }, None),
+            Work::FinishLane { lane } => self.send(stage, sequence, &Waiting { attempt, tries, worker, lane }, None),
             Work::Rows { .. } | Work::Join { .. } | Work::Pull | Work::Task => unreachable!("not the work of a lane"),
         }
     }
@@ -223,7 +226,7 @@ impl LocalExecutor {
     }
 
     fn send(&mut self, stage: StageId, sequence: u64, waiting: &Waiting, rows: Option<LaneRows>) {
-        let Waiting { attempt, worker, lane } = *waiting;
+        let Waiting { attempt, tries, worker, lane } = *waiting;
         let input = self.keyed.get_mut(&stage).expect("every stage with state has an input");
         let is_new = !self.pool.has_state(worker, stage);
         let again = if is_new { input.before(sequence, lane) } else { VecDeque::new() };
@@ -238,6 +241,7 @@ impl LocalExecutor {
             is_to_be_restored,
             again,
             lane: Some(lane),
+            tries,
             ..Current::new(attempt, stage, sequence)
         };
         let id = input.batches.get(&sequence).map(|batch| batch.id);

@@ -34,7 +34,7 @@ use crate::batch::{Batch, Columns, FileTable, SegmentPool, SpillSpace};
 use crate::plan::memory::SPILL_LIMIT;
 use crate::plan::{EdgeId, Plan, StageId, StageKind, Verdict};
 use crate::run::publish::{RunFolder, Staging};
-use crate::run::scheduler::{Action, BatchId, Event, Failure, Meta, Output, Scope};
+use crate::run::scheduler::{Action, AttemptId, BatchId, Device, Event, Failure, Meta, Output, Scope};
 pub use checkpoints::{CheckpointError, Checkpoints, Digests, Kept, Known, StageChange};
 use filters::Filters;
 pub use keyed::InPartitions;
@@ -89,6 +89,8 @@ pub struct LocalExecutor {
     keyed: BTreeMap<StageId, KeyedInput>,
     spill: SpillSpace,
     commands: BTreeMap<ProcessId, Running>,
+    /// What the processes of attempts are to have that have not been asked for yet.
+    devices: BTreeMap<AttemptId, Vec<Device>>,
     filters: Filters,
     /// Commands that have ended, while something that they left running holds their pipes.
     lingering: BTreeSet<ProcessId>,
@@ -152,6 +154,7 @@ impl LocalExecutor {
             unions: BTreeMap::new(),
             queries: BTreeMap::new(),
             commands: BTreeMap::new(),
+            devices: BTreeMap::new(),
             filters: Filters::default(),
             lingering: BTreeSet::new(),
             buffer: vec![0; processes::READ_BYTES].into(),
@@ -340,8 +343,14 @@ impl LocalExecutor {
                 self.with_resident(stage, |resident| resident.end(input, schema));
             }
             Action::Close { stage } => self.with_resident(stage, Resident::close),
-            Action::StartWorker { worker, class } => {
-                self.pool.start_worker(worker, class, &mut self.guardian, &mut self.poller)?;
+            Action::StartWorker { worker, class, devices } => {
+                self.pool.start_worker(worker, class, &devices, &mut self.guardian, &mut self.poller)?;
+            }
+            Action::RetireWorker { worker } => {
+                self.pool.replace(
+                    worker,
+                    "it was ended, as it had nothing to do, and others wait for the devices that it had",
+                );
             }
             Action::Dispatch(dispatch) => self.begin(dispatch)?,
             Action::Recall { stage, sequence, batch } => self.recall(stage, sequence, batch),

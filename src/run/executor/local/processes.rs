@@ -15,6 +15,7 @@ use crate::run::executor::command::{EndSender, Exchange, OutputForm, Pipes, chec
 use crate::run::executor::filter::Portion;
 use crate::run::executor::guardian::{ProcessEnd, ProcessId, Report, Spawn, Turn};
 use crate::run::executor::mailbox::Message;
+use crate::run::executor::opening;
 use crate::run::executor::poller::Token;
 use crate::run::executor::resident::{failure, guarded};
 use crate::run::executor::row_command::{self, Ran};
@@ -52,6 +53,11 @@ impl LocalExecutor {
         }
         env.extend(stage.env.clone());
         env
+    }
+
+    /// What tells an attempt which devices it has.
+    fn device_env(&mut self, attempt: AttemptId) -> BTreeMap<String, String> {
+        opening::device_variables(&self.plan, &self.devices.remove(&attempt).unwrap_or_default())
     }
 
     /// `alone`: whether the batch failed before, or is a part of one.
@@ -115,7 +121,8 @@ impl LocalExecutor {
             });
         };
         let argv = argv(&command.line);
-        let env = self.command_env(stage, &command.line);
+        let mut env = self.command_env(stage, &command.line);
+        env.extend(self.device_env(attempt));
         let spawn = Spawn {
             argv: &argv,
             env: &env,
@@ -141,13 +148,14 @@ impl LocalExecutor {
         row: Option<Batch>,
         turn: Turn,
     ) -> io::Result<()> {
-        let (argv, env) = match self.row_line(stage, &command.line, named.or(row.as_ref())) {
+        let (argv, mut env) = match self.row_line(stage, &command.line, named.or(row.as_ref())) {
             Ok(line) => line,
             Err(failure) => {
                 self.events.push_back(Event::AttemptFailed { attempt, failure });
                 return Ok(());
             }
         };
+        env.extend(self.device_env(attempt));
         let (capture, [stdout, stderr]) = Capture::new()?;
         let fds = vec![self.null.try_clone()?, stdout, stderr];
         let timeout = allowed(stage);

@@ -29,11 +29,11 @@ impl Pool {
     }
 
     /// Lets a worker end once it has answered what it was sent.
-    pub fn replace(&mut self, id: WorkerId) {
-        let Some(worker) = self.workers.get_mut(&id).filter(|worker| worker.memory.replaced().is_none()) else {
+    pub fn replace(&mut self, id: WorkerId, reason: &str) {
+        let Some(worker) = self.workers.get_mut(&id).filter(|worker| worker.life.replaced().is_none()) else {
             return;
         };
-        worker.memory.replace("it was replaced, by --chaos");
+        worker.life.replace(reason);
         worker.connection.send(Frame::new(Kind::Stop));
         self.happened.push(Happened::Retired { worker: id });
     }
@@ -68,7 +68,7 @@ impl Pool {
         self.weighed = Instant::now();
         for id in self.workers.keys().copied().collect::<Vec<_>>() {
             let Some(worker) = self.workers.get_mut(&id) else { continue };
-            let is_late = worker.memory.replaced_since().is_some_and(|since| since.elapsed() > REPLACE_GRACE);
+            let is_late = worker.life.replaced_since().is_some_and(|since| since.elapsed() > REPLACE_GRACE);
             if is_late {
                 self.did_not_close(id, "`close()` did not return in time");
             }
@@ -77,7 +77,7 @@ impl Pool {
                 worker.clock.enforce(pidfd);
             }
             let is_busy = self.is_closing || !worker.attempts.is_empty();
-            let is_fatal = is_busy && worker.memory.is_fatal(worker.pid);
+            let is_fatal = is_busy && worker.life.is_fatal(worker.pid);
             if is_late || is_fatal {
                 self.kill(id);
             }
@@ -93,8 +93,8 @@ impl Pool {
             poller.remove(Token::WorkerEnd(id), pidfd.as_fd());
         }
         let is_catching_up = worker.attempts.front().is_some_and(|current| current.is_catching_up);
-        let is_replaced = worker.memory.replaced().is_some();
-        let killed = worker.memory.killed();
+        let is_replaced = worker.life.replaced().is_some();
+        let killed = worker.life.killed();
         let is_own = killed.is_some() || worker.clock.overdue().is_some();
         let cause = if (is_catching_up && !is_own) || is_replaced || worker.clock.is_unjust() {
             ExitCause::Engine
@@ -107,7 +107,7 @@ impl Pool {
             (None, Some(_)) => Verdict::Timeout,
             (None, None) => Verdict::Crash,
         };
-        let reason = killed.or(overdue).or(worker.memory.replaced()).map_or(reason, str::to_owned);
+        let reason = killed.or(overdue).or(worker.life.replaced()).map_or(reason, str::to_owned);
         let opening = worker.attempts.front().is_none_or(|current| current.waiting.is_some());
         let scope = if opening { Scope::Opening } else { Scope::Rows };
         self.news.push(RunEvent::WorkerExited { worker: id, pid: worker.pid, reason: reason.clone() });
@@ -126,9 +126,9 @@ impl Pool {
             StageKind::Python(python) => python.target == PythonTarget::Class,
             _ => false,
         };
-        let asked = |worker: &&Worker| self.is_closing || worker.memory.replaced().is_some();
+        let asked = |worker: &&Worker| self.is_closing || worker.life.replaced().is_some();
         let worker = self.workers.get(&id).filter(asked).filter(|worker| !worker.is_struck);
-        let killed = worker.and_then(|worker| worker.memory.killed());
+        let killed = worker.and_then(|worker| worker.life.killed());
         let (verdict, how) = killed.map_or((Verdict::Crash, how), |reason| (Verdict::Oom, reason));
         let message = format!("the instance in a worker was not closed: {how}");
         let stage = worker.and_then(|worker| worker.stages.keys().copied().find(is_class));

@@ -17,7 +17,7 @@ use crate::run::executor::mailbox::{Inbox, mailbox};
 use crate::run::executor::poller::{Poller, Token};
 use crate::run::executor::worker::{Current, Worker};
 use crate::run::executor::worker_clock::WorkerClock;
-use crate::run::executor::worker_memory::WorkerMemory;
+use crate::run::executor::worker_life::WorkerLife;
 use crate::run::scheduler::{AttemptId, WorkerId};
 
 const ID: WorkerId = WorkerId(0);
@@ -67,7 +67,7 @@ impl FakeWorker {
         let mut poller = Poller::new()?;
         let (ours, theirs) = Connection::pair()?;
         poller.add(Token::Worker(ID), ours.fd())?;
-        pool.workers.insert(ID, Worker::new(ID, ours, WorkerMemory::default(), WorkerClock::default()));
+        pool.workers.insert(ID, Worker::new(ID, ours, WorkerLife::default(), WorkerClock::default()));
         let is_python = |stage: &&Stage| matches!(stage.kind, StageKind::Python(_));
         let stages = plan.stages.iter().filter(is_python).map(|stage| stage.id).collect();
         let mut fake = Self { plan, pool, poller, connection: Connection::new(theirs), stages, _inbox: inbox };

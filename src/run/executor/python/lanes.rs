@@ -166,6 +166,7 @@ fn lane_frame(
     frame.stage = current.stage.0;
     frame.attempt = current.attempt.0;
     frame.sequence = sequence;
+    frame.port = current.tries;
     let Some(LaneRows { mut batch, first, partitions }) = rows else { return Ok((frame, None)) };
     worker
         .put_batch(&mut frame, &mut batch, |schema| schema_id(schemas, schema), segments)

@@ -60,7 +60,7 @@ impl Pool {
             Kind::Done => {
                 worker.check_done(&frame)?;
                 if let Some(current) = worker.ended(&frame) {
-                    if worker.is_outgrown() {
+                    if worker.is_at_its_end() {
                         self.happened.push(Happened::Retired { worker: id });
                     }
                     if let Some(lane) = current.lane
@@ -93,7 +93,7 @@ impl Pool {
                 if is_opening {
                     worker.stages.remove(&StageId(frame.stage));
                 }
-                if is_opening && (self.is_closing || worker.memory.replaced().is_some()) {
+                if is_opening && (self.is_closing || worker.life.replaced().is_some()) {
                     self.unclosed.push((StageId(frame.stage), user_failure(text, is_opening)));
                     return Ok(());
                 }
@@ -103,7 +103,7 @@ impl Pool {
                     worker.ended(&frame).into_iter().collect()
                 };
                 let is_spoilt = ended.iter().any(|current| current.lane.is_some());
-                let is_ending = !ended.is_empty() && worker.is_outgrown();
+                let is_ending = !ended.is_empty() && worker.is_at_its_end();
                 if is_spoilt {
                     worker.end_state();
                 }

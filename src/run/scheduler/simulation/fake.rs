@@ -280,6 +280,12 @@ impl Fake<'_> {
                 self.workers.insert(worker);
                 self.push(Lane::Worker(worker), Event::WorkerReady { worker });
             }
+            Action::RetireWorker { worker } => {
+                assert!(self.running_on(worker).is_none(), "{worker:?} is to end, and runs something");
+                if self.workers.contains(&worker) {
+                    self.dies(worker, ExitCause::Engine);
+                }
+            }
             Action::Dispatch(dispatch) => self.dispatch(dispatch),
             Action::Recall { stage, sequence, batch } => self.recall(stage, sequence, batch),
             Action::Keep { stage, sequence, batch, outputs, rejects } => {

@@ -16,7 +16,7 @@ use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRng, TestRunner};
 
 use super::*;
-use crate::plan::{Plan, ResourceKind, StageId, Verdict};
+use crate::plan::{Plan, ResourceId, ResourceKind, StageId, Verdict};
 use crate::run::{Ending, StageFailure};
 use fake::{Fake, failure, index};
 use shape::{Kind, Shape, expected, is_poison, plan, shapes};
@@ -298,7 +298,10 @@ fn check_bounds(scheduler: &Scheduler, plan: &Plan, fake: &Fake) {
         let with_units = scheduler.running.values().filter(|running| running.taken_rows.is_some());
         let uses = with_units.flat_map(|running| &plan.stage(running.stage).uses);
         let taken: u32 = uses.filter(|of| of.resource.index() == at).map(|of| of.units).sum();
-        assert!(taken <= all, "{taken} units of {all} are taken");
+        let held = scheduler.resources.held(ResourceId(at as u32));
+        let is_known = held.iter().all(|unit| *unit < all) && held.iter().collect::<BTreeSet<_>>().len() == held.len();
+        assert!(is_known, "a unit is held twice: {held:?}");
+        assert!(taken.max(u32::try_from(held.len()).expect("few")) <= all, "{taken} units of {all} are taken");
     }
     for (state, stage) in scheduler.stages.iter().zip(&plan.stages) {
         let jobs = match &state.work {

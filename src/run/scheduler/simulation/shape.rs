@@ -7,9 +7,9 @@ use std::time::Duration;
 use proptest::prelude::*;
 
 use crate::plan::{
-    Backoff, Budget, Call, Capacity, Command, CommandLine, CommandMode, Convention, Cut, Edge, EdgeId, Input, OnError,
-    Plan, Port, Python, PythonPlan, PythonTarget, Read, Resource, ResourceId, ResourceKind, Retry, Sql, Stage, StageId,
-    StageKind, Use, WorkerLimits, Write, WriteTarget,
+    Backoff, Budget, Call, Capacity, Command, CommandLine, CommandMode, Convention, Cut, Devices, Edge, EdgeId, Input,
+    OnError, Plan, Port, Python, PythonPlan, PythonTarget, Read, Recycle, Resource, ResourceId, ResourceKind, Retry,
+    Sql, Stage, StageId, StageKind, Use, WorkerLimits, Write, WriteTarget,
 };
 
 /// Rows are numbers; every seventeenth row cannot be processed by a stage that rejects.
@@ -122,7 +122,9 @@ pub fn resources() -> Vec<Resource> {
         ResourceKind::Rate { per_second: 1000.0, burst: 5 },
         ResourceKind::Rate { per_second: 0.1, burst: 1 },
     ];
-    let resource = |(at, kind)| Resource { name: format!("r{at}"), kind };
+    let devices =
+        |at| (at == 1).then(|| Devices { ids: ["0", "1", "2"].map(str::to_owned).into(), env: "IDS".to_owned() });
+    let resource = |(at, kind)| Resource { name: format!("r{at}"), kind, devices: devices(at) };
     kinds.into_iter().enumerate().map(resource).collect()
 }
 
@@ -357,6 +359,7 @@ pub fn plan(shapes: &[Shape], workers: u32) -> Plan {
         params: BTreeMap::new(),
         python: PythonPlan::default(),
         workers,
+        log_level: crate::plan::LogLevel::default(),
         resources: resources(),
         seed: 0,
     }
@@ -418,6 +421,10 @@ fn stage(at: usize, shape: &Shape, inputs: Vec<Input>) -> Stage {
         }
         Kind::Sink => StageKind::Write(write),
     };
+    // As the compiler has it; stages with state only count them.
+    let is_device = |of: &Use| resources()[of.resource.index()].devices.is_some();
+    let is_held = |of: &Use| shape.kind == Kind::Map(MapKind::Worker) && is_device(of);
+    let (holds, uses) = shape.uses.iter().copied().partition(is_held);
     let port = |name: &str| Port { name: name.into(), edges: Vec::new() };
     let one = NonZeroU32::MIN;
     let backoff = Backoff { first: shape.backoff, most: shape.backoff * 3, jitter: 0.5 };
@@ -433,8 +440,13 @@ fn stage(at: usize, shape: &Shape, inputs: Vec<Input>) -> Stage {
         },
         kind,
         inputs,
-        workers: WorkerLimits { min: 0, max: NonZeroU32::new(shape.workers).expect("not zero") },
+        workers: WorkerLimits {
+            min: if at % 4 == 1 { shape.workers } else { 0 },
+            max: NonZeroU32::new(shape.workers).expect("not zero"),
+        },
         timeout: None,
+        recycle: Recycle::default(),
+        log_level: None,
         retry: Retry { oom: one, backoff, ..Retry::default() },
         budget: Budget { max_rows: shape.max_rows, max_fraction: None },
         memory: None,
@@ -443,7 +455,8 @@ fn stage(at: usize, shape: &Shape, inputs: Vec<Input>) -> Stage {
         env: BTreeMap::new(),
         cwd: "/".into(),
         checkpoint: shape.checkpoint.then(crate::plan::Checkpoint::default),
-        uses: shape.uses.clone(),
+        uses,
+        holds,
         after: shape.after.iter().map(|&awaited| StageId(awaited as u32)).collect(),
         supply: None,
         line: 1,

@@ -21,7 +21,7 @@ impl Fake<'_> {
             assert!(before.is_none(), "{worker:?} has three attempts");
             return;
         }
-        let Dispatch { attempt, stage, sequence, host, work } = dispatch;
+        let Dispatch { attempt, stage, sequence, host, work, .. } = dispatch;
         let shape = &self.shapes[stage.index()];
         let right = match shape.kind {
             Kind::Generator { .. } | Kind::Keyed | Kind::Map(MapKind::Worker) => matches!(host, Host::Worker(_)),

@@ -1,4 +1,4 @@
-//! [`WorkerMemory`]: what a worker may have of its own, and what happened when it had more.
+//! [`WorkerLife`]: how long a worker lives, by the memory that it has, by its age and by what it has done; and how it was ended.
 
 use std::time::Instant;
 
@@ -6,17 +6,21 @@ use bytesize::ByteSize;
 
 use crate::batch::Segment;
 use crate::plan::memory::killed_at;
-use crate::plan::{Stage, StageKind};
+use crate::plan::{Recycle, Stage, StageKind};
 
 /// The limits of one worker, and its end if it went over one.
-#[derive(Debug, Default)]
-pub struct WorkerMemory {
+#[derive(Debug)]
+pub struct WorkerLife {
     /// After an attempt: above it the worker is replaced.
     replaced_above: Option<u64>,
     /// At any time: above it the worker is killed.
     killed_above: Option<u64>,
     /// Where the worker notes how many bytes its arrays have that lie in shared memory and are no batch yet.
     ledger: Option<Segment>,
+    /// After so many attempts, or an attempt at such an age, it is replaced.
+    recycle: Recycle,
+    started: Instant,
+    answered: u32,
     end: Option<End>,
 }
 
@@ -32,7 +36,7 @@ enum End {
     },
 }
 
-impl WorkerMemory {
+impl WorkerLife {
     /// The limits of workers of the class of `stage`.
     pub fn of(stage: &Stage) -> Self {
         let limit = stage.memory.map(std::num::NonZeroU64::get);
@@ -42,8 +46,8 @@ impl WorkerMemory {
         Self {
             replaced_above: limit.filter(|_| !has_state),
             killed_above: limit.map(killed_at),
-            ledger: None,
-            end: None,
+            recycle: stage.recycle,
+            ..Self::default()
         }
     }
 
@@ -58,20 +62,35 @@ impl WorkerMemory {
         Some(anonymous_bytes(pid)?.saturating_add(in_ledger))
     }
 
-    /// An attempt is over: returns whether the worker has too much to go on.
-    pub fn is_outgrown(&mut self, pid: i32) -> bool {
-        let Some(limit) = self.replaced_above.filter(|_| self.end.is_none()) else { return self.end.is_some() };
-        let Some(bytes) = self.own_bytes(pid).filter(|bytes| *bytes > limit) else { return false };
-        let reason = format!(
-            "it was replaced, as it had {} after a batch, more than its stage's `memory` of {}",
-            size(bytes),
-            size(limit)
-        );
-        self.end = Some(End::Replaced { reason, since: Instant::now() });
-        true
+    /// An attempt is over: returns whether it was the worker's last one.
+    pub fn is_over(&mut self, pid: i32) -> bool {
+        self.answered = self.answered.saturating_add(1);
+        if self.end.is_none() {
+            let reason = self.outgrown(pid).or_else(|| self.used_up()).or_else(|| self.aged());
+            reason.into_iter().for_each(|reason| self.replace(&reason));
+        }
+        self.end.is_some()
     }
 
-    /// The worker is to end, though it does not have too much.
+    fn outgrown(&self, pid: i32) -> Option<String> {
+        let limit = self.replaced_above?;
+        let bytes = self.own_bytes(pid).filter(|bytes| *bytes > limit)?;
+        let (bytes, limit) = (size(bytes), size(limit));
+        Some(format!("it was replaced, as it had {bytes} after a batch, more than its stage's `memory` of {limit}"))
+    }
+
+    fn used_up(&self) -> Option<String> {
+        let batches = self.recycle.batches.filter(|batches| self.answered >= batches.get())?;
+        Some(format!("it was replaced after {batches} batches, as its stage's `recycle` says"))
+    }
+
+    fn aged(&self) -> Option<String> {
+        let age = self.recycle.age.filter(|age| self.started.elapsed() >= *age)?;
+        let age = humantime::format_duration(age);
+        Some(format!("it was replaced, as it was older than {age}, its stage's `recycle.age`"))
+    }
+
+    /// The worker is to end when it has answered what it was sent.
     pub fn replace(&mut self, reason: &str) {
         self.end.get_or_insert(End::Replaced { reason: reason.to_owned(), since: Instant::now() });
     }
@@ -109,6 +128,20 @@ impl WorkerMemory {
         match &self.end {
             Some(End::Killed { reason }) => Some(reason),
             _ => None,
+        }
+    }
+}
+
+impl Default for WorkerLife {
+    fn default() -> Self {
+        Self {
+            replaced_above: None,
+            killed_above: None,
+            ledger: None,
+            recycle: Recycle::default(),
+            started: Instant::now(),
+            answered: 0,
+            end: None,
         }
     }
 }

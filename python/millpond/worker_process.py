@@ -38,6 +38,7 @@ _STATE_PORT = 0xFFFF_FFFF
 
 def run(channel: Channel) -> NoReturn:
     """The life of a worker process. Ends it without the interpreter's teardown, which may hang in user threads."""
+    context.begin_logging()
     try:
         status = Worker(channel).serve()
     except SystemExit as error:  # User code asked for it: the coordinator sees the status.
@@ -61,6 +62,7 @@ class Worker:
         self._pid = os.getpid()
         self._schemas: dict[int, pa.Schema] = {}
         self._stages: dict[int, AnyStage] = {}
+        self._levels: dict[int, str] = {}  # Of what is told of each stage.
         self._leases = Leases()
         self._allocator = allocator.load()
         self._outputs = Outputs(channel, self._leases, self._allocator)
@@ -101,6 +103,10 @@ class Worker:
 
     def _open(self, frame: Frame) -> None:
         context.params.set(frame.text["params"])
+        context.worker.begin(1, 0)
+        self._levels[frame.stage] = frame.text.get("log_level", "info")
+        context.enter_stage(frame.text["name"])
+        context.set_log_level(self._levels[frame.stage])
         known = set(sys.modules)
         try:
             with self._keeping():
@@ -144,6 +150,8 @@ class Worker:
         stage = self._stages.get(frame.stage)
         if stage is None:
             raise ProtocolError(f"attempt {frame.attempt} is for stage {frame.stage}, which is not open")
+        context.set_log_level(self._levels[frame.stage])
+        context.worker.is_busy = True
         try:
             answer = self._run(stage, frame)
         except SystemExit:
@@ -152,6 +160,7 @@ class Worker:
             rows = stage.rows if isinstance(stage, KeyedStage) else None
             error_frame = Frame(Kind.ERROR, stage=frame.stage, attempt=frame.attempt)
             answer = [self._failure(error_frame, error, stage.row, rows)]
+        context.worker.is_busy = False
         self._leases.collect_old()
         process.flush_stdio()
         self._channel.send(*answer, *self._leases.release())
@@ -163,6 +172,7 @@ class Worker:
                 stage.restore(frame.data)
             return []
         state.begin()
+        context.worker.begin(frame.port or 1, _rows_given(frame))
         if frame.flags & Flag.HANG:
             threading.Event().wait()
         ran, end = self._call(stage, frame)
@@ -246,7 +256,9 @@ class Worker:
     def _close_stages(self) -> int:
         """Closes every stage, also when one of them fails, and says which did."""
         status = 0
+        context.worker.begin(1, 0)
         for number, stage in self._stages.items():
+            context.enter_stage(stage.name)
             try:
                 stage.close()
             except BaseException as error:
@@ -268,6 +280,13 @@ def _share(frame: Frame) -> Share | None:
     ranges = [range(start, end) for start, end in frame.text["rows"]]
     numbers = ranges[0] if len(ranges) == 1 else list(itertools.chain(*ranges))
     return Share(numbers, bool(frame.flags & Flag.PART), frame.text["seconds"])
+
+
+def _rows_given(frame: Frame) -> int:
+    """How many rows an attempt is given. Those of a stage with state are some of the batch's."""
+    if frame.text is not None and "partitions" in frame.text:
+        return sum(count for _, count in frame.text["partitions"])
+    return frame.rows
 
 
 def hello() -> Frame:
