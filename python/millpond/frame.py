@@ -14,6 +14,7 @@ import os
 import select
 import socket
 import struct
+import threading
 from typing import Any
 
 PROTOCOL = 1
@@ -128,12 +129,13 @@ class Frame:
 
 
 class Channel:
-    """Sends and receives frames over a blocking `SOCK_STREAM` Unix socket. Not for use by several threads."""
+    """Sends and receives frames over a blocking `SOCK_STREAM` Unix socket. Any thread may send, one at a time receive."""
 
     def __init__(self, connection: socket.socket) -> None:
         connection.setblocking(True)
         self._socket = connection
         self._buffer = bytearray()
+        self._sending = threading.Lock()  # Frames of several threads must not be mixed up.
         self._fds: collections.deque[int] = collections.deque()
 
     def fileno(self) -> int:
@@ -145,14 +147,15 @@ class Channel:
     def send(self, *frames: Frame) -> None:
         """Blocks until all frames are in the socket. Together they cost one system call, and wake the peer once."""
         parts: list[bytes] = []
-        for frame in frames:
-            if frame.fds:  # They travel with the first byte of their frame.
-                self._send_bytes(parts)
-                parts = []
-                self._send_with_fds(frame)
-            else:
-                parts.append(frame.encode())
-        self._send_bytes(parts)
+        with self._sending:
+            for frame in frames:
+                if frame.fds:  # They travel with the first byte of their frame.
+                    self._send_bytes(parts)
+                    parts = []
+                    self._send_with_fds(frame)
+                else:
+                    parts.append(frame.encode())
+            self._send_bytes(parts)
 
     def _send_bytes(self, parts: list[bytes]) -> None:
         if parts:

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import collections
 import itertools
+import os
 import threading
 import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from .errors import MillpondError
 from .frame import Channel, Frame, Kind
 
 if TYPE_CHECKING:
@@ -42,6 +44,7 @@ class Line:
 
     def __init__(self, channel: Channel) -> None:
         self._channel = channel
+        self._pid = os.getpid()
         self._numbers = itertools.count(1)
         self._state = threading.Condition()
         self._open: dict[int, Question] = {}
@@ -81,15 +84,20 @@ class Line:
 
     def tell(self, text: Mapping[str, Any]) -> None:
         """Says what needs no answer."""
-        self._channel.send(Frame(Kind.ASK, sequence=next(self._numbers), text=dict(text)))
+        self._say(next(self._numbers), text)
 
     def send(self, text: Mapping[str, Any], future: asyncio.Future[None] | None = None) -> Question:
         question = Question(next(self._numbers))
         question.future = future
         with self._state:
             self._open[question.number] = question
-        self._channel.send(Frame(Kind.ASK, sequence=question.number, text=dict(text)))
+        self._say(question.number, text)
         return question
+
+    def _say(self, number: int, text: Mapping[str, Any]) -> None:
+        if os.getpid() != self._pid:  # The answer might go to the worker, which has the same socket.
+            raise MillpondError("locks, events and state are for the worker, and this is a process that it has forked")
+        self._channel.send(Frame(Kind.ASK, sequence=number, text=dict(text)))
 
     def give_up(self, question: Question) -> None:
         self.tell({"op": GIVE_UP, "request": question.number})

@@ -368,3 +368,25 @@ def test_a_row_that_is_throttled_ends_the_attempt_before_it(stage: Any, spec: An
     assert (error["throttled"], error["message"]) == ({"seconds": 1.5}, "slow down")
     # Without a time at which it may end, all of it is done again.
     assert worker.result(worker.start(ROWS)).error["throttled"] == {"seconds": 1.5}
+
+
+def test_a_process_that_the_code_forks_cannot_ask(stage: Any) -> None:
+    worker = stage(
+        """
+        import millpond, multiprocessing
+        def ask(queue):
+            try:
+                millpond.lock("db").acquire()
+            except millpond.MillpondError as error:
+                queue.put(str(error))
+        def f(row):
+            queue = multiprocessing.SimpleQueue()
+            process = multiprocessing.Process(target=ask, args=(queue,))
+            process.start()
+            said = queue.get()
+            process.join()
+            return {"said": said}
+        """
+    )
+    said = worker.run(ROWS.slice(0, 1)).pylist()
+    assert said == [{"said": "locks, events and state are for the worker, and this is a process that it has forked"}]
