@@ -129,7 +129,7 @@ class Frame:
 
 
 class Channel:
-    """Sends and receives frames over a blocking `SOCK_STREAM` Unix socket. Any thread may send, one at a time receive."""
+    """Sends and receives frames over a blocking `SOCK_STREAM` Unix socket. Any thread may send, one at a time reads."""
 
     def __init__(self, connection: socket.socket) -> None:
         connection.setblocking(True)
