@@ -30,6 +30,8 @@ class Question:
     def __init__(self, number: int) -> None:
         self.number = number
         self.answer: dict[str, Any] | None = None
+        # What is to be said if it is given after all, when nobody waits for it any more.
+        self.undo: Mapping[str, Any] | None = None
         # Of an asyncio task that waits for it.
         self.future: asyncio.Future[None] | None = None
 
@@ -52,19 +54,28 @@ class Line:
         self._is_read = False  # By some thread, at this moment.
         self._pump: threading.Thread | None = None
 
-    def ask(self, text: Mapping[str, Any], timeout: float | None = None) -> dict[str, Any]:
+    def ask(
+        self, text: Mapping[str, Any], timeout: float | None = None, undo: Mapping[str, Any] | None = None
+    ) -> dict[str, Any]:
         """The answer to a question. After `timeout` seconds the coordinator is told that nobody waits for it any more,
-        and answers with `given_up`, or with what it has given just before."""
+        and answers with `given_up`, or with what it has given just before. `undo` is said if it gives something after
+        an exception has ended the waiting, such as that of a signal handler."""
         question = self.send(text)
         until = None if timeout is None else time.monotonic() + timeout
-        while question.answer is None:
-            if until is not None and time.monotonic() >= until:
-                self.give_up(question)
-                until = None
-            self._read_until(question, until)
+        try:
+            while question.answer is None:
+                if until is not None and time.monotonic() >= until:
+                    self.give_up(question)
+                    until = None
+                self._read_until(question, until)
+        except BaseException:
+            self._abandon(question, undo)
+            raise
         return question.answer
 
-    async def ask_async(self, text: Mapping[str, Any], timeout: float | None = None) -> dict[str, Any]:
+    async def ask_async(
+        self, text: Mapping[str, Any], timeout: float | None = None, undo: Mapping[str, Any] | None = None
+    ) -> dict[str, Any]:
         """The same for an asyncio task, while others go on."""
         import asyncio  # Only here, as it takes its time.
 
@@ -72,12 +83,13 @@ class Line:
         question = self.send(text, future)
         self._start_pump()
         try:
-            await asyncio.wait_for(asyncio.shield(future), timeout)
-        except asyncio.TimeoutError:
-            self.give_up(question)
-            await future
-        except asyncio.CancelledError:
-            self.give_up(question)
+            try:
+                await asyncio.wait_for(asyncio.shield(future), timeout)
+            except asyncio.TimeoutError:
+                self.give_up(question)
+                await asyncio.shield(future)
+        except BaseException:  # It is cancelled.
+            self._abandon(question, undo)
             raise
         assert question.answer is not None, "the future is set with it"
         return question.answer
@@ -98,6 +110,17 @@ class Line:
         if os.getpid() != self._pid:  # The answer might go to the worker, which has the same socket.
             raise MillpondError("locks, events and state are for the worker, and this is a process that it has forked")
         self._channel.send(Frame(Kind.ASK, sequence=number, text=dict(text)))
+
+    def _abandon(self, question: Question, undo: Mapping[str, Any] | None) -> None:
+        """Nobody waits for the answer any more. What it gives goes back, whether it is here or on its way."""
+        with self._state:
+            is_answered = question.answer is not None
+            if not is_answered:
+                question.undo = undo
+        if not is_answered:
+            self.give_up(question)
+        elif undo is not None and "value" in (question.answer or {}):
+            self.tell(undo)
 
     def give_up(self, question: Question) -> None:
         self.tell({"op": GIVE_UP, "request": question.number})
@@ -149,6 +172,8 @@ class Line:
                     question = self._open.pop(frame.sequence, None)
                     if question is not None:
                         question.take(frame.text)
+                        if question.undo is not None and "value" in frame.text:
+                            self.tell(question.undo)
                 elif has_read:
                     self._others.append(frame)
                 self._state.notify_all()
@@ -178,6 +203,17 @@ class Line:
                     continue
                 self._is_read = True
             self._read(None)
+
+
+def checked_name(name: str) -> str:
+    """A name by which workers share something."""
+    if not isinstance(name, str) or not name:
+        raise TypeError(f"a name is text that is not empty, and not {name!r}")
+    try:
+        name.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(f"{name!r} is no text that can be told: {error.reason}") from None
+    return name
 
 
 def _wake(future: asyncio.Future[None]) -> None:

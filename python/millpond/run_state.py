@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from .errors import MillpondError
-from .line import line
+from .line import checked_name, line
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -92,7 +92,7 @@ class Counter(Part):
         self._added: Number = 0
 
     def add(self, amount: Number = 1) -> None:
-        if _are_apart:
+        if _are_apart or (type(amount) is not int and type(amount) is not float):
             self._do(["add", _number(amount)])
         else:  # What it has come to is checked when it is told: this is called for every row.
             self._added += amount
@@ -197,6 +197,13 @@ class Map(Part):
         self._updates.append(list(update))
 
     _last: dict[Key, int]
+
+    def _take(self) -> list[Update]:
+        updates = super()._take()
+        for update in updates:
+            if update[0] in _NUMERIC:
+                _number(update[2])  # What several have come to.
+        return updates
 
     def _decode(self, value: Any) -> Any:
         return {key: item for key, item in value or []}
@@ -408,10 +415,8 @@ class State:
         return self._part(Quantiles, name)
 
     def _part(self, kind: type[AnyPart], name: str) -> AnyPart:
-        part = self._parts.get((kind.kind, name))
+        part = self._parts.get((kind.kind, checked_name(name)))
         if part is None:
-            if not isinstance(name, str) or not name:
-                raise TypeError(f"a name is text that is not empty, and not {name!r}")
             part = self._parts.setdefault((kind.kind, name), kind(name))
         assert isinstance(part, kind), "they are kept by kind"
         return part
@@ -511,7 +516,7 @@ def _key(key: Key) -> Key:
         raise TypeError(f"a key is text or a whole number, and not {key!r}")
     if isinstance(key, int) and abs(key) > _INT_MAX:
         raise ValueError(f"{key} is too large for a key")
-    return str(key) if isinstance(key, str) else int(key)
+    return _text(key) if isinstance(key, str) else int(key)
 
 
 def _number(number: Number) -> Number:
@@ -535,6 +540,38 @@ def _json(value: Any) -> Any:
     import json
 
     try:
-        return json.loads(json.dumps(value, allow_nan=False))
-    except (TypeError, ValueError):
-        raise TypeError(f"a value is what JSON has, and not {value!r}") from None
+        copy = json.loads(json.dumps(value, allow_nan=False))
+    except (TypeError, ValueError, RecursionError):
+        raise TypeError(f"a value is what JSON has, and not {value!r:.100}") from None
+    _check_json(copy, _JSON_DEPTH)
+    return copy
+
+
+# How deep values may be.
+_JSON_DEPTH = 100
+
+
+def _check_json(value: Any, depth: int) -> None:
+    """Refuses what other readers of JSON do not take."""
+    if depth == 0:
+        raise ValueError(f"a value may have {_JSON_DEPTH} levels, and this one has more")
+    if isinstance(value, str):
+        _text(value)
+    elif isinstance(value, int) and not isinstance(value, bool):
+        _number(value)
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            _text(key)
+            _check_json(item, depth - 1)
+    elif isinstance(value, list):
+        for item in value:
+            _check_json(item, depth - 1)
+
+
+def _text(text: str) -> str:
+    """`text`, if it can be told: not with half of a surrogate pair, as file names that are no text have it."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(f"{text!r} is no text that can be told: {error.reason}") from None
+    return str(text)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import mmap
 import os
 import pickle
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -23,21 +24,29 @@ class Shared(Mapping[str, Any]):
 
     def __init__(self) -> None:
         self._values: dict[str, Any] = {}
+        self._reading = threading.RLock()  # Objects may look up others when they are made.
         # What nobody has asked for yet: descriptor, length, and whether it is an object.
         self._given: dict[str, tuple[int, int, bool]] = {}
 
     def __getitem__(self, name: str) -> Any:
-        if name not in self._values and name in self._given:
-            fd, length, is_object = self._given[name]
-            table = _table(mmap.mmap(fd, length, prot=mmap.PROT_READ))
-            self._values[name] = _object(table) if is_object else table
-            os.close(fd)
-            del self._given[name]
+        if name not in self._values:
+            self._read(name)
         try:
             return self._values[name]
         except KeyError:
             known = ", ".join(f"`{one}`" for one in sorted(self)) or "nothing"
             raise KeyError(f"`{name}` is not under `shared:` of this pipeline; there is {known}") from None
+
+    def _read(self, name: str) -> None:
+        """Reads what nobody has asked for yet, once for all threads."""
+        with self._reading:
+            if name not in self._given:
+                return
+            fd, length, is_object = self._given[name]
+            table = _table(mmap.mmap(fd, length, prot=mmap.PROT_READ))
+            self._values[name] = _object(table) if is_object else table
+            os.close(fd)
+            del self._given[name]
 
     def __iter__(self) -> Iterator[str]:
         return iter({**self._values, **self._given})

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from .errors import MillpondError
-from .line import line
+from .line import checked_name, line
 
 if TYPE_CHECKING:
     import asyncio
@@ -46,7 +46,9 @@ class Acquired:
         if here is None:
             return _local_semaphore(self._kind, self._name, self._units).acquire(timeout=timeout)
         _refuse_in_loop(f"{self._kind}(…)")
-        return _was_given(here.ask(self._question("acquire", patient=_is_patient(timeout)), timeout))
+        return _was_given(
+            here.ask(self._question("acquire", patient=_is_patient(timeout)), timeout, self._question("release"))
+        )
 
     async def acquire_async(self, timeout: float | None = None) -> bool:
         """The same for an asyncio task, while others go on."""
@@ -54,7 +56,7 @@ class Acquired:
         if here is None:
             semaphore = _local_semaphore(self._kind, self._name, self._units)
             return await _in_thread(lambda: semaphore.acquire(timeout=timeout))
-        return _was_given(await here.ask_async(self._question("acquire"), timeout))
+        return _was_given(await here.ask_async(self._question("acquire"), timeout, self._question("release")))
 
     def release(self) -> None:
         """Gives it back. An error if it is not held here."""
@@ -77,6 +79,8 @@ class Acquired:
         return {**question, "patient": patient}
 
     def _late(self) -> TimeoutError:
+        if self._timeout is None:
+            return TimeoutError(f"{self._kind} `{self._name}` is not waited for any more: the attempt has ended")
         return TimeoutError(f"{self._kind} `{self._name}` was not free within {self._timeout} s")
 
     def __enter__(self) -> Acquired:
@@ -170,28 +174,22 @@ class Barrier:
 def lock(name: str, *, timeout: float | None = None) -> Acquired:
     """The lock of this name: `with millpond.lock("db"): …`. One task of the run has it at a time, and those that wait
     for it get it in the order in which they came. After `timeout` seconds, `with` raises `TimeoutError`."""
-    return Acquired("lock", _checked(name), 1, timeout)
+    return Acquired("lock", checked_name(name), 1, timeout)
 
 
 def semaphore(name: str, units: int, *, timeout: float | None = None) -> Acquired:
     """The semaphore of this name: as `lock`, but `units` tasks have it at a time."""
-    return Acquired("semaphore", _checked(name), _positive(units, "units"), timeout)
+    return Acquired("semaphore", checked_name(name), _positive(units, "units"), timeout)
 
 
 def event(name: str) -> Event:
     """The event of this name, which is not set at first."""
-    return Event(_checked(name))
+    return Event(checked_name(name))
 
 
 def barrier(name: str, parties: int) -> Barrier:
     """The barrier of this name, for so many tasks. There must be as many workers, or `wait` ends the run."""
-    return Barrier(_checked(name), _positive(parties, "parties"))
-
-
-def _checked(name: str) -> str:
-    if not isinstance(name, str) or not name:
-        raise TypeError(f"a name is text that is not empty, and not {name!r}")
-    return name
+    return Barrier(checked_name(name), _positive(parties, "parties"))
 
 
 def _positive(number: int, what: str) -> int:

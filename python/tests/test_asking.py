@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from typing import Any
 
@@ -390,3 +391,98 @@ def test_a_process_that_the_code_forks_cannot_ask(stage: Any) -> None:
     )
     said = worker.run(ROWS.slice(0, 1)).pylist()
     assert said == [{"said": "locks, events and state are for the worker, and this is a process that it has forked"}]
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        """
+        import asyncio, millpond
+        async def f(row):
+            task = asyncio.create_task(millpond.lock("db").acquire_async())
+            await asyncio.sleep(0.05)
+            task.cancel()
+            try:
+                await task
+            except asyncio.CancelledError:
+                return row
+        """,
+        """
+        import millpond, signal
+        def late(*_):
+            raise InterruptedError
+        def f(row):
+            signal.signal(signal.SIGALRM, late)
+            signal.setitimer(signal.ITIMER_REAL, 0.05)
+            try:
+                millpond.lock("db").acquire()
+            except InterruptedError:
+                return row
+        """,
+    ],
+)
+def test_a_lock_that_is_given_to_nobody_goes_back(stage: Any, code: str) -> None:
+    """Of a task that is cancelled, and of a signal handler that raises."""
+    worker = stage(code)
+    attempt = worker.start(ROWS.slice(0, 1))
+    question = asked(worker)
+    assert asked(worker).text == {"op": "give_up", "request": question.sequence}
+    # It was given just then.
+    answer(worker, question, value=0)
+    frames = [worker.channel.receive()]
+    while (last := frames[-1]) is not None and last.kind != Kind.ASK:
+        frames.append(worker.channel.receive())
+    assert last is not None and last.text["op"] == "release"
+    if not any(frame is not None and frame.kind == Kind.DONE for frame in frames):
+        worker.result(attempt)
+
+
+def test_numbers_of_numpy_count_without_overflow(stage: Any) -> None:
+    worker = stage(
+        """
+        import millpond, numpy
+        def f(row):
+            millpond.counter("n").add(numpy.uint8(200))
+            return row
+        """
+    )
+    assert updates(worker.run(ROWS)) == [("counter", "n", ["add", 800])]
+
+
+@pytest.mark.parametrize(
+    "update",
+    [
+        "millpond.state.map('m').set('k', 10**400)",
+        "millpond.state.map('m').set('k', functools.reduce(lambda value, _: [value], range(200), 1))",
+        "millpond.state.map('m').set('k', {'a': ['\\udcff']})",
+        "millpond.state.map('\\udcff')",
+        "millpond.state.set('s').add('\\udcff')",
+        "millpond.lock('\\udcff')",
+        "[millpond.state.map('m').add('k', 1e308) for _ in range(2)]",
+    ],
+)
+def test_what_cannot_be_told_is_the_row_s_own_error(stage: Any, update: str) -> None:
+    worker = stage(f"import functools, millpond\ndef f(row):\n    {update}\n    return row\n")
+    error = worker.run(ROWS.slice(0, 1)).error
+    assert error is not None and error["type"] == "ValueError", error
+
+
+def test_threads_look_up_what_is_shared_once(stage: Any) -> None:
+    worker = stage(
+        """
+        import millpond
+        def f(row):
+            return {"rows": millpond.shared["table"].num_rows, "same": id(millpond.shared["table"])}
+        """,
+        concurrency=4,
+    )
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_file(sink, ROWS.schema) as writer:
+        writer.write_batch(ROWS)
+    content = sink.getvalue().to_pybytes()
+    fd = os.memfd_create("test-shared")
+    os.write(fd, content)
+    worker.send(Kind.SHARED_IN, length=len(content), fds=(fd,), text={"name": "table", "object": False})
+    os.close(fd)
+    rows = worker.result(worker.start(ROWS)).pylist()
+    assert {row["rows"] for row in rows} == {4} and len({row["same"] for row in rows}) == 1

@@ -206,6 +206,10 @@ impl SharedState {
         if now != expected {
             return Ok(false);
         }
+        // It is refused, and not done and complained of: the run goes on.
+        if self.bytes + size(&key) + weight(value) > LIMIT {
+            return Err(StateError::Full);
+        }
         self.apply(Kind::Map, name, &[json!("set"), json!(key), value.clone()])?;
         Ok(true)
     }

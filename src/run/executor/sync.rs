@@ -155,10 +155,11 @@ impl Primitives {
         }
     }
 
-    /// The tasks of a worker have ended, or are gone: they hold nothing, and wait for nothing.
+    /// The tasks of a worker have ended, or are gone: they hold nothing, and wait for nothing. A thread that waits all the same is told.
     pub fn end_of(&mut self, worker: WorkerId) -> Vec<Reply> {
-        let mut replies = Vec::new();
-        self.waits.retain(|(waiting, _), _| *waiting != worker);
+        let gone = self.waits.extract_if(.., |(waiting, _), _| *waiting == worker);
+        let given_up = |((worker, request), _)| Reply { worker, request, answer: Answer::GivenUp };
+        let mut replies: Vec<Reply> = gone.map(given_up).collect();
         for units in self.units.values_mut() {
             units.queue.retain(|(waiting, _)| *waiting != worker);
             units.holders.retain(|holder| holder.worker != worker);
@@ -358,7 +359,8 @@ mod tests {
         primitives.ask(task(4), 1, lock("a"));
         assert!(primitives.knows(WorkerId(1)));
         // It waits no more, and is passed over.
-        assert_eq!(primitives.end_of(WorkerId(2)), []);
+        let given_up = Reply { worker: WorkerId(2), request: 1, answer: Answer::GivenUp };
+        assert_eq!(primitives.end_of(WorkerId(2)), [given_up]);
         assert_eq!(primitives.end_of(WorkerId(1)), [done(4, 1), done(3, 1)]);
         assert!(!primitives.knows(WorkerId(1)));
         assert!(primitives.waiting().is_empty());
@@ -431,7 +433,7 @@ mod tests {
         primitives.ask(task(1), 9, meet());
         assert_eq!(primitives.waiting().len(), 1);
         // Who is gone does not count.
-        assert_eq!(primitives.end_of(WorkerId(1)), []);
+        assert_eq!(primitives.end_of(WorkerId(1)).len(), 1);
         assert_eq!(primitives.ask(task(2), 9, meet()), []);
     }
 
@@ -467,8 +469,11 @@ mod tests {
                 let replies = match what {
                     0 => {
                         held.remove(&worker);
-                        waiting.remove(&worker);
-                        primitives.end_of(WorkerId(worker))
+                        let waited = waiting.remove(&worker).is_some();
+                        let replies = primitives.end_of(WorkerId(worker));
+                        let (own, others): (Vec<_>, Vec<_>) = replies.into_iter().partition(|it| it.worker.0 == worker);
+                        prop_assert_eq!(own.len(), usize::from(waited));
+                        others
                     }
                     _ if waiting.contains_key(&worker) => continue,
                     1..=4 => {
