@@ -227,3 +227,38 @@ def count(row):
         .says(&["stage `counted` failed", "map `m` of the state has something at `k` that is no number"]);
     scene.assert_clean();
 }
+
+#[test]
+fn what_depends_on_the_state_is_not_kept() {
+    let module = "
+import millpond
+def count(row):
+    millpond.counter('rows').add(FACTOR)
+    return row
+";
+    let tells = "
+import millpond
+def tell(row):
+    return {'rows': millpond.counter('rows').value}
+";
+    let stages = format!(
+        "{STAGES}
+told:
+  from: rows
+  after: counted
+  python: {{ call: tells:tell, as: row }}
+  batch: {{ rows: 5 }}
+  checkpoint: true
+other:
+  from: told
+  write: out/told.csv
+"
+    );
+    let scene = scene(&stages, "", 10);
+    scene.write("tells.py", tells);
+    for factor in [1, 2] {
+        scene.write("work.py", &module.replace("FACTOR", &factor.to_string()));
+        scene.run().ends_with(0).says(&["told: batches are not kept, as the code reads the state of the run"]);
+        assert_eq!(scene.read("out/told.csv"), format!("rows\n{}", format!("{}\n", 10 * factor).repeat(10)));
+    }
+}

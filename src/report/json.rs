@@ -42,6 +42,7 @@ pub fn event(plan: &Plan, event: &RunEvent, at: Duration) -> Value {
         RunEvent::Injected { stage: id, sequence, fault } => {
             ("injected", json!({"stage": stage(plan, *id), "batch": sequence, "fault": fault}))
         }
+        RunEvent::CheckpointReadsState { stage: id } => ("checkpoint_reads_state", json!({"stage": stage(plan, *id)})),
         RunEvent::CheckpointUnseen { stage: id, files } => {
             ("checkpoint_unseen", json!({"stage": stage(plan, *id), "files": files}))
         }

@@ -88,6 +88,10 @@ pub fn line(plan: &Plan, event: &RunEvent) -> Option<String> {
                 files.join(", ")
             )
         }
+        RunEvent::CheckpointReadsState { stage } => format!(
+            "{}: batches are not kept, as the code reads the state of the run, which may be another the next time",
+            plan.stage(*stage).name
+        ),
         RunEvent::CheckpointUnsound { stage, file } => {
             let name = &plan.stage(*stage).name;
             format!("{name}: `{file}` is damaged, or not of millpond: its batch is done again")

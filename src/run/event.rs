@@ -57,6 +57,10 @@ pub enum RunEvent {
         changed: Vec<String>,
     },
     /// A stage with `checkpoint` has imported local files that cannot be found by reading its code: what it does is not kept.
+    /// The code of a stage with a checkpoint reads the state of the run: what it does is not kept.
+    CheckpointReadsState {
+        stage: StageId,
+    },
     CheckpointUnseen {
         stage: StageId,
         files: Vec<PathBuf>,

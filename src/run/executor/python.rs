@@ -97,6 +97,10 @@ pub enum Happened {
         attempt: AttemptId,
         on: String,
     },
+    /// The code of a stage has asked for the state of the run.
+    ReadsState {
+        stage: StageId,
+    },
     /// It waits no more.
     GoesOn {
         attempt: AttemptId,

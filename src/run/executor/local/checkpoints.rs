@@ -207,6 +207,13 @@ impl Checkpoints {
         }
     }
 
+    /// The code of a stage has asked for the state of the run. What comes of its batches depends on more than is known of them.
+    pub fn reads_state(&mut self, stage: StageId) {
+        if self.fingerprints.contains_key(&stage) && self.unkept.insert(stage) {
+            self.news.push(RunEvent::CheckpointReadsState { stage });
+        }
+    }
+
     /// What was found out since the last call.
     pub fn take_news(&mut self) -> Vec<RunEvent> {
         std::mem::take(&mut self.news)

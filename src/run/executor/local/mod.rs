@@ -460,6 +460,12 @@ impl LocalExecutor {
             Happened::Throttled { attempt, wait, failure } => Event::AttemptThrottled { attempt, wait, failure },
             Happened::StandsStill { attempt, on } => Event::AttemptStandsStill { attempt, on },
             Happened::GoesOn { attempt } => Event::AttemptGoesOn { attempt },
+            Happened::ReadsState { stage } => {
+                if let Some(checkpoints) = &mut self.checkpoints {
+                    checkpoints.reads_state(stage);
+                }
+                return;
+            }
             Happened::WantsSnapshot { worker, attempt, stage, lane } => {
                 self.restore(worker, attempt, stage, lane);
                 return;

@@ -65,11 +65,13 @@ impl Pool {
             }
             Question::GiveUp { request } => (task(0), Asked::GiveUp { request }, false),
             Question::Read { kind, name } => {
+                self.reads_state(id);
                 let value = self.state.read(kind, &name);
                 self.answer(id, request, &json!({"value": value}));
                 return Ok(());
             }
             Question::CompareAndSet { name, key, expected, value } => {
+                self.reads_state(id);
                 let answer = match self.state.compare_and_set(&name, key, &expected, &value) {
                     Ok(is_set) => json!({"value": is_set}),
                     Err(error) => json!({"wrong": error.to_string()}),
@@ -84,6 +86,12 @@ impl Pool {
         }
         self.reply(replies);
         Ok(())
+    }
+
+    fn reads_state(&mut self, id: WorkerId) {
+        let worker = self.workers.get(&id);
+        let current = worker.and_then(|worker| worker.attempts.front());
+        self.happened.extend(current.map(|current| Happened::ReadsState { stage: current.stage }));
     }
 
     /// The attempt of a worker has ended, or the worker is gone: what it held goes to those that wait for it. They go on before the end
