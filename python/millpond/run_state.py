@@ -92,10 +92,11 @@ class Counter(Part):
         self._added: Number = 0
 
     def add(self, amount: Number = 1) -> None:
-        if _are_apart or (type(amount) is not int and type(amount) is not float):
+        is_plain = type(amount) is int or type(amount) is float
+        if is_plain and (not _are_apart or _row.get() is None):
+            self._added += amount  # Called for every row: what it has come to is checked when it is told.
+        else:
             self._do(["add", _number(amount)])
-        else:  # What it has come to is checked when it is told: this is called for every row.
-            self._added += amount
 
     @property
     def value(self) -> Number:
