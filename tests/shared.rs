@@ -3,7 +3,7 @@
 mod support;
 
 use serde_json::json;
-use support::{Scene, numbers, proc_bytes};
+use support::{Scene, numbers};
 
 /// A scene with this under `shared:`.
 fn scene(shared: &str, stages: &str, module: &str) -> Scene {
@@ -156,7 +156,6 @@ def work(row):
     let big = 128 << 20;
     // The coordinator has it mapped, too, and may or may not have touched it; one of the workers has made it.
     assert!((big / 2..=2 * big + (32 << 20)).contains(&total), "{total}: {sizes:?}");
-    let _ = proc_bytes;
 }
 
 #[test]

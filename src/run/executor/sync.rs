@@ -221,9 +221,8 @@ impl Primitives {
 
     fn give_back(&mut self, task: Task, name: &Name) -> Option<Vec<Reply>> {
         let units = self.units.get_mut(name)?;
-        // A semaphore may be given back by another thread of the worker than took it.
-        let own = units.holders.iter().position(|holder| *holder == task);
-        let held = own.or_else(|| units.holders.iter().position(|holder| holder.worker == task.worker))?;
+        // By nobody else: a thread that outlives its attempt must not give back what the next one holds.
+        let held = units.holders.iter().position(|holder| *holder == task)?;
         units.holders.remove(held);
         Some(self.hand_out(name))
     }
@@ -448,6 +447,9 @@ mod tests {
         assert_eq!(primitives.ask(task(3), 1, lock("a")), [done(3, 1)]);
         // It was given what it asked for just before.
         assert_eq!(primitives.ask(task(3), 2, Asked::GiveUp { request: 1 }), []);
+        let other_thread = Task { worker: WorkerId(3), number: 1 };
+        let not_held = primitives.ask(other_thread, 3, unlock("a"));
+        assert_eq!(not_held[0].answer, Answer::Wrong("lock `a` is not held here".into()));
         let not_held = primitives.ask(task(2), 3, unlock("a"));
         assert_eq!(not_held[0].answer, Answer::Wrong("lock `a` is not held here".into()));
     }
