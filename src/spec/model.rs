@@ -4,8 +4,12 @@
 //! A file is checked against that schema before it is read into these types. So `untagged` enums, which make poor error
 //! messages elsewhere, never get to say anything here; they give the schema and the reader in one place.
 
+mod command;
 mod failing;
+mod file;
+mod python;
 mod resource;
+mod workers;
 
 use std::collections::BTreeMap;
 
@@ -13,8 +17,12 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
+pub use command::*;
 pub use failing::*;
+pub use file::*;
+pub use python::*;
 pub use resource::*;
+pub use workers::*;
 
 /// A pipeline: sources, transformations and sinks, connected by `from`.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
@@ -97,39 +105,6 @@ impl ParamType {
             Self::Path => "path",
         }
     }
-}
-
-/// What the workers need from Python. Requirements are installed once into a cached virtual environment; `interpreter` or
-/// `venv` names one that exists instead.
-#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
-pub struct PythonEnvironmentSpec {
-    /// Packages as pip reads them, or the path of a requirements file.
-    #[schemars(example = &"requirements.txt")]
-    pub requirements: Option<RequirementsSpec>,
-    /// Folders that modules are imported from, relative to this file. Without it, the folder of this file.
-    #[serde(default)]
-    #[schemars(example = &["."])]
-    pub path: Vec<String>,
-    /// A Python interpreter to use as it is, or to build the environment with when there are `requirements`.
-    pub interpreter: Option<String>,
-    /// A virtual environment to use as it is.
-    pub venv: Option<String>,
-    /// How much the workers give way to other programs, as `nice` has it. Without it, as much as millpond itself.
-    #[schemars(range(min = 0, max = 19), example = &5)]
-    pub nice: Option<u8>,
-    /// How many threads numerical libraries may use in each worker (`OMP_NUM_THREADS` and its like). Without it, the cores divided by the workers.
-    #[schemars(range(min = 1, max = 1024))]
-    pub threads: Option<u32>,
-}
-
-#[derive(Clone, Debug, Deserialize, JsonSchema)]
-#[serde(untagged)]
-#[schemars(inline)]
-pub enum RequirementsSpec {
-    /// Path of a requirements file.
-    File(String),
-    /// Packages as pip reads them.
-    List(Vec<String>),
 }
 
 /// Something that is shared. It has exactly one of `read`, `sql` and `python`.
@@ -279,104 +254,6 @@ pub enum PartitionBySpec {
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(untagged)]
 #[schemars(inline)]
-pub enum ReadSpec {
-    /// Path or glob pattern of the files; `-` is standard input.
-    Path(String),
-    Options(ReadOptions),
-}
-
-/// A source: reads files.
-#[derive(Clone, Debug, Deserialize, JsonSchema)]
-pub struct ReadOptions {
-    /// Path or glob pattern of the files, or a list of them, relative to this file. `-` is standard input.
-    #[schemars(example = &"data/*.jsonl")]
-    pub path: PathsSpec,
-    /// How the rows are written. Without it, from the file's extension.
-    pub format: Option<FormatSpec>,
-    /// How the files are compressed. Without it, from each file's extension.
-    pub compression: Option<CompressionSpec>,
-    /// Types of columns; those that are not named are inferred from the first rows.
-    #[serde(default)]
-    #[schemars(schema_with = "super::schema::columns")]
-    pub schema: Option<Map<String, Value>>,
-    /// The character between fields (csv only). Without it, a comma.
-    #[schemars(length(equal = 1), example = &";")]
-    pub delimiter: Option<String>,
-    /// Whether the first record names the columns (csv and tsv only). Without it, it does.
-    pub header: Option<bool>,
-}
-
-#[derive(Clone, Debug, Deserialize, JsonSchema)]
-#[serde(untagged)]
-#[schemars(inline)]
-pub enum PathsSpec {
-    One(String),
-    Many(#[schemars(length(min = 1))] Vec<String>),
-}
-
-impl PathsSpec {
-    pub fn all(&self) -> &[String] {
-        match self {
-            Self::One(path) => std::slice::from_ref(path),
-            Self::Many(paths) => paths,
-        }
-    }
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum FormatSpec {
-    /// Comma-separated values.
-    Csv,
-    /// Tab-separated values.
-    Tsv,
-    /// One JSON object per line.
-    Jsonl,
-    Parquet,
-    /// Arrow IPC: the file format in files, the stream format on pipes.
-    Arrow,
-    /// Lines of text, in one column named `line`.
-    Lines,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum CompressionSpec {
-    None,
-    /// gzip
-    Gz,
-    /// Zstandard
-    Zst,
-    /// Snappy; for the pages of Parquet files that are written
-    Snappy,
-}
-
-#[derive(Clone, Debug, Deserialize, JsonSchema)]
-#[serde(untagged)]
-#[schemars(inline)]
-pub enum WriteSpec {
-    /// Path of the file; `-` is standard output.
-    Path(String),
-    Options(WriteOptions),
-}
-
-/// A sink: writes one file, published when the whole run has succeeded.
-#[derive(Clone, Debug, Deserialize, JsonSchema)]
-pub struct WriteOptions {
-    /// Path of the file, relative to this file. `-` is standard output.
-    #[schemars(example = &"out/result.parquet")]
-    pub path: String,
-    /// How the rows are written. Without it, from the file's extension.
-    pub format: Option<FormatSpec>,
-    /// How the file is compressed. Without it, from the file's extension.
-    pub compression: Option<CompressionSpec>,
-    /// Whether the first line names the columns (csv and tsv only). Without it, it does.
-    pub header: Option<bool>,
-}
-
-#[derive(Clone, Debug, Deserialize, JsonSchema)]
-#[serde(untagged)]
-#[schemars(inline)]
 pub enum SqlSpec {
     /// The query.
     Query(String),
@@ -388,187 +265,6 @@ pub enum SqlSpec {
 pub struct SqlOptions {
     /// The query.
     pub query: String,
-}
-
-#[derive(Clone, Debug, Deserialize, JsonSchema)]
-#[serde(untagged)]
-#[schemars(inline)]
-pub enum PythonSpec {
-    /// `module:name` of a function or a class.
-    Call(String),
-    Options(PythonOptions),
-}
-
-/// A Python function or class, `module:name`, run in worker processes. Without `from` it is a generator.
-#[derive(Clone, Debug, Deserialize, JsonSchema)]
-pub struct PythonOptions {
-    /// `module:name` of a function or a class.
-    #[schemars(example = &"sentiment:Scorer")]
-    pub call: String,
-    /// What the function gets and gives. Without it, from the annotation of its first parameter.
-    #[serde(rename = "as")]
-    pub convention: Option<ConventionSpec>,
-    /// Keyword arguments for the function or for the class's constructor.
-    #[serde(default)]
-    #[schemars(schema_with = "super::schema::any_map")]
-    pub with: Option<Map<String, Value>>,
-    /// Columns of the output and their types. Without it, those of the first batch.
-    #[serde(default)]
-    #[schemars(schema_with = "super::schema::columns")]
-    pub returns: Option<Map<String, Value>>,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum ConventionSpec {
-    /// One row as a dict; gives a dict, `None` to drop it, or an iterable of dicts.
-    Row,
-    /// A list of dicts.
-    Rows,
-    /// A `pyarrow.RecordBatch`.
-    Arrow,
-    /// A `pandas.DataFrame`.
-    Pandas,
-    /// A dict of numpy arrays.
-    Numpy,
-    /// An iterator of all batches (`pyarrow.RecordBatch`); yields batches. It may keep state from its first row to its last.
-    Stream,
-}
-
-#[derive(Clone, Debug, Deserialize, JsonSchema)]
-#[serde(untagged)]
-#[schemars(inline)]
-pub enum CommandSpec {
-    /// Program and arguments; no shell is involved.
-    Argv(#[schemars(length(min = 1))] Vec<String>),
-    Options(Box<CommandOptions>),
-}
-
-/// A program, run in worker processes. It has exactly one of `run` and `shell`.
-#[derive(Clone, Debug, Deserialize, JsonSchema)]
-pub struct CommandOptions {
-    /// Program and arguments; no shell is involved. In mode `row`, `{column}` is the row's value; in a task whose outputs have names, `{name}` is
-    /// the path of one. In both, `{{` and `}}` are braces.
-    #[schemars(length(min = 1), example = &["jq", "-c", "select(.ok)"])]
-    pub run: Option<Vec<String>>,
-    /// A script for `bash -euo pipefail`. Params, and columns in mode `row`, reach it as environment variables.
-    pub shell: Option<String>,
-    /// When the program is run. Without it, `batch` if the stage has `from`, else `once`.
-    pub mode: Option<CommandModeSpec>,
-    /// How rows are written to the program's standard input. Without it, `jsonl` in modes `batch` and `stream`.
-    pub input: Option<PipeFormatSpec>,
-    /// How the program's standard output is read. Without it, `jsonl` in modes `batch` and `stream`, else `none`.
-    pub output: Option<PipeFormatSpec>,
-    /// Columns of the output and their types. Without it, those of the first output that has rows.
-    #[serde(default)]
-    #[schemars(schema_with = "super::schema::columns")]
-    pub returns: Option<Map<String, Value>>,
-    /// Of a task (mode `once`, no `output`): paths, folders or glob patterns of what it reads. If they, the command and what `outputs` names are as
-    /// they were when it ended well, it is not run again.
-    #[schemars(example = &"data/*.csv")]
-    pub inputs: Option<PathsSpec>,
-    /// Of a task: the files or folders that it makes.
-    pub outputs: Option<OutputsSpec>,
-}
-
-#[derive(Clone, Debug, Deserialize, JsonSchema)]
-#[serde(untagged)]
-#[schemars(inline)]
-pub enum OutputsSpec {
-    /// A path that the command itself writes to.
-    One(String),
-    /// Paths that the command itself writes to.
-    Many(#[schemars(length(min = 1))] Vec<String>),
-    /// Paths by names. The command writes to another path, which is `{name}` in `run` and the variable `$name` in `shell`; what is there takes
-    /// the place of the output when the command has ended well.
-    Named(#[schemars(schema_with = "super::schema::paths_by_name")] Map<String, Value>),
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum CommandModeSpec {
-    /// One process per batch.
-    Batch,
-    /// Long-lived processes that are fed batch after batch, as `lines` or `jsonl`. The program must write one line for each line that
-    /// it reads, in the same order.
-    Stream,
-    /// One process per row; `{column}` in an argument is that row's value. Gives the row and `stdout`, `stderr`, `exit_code`, `seconds`.
-    Row,
-    /// One process per run, without input.
-    Once,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum PipeFormatSpec {
-    /// Lines of text, in one column named `line`.
-    Lines,
-    /// One JSON object per line.
-    Jsonl,
-    /// Comma-separated values.
-    Csv,
-    /// Tab-separated values.
-    Tsv,
-    /// Arrow IPC stream.
-    Arrow,
-    /// Nothing.
-    None,
-}
-
-#[derive(Clone, Debug, Deserialize, JsonSchema)]
-#[serde(untagged)]
-#[schemars(inline)]
-pub enum WorkersSpec {
-    /// At most so many.
-    Max(#[schemars(range(min = 1, max = 1024))] u32),
-    /// As many as there are usable cores.
-    Auto(AutoSpec),
-    Limits(WorkerLimitsSpec),
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum AutoSpec {
-    Auto,
-}
-
-/// Limits of the number of workers.
-#[derive(Clone, Debug, Deserialize, JsonSchema)]
-pub struct WorkerLimitsSpec {
-    /// Workers that a `python` stage with `from` and without state has before its first batch comes: its modules are imported, and its class is
-    /// built, while sources read.
-    #[schemars(range(min = 0, max = 1024))]
-    pub min: Option<u32>,
-    /// Workers that may run the stage at once.
-    pub max: Option<MaxWorkersSpec>,
-}
-
-#[derive(Clone, Debug, Deserialize, JsonSchema)]
-#[serde(untagged)]
-#[schemars(inline)]
-pub enum MaxWorkersSpec {
-    Count(#[schemars(range(min = 1, max = 1024))] u32),
-    Auto(AutoSpec),
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum LogLevelSpec {
-    Debug,
-    Info,
-    Warning,
-    Error,
-}
-
-/// When a worker is replaced. With both, whichever comes first.
-#[derive(Clone, Debug, Deserialize, JsonSchema)]
-pub struct RecycleSpec {
-    /// After so many batches, or parts of one that are attempted by themselves.
-    #[schemars(range(min = 1))]
-    pub batches: Option<u32>,
-    /// After a batch, if it is older than this: a number with a unit, like `30m`.
-    #[schemars(example = &"30m")]
-    pub age: Option<String>,
 }
 
 /// How rows are cut into batches. A batch ends at whichever bound comes first.

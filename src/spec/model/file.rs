@@ -1,0 +1,103 @@
+//! What is read and written: `read`, `write`.
+
+use schemars::JsonSchema;
+use serde::Deserialize;
+use serde_json::{Map, Value};
+
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(untagged)]
+#[schemars(inline)]
+pub enum ReadSpec {
+    /// Path or glob pattern of the files; `-` is standard input.
+    Path(String),
+    Options(ReadOptions),
+}
+
+/// A source: reads files.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+pub struct ReadOptions {
+    /// Path or glob pattern of the files, or a list of them, relative to this file. `-` is standard input.
+    #[schemars(example = &"data/*.jsonl")]
+    pub path: PathsSpec,
+    /// How the rows are written. Without it, from the file's extension.
+    pub format: Option<FormatSpec>,
+    /// How the files are compressed. Without it, from each file's extension.
+    pub compression: Option<CompressionSpec>,
+    /// Types of columns; those that are not named are inferred from the first rows.
+    #[serde(default)]
+    #[schemars(schema_with = "crate::spec::schema::columns")]
+    pub schema: Option<Map<String, Value>>,
+    /// The character between fields (csv only). Without it, a comma.
+    #[schemars(length(equal = 1), example = &";")]
+    pub delimiter: Option<String>,
+    /// Whether the first record names the columns (csv and tsv only). Without it, it does.
+    pub header: Option<bool>,
+}
+
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(untagged)]
+#[schemars(inline)]
+pub enum PathsSpec {
+    One(String),
+    Many(#[schemars(length(min = 1))] Vec<String>),
+}
+
+impl PathsSpec {
+    pub fn all(&self) -> &[String] {
+        match self {
+            Self::One(path) => std::slice::from_ref(path),
+            Self::Many(paths) => paths,
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum FormatSpec {
+    /// Comma-separated values.
+    Csv,
+    /// Tab-separated values.
+    Tsv,
+    /// One JSON object per line.
+    Jsonl,
+    Parquet,
+    /// Arrow IPC: the file format in files, the stream format on pipes.
+    Arrow,
+    /// Lines of text, in one column named `line`.
+    Lines,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum CompressionSpec {
+    None,
+    /// gzip
+    Gz,
+    /// Zstandard
+    Zst,
+    /// Snappy; for the pages of Parquet files that are written
+    Snappy,
+}
+
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(untagged)]
+#[schemars(inline)]
+pub enum WriteSpec {
+    /// Path of the file; `-` is standard output.
+    Path(String),
+    Options(WriteOptions),
+}
+
+/// A sink: writes one file, published when the whole run has succeeded.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+pub struct WriteOptions {
+    /// Path of the file, relative to this file. `-` is standard output.
+    #[schemars(example = &"out/result.parquet")]
+    pub path: String,
+    /// How the rows are written. Without it, from the file's extension.
+    pub format: Option<FormatSpec>,
+    /// How the file is compressed. Without it, from the file's extension.
+    pub compression: Option<CompressionSpec>,
+    /// Whether the first line names the columns (csv and tsv only). Without it, it does.
+    pub header: Option<bool>,
+}

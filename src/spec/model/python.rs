@@ -1,0 +1,83 @@
+//! Code in Python and what it needs: `python` of a stage and of the pipeline.
+
+use schemars::JsonSchema;
+use serde::Deserialize;
+use serde_json::{Map, Value};
+
+/// What the workers need from Python. Requirements are installed once into a cached virtual environment; `interpreter` or
+/// `venv` names one that exists instead.
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
+pub struct PythonEnvironmentSpec {
+    /// Packages as pip reads them, or the path of a requirements file.
+    #[schemars(example = &"requirements.txt")]
+    pub requirements: Option<RequirementsSpec>,
+    /// Folders that modules are imported from, relative to this file. Without it, the folder of this file.
+    #[serde(default)]
+    #[schemars(example = &["."])]
+    pub path: Vec<String>,
+    /// A Python interpreter to use as it is, or to build the environment with when there are `requirements`.
+    pub interpreter: Option<String>,
+    /// A virtual environment to use as it is.
+    pub venv: Option<String>,
+    /// How much the workers give way to other programs, as `nice` has it. Without it, as much as millpond itself.
+    #[schemars(range(min = 0, max = 19), example = &5)]
+    pub nice: Option<u8>,
+    /// How many threads numerical libraries may use in each worker (`OMP_NUM_THREADS` and its like). Without it, the cores divided by the workers.
+    #[schemars(range(min = 1, max = 1024))]
+    pub threads: Option<u32>,
+}
+
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(untagged)]
+#[schemars(inline)]
+pub enum RequirementsSpec {
+    /// Path of a requirements file.
+    File(String),
+    /// Packages as pip reads them.
+    List(Vec<String>),
+}
+
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(untagged)]
+#[schemars(inline)]
+pub enum PythonSpec {
+    /// `module:name` of a function or a class.
+    Call(String),
+    Options(PythonOptions),
+}
+
+/// A Python function or class, `module:name`, run in worker processes. Without `from` it is a generator.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+pub struct PythonOptions {
+    /// `module:name` of a function or a class.
+    #[schemars(example = &"sentiment:Scorer")]
+    pub call: String,
+    /// What the function gets and gives. Without it, from the annotation of its first parameter.
+    #[serde(rename = "as")]
+    pub convention: Option<ConventionSpec>,
+    /// Keyword arguments for the function or for the class's constructor.
+    #[serde(default)]
+    #[schemars(schema_with = "crate::spec::schema::any_map")]
+    pub with: Option<Map<String, Value>>,
+    /// Columns of the output and their types. Without it, those of the first batch.
+    #[serde(default)]
+    #[schemars(schema_with = "crate::spec::schema::columns")]
+    pub returns: Option<Map<String, Value>>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum ConventionSpec {
+    /// One row as a dict; gives a dict, `None` to drop it, or an iterable of dicts.
+    Row,
+    /// A list of dicts.
+    Rows,
+    /// A `pyarrow.RecordBatch`.
+    Arrow,
+    /// A `pandas.DataFrame`.
+    Pandas,
+    /// A dict of numpy arrays.
+    Numpy,
+    /// An iterator of all batches (`pyarrow.RecordBatch`); yields batches. It may keep state from its first row to its last.
+    Stream,
+}

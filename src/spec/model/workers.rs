@@ -1,0 +1,60 @@
+//! How many workers a stage has, when they are replaced and what they tell: `workers`, `recycle`, `log_level`.
+
+use schemars::JsonSchema;
+use serde::Deserialize;
+
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(untagged)]
+#[schemars(inline)]
+pub enum WorkersSpec {
+    /// At most so many.
+    Max(#[schemars(range(min = 1, max = 1024))] u32),
+    /// As many as there are usable cores.
+    Auto(AutoSpec),
+    Limits(WorkerLimitsSpec),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum AutoSpec {
+    Auto,
+}
+
+/// Limits of the number of workers.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+pub struct WorkerLimitsSpec {
+    /// Workers that a `python` stage with `from` and without state has before its first batch comes: its modules are imported, and its class is
+    /// built, while sources read.
+    #[schemars(range(min = 0, max = 1024))]
+    pub min: Option<u32>,
+    /// Workers that may run the stage at once.
+    pub max: Option<MaxWorkersSpec>,
+}
+
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(untagged)]
+#[schemars(inline)]
+pub enum MaxWorkersSpec {
+    Count(#[schemars(range(min = 1, max = 1024))] u32),
+    Auto(AutoSpec),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum LogLevelSpec {
+    Debug,
+    Info,
+    Warning,
+    Error,
+}
+
+/// When a worker is replaced. With both, whichever comes first.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+pub struct RecycleSpec {
+    /// After so many batches, or parts of one that are attempted by themselves.
+    #[schemars(range(min = 1))]
+    pub batches: Option<u32>,
+    /// After a batch, if it is older than this: a number with a unit, like `30m`.
+    #[schemars(example = &"30m")]
+    pub age: Option<String>,
+}
