@@ -4,6 +4,7 @@ use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::plan::{LogLevel, Plan};
@@ -140,8 +141,8 @@ pub struct RunArgs {
     #[arg(long, value_enum, default_value_t = Progress::Auto)]
     pub progress: Progress,
     /// What is told of what Python code logs, where its stage has no `log_level`.
-    #[arg(long, value_enum, default_value_t = Level::Info)]
-    pub log_level: Level,
+    #[arg(long, default_value = LogLevel::default().word(), value_parser = log_level())]
+    pub log_level: LogLevel,
     /// Injects faults, to see that the pipeline survives them: workers are killed and replaced, attempts are lost, late, or hang. Which ones
     /// follows from this number.
     #[arg(long, value_name = "SEED")]
@@ -181,25 +182,6 @@ impl StateArgs {
     /// The state folder of a pipeline that lies in `folder`.
     pub fn in_folder(&self, folder: &Path) -> PathBuf {
         self.state_dir.clone().unwrap_or_else(|| folder.join(STATE))
-    }
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum Level {
-    Debug,
-    Info,
-    Warning,
-    Error,
-}
-
-impl Level {
-    pub fn in_plan(self) -> LogLevel {
-        match self {
-            Self::Debug => LogLevel::Debug,
-            Self::Info => LogLevel::Info,
-            Self::Warning => LogLevel::Warning,
-            Self::Error => LogLevel::Error,
-        }
     }
 }
 
@@ -264,6 +246,11 @@ fn assignment(text: &str) -> Result<(String, String), String> {
         Some((name, value)) if !name.is_empty() => Ok((name.to_owned(), value.to_owned())),
         _ => Err("expected NAME=VALUE".to_owned()),
     }
+}
+
+fn log_level() -> impl TypedValueParser<Value = LogLevel> {
+    PossibleValuesParser::new(LogLevel::ALL.map(LogLevel::word))
+        .map(|word| LogLevel::ALL.into_iter().find(|level| level.word() == word).expect("one of them"))
 }
 
 fn fraction(text: &str) -> Result<f64, String> {

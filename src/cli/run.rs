@@ -56,7 +56,7 @@ fn prepared_run(args: &RunArgs) -> Result<Exit, Exit> {
             plan.name
         ));
     }
-    plan.log_level = args.log_level.in_plan();
+    plan.log_level = args.log_level;
     load::keep_to_memory(&mut plan, &args.workers)?;
     let python = if plan.needs_python() { Some(env::python_host(&plan)?) } else { None };
     let signals = Signals::watch().map_err(|error| {

@@ -15,6 +15,8 @@ pub enum LogLevel {
 }
 
 impl LogLevel {
+    pub const ALL: [Self; 4] = [Self::Debug, Self::Info, Self::Warning, Self::Error];
+
     pub fn word(self) -> &'static str {
         match self {
             Self::Debug => "debug",

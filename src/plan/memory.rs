@@ -104,7 +104,8 @@ impl MemoryBound {
         add("what is shared by all workers".to_owned(), shared(plan), Estimated);
         let pools = workers(plan);
         let processes = pools.iter().map(|pool| pool.count).sum::<u64>();
-        let rounded = sum_by_port(plan, |edge| if is_shared(plan, edge) { rounding(plan, edge) } else { 0 });
+        let rounded =
+            sum_by_port(plan, |edge| if lies_in_shared_memory(plan, edge) { rounding(plan, edge) } else { 0 });
         add("segments larger than their batches".to_owned(), rounded, Enforced);
         if processes > 0 {
             add("free segments".to_owned(), free_segments(plan, processes), Estimated);
@@ -207,7 +208,7 @@ fn is_python(plan: &Plan, stage: super::plan::StageId) -> bool {
 }
 
 /// Whether batches of the edge lie in shared memory.
-fn is_shared(plan: &Plan, edge: &Edge) -> bool {
+fn lies_in_shared_memory(plan: &Plan, edge: &Edge) -> bool {
     (is_python(plan, edge.from) || is_python(plan, edge.to)) && largest_batch(plan, edge) > INLINE_BATCH
 }
 
@@ -231,7 +232,7 @@ fn free_segments(plan: &Plan, processes: u64) -> u64 {
     // What holds all batches that there will ever be has been counted with the segments.
     let once = |is_writer: &dyn Fn(&Edge) -> bool| {
         sum_by_port(plan, |edge| {
-            let counts = is_shared(plan, edge) && is_writer(edge) && !holds_all(plan, edge);
+            let counts = lies_in_shared_memory(plan, edge) && is_writer(edge) && !holds_all(plan, edge);
             if counts { edge.capacity.bytes.get() } else { 0 }
         })
     };

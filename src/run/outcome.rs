@@ -1,11 +1,12 @@
 //! [`Outcome`]: how a run ended, with the accounts of every stage and edge.
 
+use std::collections::BTreeMap;
 use std::ops::Range;
 use std::time::Duration;
 
 use serde::Serialize;
+use serde_json::Value;
 
-use super::executor::StateSummary;
 use super::scheduler::{BatchId, Failure};
 use crate::plan::{EdgeId, StageId};
 
@@ -92,6 +93,9 @@ pub struct EdgeAccount {
     /// The consumer stopped before the end (`LIMIT`), so that not all that was published was consumed.
     pub closed_early: bool,
 }
+
+/// Parts of the state as people and programs are shown them, by kind and name.
+pub type StateSummary = BTreeMap<&'static str, BTreeMap<String, Value>>;
 
 /// How a run ended.
 #[derive(Clone, Debug)]

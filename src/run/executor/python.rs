@@ -222,9 +222,7 @@ impl Pool {
     }
 
     /// Keeps what workers can look up from now on.
-    pub fn share(&mut self, mut memory: SharedMemory) {
-        let made_by = self.plan.stages.iter().find(|stage| stage.name == memory.name());
-        memory.is_object = made_by.is_some_and(Stage::makes_object);
+    pub fn share(&mut self, memory: SharedMemory) {
         self.shared.push(memory);
     }
 
@@ -386,7 +384,11 @@ impl Pool {
         if let Entry::Vacant(unknown) = worker.stages.entry(stage) {
             unknown.insert(Opening::Asked);
             let news = std::mem::replace(&mut worker.shared_sent, self.shared.len());
-            let frames = self.shared[news..].iter().map(SharedMemory::frame).collect::<io::Result<Vec<_>>>();
+            let frames = self.shared[news..].iter().map(|memory| {
+                let made_by = self.plan.stages.iter().find(|stage| stage.name == memory.name());
+                memory.frame(made_by.is_some_and(Stage::makes_object))
+            });
+            let frames = frames.collect::<io::Result<Vec<_>>>();
             match frames {
                 Ok(frames) => frames.into_iter().for_each(|frame| worker.connection.send(frame)),
                 Err(error) => {

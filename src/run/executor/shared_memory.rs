@@ -13,8 +13,6 @@ use crate::batch::{Segment, SegmentId};
 #[derive(Debug)]
 pub struct SharedMemory {
     name: String,
-    /// It is a pickled object, and no table.
-    pub is_object: bool,
     segment: Segment,
     /// Made where it is asked for, as it takes its time.
     digest: OnceLock<[u8; 32]>,
@@ -38,19 +36,19 @@ impl SharedMemory {
         fcntl_add_seals(&file, SealFlags::WRITE | SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL)?;
         // What is no batch has no number among segments.
         let segment = Segment::adopt(SegmentId(0), file.into(), length).map_err(io::Error::other)?;
-        Ok(Self { name: name.to_owned(), is_object: false, segment, digest: OnceLock::new() })
+        Ok(Self { name: name.to_owned(), segment, digest: OnceLock::new() })
     }
 
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// The frame that tells a worker of it.
+    /// The frame that tells a worker of it: a pickled object, or a table.
     ///
     /// # Errors
     /// If there are no descriptors left.
-    pub fn frame(&self) -> io::Result<Frame> {
-        let mut frame = Frame::new(Kind::Shared).with_text(&json!({"name": self.name, "object": self.is_object}));
+    pub fn frame(&self, is_object: bool) -> io::Result<Frame> {
+        let mut frame = Frame::new(Kind::Shared).with_text(&json!({"name": self.name, "object": is_object}));
         frame.length = self.segment.len() as u64;
         frame.fds = vec![self.segment.fd().try_clone_to_owned()?];
         Ok(frame)

@@ -8,6 +8,8 @@ use arrow::array::{Array as _, RecordBatch, StringArray};
 use serde::{Deserialize, Serialize};
 use serde_json::{Number, Value, json};
 
+use crate::run::StateSummary;
+
 /// Bytes that all of it may have, about.
 const LIMIT: usize = 64 << 20;
 /// Different items of which counts are exact.
@@ -66,9 +68,6 @@ pub enum StateError {
     #[error("an update of the state cannot be read: {0}")]
     Malformed(String),
 }
-
-/// Parts of the state as people and programs are shown them, by kind and name.
-pub type StateSummary = BTreeMap<&'static str, BTreeMap<String, Value>>;
 
 #[derive(Debug, Default)]
 pub struct SharedState {

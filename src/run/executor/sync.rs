@@ -455,6 +455,8 @@ mod tests {
     }
 
     proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
         /// Random workers that each take locks and give them back, some of which die: never two holders, every request answered once,
         /// and when nobody has anything to do any more, nobody waits.
         #[test]
