@@ -2,7 +2,7 @@
 //! them.
 //!
 //! A block of YAML is a complete pipeline, which is run in a folder with the examples of this repository, unless
-//! `<!-- fragment -->` stands in the line before it.
+//! `<!-- fragment -->` stands in the line before it, or `<!-- wrong -->`: then it has the problem in whose section it stands, and no other.
 
 #[allow(dead_code)]
 mod program;
@@ -17,6 +17,7 @@ use program::{errors, files, repository, run};
 use serde_json::Value;
 
 const FRAGMENT: &str = "<!-- fragment -->";
+const WRONG: &str = "<!-- wrong -->";
 
 /// README.md and the pages in docs.
 fn pages() -> Vec<PathBuf> {
@@ -35,7 +36,10 @@ struct Block {
     page: PathBuf,
     /// Of its first line of text, 1-based.
     line: usize,
-    is_fragment: bool,
+    /// What stands in the line before it.
+    mark: String,
+    /// What stands in the last heading before it.
+    heading: String,
     text: String,
 }
 
@@ -52,7 +56,11 @@ fn yaml_blocks(page: &Path) -> Vec<Block> {
     let block = |at: usize| Block {
         page: page.to_owned(),
         line: at + 2,
-        is_fragment: at > 0 && lines[at - 1] == FRAGMENT,
+        mark: at.checked_sub(1).map_or_else(String::new, |before| lines[before].to_owned()),
+        heading: lines[..at]
+            .iter()
+            .rfind(|line| line.starts_with('#'))
+            .map_or_else(String::new, |line| (*line).to_owned()),
         text: lines[at + 1..].iter().take_while(|line| **line != "```").map(|line| format!("{line}\n")).collect(),
     };
     starts.map(block).collect()
@@ -68,7 +76,8 @@ fn workplace() -> tempfile::TempDir {
 #[test]
 fn every_pipeline_runs() {
     let blocks: Vec<Block> = pages().iter().flat_map(|page| yaml_blocks(page)).collect();
-    let pipelines: Vec<&Block> = blocks.iter().filter(|block| !block.is_fragment).collect();
+    let pipelines: Vec<&Block> =
+        blocks.iter().filter(|block| ![FRAGMENT, WRONG].contains(&block.mark.as_str())).collect();
     assert!(pipelines.len() > 10, "only {} pipelines were found", pipelines.len());
     for pipeline in pipelines {
         assert!(pipeline.text.starts_with("version: 1\n"), "{}: is this a fragment?", pipeline.place());
@@ -82,6 +91,25 @@ fn every_pipeline_runs() {
         println!("{}", pipeline.place());
         run(&file, &folder.path().join("state"), &[]);
         assert!(!files(&folder.path().join("out")).is_empty(), "{}: nothing was published", pipeline.place());
+    }
+}
+
+#[test]
+fn every_wrong_pipeline_has_the_problem_that_it_stands_for() {
+    let page = repository().join("docs/errors.md");
+    let blocks: Vec<Block> = yaml_blocks(&page).into_iter().filter(|block| block.mark == WRONG).collect();
+    assert!(blocks.len() > 40, "only {} were found", blocks.len());
+    for block in blocks {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let file = folder.path().join("pipeline.yaml");
+        fs::write(&file, &block.text).expect("a file");
+        let validated =
+            Command::new(env!("CARGO_BIN_EXE_millpond")).args(["validate", "--format", "json"]).arg(&file).output();
+        let validated = validated.expect("the program starts");
+        let problems: Vec<Value> = serde_json::from_slice(&validated.stdout).expect("a list");
+        let codes: Vec<String> =
+            problems.iter().map(|problem| format!("### `{}`", problem["code"].as_str().expect("a code"))).collect();
+        assert_eq!(codes, std::slice::from_ref(&block.heading), "{}: {problems:#?}", block.place());
     }
 }
 

@@ -30,6 +30,8 @@ pub enum Command {
     Plan(PlanArgs),
     /// Print the graph of the stages.
     Graph(GraphArgs),
+    /// Explain the code of an error or a warning, with an example of what is wrong.
+    Explain(ExplainArgs),
     /// Print the JSON Schema of pipeline files.
     Schema,
     /// Runs that have been, and what they have left behind.
@@ -209,8 +211,20 @@ pub struct ValidateArgs {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum DiagnosticFormat {
+    /// Drawn with the lines that they are about.
     Human,
+    /// A list of objects.
     Json,
+    /// SARIF 2.1.0, as code scanning takes it.
+    Sarif,
+    /// Annotations for workflows of GitHub.
+    Github,
+}
+
+#[derive(Debug, Args)]
+pub struct ExplainArgs {
+    /// The code, such as `plan::cycle` or `cycle`. Without it, all codes are listed.
+    pub code: Option<String>,
 }
 
 #[derive(Debug, Args)]

@@ -4,6 +4,7 @@ mod args;
 mod cgroup;
 mod env;
 mod exit_code;
+mod explain;
 mod graph;
 mod load;
 mod output;
@@ -63,6 +64,7 @@ fn dispatch(args: impl IntoIterator<Item = OsString>) -> Exit {
         Command::Validate(args) => validate::validate(&args),
         Command::Plan(args) => plan::plan(&args),
         Command::Graph(args) => graph::graph(&args),
+        Command::Explain(args) => explain::explain(&args),
         Command::Schema => schema::schema(),
         Command::Runs(RunsCommand::List(args)) => runs::list(&args),
         Command::Runs(RunsCommand::Prune(args)) => runs::prune(&args),

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use super::args::{DiagnosticFormat, ValidateArgs};
 use super::exit_code::Exit;
 use super::{load, output};
-use crate::diagnostic::{Diagnostic, Severity, SourceText, SourceTextError, render};
+use crate::diagnostic::{Diagnostic, Severity, SourceText, SourceTextError, annotation, render, sarif};
 use crate::plan;
 use crate::spec::{self, Completeness, Given};
 
@@ -25,6 +25,8 @@ pub fn validate(args: &ValidateArgs) -> Exit {
     let printed = match args.format {
         DiagnosticFormat::Human => human(&checked),
         DiagnosticFormat::Json => json_text(&checked),
+        DiagnosticFormat::Sarif => sarif_text(&checked),
+        DiagnosticFormat::Github => annotations(&checked),
     };
     if exit == Exit::Success { printed } else { exit }
 }
@@ -84,4 +86,23 @@ fn json_text(checked: &[Checked]) -> Exit {
         }
     }
     output::print(&format!("{:#}\n", Value::Array(values)))
+}
+
+fn sarif_text(checked: &[Checked]) -> Exit {
+    let checked: Vec<_> = checked
+        .iter()
+        .map(|checked| checked.as_ref().map(|(source, problems)| (source.as_ref(), problems.as_slice())))
+        .collect();
+    output::print(&format!("{:#}\n", sarif(&checked)))
+}
+
+fn annotations(checked: &[Checked]) -> Exit {
+    let mut lines = String::new();
+    for checked in checked {
+        match checked {
+            Ok((source, problems)) => lines.extend(problems.iter().map(|problem| annotation(problem, source))),
+            Err(error) => output::complain(&error.to_string()),
+        }
+    }
+    output::print(&lines)
 }
