@@ -212,6 +212,42 @@ sink:
 }
 
 #[test]
+fn a_large_state_is_shown_in_part_and_the_rest_is_counted() {
+    let module = "
+import millpond
+def count(row):
+    millpond.state.map('large').set(str(row['n']), 'x' * 900_000)
+    millpond.state.set('seen').update(range(row['n'] * 400, row['n'] * 400 + 400))
+    return row
+";
+    let scene = scene(&STAGES.replace("rows: 100", "rows: 1"), module, 50);
+    let ran = scene.run().ends_with(0);
+    ran.says(&["map `large`: 50 keys\n", "set `seen`: 20,000 items\n"]);
+    let summary = scene.summary();
+    assert_eq!(summary["state"]["map"]["large"].as_object().map(serde_json::Map::len), Some(1));
+    assert_eq!(summary["state"]["set"]["seen"].as_array().map(Vec::len), Some(10_000));
+    assert_eq!(
+        summary["state_left_out"],
+        json!({"map": {"parts": 0, "entries": {"large": 49}}, "set": {"parts": 0, "entries": {"seen": 10_000}}})
+    );
+}
+
+#[test]
+fn a_run_has_its_summary_though_nobody_reads_what_it_prints() {
+    let module = "
+import millpond
+def count(row):
+    for number in range(250):
+        print('x' * 999)
+    millpond.counter('rows').add()
+    return row
+";
+    let scene = scene(STAGES, module, 2);
+    assert_eq!(scene.run().start_unread().end_unread().code(), Some(0));
+    assert_eq!(state(&scene)["counter"], json!({"rows": 2}));
+}
+
+#[test]
 fn what_cannot_be_counted_fails_the_stage() {
     let module = "
 import millpond

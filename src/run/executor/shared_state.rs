@@ -16,6 +16,14 @@ const LIMIT: usize = 64 << 20;
 const EXACT: usize = 10_000;
 /// What an entry takes beside its key and value.
 const ENTRY_BYTES: usize = 64;
+/// Items of [`Kind::Top`] that its summary shows.
+const MOST_FREQUENT: usize = 10;
+/// Keys or items of a part that its summary shows.
+const SHOWN: usize = 10_000;
+/// Bytes of a part that its summary shows, about.
+const SHOWN_BYTES: usize = 1 << 20;
+/// Bytes that the summary of all parts may have, about: it is written and read as a whole.
+const SUMMARY_BYTES: usize = 8 << 20;
 /// How far the middle of a bucket of [`Kind::Quantiles`] may be from a number in it, as a part of that.
 const ACCURACY: f64 = 0.01;
 
@@ -213,22 +221,24 @@ impl SharedState {
         Ok(true)
     }
 
-    /// All of it, for people and programs: by kind and name. Of counts, those of the most frequent ones.
+    /// All of it that is fit to be read, for people and programs. Of counts, those of the most frequent ones.
     pub fn summary(&self) -> StateSummary {
-        let mut summary = StateSummary::new();
-        for ((kind, name), part) in &self.parts {
-            let value = match part {
-                Part::Counter(total) => Value::Number(total.clone()),
-                Part::Map(map) => map.iter().map(|(key, value)| (key.to_string(), value.clone())).collect(),
-                Part::Set(set) => set.iter().map(|item| json!(item)).collect(),
-                Part::Counts { counts, .. } if *kind == Kind::Quantiles => quantiles(counts),
-                Part::Counts { counts, .. } => {
-                    let mut all: Vec<_> = counts.iter().collect();
-                    all.sort_by_key(|(item, count)| (std::cmp::Reverse(**count), *item));
-                    all.into_iter().take(10).map(|(item, count)| json!([item, count])).collect()
-                }
+        let mut summary = StateSummary::default();
+        let mut room = SUMMARY_BYTES;
+        // What is short comes first, so that large maps and sets cannot hide it.
+        let (long, short): (Vec<_>, Vec<_>) =
+            self.parts.iter().partition(|((kind, _), _)| matches!(kind, Kind::Map | Kind::Set));
+        for ((kind, name), part) in short.into_iter().chain(long) {
+            let Some(left) = room.checked_sub(ENTRY_BYTES + name.len()) else {
+                summary.left_out.entry(kind.word()).or_default().parts += 1;
+                continue;
             };
-            summary.entry(kind.word()).or_default().insert(name.clone(), value);
+            let (value, bytes, left_out) = part.shown(*kind, left.min(SHOWN_BYTES));
+            room = left - bytes;
+            summary.parts.entry(kind.word()).or_default().insert(name.clone(), value);
+            if left_out > 0 {
+                summary.left_out.entry(kind.word()).or_default().entries.insert(name.clone(), left_out);
+            }
         }
         summary
     }
@@ -242,6 +252,50 @@ impl Part {
             Kind::Set => Self::Set(BTreeSet::new()),
             Kind::Top | Kind::Quantiles => Self::Counts { counts: BTreeMap::new(), floor: 0 },
         }
+    }
+
+    /// What a summary shows of it, the bytes that this has, and how many keys or items are left out.
+    fn shown(&self, kind: Kind, room: usize) -> (Value, usize, u64) {
+        let mut shelf = Shelf { room, used: 0, shown: 0, left_out: 0 };
+        let value = match self {
+            Self::Counter(total) => Value::Number(total.clone()),
+            Self::Map(map) => {
+                let shown = map.iter().filter(|(key, value)| shelf.takes(size(key) + weight(value)));
+                shown.map(|(key, value)| (key.to_string(), value.clone())).collect()
+            }
+            Self::Set(set) => set.iter().filter(|item| shelf.takes(size(item))).map(|item| json!(item)).collect(),
+            Self::Counts { counts, .. } if kind == Kind::Quantiles => quantiles(counts),
+            Self::Counts { counts, .. } => {
+                let mut all: Vec<_> = counts.iter().collect();
+                all.sort_by_key(|(item, count)| (std::cmp::Reverse(**count), *item));
+                all.truncate(MOST_FREQUENT);
+                let shown = all.into_iter().filter(|(item, _)| shelf.takes(size(item)));
+                shown.map(|(item, count)| json!([item, count])).collect()
+            }
+        };
+        (value, shelf.used, shelf.left_out)
+    }
+}
+
+/// How much of a part its summary has room for.
+struct Shelf {
+    room: usize,
+    used: usize,
+    shown: usize,
+    left_out: u64,
+}
+
+impl Shelf {
+    /// Whether there is room for one more entry of so many bytes. One that is too large takes no room from those after it.
+    fn takes(&mut self, bytes: usize) -> bool {
+        let fits = self.shown < SHOWN && self.used + bytes <= self.room;
+        if fits {
+            self.used += bytes;
+            self.shown += 1;
+        } else {
+            self.left_out += 1;
+        }
+        fits
     }
 }
 
@@ -315,6 +369,7 @@ mod tests {
     use arrow::datatypes::{DataType, Field, Schema};
 
     use super::*;
+    use crate::run::LeftOut;
 
     fn updates(rows: &[(&str, &str, Value)]) -> RecordBatch {
         let field = |name: &str| Field::new(name, DataType::Utf8, true);
@@ -363,8 +418,8 @@ mod tests {
         assert_eq!(state.read(Kind::Set, "s"), json!([1, "b"]));
         assert_eq!(state.read(Kind::Quantiles, "q"), json!([["+3", 2]]));
         assert_eq!(state.read(Kind::Map, "n"), Value::Null);
-        assert_eq!(state.summary()["top"]["t"], json!([["often", 5], ["rare", 1]]));
-        let middle = state.summary()["quantiles"]["q"]["p50"].as_f64().expect("there are some");
+        assert_eq!(state.summary().parts["top"]["t"], json!([["often", 5], ["rare", 1]]));
+        let middle = state.summary().parts["quantiles"]["q"]["p50"].as_f64().expect("there are some");
         assert!((middle / 1.051 - 1.0).abs() < 0.001, "{middle}");
     }
 
@@ -409,6 +464,45 @@ mod tests {
         }
         let full = (60..70).find_map(|number| add(format!("m{number}"), "set").err());
         assert!(matches!(full, Some(StateError::Full)));
+    }
+
+    #[test]
+    fn a_summary_shows_what_is_fit_to_be_read_and_counts_the_rest() {
+        let mut state = SharedState::default();
+        let add = |state: &mut SharedState, kind, name: &str, update: Value| {
+            state.apply(kind, name, update.as_array().expect("a list")).expect("there is room");
+        };
+        for number in 0..SHOWN + 5 {
+            add(&mut state, Kind::Map, "many", json!(["set", number, 1]));
+            add(&mut state, Kind::Set, "many", json!(["add", number]));
+        }
+        // One that is too large does not hide those that come after it.
+        let large = "x".repeat(SHOWN_BYTES);
+        add(&mut state, Kind::Map, "large", json!(["set", "a", large]));
+        add(&mut state, Kind::Map, "large", json!(["set", "b", "small"]));
+        let summary = state.summary();
+        assert_eq!(summary.parts["set"]["many"].as_array().map(Vec::len), Some(SHOWN));
+        assert_eq!(summary.left_out["set"].entries, BTreeMap::from([("many".to_owned(), 5)]));
+        assert_eq!(summary.parts["map"]["large"], json!({"b": "small"}));
+        let left_out = &summary.left_out["map"];
+        assert_eq!((left_out.entries["many"], left_out.entries["large"]), (5, 1));
+
+        // So many that not even each of them is shown.
+        let mut state = SharedState::default();
+        for number in 10..30 {
+            add(&mut state, Kind::Map, &format!("m{number}"), json!(["set", "key", large[..SHOWN_BYTES / 2]]));
+        }
+        add(&mut state, Kind::Set, "s", json!(["add", "item"]));
+        add(&mut state, Kind::Top, "t", json!(["add", "item", 1]));
+        let name = "y".repeat(SUMMARY_BYTES);
+        add(&mut state, Kind::Counter, &name, json!(["add", 7]));
+        let summary = state.summary();
+        assert_eq!(summary.left_out["counter"], LeftOut { parts: 1, ..LeftOut::default() });
+        assert_eq!(summary.parts["top"]["t"], json!([["item", 1]]));
+        assert_eq!(summary.parts["map"]["m10"].as_object().map(serde_json::Map::len), Some(1));
+        assert_eq!(summary.left_out["map"].entries["m29"], 1);
+        assert_eq!(summary.parts["set"]["s"], json!(["item"]));
+        assert!(json!(summary.parts).to_string().len() < 2 * SUMMARY_BYTES);
     }
 
     #[test]
