@@ -38,6 +38,7 @@ def count(row):
     millpond.state.map('extremes').max('most', n)
     millpond.state.map('extremes').min('least', n)
     millpond.state.map('last').set('n', n)
+    millpond.state.map('mixed').update({1: 'number', '1': 'text'})
     millpond.state.set('ends').add(n % 4)
     millpond.state.top('digits').add(str(n)[0])
     millpond.state.quantiles('sizes').add(n)
@@ -51,6 +52,7 @@ def count(row):
     assert_eq!(state["map"]["extremes"], json!({"least": 0, "most": 999}));
     // In the order of the batches, whoever has done them.
     assert_eq!(state["map"]["last"], json!({"n": 999}));
+    assert_eq!(state["map"]["mixed"], json!([[1, "number"], ["1", "text"]]));
     assert_eq!(state["set"]["ends"], json!([0, 1, 2, 3]));
     assert_eq!(state["top"]["digits"][0], json!(["1", 111]));
     let median = state["quantiles"]["sizes"]["p50"].as_f64().expect("a number");
@@ -58,6 +60,7 @@ def count(row):
     ran.says(&[
         "counter `rows`: 1,000\n",
         "map `by_end`: 3 keys\n",
+        "map `mixed`: 2 keys\n",
         "quantiles `sizes`: ",
         "p50 49",
         "set `ends`: 4 items\n",

@@ -134,6 +134,7 @@ fn state(outcome: &Outcome) -> String {
                     shown.collect::<Vec<_>>().join(", ")
                 }
                 Value::Object(map) => counted(number(map.len()), "key"),
+                Value::Array(pairs) if *kind == "map" => counted(number(pairs.len()), "key"),
                 Value::Array(items) if *kind == "top" => {
                     let shown = items.iter().map(|item| format!("{} {}", plain(&item[0]), item[1]));
                     shown.collect::<Vec<_>>().join(", ")

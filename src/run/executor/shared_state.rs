@@ -261,7 +261,12 @@ impl Part {
             Self::Counter(total) => Value::Number(total.clone()),
             Self::Map(map) => {
                 let shown = map.iter().filter(|(key, value)| shelf.takes(size(key) + weight(value)));
-                shown.map(|(key, value)| (key.to_string(), value.clone())).collect()
+                // Numbers sort first. As keys of an object, 1 and "1" would be one.
+                if matches!(map.first_key_value(), Some((Key::Number(_), _))) {
+                    shown.map(|(key, value)| json!([key, value])).collect()
+                } else {
+                    shown.map(|(key, value)| (key.to_string(), value.clone())).collect()
+                }
             }
             Self::Set(set) => set.iter().filter(|item| shelf.takes(size(item))).map(|item| json!(item)).collect(),
             Self::Counts { counts, .. } if kind == Kind::Quantiles => quantiles(counts),
