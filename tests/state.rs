@@ -268,6 +268,32 @@ def count(row):
 }
 
 #[test]
+fn a_batch_that_cannot_be_counted_is_named_and_nothing_of_it_counts() {
+    let module = "
+import millpond
+def count(row):
+    millpond.counter('a').add()
+    millpond.counter('large').add((1 << 62) if row['n'] % 100 == 0 else 0)
+    millpond.state.set('seen').add(row['n'] // 100)
+    return row
+def made():
+    for n in range(1000):
+        yield {'n': n}
+";
+    let overflow = "stage `counted` failed (exception): counter `large` of the state goes beyond 64 bits, with what was done in batch 1";
+    for (source, place) in [("read: rows.csv", "rows.csv, rows 101 to 200)\n"), ("python: work:made", "\n")] {
+        let scene = scene(&STAGES.replace("read: rows.csv", source), module, 1000);
+        scene.run().args(&["--workers", "2"]).ends_with(1).says(&[overflow, place]);
+        assert_eq!(
+            state(&scene),
+            json!({"counter": {"a": 100, "large": 1_u64 << 62}, "set": {"seen": [0]}}),
+            "{source}"
+        );
+        scene.assert_clean();
+    }
+}
+
+#[test]
 fn what_depends_on_the_state_is_not_kept() {
     let module = "
 import millpond
