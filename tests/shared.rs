@@ -177,7 +177,14 @@ fn what_cannot_be_shared_says_why() {
 }
 
 #[test]
-fn accounts_and_plans_tell_of_it() {
+fn what_it_is_made_from_is_told_that_it_is_not_there_yet() {
+    let module = "import millpond\ndef work(row):\n    millpond.shared['low']\n";
+    let scene = scene("low: { from: worked, sql: 'SELECT min(n) AS n FROM worked' }", STAGES, module);
+    scene.run().ends_with(1).says(&["stage `worked` failed", "`low` is not there yet: ", "does not wait for it"]);
+}
+
+#[test]
+fn a_summary_has_two_stages_for_each() {
     let scene = scene("prices: { read: prices.csv }", STAGES, LOOKS_UP);
     with_prices(&scene, 10);
     scene.run().ends_with(0);

@@ -38,6 +38,7 @@ def count(row):
     millpond.state.map('extremes').max('most', n)
     millpond.state.map('extremes').min('least', n)
     millpond.state.map('last').set('n', n)
+    millpond.state.map('mixed').update({1: 'number', '1': 'text'})
     millpond.state.set('ends').add(n % 4)
     millpond.state.top('digits').add(str(n)[0])
     millpond.state.quantiles('sizes').add(n)
@@ -51,6 +52,7 @@ def count(row):
     assert_eq!(state["map"]["extremes"], json!({"least": 0, "most": 999}));
     // In the order of the batches, whoever has done them.
     assert_eq!(state["map"]["last"], json!({"n": 999}));
+    assert_eq!(state["map"]["mixed"], json!([[1, "number"], ["1", "text"]]));
     assert_eq!(state["set"]["ends"], json!([0, 1, 2, 3]));
     assert_eq!(state["top"]["digits"][0], json!(["1", 111]));
     let median = state["quantiles"]["sizes"]["p50"].as_f64().expect("a number");
@@ -58,6 +60,7 @@ def count(row):
     ran.says(&[
         "counter `rows`: 1,000\n",
         "map `by_end`: 3 keys\n",
+        "map `mixed`: 2 keys\n",
         "quantiles `sizes`: ",
         "p50 49",
         "set `ends`: 4 items\n",
@@ -212,6 +215,42 @@ sink:
 }
 
 #[test]
+fn a_large_state_is_shown_in_part_and_the_rest_is_counted() {
+    let module = "
+import millpond
+def count(row):
+    millpond.state.map('large').set(str(row['n']), 'x' * 900_000)
+    millpond.state.set('seen').update(range(row['n'] * 400, row['n'] * 400 + 400))
+    return row
+";
+    let scene = scene(&STAGES.replace("rows: 100", "rows: 1"), module, 50);
+    let ran = scene.run().ends_with(0);
+    ran.says(&["map `large`: 50 keys\n", "set `seen`: 20,000 items\n"]);
+    let summary = scene.summary();
+    assert_eq!(summary["state"]["map"]["large"].as_object().map(serde_json::Map::len), Some(1));
+    assert_eq!(summary["state"]["set"]["seen"].as_array().map(Vec::len), Some(10_000));
+    assert_eq!(
+        summary["state_left_out"],
+        json!({"map": {"parts": 0, "entries": {"large": 49}}, "set": {"parts": 0, "entries": {"seen": 10_000}}})
+    );
+}
+
+#[test]
+fn a_run_has_its_summary_though_nobody_reads_what_it_prints() {
+    let module = "
+import millpond
+def count(row):
+    for number in range(250):
+        print('x' * 999)
+    millpond.counter('rows').add()
+    return row
+";
+    let scene = scene(STAGES, module, 2);
+    assert_eq!(scene.run().start_unread().end_unread().code(), Some(0));
+    assert_eq!(state(&scene)["counter"], json!({"rows": 2}));
+}
+
+#[test]
 fn what_cannot_be_counted_fails_the_stage() {
     let module = "
 import millpond
@@ -226,6 +265,32 @@ def count(row):
         .ends_with(1)
         .says(&["stage `counted` failed", "map `m` of the state has something at `k` that is no number"]);
     scene.assert_clean();
+}
+
+#[test]
+fn a_batch_that_cannot_be_counted_is_named_and_nothing_of_it_counts() {
+    let module = "
+import millpond
+def count(row):
+    millpond.counter('a').add()
+    millpond.counter('large').add((1 << 62) if row['n'] % 100 == 0 else 0)
+    millpond.state.set('seen').add(row['n'] // 100)
+    return row
+def made():
+    for n in range(1000):
+        yield {'n': n}
+";
+    let overflow = "stage `counted` failed (exception): counter `large` of the state goes beyond 64 bits, with what was done in batch 1";
+    for (source, place) in [("read: rows.csv", "rows.csv, rows 101 to 200)\n"), ("python: work:made", "\n")] {
+        let scene = scene(&STAGES.replace("read: rows.csv", source), module, 1000);
+        scene.run().args(&["--workers", "2"]).ends_with(1).says(&[overflow, place]);
+        assert_eq!(
+            state(&scene),
+            json!({"counter": {"a": 100, "large": 1_u64 << 62}, "set": {"seen": [0]}}),
+            "{source}"
+        );
+        scene.assert_clean();
+    }
 }
 
 #[test]

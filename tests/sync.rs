@@ -199,6 +199,25 @@ def work(row):
 }
 
 #[test]
+fn who_gives_up_by_itself_is_refused_nothing() {
+    let module = "
+import millpond
+def work(row):
+    first, second = ('a', 'b') if row['n'] % 2 else ('b', 'a')
+    with millpond.lock(first):
+        assert not millpond.lock(first).acquire(timeout=0)
+        assert not millpond.lock(first).acquire(timeout=0.01)
+        millpond.barrier('both', 2).wait()
+        assert not millpond.lock(second).acquire(timeout=0.05)
+        millpond.barrier('both', 2).wait()
+    return row
+";
+    let scene = scene(STAGES, module, 2);
+    scene.run().args(&["--workers", "2"]).ends_with(0);
+    scene.assert_clean();
+}
+
+#[test]
 fn what_is_held_when_an_attempt_ends_is_free() {
     let module = "
 import millpond

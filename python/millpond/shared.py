@@ -9,7 +9,7 @@ import mmap
 import os
 import pickle
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from . import context
@@ -27,6 +27,8 @@ class Shared(Mapping[str, Any]):
         self._reading = threading.RLock()  # Objects may look up others when they are made.
         # What nobody has asked for yet: descriptor, length, and whether it is an object.
         self._given: dict[str, tuple[int, int, bool]] = {}
+        # What will be there when all of it is made.
+        self._expected: frozenset[str] = frozenset()
 
     def __getitem__(self, name: str) -> Any:
         if name not in self._values:
@@ -34,6 +36,11 @@ class Shared(Mapping[str, Any]):
         try:
             return self._values[name]
         except KeyError:
+            if name in self._expected:
+                raise KeyError(
+                    f"`{name}` is not there yet: what is under `shared:` is made by this stage, or from what it gives, "
+                    "so that the stage does not wait for it"
+                ) from None
             known = ", ".join(f"`{one}`" for one in sorted(self)) or "nothing"
             raise KeyError(f"`{name}` is not under `shared:` of this pipeline; there is {known}") from None
 
@@ -60,6 +67,10 @@ class Shared(Mapping[str, Any]):
     def provide(self, name: str, value: Any) -> None:
         """Gives `value` to code that is tested outside a run."""
         self._values[name] = value
+
+    def expect(self, names: Iterable[str]) -> None:
+        """For the worker only: what will be there for the stages that wait for it."""
+        self._expected = frozenset(names)
 
     def add(self, name: str, fd: int, length: int, *, is_object: bool) -> None:
         """For the worker only: something that was made, as an Arrow file in memory."""

@@ -40,14 +40,14 @@ class Acquired:
     def acquire(self, timeout: float | None = None) -> bool:
         """Waits for it, but at most `timeout` seconds; whether it was given.
 
-        Raises `DeadlockError` if it would wait for ever.
+        Without `timeout`, raises `DeadlockError` if it would wait for ever.
         """
         here = line()
         if here is None:
             return _local_semaphore(self._kind, self._name, self._units).acquire(timeout=timeout)
         _refuse_in_loop(f"{self._kind}(…)")
         return _was_given(
-            here.ask(self._question("acquire", patient=_is_patient(timeout)), timeout, self._question("release"))
+            here.ask(self._ask_for(timeout, patient=_is_patient(timeout)), timeout, self._question("release"))
         )
 
     async def acquire_async(self, timeout: float | None = None) -> bool:
@@ -56,7 +56,7 @@ class Acquired:
         if here is None:
             semaphore = _local_semaphore(self._kind, self._name, self._units)
             return await _in_thread(lambda: semaphore.acquire(timeout=timeout))
-        return _was_given(await here.ask_async(self._question("acquire"), timeout, self._question("release")))
+        return _was_given(await here.ask_async(self._ask_for(timeout), timeout, self._question("release")))
 
     def release(self) -> None:
         """Gives it back. An error if it is not held here."""
@@ -74,9 +74,11 @@ class Acquired:
         else:
             here.tell(self._question("release"))
 
-    def _question(self, op: str, *, patient: bool = False) -> dict[str, Any]:
-        question = {"op": op, "kind": self._kind, "name": self._name, "units": self._units, "task": _task()}
-        return {**question, "patient": patient}
+    def _ask_for(self, timeout: float | None, *, patient: bool = False) -> dict[str, Any]:
+        return {**self._question("acquire"), "patient": patient, "gives_up": timeout is not None}
+
+    def _question(self, op: str) -> dict[str, Any]:
+        return {"op": op, "kind": self._kind, "name": self._name, "units": self._units, "task": _task()}
 
     def _late(self) -> TimeoutError:
         if self._timeout is None:

@@ -103,6 +103,7 @@ class Worker:
 
     def _open(self, frame: Frame) -> None:
         context.params.set(frame.text["params"])
+        shared.expect(frame.text.get("shared", ()))
         context.worker.begin(1, 0)
         self._levels[frame.stage] = frame.text.get("log_level", "info")
         context.enter_stage(frame.text["name"])

@@ -46,10 +46,10 @@ def test_a_lock_is_asked_for_and_given_back(stage: Any) -> None:
     attempt = worker.start(ROWS.slice(0, 1))
     question = asked(worker)
     task = question.text["task"]
-    text = {"op": "acquire", "kind": "lock", "name": "db", "units": 1, "task": task, "patient": True}
-    assert question.text == text
+    text = {"op": "acquire", "kind": "lock", "name": "db", "units": 1, "task": task}
+    assert question.text == {**text, "patient": True, "gives_up": False}
     answer(worker, question, value=0)
-    assert asked(worker).text == {**text, "op": "release", "patient": False}
+    assert asked(worker).text == {**text, "op": "release"}
     assert worker.result(attempt).pylist() == [{"n": 0}]
 
 
@@ -83,7 +83,7 @@ def test_who_waits_no_longer_says_so(stage: Any) -> None:
     )
     attempt = worker.start(ROWS.slice(0, 1))
     question = asked(worker)
-    assert not question.text["patient"]
+    assert not question.text["patient"] and question.text["gives_up"]
     given_up = asked(worker)
     assert given_up.text == {"op": "give_up", "request": question.sequence}
     answer(worker, question, given_up=True)

@@ -138,11 +138,14 @@ fn carry_out(args: &RunArgs, plan: Plan, record: &RunRecord, surroundings: Surro
             } else {
                 report::summary(&shown, &outcome)
             };
-            reporter.end(outcome, exit.code(), message, text);
+            // What is published is published: the exit code stays.
+            if let Err(error) = reporter.end(run.folder(), &outcome, exit.code(), message.as_deref(), text) {
+                let path = run.folder().join("summary.json");
+                output::complain(&format!("the summary could not be written to {}: {error}", path.display()));
+            }
         }
         Err(error) => drop(complain(&error)),
     }
-    // What is published is published: the exit code stays.
     if let Err(error) = noted {
         output::complain(&format!("`millpond runs` will not know how the run has ended: {error}"));
     }

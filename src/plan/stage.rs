@@ -95,7 +95,15 @@ impl Stage {
 
     /// Whether it keeps something that all workers can look up.
     pub fn is_shared(&self) -> bool {
-        matches!(&self.kind, StageKind::Write(Write { target: WriteTarget::Shared(_), .. }))
+        self.shared_as().is_some()
+    }
+
+    /// The name under which workers look up what it keeps.
+    pub fn shared_as(&self) -> Option<&str> {
+        match &self.kind {
+            StageKind::Write(Write { target: WriteTarget::Shared(name), .. }) => Some(name),
+            _ => None,
+        }
     }
 
     /// Whether it makes an object that is shared, and no rows.

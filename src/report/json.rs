@@ -134,7 +134,8 @@ pub fn outcome(plan: &Plan, outcome: &Outcome, exit_code: u8, message: Option<&s
         "edges": edges.collect::<Vec<_>>(),
         "rejects": rejects,
         "injected": injected.collect::<Vec<_>>(),
-        "state": outcome.state,
+        "state": outcome.state.parts,
+        "state_left_out": outcome.state.left_out,
     })
 }
 

@@ -3,11 +3,14 @@
 use std::fs::File;
 use std::io;
 use std::io::Write;
+use std::path::Path;
 use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
+
+use serde_json::Value;
 
 use super::live::Live;
 use super::{json, plain};
@@ -16,7 +19,7 @@ use crate::run::{Outcome, RunEvent};
 
 /// Events that may wait for the reporter. When it is stuck, more are dropped: the run goes on.
 const WAITING: usize = 4096;
-/// How long the end of a run waits for a reporter that is stuck.
+/// How long the end of a run waits for a reporter that is stuck, as nobody reads what it prints.
 const PATIENCE: Duration = Duration::from_secs(2);
 
 /// How a run is shown while it goes on.
@@ -33,10 +36,18 @@ pub enum Style {
 
 enum Message {
     Event(RunEvent, Duration),
-    End(Box<(Outcome, u8, Option<String>, String)>),
+    End(Box<End>),
+}
+
+/// What is shown at the end.
+struct End {
+    summary: Value,
+    has_failed: bool,
+    text: String,
 }
 
 pub struct Reporter {
+    plan: Arc<Plan>,
     sender: Sender<Message>,
     ended: Receiver<()>,
     started: Instant,
@@ -48,13 +59,14 @@ impl Reporter {
     pub fn start(plan: Arc<Plan>, style: Style) -> io::Result<Self> {
         let (sender, receiver) = bounded(WAITING);
         let (end, ended) = bounded(1);
+        let shown = Arc::clone(&plan);
         let body = move || {
-            Desk::new(plan, style).work(&receiver);
+            Desk::new(shown, style).work(&receiver);
             // Nobody waits any more if the reporter was given up.
             let _ = end.send(());
         };
         thread::Builder::new().name("millpond-report".to_owned()).spawn(body)?;
-        Ok(Self { sender, ended, started: Instant::now() })
+        Ok(Self { plan, sender, ended, started: Instant::now() })
     }
 
     /// Passes an event on; never waits.
@@ -63,12 +75,27 @@ impl Reporter {
         let _ = self.sender.try_send(Message::Event(event, self.started.elapsed()));
     }
 
-    /// Shows and records the end: `text` for people, the rest for `summary.json`. Waits for it, but not for ever.
-    pub fn end(self, outcome: Outcome, exit_code: u8, message: Option<String>, text: String) {
-        let end = Message::End(Box::new((outcome, exit_code, message, text)));
+    /// Records the end in `summary.json` of the run's folder, and shows it: `message` for programs, `text` for people. The record waits for
+    /// nobody who reads what is printed; what is shown is waited for, but not for ever.
+    ///
+    /// # Errors
+    /// If `summary.json` could not be written. It is shown all the same.
+    pub fn end(
+        self,
+        folder: &Path,
+        outcome: &Outcome,
+        exit_code: u8,
+        message: Option<&str>,
+        text: String,
+    ) -> io::Result<()> {
+        let summary = json::outcome(&self.plan, outcome, exit_code, message);
+        let shown = serde_json::to_string_pretty(&summary).map_err(io::Error::from);
+        let written = shown.and_then(|shown| std::fs::write(folder.join("summary.json"), shown));
+        let end = Message::End(Box::new(End { summary, has_failed: message.is_some(), text }));
         if self.sender.send_timeout(end, PATIENCE).is_ok() {
             let _: Result<(), RecvTimeoutError> = self.ended.recv_timeout(PATIENCE);
         }
+        written
     }
 }
 
@@ -77,14 +104,13 @@ struct Desk {
     plan: Arc<Plan>,
     style: Style,
     live: Option<Live>,
-    folder: Option<std::path::PathBuf>,
     events: Option<File>,
 }
 
 impl Desk {
     fn new(plan: Arc<Plan>, style: Style) -> Self {
         let live = (style == Style::Live).then(|| Live::new(&plan));
-        Self { plan, style, live, folder: None, events: None }
+        Self { plan, style, live, events: None }
     }
 
     fn work(&mut self, messages: &Receiver<Message>) {
@@ -92,8 +118,7 @@ impl Desk {
             match message {
                 Message::Event(event, at) => self.event(&event, at),
                 Message::End(end) => {
-                    let (outcome, exit_code, message, text) = *end;
-                    self.end(&outcome, exit_code, message.as_deref(), &text);
+                    self.end(&end);
                     return;
                 }
             }
@@ -103,7 +128,6 @@ impl Desk {
     fn event(&mut self, event: &RunEvent, at: Duration) {
         if let RunEvent::Started { folder, .. } = event {
             self.events = File::create(folder.join("events.jsonl")).ok();
-            self.folder = Some(folder.clone());
         }
         let is_progress = matches!(event, RunEvent::Progress(_));
         if !is_progress {
@@ -139,22 +163,17 @@ impl Desk {
         }
     }
 
-    fn end(&mut self, outcome: &Outcome, exit_code: u8, message: Option<&str>, text: &str) {
+    fn end(&mut self, end: &End) {
         if let Some(live) = &self.live {
             live.end();
         }
-        let summary = json::outcome(&self.plan, outcome, exit_code, message);
-        if let Some(folder) = &self.folder {
-            let text = serde_json::to_string_pretty(&summary).expect("plain values are JSON");
-            if let Err(error) = std::fs::write(folder.join("summary.json"), text) {
-                eprint(&format!("warning: the summary could not be written: {error}\n"));
-            }
-        }
         match self.style {
-            Style::Json => eprint(&format!("{}\n", serde_json::json!({"v": 1, "event": "ended", "summary": summary}))),
+            Style::Json => {
+                eprint(&format!("{}\n", serde_json::json!({"v": 1, "event": "ended", "summary": end.summary})));
+            }
             // What failed is always said.
-            Style::None if message.is_none() => {}
-            _ => eprint(&harmless(text)),
+            Style::None if !end.has_failed => {}
+            _ => eprint(&harmless(&end.text)),
         }
     }
 }

@@ -120,8 +120,10 @@ pub fn summary(plan: &Plan, outcome: &Outcome) -> String {
 /// A line for every part of the state that the workers have made.
 fn state(outcome: &Outcome) -> String {
     let mut text = String::new();
-    for (kind, parts) in &outcome.state {
+    for (kind, parts) in &outcome.state.parts {
+        let left_out = outcome.state.left_out.get(kind);
         for (name, value) in parts {
+            let number = |shown: usize| shown as u64 + left_out.and_then(|it| it.entries.get(name)).unwrap_or(&0);
             let shown = match value {
                 Value::Number(number) => number.as_u64().map_or_else(|| number.to_string(), count),
                 Value::Object(quantiles) if *kind == "quantiles" => {
@@ -131,15 +133,19 @@ fn state(outcome: &Outcome) -> String {
                     });
                     shown.collect::<Vec<_>>().join(", ")
                 }
-                Value::Object(map) => counted(map.len() as u64, "key"),
+                Value::Object(map) => counted(number(map.len()), "key"),
+                Value::Array(pairs) if *kind == "map" => counted(number(pairs.len()), "key"),
                 Value::Array(items) if *kind == "top" => {
                     let shown = items.iter().map(|item| format!("{} {}", plain(&item[0]), item[1]));
                     shown.collect::<Vec<_>>().join(", ")
                 }
-                Value::Array(items) => counted(items.len() as u64, "item"),
+                Value::Array(items) => counted(number(items.len()), "item"),
                 other => plain(other),
             };
             let _ = writeln!(text, "{kind} `{name}`: {shown}");
+        }
+        if let Some(left_out) = left_out.filter(|it| it.parts > 0) {
+            let _ = writeln!(text, "{kind}: {} more", count(left_out.parts));
         }
     }
     text

@@ -18,7 +18,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 pub use event::{LogRecord, RunEvent, Speaker, Stream};
-pub use outcome::{AccountDifference, EdgeAccount, Ending, Outcome, StageAccount, StageFailure, StateSummary};
+pub use outcome::{AccountDifference, EdgeAccount, Ending, LeftOut, Outcome, StageAccount, StageFailure, StateSummary};
 // What events and outcomes consist of: reporters need no more of the scheduler.
 pub use scheduler::{Activity, Scope, Snapshot, StageSnapshot};
 
@@ -86,6 +86,10 @@ pub struct OpenRun {
 }
 
 impl OpenRun {
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
     /// Notes what the run came to.
     ///
     /// # Errors

@@ -94,8 +94,23 @@ pub struct EdgeAccount {
     pub closed_early: bool,
 }
 
-/// Parts of the state as people and programs are shown them, by kind and name.
-pub type StateSummary = BTreeMap<&'static str, BTreeMap<String, Value>>;
+/// The state as people and programs are shown it: as much of it as is fit to be read.
+#[derive(Clone, Debug, Default)]
+pub struct StateSummary {
+    /// By kind and name.
+    pub parts: BTreeMap<&'static str, BTreeMap<String, Value>>,
+    /// What is not in `parts`, by kind.
+    pub left_out: BTreeMap<&'static str, LeftOut>,
+}
+
+/// What a [`StateSummary`] has no room for.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct LeftOut {
+    /// Parts of which nothing is shown.
+    pub parts: u64,
+    /// Keys or items of parts of which some are shown, by name.
+    pub entries: BTreeMap<String, u64>,
+}
 
 /// How a run ended.
 #[derive(Clone, Debug)]

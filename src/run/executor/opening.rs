@@ -50,6 +50,7 @@ pub fn open(plan: &Plan, stage: &Stage) -> Frame {
         "tell_files": stage.checkpoint.is_some(),
         "seed": plan.seed,
         "params": plan.params,
+        "shared": plan.stages.iter().filter_map(Stage::shared_as).collect::<Vec<_>>(),
         "batch_rows": stage.cut.rows,
         "batch_bytes": stage.cut.bytes,
         "log_level": stage.log_level.unwrap_or(plan.log_level).word(),

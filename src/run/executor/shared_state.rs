@@ -16,6 +16,14 @@ const LIMIT: usize = 64 << 20;
 const EXACT: usize = 10_000;
 /// What an entry takes beside its key and value.
 const ENTRY_BYTES: usize = 64;
+/// Items of [`Kind::Top`] that its summary shows.
+const MOST_FREQUENT: usize = 10;
+/// Keys or items of a part that its summary shows.
+const SHOWN: usize = 10_000;
+/// Bytes of a part that its summary shows, about.
+const SHOWN_BYTES: usize = 1 << 20;
+/// Bytes that the summary of all parts may have, about: it is written and read as a whole.
+const SUMMARY_BYTES: usize = 8 << 20;
 /// How far the middle of a bucket of [`Kind::Quantiles`] may be from a number in it, as a part of that.
 const ACCURACY: f64 = 0.01;
 
@@ -87,12 +95,51 @@ enum Part {
     },
 }
 
+/// An update that was applied.
+#[derive(Debug)]
+struct Done {
+    kind: Kind,
+    name: String,
+    before: Before,
+}
+
+/// What there was before it.
+#[derive(Debug)]
+enum Before {
+    Nothing,
+    Total(Number),
+    Value(Key, Option<Value>),
+    NoItem(Key),
+    Count(Key, Option<u64>),
+    Counts { counts: BTreeMap<Key, u64>, floor: u64 },
+}
+
 impl SharedState {
-    /// Takes in what an attempt has done: rows of `kind`, `name` and `update` ([what, …] as JSON).
+    /// Takes in what has been done with a batch: rows of `kind`, `name` and `update` ([what, …] as JSON).
     ///
     /// # Errors
-    /// If it cannot be done, or there is too much.
-    pub fn take(&mut self, updates: &RecordBatch) -> Result<(), StateError> {
+    /// If it cannot be done, or there is too much. Then nothing of it is.
+    pub fn take(&mut self, updates: &[RecordBatch]) -> Result<(), StateError> {
+        self.all_or_nothing(|state, done| updates.iter().try_for_each(|updates| state.take_rows(updates, done)))
+    }
+
+    /// Undoes what has been done if the rest of it cannot be.
+    fn all_or_nothing(
+        &mut self,
+        update: impl FnOnce(&mut Self, &mut Vec<Done>) -> Result<(), StateError>,
+    ) -> Result<(), StateError> {
+        let (bytes, mut done) = (self.bytes, Vec::new());
+        let result = update(self, &mut done);
+        if result.is_err() {
+            while let Some(last) = done.pop() {
+                self.undo(last);
+            }
+            self.bytes = bytes;
+        }
+        result
+    }
+
+    fn take_rows(&mut self, updates: &RecordBatch, done: &mut Vec<Done>) -> Result<(), StateError> {
         let column = |name: &str| {
             let column = updates.column_by_name(name)?.as_any().downcast_ref::<StringArray>()?;
             (column.null_count() == 0).then_some(column)
@@ -104,14 +151,17 @@ impl SharedState {
             let malformed = |error: serde_json::Error| StateError::Malformed(error.to_string());
             let kind = serde_json::from_value(json!(kinds.value(row))).map_err(malformed)?;
             let update: Vec<Value> = serde_json::from_str(texts.value(row)).map_err(malformed)?;
-            self.apply(kind, names.value(row), &update)?;
+            self.apply(kind, names.value(row), &update, done)?;
         }
         Ok(())
     }
 
-    fn apply(&mut self, kind: Kind, name: &str, update: &[Value]) -> Result<(), StateError> {
+    /// Applies one update; what is to be undone if a later one cannot be applied goes to `done`.
+    fn apply(&mut self, kind: Kind, name: &str, update: &[Value], done: &mut Vec<Done>) -> Result<(), StateError> {
+        let mut note = |before| done.push(Done { kind, name: name.to_owned(), before });
         let part = self.parts.entry((kind, name.to_owned())).or_insert_with(|| {
             self.bytes += ENTRY_BYTES + name.len();
+            note(Before::Nothing);
             Part::new(kind)
         });
         let overflow = || StateError::Overflow(kind, name.to_owned());
@@ -119,12 +169,14 @@ impl SharedState {
         let key = |value: &Value| Key::deserialize(value).map_err(|_| malformed());
         match (part, update) {
             (Part::Counter(total), [Value::String(what), Value::Number(amount)]) if what == "add" => {
-                *total = sum(total, amount).ok_or_else(overflow)?;
+                let new = sum(total, amount).ok_or_else(overflow)?;
+                note(Before::Total(std::mem::replace(total, new)));
             }
             (Part::Map(map), [Value::String(what), at]) if what == "remove" => {
                 let at = key(at)?;
                 if let Some(old) = map.remove(&at) {
                     self.bytes = self.bytes.saturating_sub(size(&at) + weight(&old));
+                    note(Before::Value(at, Some(old)));
                 }
             }
             (Part::Map(map), [Value::String(what), at, value]) => {
@@ -146,27 +198,30 @@ impl SharedState {
                     _ => return Err(malformed()),
                 };
                 self.bytes += weight(&new);
-                match map.insert(at.clone(), new) {
-                    Some(old) => self.bytes = self.bytes.saturating_sub(weight(&old)),
+                let old = map.insert(at.clone(), new);
+                match &old {
+                    Some(old) => self.bytes = self.bytes.saturating_sub(weight(old)),
                     None => self.bytes += size(&at),
                 }
+                note(Before::Value(at, old));
             }
             (Part::Set(set), [Value::String(what), item]) if what == "add" => {
                 let item = key(item)?;
-                let bytes = size(&item);
-                self.bytes += if set.insert(item) { bytes } else { 0 };
+                if set.insert(item.clone()) {
+                    self.bytes += size(&item);
+                    note(Before::NoItem(item));
+                }
             }
             (Part::Counts { counts, floor }, [Value::String(what), item, Value::Number(amount)]) if what == "add" => {
                 let item = key(item)?;
                 let amount = amount.as_u64().ok_or_else(malformed)?;
-                let bytes = size(&item);
-                let first = *floor;
-                let count = counts.entry(item).or_insert_with(|| {
-                    self.bytes += bytes;
-                    first
-                });
-                *count = count.checked_add(amount).ok_or_else(overflow)?;
+                let old = counts.get(&item).copied();
+                let new = old.unwrap_or(*floor).checked_add(amount).ok_or_else(overflow)?;
+                self.bytes += if old.is_none() { size(&item) } else { 0 };
+                counts.insert(item.clone(), new);
+                note(Before::Count(item, old));
                 if kind == Kind::Top && counts.len() > 2 * EXACT {
+                    note(Before::Counts { counts: counts.clone(), floor: *floor });
                     let given_up = give_up_rare(counts, floor);
                     self.bytes = self.bytes.saturating_sub(given_up);
                 }
@@ -174,6 +229,26 @@ impl SharedState {
             _ => return Err(malformed()),
         }
         if self.bytes > LIMIT { Err(StateError::Full) } else { Ok(()) }
+    }
+
+    fn undo(&mut self, Done { kind, name, before }: Done) {
+        let at = (kind, name);
+        if matches!(before, Before::Nothing) {
+            self.parts.remove(&at);
+            return;
+        }
+        match (self.parts.get_mut(&at), before) {
+            (Some(Part::Counter(total)), Before::Total(old)) => *total = old,
+            (Some(Part::Map(map)), Before::Value(key, Some(old))) => drop(map.insert(key, old)),
+            (Some(Part::Map(map)), Before::Value(key, None)) => drop(map.remove(&key)),
+            (Some(Part::Set(set)), Before::NoItem(item)) => drop(set.remove(&item)),
+            (Some(Part::Counts { counts, .. }), Before::Count(item, Some(old))) => drop(counts.insert(item, old)),
+            (Some(Part::Counts { counts, .. }), Before::Count(item, None)) => drop(counts.remove(&item)),
+            (Some(Part::Counts { counts, floor }), Before::Counts { counts: old, floor: old_floor }) => {
+                (*counts, *floor) = (old, old_floor);
+            }
+            (part, before) => unreachable!("{before:?} is undone where there is {part:?}"),
+        }
     }
 
     /// A part as workers are told it; null if there is none.
@@ -209,26 +284,29 @@ impl SharedState {
         if self.bytes + size(&key) + weight(value) > LIMIT {
             return Err(StateError::Full);
         }
-        self.apply(Kind::Map, name, &[json!("set"), json!(key), value.clone()])?;
+        let update = [json!("set"), json!(key), value.clone()];
+        self.all_or_nothing(|state, done| state.apply(Kind::Map, name, &update, done))?;
         Ok(true)
     }
 
-    /// All of it, for people and programs: by kind and name. Of counts, those of the most frequent ones.
+    /// All of it that is fit to be read, for people and programs. Of counts, those of the most frequent ones.
     pub fn summary(&self) -> StateSummary {
-        let mut summary = StateSummary::new();
-        for ((kind, name), part) in &self.parts {
-            let value = match part {
-                Part::Counter(total) => Value::Number(total.clone()),
-                Part::Map(map) => map.iter().map(|(key, value)| (key.to_string(), value.clone())).collect(),
-                Part::Set(set) => set.iter().map(|item| json!(item)).collect(),
-                Part::Counts { counts, .. } if *kind == Kind::Quantiles => quantiles(counts),
-                Part::Counts { counts, .. } => {
-                    let mut all: Vec<_> = counts.iter().collect();
-                    all.sort_by_key(|(item, count)| (std::cmp::Reverse(**count), *item));
-                    all.into_iter().take(10).map(|(item, count)| json!([item, count])).collect()
-                }
+        let mut summary = StateSummary::default();
+        let mut room = SUMMARY_BYTES;
+        // What is short comes first, so that large maps and sets cannot hide it.
+        let (long, short): (Vec<_>, Vec<_>) =
+            self.parts.iter().partition(|((kind, _), _)| matches!(kind, Kind::Map | Kind::Set));
+        for ((kind, name), part) in short.into_iter().chain(long) {
+            let Some(left) = room.checked_sub(ENTRY_BYTES + name.len()) else {
+                summary.left_out.entry(kind.word()).or_default().parts += 1;
+                continue;
             };
-            summary.entry(kind.word()).or_default().insert(name.clone(), value);
+            let (value, bytes, left_out) = part.shown(*kind, left.min(SHOWN_BYTES));
+            room = left - bytes;
+            summary.parts.entry(kind.word()).or_default().insert(name.clone(), value);
+            if left_out > 0 {
+                summary.left_out.entry(kind.word()).or_default().entries.insert(name.clone(), left_out);
+            }
         }
         summary
     }
@@ -242,6 +320,55 @@ impl Part {
             Kind::Set => Self::Set(BTreeSet::new()),
             Kind::Top | Kind::Quantiles => Self::Counts { counts: BTreeMap::new(), floor: 0 },
         }
+    }
+
+    /// What a summary shows of it, the bytes that this has, and how many keys or items are left out.
+    fn shown(&self, kind: Kind, room: usize) -> (Value, usize, u64) {
+        let mut shelf = Shelf { room, used: 0, shown: 0, left_out: 0 };
+        let value = match self {
+            Self::Counter(total) => Value::Number(total.clone()),
+            Self::Map(map) => {
+                let shown = map.iter().filter(|(key, value)| shelf.takes(size(key) + weight(value)));
+                // Numbers sort first. As keys of an object, 1 and "1" would be one.
+                if matches!(map.first_key_value(), Some((Key::Number(_), _))) {
+                    shown.map(|(key, value)| json!([key, value])).collect()
+                } else {
+                    shown.map(|(key, value)| (key.to_string(), value.clone())).collect()
+                }
+            }
+            Self::Set(set) => set.iter().filter(|item| shelf.takes(size(item))).map(|item| json!(item)).collect(),
+            Self::Counts { counts, .. } if kind == Kind::Quantiles => quantiles(counts),
+            Self::Counts { counts, .. } => {
+                let mut all: Vec<_> = counts.iter().collect();
+                all.sort_by_key(|(item, count)| (std::cmp::Reverse(**count), *item));
+                all.truncate(MOST_FREQUENT);
+                let shown = all.into_iter().filter(|(item, _)| shelf.takes(size(item)));
+                shown.map(|(item, count)| json!([item, count])).collect()
+            }
+        };
+        (value, shelf.used, shelf.left_out)
+    }
+}
+
+/// How much of a part its summary has room for.
+struct Shelf {
+    room: usize,
+    used: usize,
+    shown: usize,
+    left_out: u64,
+}
+
+impl Shelf {
+    /// Whether there is room for one more entry of so many bytes. One that is too large takes no room from those after it.
+    fn takes(&mut self, bytes: usize) -> bool {
+        let fits = self.shown < SHOWN && self.used + bytes <= self.room;
+        if fits {
+            self.used += bytes;
+            self.shown += 1;
+        } else {
+            self.left_out += 1;
+        }
+        fits
     }
 }
 
@@ -315,6 +442,7 @@ mod tests {
     use arrow::datatypes::{DataType, Field, Schema};
 
     use super::*;
+    use crate::run::LeftOut;
 
     fn updates(rows: &[(&str, &str, Value)]) -> RecordBatch {
         let field = |name: &str| Field::new(name, DataType::Utf8, true);
@@ -329,7 +457,7 @@ mod tests {
 
     fn state(rows: &[(&str, &str, Value)]) -> Result<SharedState, StateError> {
         let mut state = SharedState::default();
-        state.take(&updates(rows))?;
+        state.take(&[updates(rows)])?;
         Ok(state)
     }
 
@@ -363,8 +491,8 @@ mod tests {
         assert_eq!(state.read(Kind::Set, "s"), json!([1, "b"]));
         assert_eq!(state.read(Kind::Quantiles, "q"), json!([["+3", 2]]));
         assert_eq!(state.read(Kind::Map, "n"), Value::Null);
-        assert_eq!(state.summary()["top"]["t"], json!([["often", 5], ["rare", 1]]));
-        let middle = state.summary()["quantiles"]["q"]["p50"].as_f64().expect("there are some");
+        assert_eq!(state.summary().parts["top"]["t"], json!([["often", 5], ["rare", 1]]));
+        let middle = state.summary().parts["quantiles"]["q"]["p50"].as_f64().expect("there are some");
         assert!((middle / 1.051 - 1.0).abs() < 0.001, "{middle}");
     }
 
@@ -398,10 +526,46 @@ mod tests {
     }
 
     #[test]
+    fn what_fails_in_the_middle_is_undone() {
+        let before = [
+            ("counter", "n", json!(["add", 2])),
+            ("map", "m", json!(["set", "old", "text"])),
+            ("map", "m", json!(["set", "gone", 1])),
+            ("set", "s", json!(["add", "b"])),
+            ("quantiles", "q", json!(["add", "+3", 2])),
+        ];
+        let many = (0..2 * EXACT).map(|item| ("top", "t", json!(["add", item, 1])));
+        let mut state = state(&before.into_iter().chain(many).collect::<Vec<_>>()).expect("all make sense");
+        let was = format!("{state:?}");
+        let failing = [
+            ("counter", "n", json!(["add", 1])),
+            ("counter", "new", json!(["add", 1])),
+            ("map", "m", json!(["set", "old", "new"])),
+            ("map", "m", json!(["set", "old", "newer"])),
+            ("map", "m", json!(["set", "other", 3])),
+            ("map", "m", json!(["remove", "gone"])),
+            ("set", "s", json!(["add", "b"])),
+            ("set", "s", json!(["add", "c"])),
+            ("quantiles", "q", json!(["add", "+3", 2])),
+            ("quantiles", "q", json!(["add", "+4", 2])),
+            // With this one those that came seldom are given up.
+            ("top", "t", json!(["add", "one more", 5])),
+            ("counter", "n", json!(["add", i64::MAX])),
+        ];
+        // As the parts of one batch.
+        let (first, second) = failing.split_at(6);
+        let error = state.take(&[updates(first), updates(second)]).expect_err("it is too much");
+        assert!(matches!(error, StateError::Overflow(Kind::Counter, _)), "{error}");
+        assert_eq!(format!("{state:?}"), was);
+    }
+
+    #[test]
     fn the_state_has_a_limit() {
         let text = "x".repeat(1 << 20);
         let mut state = SharedState::default();
-        let mut add = |name: String, what| state.apply(Kind::Map, &name, &[json!(what), json!("key"), json!(text)]);
+        let mut add = |name: String, what| {
+            state.apply(Kind::Map, &name, &[json!(what), json!("key"), json!(text)], &mut Vec::new())
+        };
         for number in 0..60 {
             add(format!("m{number}"), "set").expect("there is room");
             // In the place of what was there.
@@ -412,9 +576,50 @@ mod tests {
     }
 
     #[test]
+    fn a_summary_shows_what_is_fit_to_be_read_and_counts_the_rest() {
+        let mut state = SharedState::default();
+        let add = |state: &mut SharedState, kind, name: &str, update: Value| {
+            state.apply(kind, name, update.as_array().expect("a list"), &mut Vec::new()).expect("there is room");
+        };
+        for number in 0..SHOWN + 5 {
+            add(&mut state, Kind::Map, "many", json!(["set", number, 1]));
+            add(&mut state, Kind::Set, "many", json!(["add", number]));
+        }
+        // One that is too large does not hide those that come after it.
+        let large = "x".repeat(SHOWN_BYTES);
+        add(&mut state, Kind::Map, "large", json!(["set", "a", large]));
+        add(&mut state, Kind::Map, "large", json!(["set", "b", "small"]));
+        let summary = state.summary();
+        assert_eq!(summary.parts["set"]["many"].as_array().map(Vec::len), Some(SHOWN));
+        assert_eq!(summary.left_out["set"].entries, BTreeMap::from([("many".to_owned(), 5)]));
+        assert_eq!(summary.parts["map"]["large"], json!({"b": "small"}));
+        let left_out = &summary.left_out["map"];
+        assert_eq!((left_out.entries["many"], left_out.entries["large"]), (5, 1));
+
+        // So many that not even each of them is shown.
+        let mut state = SharedState::default();
+        for number in 10..30 {
+            add(&mut state, Kind::Map, &format!("m{number}"), json!(["set", "key", large[..SHOWN_BYTES / 2]]));
+        }
+        add(&mut state, Kind::Set, "s", json!(["add", "item"]));
+        add(&mut state, Kind::Top, "t", json!(["add", "item", 1]));
+        let name = "y".repeat(SUMMARY_BYTES);
+        add(&mut state, Kind::Counter, &name, json!(["add", 7]));
+        let summary = state.summary();
+        assert_eq!(summary.left_out["counter"], LeftOut { parts: 1, ..LeftOut::default() });
+        assert_eq!(summary.parts["top"]["t"], json!([["item", 1]]));
+        assert_eq!(summary.parts["map"]["m10"].as_object().map(serde_json::Map::len), Some(1));
+        assert_eq!(summary.left_out["map"].entries["m29"], 1);
+        assert_eq!(summary.parts["set"]["s"], json!(["item"]));
+        assert!(json!(summary.parts).to_string().len() < 2 * SUMMARY_BYTES);
+    }
+
+    #[test]
     fn counts_of_very_many_items_are_bounded_and_those_of_frequent_ones_right() {
         let mut state = SharedState::default();
-        let mut add = |item: i64| state.apply(Kind::Top, "t", &[json!("add"), json!(item), json!(1)]).expect("counted");
+        let mut add = |item: i64| {
+            state.apply(Kind::Top, "t", &[json!("add"), json!(item), json!(1)], &mut Vec::new()).expect("counted")
+        };
         for round in 0..100_000 {
             add(round + 1_000);
             add(round % 10);

@@ -39,10 +39,11 @@ impl fmt::Display for Name {
 /// What a task asks for. The numbers of requests are the worker's, and never used again.
 #[derive(Clone, Debug)]
 pub enum Asked {
-    /// One unit of a lock (of which there is one) or of a semaphore of so many.
+    /// One unit of a lock (of which there is one) or of a semaphore of so many. Who will give up by itself (`gives_up`) waits for nothing for ever.
     Acquire {
         name: Name,
         units: u32,
+        gives_up: bool,
     },
     /// Gives a unit back.
     Release {
@@ -114,6 +115,8 @@ struct Wait {
     name: Name,
     /// Of a barrier.
     parties: u32,
+    /// It ends by itself, whatever becomes of what it waits for.
+    gives_up: bool,
     /// The order of requests.
     since: u64,
 }
@@ -123,14 +126,14 @@ impl Primitives {
     pub fn ask(&mut self, task: Task, request: u64, asked: Asked) -> Vec<Reply> {
         let reply = |answer| vec![Reply { worker: task.worker, request, answer }];
         match asked {
-            Asked::Acquire { name, units } => self.acquire(task, request, name, units),
+            Asked::Acquire { name, units, gives_up } => self.acquire(task, request, name, units, gives_up),
             Asked::Release { name } => match self.give_back(task, &name) {
                 Some(others) => reply(Answer::Done(0)).into_iter().chain(others).collect(),
                 None => reply(Answer::Wrong(format!("{name} is not held here"))),
             },
             Asked::Wait { name } if self.set.contains(&name) => reply(Answer::Done(1)),
             Asked::Wait { name } => {
-                self.wait(task, request, name, 0);
+                self.wait(task, request, name, 0, false);
                 Vec::new()
             }
             Asked::Set { name } => {
@@ -190,7 +193,7 @@ impl Primitives {
         waiting
     }
 
-    fn acquire(&mut self, task: Task, request: u64, name: Name, total: u32) -> Vec<Reply> {
+    fn acquire(&mut self, task: Task, request: u64, name: Name, total: u32, gives_up: bool) -> Vec<Reply> {
         let reply = |answer| vec![Reply { worker: task.worker, request, answer }];
         let units = self.units.entry(name.clone()).or_insert_with(|| Units {
             total,
@@ -206,7 +209,7 @@ impl Primitives {
             return reply(Answer::Done(0));
         }
         units.queue.push_back((task.worker, request));
-        self.wait(task, request, name.clone(), 0);
+        self.wait(task, request, name.clone(), 0, gives_up);
         match self.deadlock(task) {
             None => Vec::new(),
             Some(chain) => {
@@ -251,16 +254,16 @@ impl Primitives {
             let message = format!("{name} is for {other}, as others wait for it, and not for {parties}");
             return vec![Reply { worker: task.worker, request, answer: Answer::Wrong(message) }];
         }
-        self.wait(task, request, name.clone(), parties);
+        self.wait(task, request, name.clone(), parties, false);
         if there.len() + 1 < parties as usize {
             return Vec::new();
         }
         self.let_go(&name, |place| place)
     }
 
-    fn wait(&mut self, task: Task, request: u64, name: Name, parties: u32) {
+    fn wait(&mut self, task: Task, request: u64, name: Name, parties: u32, gives_up: bool) {
         let since = self.waits.values().map(|wait| wait.since + 1).max().unwrap_or(0);
-        self.waits.insert((task.worker, request), Wait { task, name, parties, since });
+        self.waits.insert((task.worker, request), Wait { task, name, parties, gives_up, since });
     }
 
     /// Nobody needs to wait for this any more.
@@ -271,9 +274,10 @@ impl Primitives {
         (0..).zip(gone).map(reply).collect()
     }
 
-    /// Why this task would wait for ever: each of those that could let it go on waits for others of them.
+    /// Why this task would wait for ever: each of those that could let it go on waits for others of them, and none gives up.
     fn deadlock(&self, task: Task) -> Option<String> {
-        let mut goes_on: BTreeSet<Task> = BTreeSet::new();
+        let mut goes_on: BTreeSet<Task> =
+            self.waits.values().filter(|wait| wait.gives_up).map(|wait| wait.task).collect();
         let waits: BTreeMap<Task, &Name> = self.waits.values().map(|wait| (wait.task, &wait.name)).collect();
         loop {
             let before = goes_on.len();
@@ -325,7 +329,7 @@ mod tests {
     }
 
     fn lock(name: &str) -> Asked {
-        Asked::Acquire { name: Name::Lock(name.into()), units: 1 }
+        Asked::Acquire { name: Name::Lock(name.into()), units: 1, gives_up: false }
     }
 
     fn unlock(name: &str) -> Asked {
@@ -352,9 +356,9 @@ mod tests {
     fn what_a_worker_holds_goes_on_when_it_is_gone() {
         let mut primitives = Primitives::default();
         primitives.ask(task(1), 1, lock("a"));
-        primitives.ask(task(1), 2, Asked::Acquire { name: Name::Semaphore("s".into()), units: 1 });
+        primitives.ask(task(1), 2, Asked::Acquire { name: Name::Semaphore("s".into()), units: 1, gives_up: false });
         primitives.ask(task(2), 1, lock("a"));
-        primitives.ask(task(3), 1, Asked::Acquire { name: Name::Semaphore("s".into()), units: 1 });
+        primitives.ask(task(3), 1, Asked::Acquire { name: Name::Semaphore("s".into()), units: 1, gives_up: false });
         primitives.ask(task(4), 1, lock("a"));
         assert!(primitives.knows(WorkerId(1)));
         // It waits no more, and is passed over.
@@ -388,16 +392,37 @@ mod tests {
     }
 
     #[test]
+    fn who_gives_up_by_itself_is_no_part_of_a_deadlock() {
+        let patient = |name: &str| Asked::Acquire { name: Name::Lock(name.into()), units: 1, gives_up: true };
+        let given_up = |worker, request| Reply { worker: WorkerId(worker), request, answer: Answer::GivenUp };
+        let mut primitives = Primitives::default();
+        primitives.ask(task(1), 1, lock("a"));
+        primitives.ask(task(2), 1, lock("b"));
+        // What it holds itself.
+        assert_eq!(primitives.ask(task(1), 2, patient("a")), []);
+        assert_eq!(primitives.ask(task(1), 3, Asked::GiveUp { request: 2 }), [given_up(1, 2)]);
+        // A circle in which one gives up, whoever closes it.
+        assert_eq!(primitives.ask(task(1), 4, patient("b")), []);
+        assert_eq!(primitives.ask(task(2), 2, lock("a")), []);
+        assert_eq!(primitives.ask(task(1), 5, Asked::GiveUp { request: 4 }), [given_up(1, 4)]);
+        assert_eq!(primitives.ask(task(1), 6, patient("b")), []);
+        assert_eq!(primitives.ask(task(1), 7, Asked::GiveUp { request: 6 }), [given_up(1, 6)]);
+        // Once it waits without an end, it is one.
+        assert!(matches!(primitives.ask(task(1), 8, lock("b"))[0].answer, Answer::Deadlock(_)));
+    }
+
+    #[test]
     fn a_semaphore_is_no_deadlock_while_one_of_its_holders_goes_on() {
         let mut primitives = Primitives::default();
-        let take = || Asked::Acquire { name: Name::Semaphore("s".into()), units: 2 };
+        let take = || Asked::Acquire { name: Name::Semaphore("s".into()), units: 2, gives_up: false };
         primitives.ask(task(1), 1, take());
         primitives.ask(task(2), 1, take());
         primitives.ask(task(3), 1, lock("a"));
         assert_eq!(primitives.ask(task(1), 2, lock("a")), []);
         assert_eq!(primitives.ask(task(3), 2, take()), []);
         assert!(matches!(primitives.ask(task(2), 2, lock("a"))[0].answer, Answer::Deadlock(_)));
-        let wrong = primitives.ask(task(4), 1, Asked::Acquire { name: Name::Semaphore("s".into()), units: 3 });
+        let wrong =
+            primitives.ask(task(4), 1, Asked::Acquire { name: Name::Semaphore("s".into()), units: 3, gives_up: false });
         assert_eq!(
             wrong[0].answer,
             Answer::Wrong("semaphore `s` has 2 units, as it was first asked for, and not 3".into())

@@ -34,6 +34,8 @@ pub enum Action {
     Publish { stage: StageId, port: usize, batch: BatchId },
     /// Put these batches together, in this order, and publish them as one. Answered by `Queued`.
     PublishJoined { stage: StageId, port: usize, batches: Vec<BatchId> },
+    /// Apply what a batch has changed of the run's state, all or nothing. Answered by `Queued`, of nothing.
+    UpdateState { stage: StageId, sequence: u64, updates: Vec<BatchId> },
     /// Write down rejected rows of a batch that nobody reads. Not answered.
     RecordRejects { stage: StageId, batch: BatchId, rejects: Vec<Reject> },
     /// Make and publish the rejected rows of a batch. Answered by `Queued`.

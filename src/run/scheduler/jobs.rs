@@ -373,10 +373,13 @@ impl Scheduler {
         let Step::Done { rows, outputs } = whole.step else { return };
         let mut reservations = job.reservations;
         for output in &outputs {
-            if !output.is_state() {
+            let batch = output.batch.id;
+            let action = if output.is_state() {
+                Action::UpdateState { stage, sequence, updates: vec![batch] }
+            } else {
                 self.stages[stage.index()].account.rows_out += output.batch.rows;
-            }
-            let action = Action::Publish { stage, port: output.port, batch: output.batch.id };
+                Action::Publish { stage, port: output.port, batch }
+            };
             self.publish(stage, output.port, output.batch.rows, &mut reservations, action);
         }
         let bad: u64 = whole.rejects.iter().map(Reject::count).sum();

@@ -380,11 +380,11 @@ impl Scheduler {
             }
             let job = keyed.jobs.remove(&next).expect("just seen");
             keyed.next_publish += 1;
-            self.publish_keyed_job(stage, job);
+            self.publish_keyed_job(stage, next, job);
         }
     }
 
-    fn publish_keyed_job(&mut self, stage: StageId, job: KeyedJob) {
+    fn publish_keyed_job(&mut self, stage: StageId, sequence: u64, job: KeyedJob) {
         let mut by_port: BTreeMap<usize, (u64, Vec<BatchId>)> = BTreeMap::new();
         for output in job.outputs() {
             let (rows, batches) = by_port.entry(output.port).or_default();
@@ -394,10 +394,12 @@ impl Scheduler {
         let rows_in: u64 = job.parts.iter().map(Part::rows).sum();
         let mut reservations = job.reservations;
         for (port, (rows, batches)) in by_port {
-            if port != Output::STATE {
+            let action = if port == Output::STATE {
+                Action::UpdateState { stage, sequence, updates: batches }
+            } else {
                 self.stages[stage.index()].account.rows_out += rows;
-            }
-            let action = Action::PublishJoined { stage, port, batches };
+                Action::PublishJoined { stage, port, batches }
+            };
             self.publish(stage, port, rows, &mut reservations, action);
         }
         if let Some((edge, meta)) = job.input {

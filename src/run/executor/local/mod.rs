@@ -359,6 +359,7 @@ impl LocalExecutor {
             }
             Action::Publish { stage, port, batch } => self.publish(stage, port, batch),
             Action::PublishJoined { stage, port, batches } => self.publish_joined(stage, port, &batches),
+            Action::UpdateState { stage, sequence, updates } => self.update_state(stage, sequence, &updates),
             Action::PublishRejects { stage, port, batch, rejects } => {
                 self.publish_rejects(stage, port, batch, &rejects)
             }

@@ -11,16 +11,12 @@ use crate::run::executor::reject_files::RecordError;
 use crate::run::executor::resident::{failure, sql_failure};
 use crate::run::executor::{rejects, row_command};
 use crate::run::fail_point;
-use crate::run::scheduler::{BatchId, Event, Output, QueuedPieces, Reject, Scope};
+use crate::run::scheduler::{BatchId, Event, QueuedPieces, Reject, Scope};
 use crate::sql::RowWise;
 
 impl LocalExecutor {
     pub(super) fn publish(&mut self, stage: StageId, port: usize, batch: BatchId) {
         let batch = self.store.remove(&batch).expect("the scheduler publishes batches that exist").batch;
-        if port == Output::STATE {
-            self.update_state(stage, &[batch]);
-            return;
-        }
         let put = self.publisher.put(stage, port, batch);
         self.published(stage, put);
     }
@@ -28,24 +24,24 @@ impl LocalExecutor {
     pub(super) fn publish_joined(&mut self, stage: StageId, port: usize, parts: &[BatchId]) {
         let take = |part| self.store.remove(part).expect("the scheduler publishes batches that exist").batch;
         let parts: Vec<_> = parts.iter().map(take).collect();
-        if port == Output::STATE {
-            self.update_state(stage, &parts);
-            return;
-        }
         let put = self.publisher.put_joined(stage, port, &parts);
         self.published(stage, put);
     }
 
-    /// Attempts that count have changed the state of the run.
-    fn update_state(&mut self, stage: StageId, updates: &[Batch]) {
-        let state = self.pool.state_mut();
-        let taken = updates.iter().try_for_each(|batch| {
-            let records = batch.records().map_err(|error| error.to_string())?;
-            state.take(&records).map_err(|error| error.to_string())
-        });
+    /// A batch that counts has changed the state of the run.
+    pub(super) fn update_state(&mut self, stage: StageId, sequence: u64, updates: &[BatchId]) {
+        let take = |update| self.store.remove(update).expect("the scheduler applies updates that exist").batch;
+        let updates: Vec<_> = updates.iter().map(take).collect();
+        let records: Result<Vec<_>, _> = updates.iter().map(Batch::records).collect();
+        let taken = records
+            .map_err(|error| error.to_string())
+            .and_then(|records| self.pool.state_mut().take(&records).map_err(|error| error.to_string()));
         match taken {
             Ok(()) => self.events.push_back(Event::Queued { stage, queued: Vec::new() }),
             Err(message) => {
+                let place = updates.iter().find_map(|batch| rejects::place(batch.origin(), 0, &self.files));
+                let place = place.map(|place| format!(" ({place})")).unwrap_or_default();
+                let message = format!("{message}, with what was done in batch {sequence}{place}");
                 let failure = failure(Scope::Opening, Verdict::Exception, message);
                 self.events.push_back(Event::StageFailed { stage, failure });
             }

@@ -14,7 +14,7 @@ use crate::run::scheduler::WorkerId;
 #[derive(Debug, Deserialize)]
 #[serde(tag = "op", rename_all = "snake_case")]
 enum Question {
-    Acquire { kind: Units, name: String, units: u32, task: u64, patient: bool },
+    Acquire { kind: Units, name: String, units: u32, task: u64, patient: bool, gives_up: bool },
     Release { kind: Units, name: String, task: u64 },
     Wait { name: String, task: u64, patient: bool },
     Set { name: String, task: u64 },
@@ -48,8 +48,8 @@ impl Pool {
         let request = frame.sequence;
         let task = |number| Task { worker: id, number };
         let (task, asked, is_patient) = match frame.text::<Question>()? {
-            Question::Acquire { kind, name, units, task: number, patient } => {
-                (task(number), Asked::Acquire { name: kind.named(name), units }, patient)
+            Question::Acquire { kind, name, units, task: number, patient, gives_up } => {
+                (task(number), Asked::Acquire { name: kind.named(name), units, gives_up }, patient)
             }
             Question::Release { kind, name, task: number } => {
                 (task(number), Asked::Release { name: kind.named(name) }, false)

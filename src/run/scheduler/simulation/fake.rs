@@ -294,10 +294,6 @@ impl Fake<'_> {
             Action::Publish { stage, port, batch } => {
                 assert!(!self.parts.contains(&batch), "a part is published");
                 let rows = self.batches.remove(&batch).expect("a batch that is published exists");
-                if port == Output::STATE {
-                    self.update(stage, rows);
-                    return;
-                }
                 self.published.entry(stage).or_default().extend(&rows);
                 let weight = self.shapes[stage.index()].weight;
                 self.put(stage, port, &rows, weight);
@@ -305,13 +301,15 @@ impl Fake<'_> {
             Action::PublishJoined { stage, port, batches } => {
                 let take = |batch| self.batches.remove(batch).expect("a batch that is published exists");
                 let rows: Vec<u64> = batches.iter().flat_map(take).collect();
-                if port == Output::STATE {
-                    self.update(stage, rows);
-                    return;
-                }
                 self.published.entry(stage).or_default().extend(&rows);
                 let weight = self.shapes[stage.index()].weight;
                 self.put(stage, port, &rows, weight);
+            }
+            Action::UpdateState { stage, updates, .. } => {
+                assert!(updates.iter().all(|batch| !self.parts.contains(batch)), "what a part has changed counts");
+                let take = |batch| self.batches.remove(batch).expect("a batch that is published exists");
+                let rows: Vec<u64> = updates.iter().flat_map(take).collect();
+                self.update(stage, rows);
             }
             Action::PublishRejects { stage, port, batch, rejects } => {
                 let rows = &self.batches[&batch];
