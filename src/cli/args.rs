@@ -32,8 +32,8 @@ pub enum Command {
     Graph(GraphArgs),
     /// Explain the code of an error or a warning, with an example of what is wrong.
     Explain(ExplainArgs),
-    /// Print the JSON Schema of pipeline files.
-    Schema,
+    /// Print the JSON Schema of pipeline files, or of what a run writes.
+    Schema(SchemaArgs),
     /// Runs that have been, and what they have left behind.
     #[command(subcommand)]
     Runs(RunsCommand),
@@ -142,6 +142,9 @@ pub struct RunArgs {
     /// How progress is shown.
     #[arg(long, value_enum, default_value_t = Progress::Auto)]
     pub progress: Progress,
+    /// Writes what the run came to, as JSON, also if it has failed. `millpond schema --of summary` describes it.
+    #[arg(long, value_name = "FILE")]
+    pub summary: Option<PathBuf>,
     /// What is told of what Python code logs, where its stage has no `log_level`.
     #[arg(long, default_value = LogLevel::default().word(), value_parser = log_level())]
     pub log_level: LogLevel,
@@ -219,6 +222,21 @@ pub enum DiagnosticFormat {
     Sarif,
     /// Annotations for workflows of GitHub.
     Github,
+}
+
+#[derive(Debug, Args)]
+pub struct SchemaArgs {
+    /// Of which files.
+    #[arg(long, value_enum, default_value_t = SchemaOf::Pipeline)]
+    pub of: SchemaOf,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum SchemaOf {
+    /// Pipeline files.
+    Pipeline,
+    /// What `run --summary` writes.
+    Summary,
 }
 
 #[derive(Debug, Args)]

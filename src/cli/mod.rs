@@ -13,6 +13,7 @@ mod resume;
 mod run;
 mod runs;
 mod schema;
+mod summary_file;
 mod validate;
 
 use std::ffi::OsString;
@@ -65,7 +66,7 @@ fn dispatch(args: impl IntoIterator<Item = OsString>) -> Exit {
         Command::Plan(args) => plan::plan(&args),
         Command::Graph(args) => graph::graph(&args),
         Command::Explain(args) => explain::explain(&args),
-        Command::Schema => schema::schema(),
+        Command::Schema(args) => schema::schema(&args),
         Command::Runs(RunsCommand::List(args)) => runs::list(&args),
         Command::Runs(RunsCommand::Prune(args)) => runs::prune(&args),
         Command::Env(EnvCommand::Build(args)) => env::build(&args),

@@ -9,9 +9,10 @@ use std::time::{Duration, Instant, SystemTime};
 use super::args::{Progress, RunArgs};
 use super::exit_code::Exit;
 use super::resume::{self, Earlier, Purpose};
+use super::summary_file::{SummaryFile, append};
 use super::{env, load, output};
 use crate::plan::{Plan, StageId, StageKind, WriteTarget};
-use crate::report::{self, Reporter, Style};
+use crate::report::{self, Reporter, RunSummary, Style};
 use crate::run::executor::{ChaosOptions, Surroundings};
 use crate::run::publish::{Ended, RecordedOutcome, RunRecord};
 use crate::run::{self, Ending, Outcome, RunError, Scope, Signals};
@@ -20,6 +21,9 @@ use crate::spec::{Completeness, Given};
 /// Bytes of stack of a thread for native work: address space, of which only what is used is memory. Long expressions in queries
 /// are deep trees.
 const NATIVE_STACK: usize = 64 << 20;
+
+/// The file that a step of a workflow of GitHub adds to what is shown of it.
+const STEP_SUMMARY: &str = "GITHUB_STEP_SUMMARY";
 
 pub fn run(args: &RunArgs) -> Exit {
     match prepared_run(args) {
@@ -112,6 +116,10 @@ fn forced(args: &RunArgs, plan: &Plan) -> Result<BTreeSet<StageId>, Exit> {
 
 fn carry_out(args: &RunArgs, plan: Plan, record: &RunRecord, surroundings: Surroundings, signals: &Signals) -> Exit {
     let state_dir = args.state.folder(&plan);
+    let summary_file = match args.summary.as_deref().map(SummaryFile::create).transpose() {
+        Ok(file) => file,
+        Err(error) => return output::failed(&error),
+    };
     set_native_threads(surroundings.cores);
     let shown = Arc::new(plan.clone());
     let reporter = match Reporter::start(Arc::clone(&shown), style(args.progress)) {
@@ -125,7 +133,7 @@ fn carry_out(args: &RunArgs, plan: Plan, record: &RunRecord, surroundings: Surro
     };
     let began = Instant::now();
     let result = run::run(plan, &mut run, surroundings, signals, &mut tell);
-    let exit = match &result {
+    let mut exit = match &result {
         Ok(outcome) => exit_of(&shown, outcome, signals),
         Err(error) => exit_of_error(error),
     };
@@ -138,10 +146,23 @@ fn carry_out(args: &RunArgs, plan: Plan, record: &RunRecord, surroundings: Surro
             } else {
                 report::summary(&shown, &outcome)
             };
-            // What is published is published: the exit code stays.
-            if let Err(error) = reporter.end(run.folder(), &outcome, exit.code(), message.as_deref(), text) {
-                let path = run.folder().join("summary.json");
-                output::complain(&format!("the summary could not be written to {}: {error}", path.display()));
+            let summary = RunSummary::new(&shown, &outcome, exit.code(), message.as_deref());
+            // Before anything is shown: the records wait for nobody who reads it. What is published is published: if the run's own cannot be
+            // written, the exit code stays.
+            let own = SummaryFile::create(&run.folder().join("summary.json"));
+            if let Err(error) = own.and_then(|file| file.write(&summary.text())) {
+                output::complain(&error.to_string());
+            }
+            let asked_for = summary_file.map_or(Ok(()), |file| file.write(&summary.text()));
+            reporter.end(summary, message.is_some(), text);
+            if let Some(path) = std::env::var_os(STEP_SUMMARY).filter(|path| !path.is_empty())
+                && let Err(error) = append(path.as_ref(), &report::markdown(&shown, &outcome))
+            {
+                output::warn(&format!("{STEP_SUMMARY}: {error}"));
+            }
+            if let Err(error) = asked_for {
+                let failed = output::failed(&error);
+                exit = if exit == Exit::Success { failed } else { exit };
             }
         }
         Err(error) => drop(complain(&error)),

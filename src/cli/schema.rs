@@ -1,9 +1,14 @@
-//! `millpond schema`: the JSON Schema of pipeline files.
+//! `millpond schema`: the JSON Schema of pipeline files, and of summaries.
 
+use super::args::{SchemaArgs, SchemaOf};
 use super::exit_code::Exit;
 use super::output;
-use crate::spec::schema;
+use crate::report::RunSummary;
+use crate::spec::schema as pipeline;
 
-pub fn schema() -> Exit {
-    output::print(&schema::text())
+pub fn schema(args: &SchemaArgs) -> Exit {
+    output::print(&match args.of {
+        SchemaOf::Pipeline => pipeline::text(),
+        SchemaOf::Summary => RunSummary::schema(),
+    })
 }

@@ -6,12 +6,13 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use crate::plan::Plan;
-use crate::run::{Activity, Outcome, RunEvent, Speaker, StageAccount};
+use crate::run::{Activity, RunEvent, Speaker};
 
+use super::run_summary::AccountSummary;
 use super::words::{speaker, stage};
 
 /// Version of the format.
-const VERSION: u32 = 1;
+pub(super) const VERSION: u32 = 1;
 
 /// An event that happened `at` after the start.
 pub fn event(plan: &Plan, event: &RunEvent, at: Duration) -> Value {
@@ -65,7 +66,7 @@ pub fn event(plan: &Plan, event: &RunEvent, at: Duration) -> Value {
             ("draining", json!({"attempts": attempts, "grace_seconds": seconds(*grace)}))
         }
         RunEvent::StageEnded { stage: id, account: ended } => {
-            ("stage_ended", json!({"stage": stage(plan, *id), "account": account(ended)}))
+            ("stage_ended", json!({"stage": stage(plan, *id), "account": AccountSummary::from(ended)}))
         }
         RunEvent::Line { from, stream, text } => {
             ("line", json!({"from": speaker(plan, from), "stream": stream, "text": text}))
@@ -104,59 +105,6 @@ fn worker(from: &Speaker) -> Option<u32> {
     }
 }
 
-/// The outcome: the content of `summary.json`.
-pub fn outcome(plan: &Plan, outcome: &Outcome, exit_code: u8, message: Option<&str>) -> Value {
-    let stages = plan
-        .stages
-        .iter()
-        .zip(&outcome.stages)
-        .map(|(stage, ended)| json!({"stage": stage.name, "kind": stage.kind_word(), "account": account(ended)}));
-    let edges = plan.edges.iter().zip(&outcome.edges).map(|(edge, ended)| {
-        let port = &plan.stage(edge.from).ports[edge.port].name;
-        json!({"from": stage(plan, edge.from), "port": port, "to": stage(plan, edge.to), "published": ended.published,
-            "consumed": ended.consumed, "closed_early": ended.closed_early})
-    });
-    let rejects = outcome.rejects.iter().map(|(id, path)| (stage(plan, *id), json!(path.to_string_lossy())));
-    let rejects: serde_json::Map<String, Value> = rejects.map(|(name, path)| (name.to_string(), path)).collect();
-    let injected = outcome
-        .injected
-        .iter()
-        .map(|(id, fault, times)| json!({"stage": stage(plan, *id), "fault": fault, "times": times}));
-    json!({
-        "v": VERSION,
-        "pipeline": plan.name,
-        "exit_code": exit_code,
-        "message": message,
-        "place": outcome.place,
-        "seconds": seconds(outcome.duration),
-        "workers_started": outcome.workers_started,
-        "stages": stages.collect::<Vec<_>>(),
-        "edges": edges.collect::<Vec<_>>(),
-        "rejects": rejects,
-        "injected": injected.collect::<Vec<_>>(),
-        "state": outcome.state.parts,
-        "state_left_out": outcome.state.left_out,
-    })
-}
-
-fn account(account: &StageAccount) -> Value {
-    json!({
-        "rows_in": account.rows_in,
-        "rows_out": account.rows_out,
-        "rejected": account.rejected,
-        "skipped": account.skipped,
-        "batches": account.batches,
-        "retries": account.retries,
-        "peak_attempts": account.peak_attempts,
-        "busy_seconds": seconds(account.busy),
-        "waited_for_input_seconds": seconds(account.waited_for_input),
-        "waited_for_output_seconds": seconds(account.waited_for_output),
-        "rows_spared": account.rows_spared,
-        "waited_for_worker_seconds": seconds(account.waited_for_worker),
-        "waited_for_resource_seconds": seconds(account.waited_for_resource),
-    })
-}
-
 fn activity(activity: Activity) -> &'static str {
     match activity {
         Activity::Busy => "busy",
@@ -170,6 +118,6 @@ fn activity(activity: Activity) -> &'static str {
 }
 
 /// Rounded to milliseconds.
-fn seconds(duration: Duration) -> f64 {
+pub(super) fn seconds(duration: Duration) -> f64 {
     (duration.as_secs_f64() * 1000.0).round() / 1000.0
 }

@@ -4,11 +4,15 @@
 
 mod json;
 mod live;
+mod markdown;
 mod plain;
 mod reporter;
+mod run_summary;
 mod summary;
 mod words;
 
+pub use markdown::markdown;
 pub use reporter::{Reporter, Style, harmless};
+pub use run_summary::RunSummary;
 pub use summary::{failure, summary};
 pub use words::{count, counted, duration, some, table};

@@ -3,19 +3,17 @@
 use std::fs::File;
 use std::io;
 use std::io::Write;
-use std::path::Path;
 use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 
-use serde_json::Value;
-
 use super::live::Live;
+use super::run_summary::RunSummary;
 use super::{json, plain};
 use crate::plan::Plan;
-use crate::run::{Outcome, RunEvent};
+use crate::run::RunEvent;
 
 /// Events that may wait for the reporter. When it is stuck, more are dropped: the run goes on.
 const WAITING: usize = 4096;
@@ -41,13 +39,12 @@ enum Message {
 
 /// What is shown at the end.
 struct End {
-    summary: Value,
+    summary: RunSummary,
     has_failed: bool,
     text: String,
 }
 
 pub struct Reporter {
-    plan: Arc<Plan>,
     sender: Sender<Message>,
     ended: Receiver<()>,
     started: Instant,
@@ -59,14 +56,13 @@ impl Reporter {
     pub fn start(plan: Arc<Plan>, style: Style) -> io::Result<Self> {
         let (sender, receiver) = bounded(WAITING);
         let (end, ended) = bounded(1);
-        let shown = Arc::clone(&plan);
         let body = move || {
-            Desk::new(shown, style).work(&receiver);
+            Desk::new(plan, style).work(&receiver);
             // Nobody waits any more if the reporter was given up.
             let _ = end.send(());
         };
         thread::Builder::new().name("millpond-report".to_owned()).spawn(body)?;
-        Ok(Self { plan, sender, ended, started: Instant::now() })
+        Ok(Self { sender, ended, started: Instant::now() })
     }
 
     /// Passes an event on; never waits.
@@ -75,27 +71,12 @@ impl Reporter {
         let _ = self.sender.try_send(Message::Event(event, self.started.elapsed()));
     }
 
-    /// Records the end in `summary.json` of the run's folder, and shows it: `message` for programs, `text` for people. The record waits for
-    /// nobody who reads what is printed; what is shown is waited for, but not for ever.
-    ///
-    /// # Errors
-    /// If `summary.json` could not be written. It is shown all the same.
-    pub fn end(
-        self,
-        folder: &Path,
-        outcome: &Outcome,
-        exit_code: u8,
-        message: Option<&str>,
-        text: String,
-    ) -> io::Result<()> {
-        let summary = json::outcome(&self.plan, outcome, exit_code, message);
-        let shown = serde_json::to_string_pretty(&summary).map_err(io::Error::from);
-        let written = shown.and_then(|shown| std::fs::write(folder.join("summary.json"), shown));
-        let end = Message::End(Box::new(End { summary, has_failed: message.is_some(), text }));
+    /// Shows the end: `summary` to programs, `text` to people. Waits for who reads it, but not for ever.
+    pub fn end(self, summary: RunSummary, has_failed: bool, text: String) {
+        let end = Message::End(Box::new(End { summary, has_failed, text }));
         if self.sender.send_timeout(end, PATIENCE).is_ok() {
             let _: Result<(), RecvTimeoutError> = self.ended.recv_timeout(PATIENCE);
         }
-        written
     }
 }
 

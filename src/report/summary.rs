@@ -85,7 +85,17 @@ pub fn summary(plan: &Plan, outcome: &Outcome) -> String {
     if let Some(failure) = failure(plan, outcome) {
         let _ = writeln!(text, "error: {failure}\n");
     }
-    text += &table_of(plan, outcome);
+    text += &table(&accounts(plan, outcome), |column| !matches!(column, 0 | 6));
+    text += &remarks(plan, outcome);
+    if outcome.ending == Ending::Succeeded {
+        let _ = writeln!(text, "done in {}", duration(outcome.duration));
+    }
+    text
+}
+
+/// What there is to say beside the accounts, a line each.
+pub(super) fn remarks(plan: &Plan, outcome: &Outcome) -> String {
+    let mut text = String::new();
     for (stage, account) in plan.stages.iter().zip(&outcome.stages).filter(|(stage, _)| stage.checkpoint.is_some()) {
         let batches = counted(account.batches, "batch");
         let spared = match account.rows_spared {
@@ -112,7 +122,6 @@ pub fn summary(plan: &Plan, outcome: &Outcome) -> String {
         if let Some(line) = bottleneck(plan, outcome) {
             let _ = writeln!(text, "{line}");
         }
-        let _ = writeln!(text, "done in {}", duration(outcome.duration));
     }
     text
 }
@@ -186,12 +195,12 @@ fn all_rejected(plan: &Plan, outcome: &Outcome) -> String {
     .collect()
 }
 
-fn table_of(plan: &Plan, outcome: &Outcome) -> String {
+/// The accounts of all stages, under a header.
+pub(super) fn accounts(plan: &Plan, outcome: &Outcome) -> Vec<[String; 7]> {
     let header = ["stage", "rows in", "rows out", "rejected", "batches", "busy", "waited for"].map(str::to_owned);
     let stages = plan.stages.iter().zip(&outcome.stages);
     let rows = stages.map(|(stage, account)| row(stage, account, outcome.duration));
-    let rows: Vec<[String; 7]> = std::iter::once(header).chain(rows).collect();
-    table(&rows, |column| !matches!(column, 0 | 6))
+    std::iter::once(header).chain(rows).collect()
 }
 
 fn row(stage: &Stage, account: &StageAccount, total: Duration) -> [String; 7] {

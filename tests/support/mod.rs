@@ -163,12 +163,17 @@ impl Scene {
         last.and_then(|path| fs::read_to_string(path).ok()).unwrap_or_default()
     }
 
-    /// `summary.json` of the last run.
+    /// `summary.json` of the last run, which is as the schema of summaries says.
     pub fn summary(&self) -> serde_json::Value {
         let runs = fs::read_dir(self.path("state/runs")).expect("there was a run").flatten();
         let last = runs.map(|entry| entry.path()).filter(|path| path.join("summary.json").exists()).max();
         let text = fs::read_to_string(last.expect("a run that ended").join("summary.json")).expect("it is readable");
-        serde_json::from_str(&text).expect("it is JSON")
+        let summary = serde_json::from_str(&text).expect("it is JSON");
+        let schema = serde_json::from_str(include_str!("../../schema/summary.schema.json")).expect("it is JSON");
+        if let Err(error) = jsonschema::validate(&schema, &summary) {
+            panic!("{}: {error}", error.instance_path());
+        }
+        summary
     }
 }
 

@@ -1,0 +1,70 @@
+//! What a run leaves for programs and for the pages of a continuous integration.
+
+mod support;
+
+use support::{Scene, numbers};
+
+const STAGES: &str = "
+numbers: { read: numbers.csv }
+halved: { from: numbers, sql: SELECT 10 / n AS n FROM numbers }
+publish: { from: halved, write: out.csv }
+";
+
+fn scene(data: &str) -> Scene {
+    let scene = Scene::with_python("", STAGES, "");
+    scene.write("numbers.csv", data);
+    scene
+}
+
+#[test]
+fn a_summary_is_written_where_it_is_asked_for() {
+    let scene = scene(&numbers(1..=5));
+    scene.write("summary.json", "of an earlier run");
+    scene.run().args(&["--summary", "summary.json"]).inside(&scene.path("")).ends_with(0);
+    let summary: serde_json::Value = serde_json::from_str(&scene.read("summary.json")).expect("it is JSON");
+    assert_eq!(summary, scene.summary());
+    assert_eq!((&summary["exit_code"], &summary["message"]), (&0.into(), &serde_json::Value::Null));
+    assert_eq!(summary["stages"][1]["account"]["rows_out"], 5);
+}
+
+#[test]
+fn a_failure_is_summed_up_too() {
+    let scene = scene(&numbers(0..=5));
+    scene.run().args(&["--summary", "summary.json"]).inside(&scene.path("")).ends_with(1);
+    let summary: serde_json::Value = serde_json::from_str(&scene.read("summary.json")).expect("it is JSON");
+    assert_eq!(summary["exit_code"], 1);
+    let message = summary["message"].as_str().expect("there is one");
+    assert!(message.contains("stage `halved` failed"), "{message}");
+    assert_eq!(summary, scene.summary());
+}
+
+#[test]
+fn a_summary_that_cannot_be_written_is_an_error() {
+    let scene = scene(&numbers(1..=5));
+    // Before anything is done, where it can be known.
+    let ran = scene.run().args(&["--summary", "nowhere/summary.json"]).ends_with(6);
+    ran.says(&["the summary cannot be written to `nowhere/summary.json`"]);
+    assert!(!scene.exists("out.csv"));
+    let ran = scene.run().args(&["--summary", "/dev/full"]).ends_with(6);
+    ran.says(&["done in", "the summary cannot be written to `/dev/full`"]);
+    assert!(scene.exists("out.csv"));
+}
+
+#[test]
+fn a_step_of_a_workflow_shows_how_its_runs_have_ended() {
+    let scene = scene(&numbers(1..=5));
+    let page = scene.write("page.md", "# Before\n");
+    let page = page.to_str().expect("a path that is text");
+    scene.run().env("GITHUB_STEP_SUMMARY", page).ends_with(0);
+    scene.write("numbers.csv", &numbers(0..=5));
+    scene.run().env("GITHUB_STEP_SUMMARY", page).ends_with(1);
+    let page = scene.read("page.md");
+    let (before, failed) = page.rsplit_once("### ").expect("two runs");
+    assert!(before.starts_with("# Before\n### `"), "{page}");
+    assert!(before.contains(" succeeded after "), "{page}");
+    assert!(before.contains("\n| stage | rows in | rows out |"), "{page}");
+    assert!(before.contains("\n| halved | 5 | 5 | - | 1 |"), "{page}");
+    assert!(failed.contains(" failed after "), "{page}");
+    assert!(failed.contains("```text\nstage `halved` failed"), "{page}");
+    scene.run().env("GITHUB_STEP_SUMMARY", "/dev/full").ends_with(1).says(&["warning: GITHUB_STEP_SUMMARY: "]);
+}
