@@ -957,3 +957,30 @@ fn a_pattern_does_not_read_hidden_files() {
         problems(&yaml("out/.*.csv"))
     );
 }
+
+#[test]
+fn sinks_of_which_one_is_left_out_may_have_one_path() {
+    let yaml = |first: &str, second: &str| {
+        format!(
+            "version: 1
+params: {{ kind: {{ type: string }} }}
+stages:
+  a: {{ read: a.csv }}
+  b: {{ from: a, when: {first}, write: out.csv }}
+  c: {{ from: a, when: {second}, write: out.csv }}
+"
+        )
+    };
+    assert_eq!(problems(&yaml("\"${{ params.kind == 'b' }}\"", "\"${{ params.kind != 'b' }}\"")), "");
+    insta::assert_snapshot!(problems(&yaml("true", "true")), @r"
+    param::unused 2:11 the param `kind` is not used
+    plan::same_path 6:36 `b` and `c` write to the same path
+    ");
+    let both = yaml("\"${{ params.kind == 'b' }}\"", "\"${{ params.kind == 'b' }}\"");
+    insta::assert_snapshot!(compile(&both, &[("kind", "b")]).unwrap_err(), @"plan::same_path 6:59 `b` and `c` write to the same path");
+    assert_eq!(compile(&both, &[("kind", "c")]).expect("neither is there").plan.left_out.len(), 3);
+    insta::assert_snapshot!(problems(&yaml("yes", "true")), @r"
+    param::unused 2:11 the param `kind` is not used
+    spec::wrong_type 5:23 `when` must be a boolean, not a string (for example, `when: ${{ params.publish }}`)
+    ");
+}

@@ -26,6 +26,8 @@ pub enum Command {
     Run(RunArgs),
     /// Check pipeline files without running anything.
     Validate(ValidateArgs),
+    /// Print the first rows of a stage, and do no more for it than they need. No sink is written.
+    Show(ShowArgs),
     /// Print the compiled plan: stages, queues and their bounds.
     Plan(PlanArgs),
     /// Print the graph of the stages.
@@ -110,7 +112,7 @@ pub struct EnvBuildArgs {
 }
 
 /// What sets params.
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Args)]
 pub struct ParamArgs {
     /// Set a param of the pipeline; a relative path is relative to the current directory.
     #[arg(long = "set", value_name = "NAME=VALUE", value_parser = assignment)]
@@ -121,7 +123,7 @@ pub struct ParamArgs {
 }
 
 /// What the machine may give to a run.
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Args)]
 pub struct WorkerArgs {
     /// Attempts that may run at once. Without it, the number of cores that may be used.
     #[arg(long, value_name = "N")]
@@ -142,6 +144,10 @@ pub struct RunArgs {
     /// How progress is shown.
     #[arg(long, value_enum, default_value_t = Progress::Auto)]
     pub progress: Progress,
+    /// Does what this stage does, and of the others only what it needs: a sink is written, and the rows of any other stage (or `stage.port`) are
+    /// printed as JSON lines. No other sink is written.
+    #[arg(long, value_name = "STAGE")]
+    pub until: Option<String>,
     /// Writes what the run came to, as JSON, also if it has failed. `millpond schema --of summary` describes it.
     #[arg(long, value_name = "FILE")]
     pub summary: Option<PathBuf>,
@@ -173,6 +179,33 @@ pub struct RunArgs {
 }
 
 #[derive(Debug, Args)]
+pub struct ShowArgs {
+    /// The pipeline file.
+    pub file: PathBuf,
+    /// The stage, or `stage.port`.
+    pub stage: String,
+    /// So many rows.
+    #[arg(long, value_name = "N", default_value_t = 20)]
+    pub limit: u64,
+    #[arg(long, value_enum, default_value_t = RowsFormat::Table)]
+    pub format: RowsFormat,
+    #[command(flatten)]
+    pub params: ParamArgs,
+    #[command(flatten)]
+    pub workers: WorkerArgs,
+    #[command(flatten)]
+    pub state: StateArgs,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum RowsFormat {
+    /// Columns with their types, for people.
+    Table,
+    Jsonl,
+    Csv,
+}
+
+#[derive(Clone, Debug, Args)]
 pub struct StateArgs {
     /// Folder for what runs leave behind. Without it, `.millpond` beside the pipeline file.
     #[arg(long, value_name = "DIR")]

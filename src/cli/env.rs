@@ -5,13 +5,19 @@ use std::path::{Path, PathBuf};
 
 use super::args::{EnvBuildArgs, WorkerArgs};
 use super::exit_code::Exit;
-use super::{load, output};
+use super::load::{self, Extent};
+use super::output;
 use crate::environment::{self, Environment, EnvironmentError, Host, Progress, Wanted};
 use crate::plan::Plan;
 use crate::run::executor::PythonHost;
 
 pub fn build(args: &EnvBuildArgs) -> Exit {
-    let plan = match load::plan(&args.file, &args.params, &WorkerArgs { workers: NonZeroU32::new(1), memory: None }) {
+    let plan = match load::plan(
+        &args.file,
+        &args.params,
+        &WorkerArgs { workers: NonZeroU32::new(1), memory: None },
+        Extent::Whole,
+    ) {
         Ok(plan) => plan,
         Err(exit) => return exit,
     };

@@ -12,31 +12,71 @@ use super::exit_code::Exit;
 use super::{cgroup, output};
 use crate::diagnostic::{Diagnostic, SourceText, SourceTextError};
 use crate::plan::memory::MemoryBound;
-use crate::plan::{self, Compiled, Plan, Settings};
+use crate::plan::{self, AskError, Asked, Compiled, Plan, Settings};
 use crate::run::executor::stage::read;
-use crate::spec::{self, Completeness, Given};
+use crate::spec::{self, Completeness, Document, Given};
 
 /// Terms of the bound that are told when they are too much.
 const LARGEST_TERMS: usize = 4;
+
+/// How much of a pipeline is asked for.
+#[derive(Clone, Copy, Debug)]
+pub enum Extent<'a> {
+    Whole,
+    /// What a stage does, and what it needs.
+    Until(&'a Asked),
+    /// Rows of a stage, and what they need.
+    Rows(&'a Asked),
+}
+
+impl Extent<'_> {
+    fn ask(self, document: &mut Document) -> Result<(), AskError> {
+        match self {
+            Self::Whole => Ok(()),
+            Self::Until(asked) => plan::run_until(document, asked),
+            Self::Rows(asked) => plan::show(document, asked),
+        }
+    }
+
+    /// Nothing is left of a run if the stage that is asked for is left out; prints why it is.
+    fn check(self, plan: &Plan) -> Result<(), Exit> {
+        let (Self::Until(asked) | Self::Rows(asked)) = self else { return Ok(()) };
+        if !plan.stages.is_empty() {
+            return Ok(());
+        }
+        let name = asked.of.split_once('.').map_or(asked.of.as_str(), |(stage, _)| stage);
+        let why = plan.left_out.iter().find(|left_out| left_out.stage == name).map(|left_out| left_out.reason.words());
+        output::complain(&format!("the stage `{name}` is left out: {}", why.unwrap_or_default()));
+        Err(Exit::Usage)
+    }
+}
 
 /// Compiles the pipeline in `file`; prints what is wrong or odd.
 ///
 /// # Errors
 /// How the program should end if there is no plan.
-pub fn plan(file: &Path, params: &ParamArgs, workers: &WorkerArgs) -> Result<Plan, Exit> {
-    plan_of(file, &given(&params.set, params.seed, Completeness::Full)?, workers)
+pub fn plan(file: &Path, params: &ParamArgs, workers: &WorkerArgs, extent: Extent<'_>) -> Result<Plan, Exit> {
+    plan_of(file, &given(&params.set, params.seed, Completeness::Full)?, workers, extent)
 }
 
 /// The same, for a run that is given this.
 ///
 /// # Errors
 /// How the program should end if there is no plan.
-pub fn plan_of(file: &Path, given: &Given, workers: &WorkerArgs) -> Result<Plan, Exit> {
+pub fn plan_of(file: &Path, given: &Given, workers: &WorkerArgs, extent: Extent<'_>) -> Result<Plan, Exit> {
     let source = read(file)?;
-    let document = spec::parse(&source, given);
+    let mut document = spec::parse(&source, given);
+    // Of a file with mistakes, these are what there is to tell.
+    if let Err(error) = extent.ask(&mut document)
+        && !document.problems.iter().any(Diagnostic::is_error)
+    {
+        output::complain(&error.to_string());
+        return Err(Exit::Usage);
+    }
     match plan::compile(&document, &settings(workers)) {
         Ok(Compiled { plan, warnings }) => {
             output::report(&warnings, &source);
+            extent.check(&plan)?;
             Ok(plan)
         }
         Err(problems) => {

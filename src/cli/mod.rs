@@ -13,6 +13,7 @@ mod resume;
 mod run;
 mod runs;
 mod schema;
+mod show;
 mod summary_file;
 mod validate;
 
@@ -63,6 +64,7 @@ fn dispatch(args: impl IntoIterator<Item = OsString>) -> Exit {
     match cli.command {
         Command::Run(args) => run::run(&args),
         Command::Validate(args) => validate::validate(&args),
+        Command::Show(args) => show::show(&args),
         Command::Plan(args) => plan::plan(&args),
         Command::Graph(args) => graph::graph(&args),
         Command::Explain(args) => explain::explain(&args),

@@ -4,13 +4,14 @@ use std::path::Path;
 
 use super::args::PlanArgs;
 use super::exit_code::Exit;
-use super::{load, output};
+use super::load::{self, Extent};
+use super::output;
 use crate::plan::{Plan, StageId, view};
 use crate::report::{counted, some};
 use crate::run::executor::{Checkpoints, Findings, FingerprintError, StageChange, outlook};
 
 pub fn plan(args: &PlanArgs) -> Exit {
-    let plan = load::plan(&args.file, &args.params, &args.workers)
+    let plan = load::plan(&args.file, &args.params, &args.workers, Extent::Whole)
         .and_then(|mut plan| load::keep_to_memory(&mut plan, &args.workers).map(|()| plan));
     match plan {
         Ok(plan) => {

@@ -8,14 +8,16 @@ use std::time::{Duration, Instant, SystemTime};
 
 use super::args::{Progress, RunArgs};
 use super::exit_code::Exit;
+use super::load::{self, Extent};
 use super::resume::{self, Earlier, Purpose};
 use super::summary_file::{SummaryFile, append};
-use super::{env, load, output};
-use crate::plan::{Plan, StageId, StageKind, WriteTarget};
+use super::{env, output};
+use crate::plan::{Asked, Plan, StageId, StageKind, WriteTarget};
 use crate::report::{self, Reporter, RunSummary, Style};
 use crate::run::executor::{ChaosOptions, Surroundings};
 use crate::run::publish::{Ended, RecordedOutcome, RunRecord};
 use crate::run::{self, Ending, Outcome, RunError, Scope, Signals};
+use crate::spec::model::FormatSpec;
 use crate::spec::{Completeness, Given};
 
 /// Bytes of stack of a thread for native work: address space, of which only what is used is memory. Long expressions in queries
@@ -26,12 +28,23 @@ const NATIVE_STACK: usize = 64 << 20;
 const STEP_SUMMARY: &str = "GITHUB_STEP_SUMMARY";
 
 pub fn run(args: &RunArgs) -> Exit {
-    match prepared_run(args) {
+    let asked = args.until.as_ref().map(|stage| Asked {
+        of: stage.clone(),
+        limit: None,
+        to: "-".to_owned(),
+        format: FormatSpec::Jsonl,
+    });
+    run_of(args, asked.as_ref().map_or(Extent::Whole, Extent::Until))
+}
+
+/// Runs as much of the pipeline as is asked for.
+pub fn run_of(args: &RunArgs, extent: Extent<'_>) -> Exit {
+    match prepared_run(args, extent) {
         Ok(exit) | Err(exit) => exit,
     }
 }
 
-fn prepared_run(args: &RunArgs) -> Result<Exit, Exit> {
+fn prepared_run(args: &RunArgs, extent: Extent<'_>) -> Result<Exit, Exit> {
     let earlier = resume::asked_for(args)?;
     let given = match earlier.as_ref().map(|earlier| &earlier.record) {
         Some(earlier) => Given {
@@ -40,7 +53,7 @@ fn prepared_run(args: &RunArgs) -> Result<Exit, Exit> {
         },
         None => load::given(&args.params.set, args.params.seed, Completeness::Full)?,
     };
-    let mut plan = load::plan_of(&args.file, &given, &args.workers)?;
+    let mut plan = load::plan_of(&args.file, &given, &args.workers, extent)?;
     let has_checkpoint = plan.stages.iter().any(|stage| stage.checkpoint.is_some());
     if let Some(Earlier { purpose: Purpose::Correct, .. }) = &earlier
         && !has_checkpoint

@@ -8,6 +8,7 @@ use super::checkpoint::{self, Checkpoint, STORE_REQUESTS};
 use super::deadlock;
 use super::failing::{Budget, OnError, Retry, Timeout};
 use super::graph::StageGraph;
+use super::left_out::{Connections, LeftOut, Reason, left_out};
 use super::link::{self, After, Link};
 use super::log_level::LogLevel;
 use super::paths;
@@ -51,6 +52,7 @@ struct Analysis {
     resolved: Vec<Resolved>,
     /// `None` when there is a cycle.
     graph: Option<StageGraph>,
+    left_out: Vec<Option<Reason>>,
 }
 
 /// A stage without its place in the graph.
@@ -126,16 +128,43 @@ fn analyse(document: &Document, settings: &Settings, problems: &mut Vec<Diagnost
     problems.extend(check_python(document));
     let waits = afters.iter().map(|after| (after.from, after.to));
     let edges: Vec<(usize, usize)> = links.iter().map(|link| (link.from, link.to)).chain(waits).collect();
-    problems.extend(paths::paths(document, &kinds, &edges));
     let graph = StageGraph::new(document.stages.len(), &edges)
         .map_err(|cycles| {
             problems.extend(cycles.iter().filter_map(|cycle| check::cycle(document, &links, &afters, &cycle.edges)))
         })
         .ok();
+    let order = graph.as_ref().map(StageGraph::order).unwrap_or_default();
+    let connections = Connections { links: &links, into: &into, afters: &afters, order };
+    // Where it is not known which of two stages is there, they are not in each other's way.
+    let is_sure = |draft: &StageDraft| draft.spec.when != Some(false) && !draft.is_lost("when");
+    let unsure = left_out(document, connections, is_sure);
+    let sure: Vec<Option<StageKind>> =
+        kinds.iter().zip(&unsure).map(|(kind, unsure)| kind.clone().filter(|_| unsure.is_none())).collect();
+    problems.extend(paths::paths(document, &sure, &edges));
+    let left_out = left_out(document, connections, |draft| draft.spec.when != Some(false));
     if document.stages.is_empty() && problems.iter().all(|problem| !problem.is_error()) {
         problems.push(Diagnostic::without_place(Code::SpecMissingKey, "the pipeline has no stages"));
     }
-    Analysis { links, into, afters, resources, resolved, graph }
+    Analysis { links, into, afters, resources, resolved, graph, left_out }
+}
+
+impl Analysis {
+    /// Without the stages that are left out, and what connects others with them.
+    fn without_left_out(self) -> Self {
+        let is_in = |at: usize| self.left_out[at].is_none();
+        let links: Vec<Link> = self.links.into_iter().filter(|link| is_in(link.from) && is_in(link.to)).collect();
+        let afters: Vec<After> = self.afters.into_iter().filter(|after| is_in(after.from) && is_in(after.to)).collect();
+        let waits = afters.iter().map(|after| (after.from, after.to));
+        let edges: Vec<(usize, usize)> = links.iter().map(|link| (link.from, link.to)).chain(waits).collect();
+        let stages = self.left_out.len();
+        Self {
+            into: into(&links, stages),
+            graph: self.graph.and_then(|_| StageGraph::new(stages, &edges).ok()),
+            links,
+            afters,
+            ..self
+        }
+    }
 }
 
 fn into(links: &[Link], stages: usize) -> Vec<Vec<usize>> {
@@ -186,6 +215,7 @@ fn build(document: &Document, settings: &Settings, analysis: Analysis) -> Result
         let message = format!("the stage `{}` has a value that is not known", draft.name);
         Diagnostic::new(Code::SpecBadValue, draft.name_span, message)
     };
+    let analysis = analysis.without_left_out();
     let Some(graph) = &analysis.graph else {
         return Err(Diagnostic::without_place(Code::PlanCycle, "the stages form a cycle"));
     };
@@ -195,12 +225,13 @@ fn build(document: &Document, settings: &Settings, analysis: Analysis) -> Result
         (0..analysis.links.len()).map(|at| is_held_back(document, &analysis, &after, at)).collect();
     let spills = deadlock::spilling(graph, &held_back);
     let mut ids = vec![StageId(0); document.stages.len()];
-    for (position, stage) in graph.order().iter().enumerate() {
+    let order: Vec<usize> = graph.order().iter().copied().filter(|at| analysis.left_out[*at].is_none()).collect();
+    for (position, stage) in order.iter().enumerate() {
         ids[*stage] = StageId(u32::try_from(position).expect("a file has fewer stages than bytes"));
     }
     let mut edges = Vec::new();
     let mut stages = Vec::new();
-    for &at in graph.order() {
+    for &at in &order {
         let draft = &document.stages[at];
         let resolved = &analysis.resolved[at];
         let kind = resolved.kind.clone().ok_or_else(|| unclear(draft))?;
@@ -223,6 +254,12 @@ fn build(document: &Document, settings: &Settings, analysis: Analysis) -> Result
         folder: document.folder.clone(),
         stages,
         edges,
+        left_out: analysis
+            .left_out
+            .iter()
+            .zip(&document.stages)
+            .filter_map(|(reason, draft)| Some(LeftOut { stage: draft.name.clone(), reason: reason.clone()? }))
+            .collect(),
         params: params(document),
         python: python(document),
         resources: analysis.resources.into_iter().flatten().collect(),

@@ -2,6 +2,7 @@
 //!
 //! [`compile`] turns a [`Document`](crate::spec::Document) into a [`Plan`] or into all the diagnostics at once. Nothing here does I/O, and nothing here knows how a plan is run. Start reading at [`Plan`].
 
+mod asking;
 mod check;
 mod checkpoint;
 mod compile;
@@ -9,6 +10,7 @@ mod deadlock;
 mod failing;
 mod fit;
 mod graph;
+mod left_out;
 mod link;
 mod log_level;
 pub mod memory;
@@ -27,10 +29,12 @@ mod task;
 mod template;
 pub mod view;
 
+pub use asking::{AskError, Asked, run_until, show};
 pub use checkpoint::{Checkpoint, Provider, STORE_REQUESTS, SharePlace, StoreUrl};
 pub use compile::{Compiled, Settings, compile, validate};
 pub use failing::{Backoff, Budget, OnError, Retry, Timeout, Verdict};
 pub use fit::fit;
+pub use left_out::{LeftOut, Reason};
 pub use log_level::LogLevel;
 pub use plan::{Edge, EdgeId, PARTITIONS, Plan, PythonPlan, StageId};
 pub use queue::{Capacity, Cut};

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 
+use super::left_out::LeftOut;
 use super::log_level::LogLevel;
 use super::queue::{Capacity, Cut};
 use super::resource::{Resource, ResourceKind};
@@ -79,6 +80,8 @@ pub struct Plan {
     pub folder: PathBuf,
     pub stages: Vec<Stage>,
     pub edges: Vec<Edge>,
+    /// Stages of the file that are not in `stages`.
+    pub left_out: Vec<LeftOut>,
     /// Values of the params of this run, typed: string, integer, float or boolean.
     pub params: BTreeMap<String, serde_json::Value>,
     pub python: PythonPlan,

@@ -6,6 +6,7 @@ use std::fmt::Write;
 use bytesize::ByteSize;
 
 use super::failing::Budget;
+use super::left_out::LeftOut;
 use super::memory::{MemoryBound, SPILL_LIMIT, is_query};
 use super::plan::{EdgeId, Plan};
 use super::recycle::Recycle;
@@ -35,6 +36,7 @@ pub fn text(plan: &Plan) -> String {
     }
     line(&mut out, "\nstages, in order:");
     plan.stages.iter().for_each(|stage| stage_text(plan, stage, &mut out));
+    left_out_text(plan, &mut out);
     edges_text(plan, &mut out);
     memory_text(plan, &mut out);
     out
@@ -52,6 +54,16 @@ fn counted(count: usize, noun: &str) -> String {
 
 fn size(bytes: u64) -> String {
     ByteSize::b(bytes).to_string()
+}
+
+fn left_out_text(plan: &Plan, out: &mut String) {
+    if plan.left_out.is_empty() {
+        return;
+    }
+    line(out, "\nleft out:");
+    for LeftOut { stage, reason } in &plan.left_out {
+        line(out, format!("  {stage}: {}", reason.words()));
+    }
 }
 
 fn stage_text(plan: &Plan, stage: &Stage, out: &mut String) {

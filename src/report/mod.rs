@@ -7,12 +7,14 @@ mod live;
 mod markdown;
 mod plain;
 mod reporter;
+mod rows;
 mod run_summary;
 mod summary;
 mod words;
 
 pub use markdown::markdown;
 pub use reporter::{Reporter, Style, harmless};
+pub use rows::rows;
 pub use run_summary::RunSummary;
 pub use summary::{failure, summary};
 pub use words::{count, counted, duration, some, table};

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::plan::{Plan, Port, Stage, StageKind};
+use crate::plan::{LeftOut, Plan, Port, Reason, Stage, StageKind};
 use crate::run::{Ending, Outcome, Scope, StageAccount, StageFailure};
 
 use super::words::{count, counted, duration, table};
@@ -111,6 +111,9 @@ pub(super) fn remarks(plan: &Plan, outcome: &Outcome) -> String {
             "chaos: {fault} {times} in `{}`; no batch has lost an attempt by it",
             plan.stage(*stage).name
         );
+    }
+    for LeftOut { stage, reason } in plan.left_out.iter().filter(|it| it.reason != Reason::NotNeeded) {
+        let _ = writeln!(text, "left out: `{stage}`, as {}", reason.words());
     }
     text += &state(outcome);
     for (stage, path) in &outcome.rejects {

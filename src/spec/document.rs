@@ -31,6 +31,8 @@ pub struct Document {
     /// Params that some expression uses.
     pub used_params: BTreeSet<String>,
     pub seed: u64,
+    /// Names of stages, if not all of the pipeline is asked for, but only what these do.
+    pub asked_for: BTreeSet<String>,
     pub problems: Vec<Diagnostic>,
 }
 

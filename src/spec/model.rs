@@ -154,6 +154,10 @@ pub struct StageSpec {
     /// Stages that must have ended before this one starts. No rows come from them.
     #[schemars(example = &"prepare", example = &["first", "second"])]
     pub after: Option<AfterSpec>,
+    /// Whether the stage is a part of this run, mostly an expression over params. If it is not, what needs its rows is none either: a stage is
+    /// left out if all of its inputs are, or a table of its query.
+    #[schemars(example = &"${{ params.publish }}", example = &"${{ params.kind == 'full' }}")]
+    pub when: Option<bool>,
     /// A source: reads files.
     #[schemars(example = &"data/*.jsonl")]
     pub read: Option<ReadSpec>,

@@ -78,6 +78,7 @@ fn empty(source: &Arc<SourceText>, given: &Given, problems: Vec<Diagnostic>) -> 
         foreach_spans: Vec::new(),
         used_params: BTreeSet::new(),
         seed: given.seed,
+        asked_for: BTreeSet::new(),
         problems,
     }
 }

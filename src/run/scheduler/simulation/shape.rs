@@ -356,6 +356,7 @@ pub fn plan(shapes: &[Shape], workers: u32) -> Plan {
         folder: "/".into(),
         stages,
         edges,
+        left_out: Vec::new(),
         params: BTreeMap::new(),
         python: PythonPlan::default(),
         workers,

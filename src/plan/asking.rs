@@ -1,0 +1,124 @@
+//! Asking a pipeline for the rows of one of its stages, instead of for all of its outputs.
+
+use std::collections::BTreeSet;
+
+use super::link;
+use super::stage::Port;
+use crate::diagnostic::{Span, did_you_mean};
+use crate::spec::model::{FormatSpec, FromSpec, SqlOptions, SqlSpec, StageSpec, WriteOptions, WriteSpec};
+use crate::spec::tree::{Entry, Key, Node, Text, TextStyle, Value};
+use crate::spec::{Document, Sharing, StageDraft};
+
+/// The name under which a query that counts rows off knows them.
+const ROWS: &str = "rows";
+
+/// The rows that are asked for.
+#[derive(Clone, Debug)]
+pub struct Asked {
+    /// A stage, or `stage.port`.
+    pub of: String,
+    /// The first so many of them; all, if there is no limit.
+    pub limit: Option<u64>,
+    /// Where they go: a path, or `-`.
+    pub to: String,
+    pub format: FormatSpec,
+}
+
+/// Why nothing can be asked of a stage.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub enum AskError {
+    #[error("there is no stage `{name}`{}", help.as_ref().map(|help| format!(" ({help})")).unwrap_or_default())]
+    NoStage { name: String, help: Option<String> },
+    #[error("the stage `{0}` gives no rows that could be shown")]
+    NoRows(String),
+}
+
+/// Asks for what a stage does, and for no more than that needs: a sink is written; what gives rows is followed by a sink that takes them.
+///
+/// # Errors
+/// If there is no such stage.
+pub fn run_until(document: &mut Document, asked: &Asked) -> Result<(), AskError> {
+    let of = asked_stage(document, asked)?;
+    if gives_rows(of) {
+        return show(document, asked);
+    }
+    let name = of.written_name().to_owned();
+    let made = document.stages.iter().filter(|draft| draft.written_name() == name);
+    document.asked_for = made.map(|draft| draft.name.clone()).collect();
+    Ok(())
+}
+
+/// Asks for rows, and for no more than they need.
+///
+/// # Errors
+/// If there is no such stage, or it gives no rows.
+pub fn show(document: &mut Document, asked: &Asked) -> Result<(), AskError> {
+    let of = asked_stage(document, asked)?;
+    if !gives_rows(of) {
+        return Err(AskError::NoRows(of.written_name().to_owned()));
+    }
+    // No name in a file has a colon.
+    let (first, shown) = (format!("{}:first", of.name), format!("{}:shown", of.name));
+    let mut drafts = Vec::new();
+    let mut from = asked.of.clone();
+    if let Some(limit) = asked.limit {
+        let tables = FromSpec::Named([(ROWS.to_owned(), from)].into());
+        let query = format!("SELECT * FROM {ROWS} LIMIT {limit}");
+        let sql = Some(SqlSpec::Options(SqlOptions { query }));
+        drafts.push(behind(of, &first, "sql", StageSpec { from: Some(tables), sql, ..StageSpec::default() }));
+        from = first;
+    }
+    let options = WriteOptions { path: asked.to.clone(), format: Some(asked.format), compression: None, header: None };
+    let write = Some(WriteSpec::Options(options));
+    let spec = StageSpec { from: Some(FromSpec::One(from)), write, ..StageSpec::default() };
+    drafts.push(behind(of, &shown, "write", spec));
+    document.stages.extend(drafts);
+    document.asked_for = [shown].into();
+    Ok(())
+}
+
+fn asked_stage<'a>(document: &'a Document, asked: &Asked) -> Result<&'a StageDraft, AskError> {
+    let name = asked.of.split_once('.').map_or(asked.of.as_str(), |(stage, _)| stage);
+    let mut written = document.stages.iter().filter(|draft| !matches!(draft.sharing, Sharing::Sink(_)));
+    let names = written.clone().map(StageDraft::written_name);
+    let missing = || AskError::NoStage { name: name.to_owned(), help: did_you_mean(name, names) };
+    written.find(|draft| draft.name == name || draft.written_name() == name).ok_or_else(missing)
+}
+
+fn gives_rows(draft: &StageDraft) -> bool {
+    link::ports(draft).is_none_or(|ports| ports.contains(&Port::MAIN))
+}
+
+/// A stage that is not written in the file, and has the place of the one that it follows.
+fn behind(of: &StageDraft, name: &str, kind: &'static str, spec: StageSpec) -> StageDraft {
+    let node = |value| Node { value, span: of.name_span, alias: None };
+    let text = |text: &str| node(Value::String(Text { text: text.to_owned(), style: TextStyle::Quoted }));
+    let entry = |name: &str, value| Entry { key: key(name, of.name_span), value };
+    let from = match &spec.from {
+        Some(FromSpec::Named(tables)) => {
+            node(Value::Mapping(tables.iter().map(|(table, stage)| entry(table, text(stage))).collect()))
+        }
+        Some(FromSpec::One(stage)) => text(stage),
+        Some(FromSpec::Many(_)) | None => node(Value::Null),
+    };
+    let query = match &spec.sql {
+        Some(SqlSpec::Options(options)) => Some(entry("sql", text(&options.query))),
+        _ => None,
+    };
+    StageDraft {
+        name: name.to_owned(),
+        foreach: None,
+        name_span: of.name_span,
+        line: of.line,
+        alias: of.alias,
+        node: node(Value::Mapping([entry("from", from)].into_iter().chain(query).collect())),
+        spec,
+        kinds: vec![(kind, of.name_span)],
+        sharing: Sharing::None,
+        lost: BTreeSet::new(),
+    }
+}
+
+fn key(name: &str, span: Span) -> Key {
+    Key { name: name.to_owned(), span, alias: None }
+}

@@ -1,0 +1,78 @@
+//! [`rows`]: rows as a table for people.
+
+use std::fs::File;
+use std::path::Path;
+
+use arrow::array::RecordBatch;
+use arrow::error::ArrowError;
+use arrow::ipc::reader::FileReader;
+use arrow::util::display::{ArrayFormatter, FormatOptions};
+
+use super::reporter::harmless;
+use super::words::counted;
+
+/// Characters of a value that are shown.
+const WIDEST: usize = 60;
+
+/// The rows of a file in Arrow's format, under the names and types of their columns, and how many they are.
+///
+/// # Errors
+/// If the file cannot be read.
+pub fn rows(path: &Path) -> Result<String, ArrowError> {
+    let reader = FileReader::try_new(File::open(path)?, None)?;
+    let schema = reader.schema();
+    let head =
+        |text: &dyn Fn(&arrow::datatypes::Field) -> String| schema.fields().iter().map(|field| text(field)).collect();
+    let mut lines: Vec<Vec<String>> =
+        vec![head(&|field| shown(field.name())), head(&|field| field.data_type().to_string())];
+    for batch in reader {
+        add(&batch?, &mut lines)?;
+    }
+    let number = lines.len() - 2;
+    Ok(format!("{}{}\n", aligned(&lines), counted(number as u64, "row")))
+}
+
+fn add(batch: &RecordBatch, lines: &mut Vec<Vec<String>>) -> Result<(), ArrowError> {
+    let options = FormatOptions::default().with_null("null");
+    let columns = batch.columns().iter().map(|column| ArrayFormatter::try_new(column, &options));
+    let columns = columns.collect::<Result<Vec<_>, _>>()?;
+    for row in 0..batch.num_rows() {
+        let cells = columns.iter().map(|column| column.value(row).try_to_string().map(|text| shown(&text)));
+        lines.push(cells.collect::<Result<_, _>>()?);
+    }
+    Ok(())
+}
+
+/// A value in one line of a terminal.
+fn shown(text: &str) -> String {
+    let text = text.replace('\n', "\\n").replace('\t', "\\t");
+    let text = harmless(&text);
+    match text.char_indices().nth(WIDEST) {
+        None => text.into_owned(),
+        Some((end, _)) => format!("{}…", &text[..end]),
+    }
+}
+
+fn aligned(lines: &[Vec<String>]) -> String {
+    let columns = lines.first().map_or(0, Vec::len);
+    let width = |column: usize| lines.iter().map(|line| line[column].chars().count()).max().unwrap_or(0);
+    let widths: Vec<usize> = (0..columns).map(width).collect();
+    let line = |line: &Vec<String>| {
+        let cells = line.iter().zip(&widths).map(|(cell, &width)| format!("{cell:<width$}"));
+        format!("{}\n", cells.collect::<Vec<_>>().join("  ").trim_end())
+    };
+    let rule: String = widths.iter().map(|width| "-".repeat(*width)).collect::<Vec<_>>().join("  ");
+    let (head, rows) = lines.split_at(2);
+    head.iter().map(line).chain([format!("{rule}\n")]).chain(rows.iter().map(line)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_value_stays_in_its_line() {
+        assert_eq!(shown("a\nb\t\u{1b}[31m"), "a\\nb\\t\\u{1b}[31m");
+        assert_eq!(shown(&"ü".repeat(61)), format!("{}…", "ü".repeat(60)));
+    }
+}
