@@ -7,6 +7,7 @@ counts once, whatever is tried again, and costs no message of its own. Outside a
 from __future__ import annotations
 
 import contextvars
+import copy
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -69,11 +70,23 @@ class Part:
         if here is None:
             for update in self._take():
                 self._local = self._apply(self._local, update)
-            return self._local
+            return copy.deepcopy(self._local)
         value = self._decode(_answered(here.ask({"op": "read", "kind": self.kind, "name": self.name})))
         for update in self._pending():
             value = self._apply(value, update)
         return value
+
+    def _reset(self) -> None:
+        self._drop()
+        self._local = None
+
+    def _sum(self, a: Number, b: Number) -> Number:
+        """Within what the coordinator counts with."""
+        total = a + b
+        is_in_range = math.isfinite(total) if isinstance(total, float) else -_INT_MAX - 1 <= total <= _INT_MAX
+        if not is_in_range:
+            raise MillpondError(f"{self.kind} `{self.name}` of the state goes beyond 64 bits")
+        return total
 
     def _decode(self, value: Any) -> Any:
         return value
@@ -121,7 +134,7 @@ class Counter(Part):
         return [["add", self._added], *(update for part, update in row if part is self)]
 
     def _apply(self, value: Any, update: Update) -> Any:
-        return (value or 0) + update[1]
+        return self._sum(value or 0, update[1])
 
 
 class Map(Part):
@@ -215,7 +228,10 @@ class Map(Part):
         if what == "remove":
             value.pop(key, None)
         elif what in _NUMERIC and value.get(key) is not None:
-            value[key] = _NUMERIC[what](value[key], update[2])
+            old = value[key]
+            if isinstance(old, bool) or not isinstance(old, (int, float)):
+                raise MillpondError(f"map `{self.name}` of the state has something at `{key}` that is no number")
+            value[key] = self._sum(old, update[2]) if what == "add" else _NUMERIC[what](old, update[2])
         else:
             value[key] = update[2]
         return value
@@ -307,7 +323,7 @@ class Top(Part):
 
     def _apply(self, value: Any, update: Update) -> Any:
         value = dict(value or {})
-        value[update[1]] = value.get(update[1], 0) + update[2]
+        value[update[1]] = self._sum(value.get(update[1], 0), update[2])
         return value
 
 
@@ -421,6 +437,11 @@ class State:
             part = self._parts.setdefault((kind.kind, name), kind(name))
         assert isinstance(part, kind), "they are kept by kind"
         return part
+
+    def reset(self) -> None:
+        """Outside a run: all parts are as at first."""
+        for part in list(self._parts.values()):
+            part._reset()
 
     def begin(self) -> None:
         """For the worker: what was done before belongs to no attempt that counts."""

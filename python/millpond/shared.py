@@ -68,6 +68,10 @@ class Shared(Mapping[str, Any]):
         """Gives `value` to code that is tested outside a run."""
         self._values[name] = value
 
+    def reset(self) -> None:
+        """Forgets what was provided."""
+        self._values.clear()
+
     def expect(self, names: Iterable[str]) -> None:
         """For the worker only: what will be there for the stages that wait for it."""
         self._expected = frozenset(names)

@@ -42,6 +42,7 @@ const SOURCES: &[(&str, &[u8])] = files![
     "keyed.py",
     "leases.py",
     "line.py",
+    "local.py",
     "outputs.py",
     "parts.py",
     "process.py",
@@ -56,6 +57,7 @@ const SOURCES: &[(&str, &[u8])] = files![
     "sync.py",
     "template.py",
     "terminal.py",
+    "testing.py",
     "worker_process.py",
 ];
 
