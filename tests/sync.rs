@@ -281,3 +281,31 @@ def work(row):
     assert_eq!(scene.summary()["stages"][1]["account"]["retries"], 3 * 4);
     scene.assert_clean();
 }
+
+#[test]
+fn a_service_that_throttles_for_ever_fails_the_stage_and_no_row_is_searched_for() {
+    let module = "
+import millpond
+def work(row):
+    with open('called/calls', 'a') as file:
+        file.write('x')
+    raise millpond.Throttled('slow down', retry_after=0)
+";
+    for on_error in ["fail", "reject"] {
+        let stages = STAGES.replace("batch: { rows: 1 }", &format!("on_error: {on_error}\n  retry: {{ attempts: 2 }}"));
+        let scene = scene(&stages, module, 3);
+        let ran = scene.run().ends_with(1);
+        ran.says(&[
+            "worked: throttled 1 time, the last time: ",
+            "slow down\n",
+            "worked: throttled 99 times, the last time: ",
+        ]);
+        ran.says(&[
+            "stage `worked` failed (exception): throttled 100 times in a row, and given up; the last time: ",
+            "slow down",
+        ]);
+        assert_eq!(scene.read("called/calls").len(), 100, "{on_error}");
+        assert_eq!(ran.stderr.matches("worked: ").count(), 2, "{}", ran.stderr);
+        scene.assert_clean();
+    }
+}

@@ -41,14 +41,18 @@ class Throttled(MillpondError):
     """Raise it when a service asks for fewer calls.
 
     What the call was for is tried again after `retry_after` seconds (by default after a second, then twice as long each
-    time), which costs no attempt. What the stage `uses` by a rate is given out more slowly, until it goes well again.
+    time), which costs no attempt. What the stage `uses` by a rate is given out more slowly, until it goes well again. After a
+    hundred times in a row for the same rows, the stage has failed.
     """
 
     def __init__(self, message: str = "throttled", *, retry_after: float | None = None) -> None:
-        if retry_after is not None and not 0 <= retry_after < math.inf:
-            raise ValueError(f"`retry_after` is a number of seconds, and not {retry_after!r}")
+        if isinstance(retry_after, (str, bool)) or not (retry_after is None or hasattr(retry_after, "__float__")):
+            raise TypeError(f"`retry_after` is a number of seconds (int or float), and not {retry_after!r}")
+        seconds = None if retry_after is None else float(retry_after)
+        if seconds is not None and not 0 <= seconds < math.inf:
+            raise ValueError(f"`retry_after` is a number of seconds of 0 or more, and not {retry_after!r}")
         super().__init__(message)
-        self.retry_after = retry_after
+        self.retry_after = seconds
 
 
 class SchemaError(MillpondError):

@@ -486,3 +486,10 @@ def test_threads_look_up_what_is_shared_once(stage: Any) -> None:
     os.close(fd)
     rows = worker.result(worker.start(ROWS)).pylist()
     assert {row["rows"] for row in rows} == {4} and len({row["same"] for row in rows}) == 1
+
+
+@pytest.mark.parametrize("seconds", ["3", True, [1]])
+def test_a_time_to_rest_is_a_number(seconds: Any) -> None:
+    with pytest.raises(TypeError, match=r"`retry_after` is a number of seconds \(int or float\), and not"):
+        millpond.Throttled("slow down", retry_after=seconds)
+    assert millpond.Throttled(retry_after=2).retry_after == 2.0

@@ -1,13 +1,11 @@
 //! What becomes of a slice whose attempt failed: it is tried again, its rows to blame are looked for, or it is given up.
 
 use std::ops::Range;
-use std::time::Duration;
 
 use super::AttemptId;
 use super::action::{Action, Reject};
 use super::blame::Blame;
 use super::event::{ExitCause, Failure, Scope};
-use super::rest::Resting;
 use super::scheduler::Scheduler;
 use super::stage_state::{Role, SliceId, Step, Tries, rest};
 use crate::plan::{OnError, StageId, Verdict};
@@ -17,11 +15,6 @@ use crate::run::RunEvent;
 const ENGINE_DEATHS: u32 = 10;
 /// Searches for rows to blame that may end without a culprit before the whole batch is blamed as a set.
 const ACQUITTALS: u32 = 3;
-/// How often in a row the function may ask for fewer calls before that counts as a failure.
-const THROTTLES: u32 = 100;
-/// How long rows rest for which it has said nothing, at first and at most.
-const THROTTLE_REST: Duration = Duration::from_secs(1);
-const LONGEST_THROTTLE_REST: Duration = Duration::from_secs(60);
 
 impl Scheduler {
     pub(super) fn attempt_failed(&mut self, attempt: AttemptId, failure: Failure) {
@@ -30,39 +23,6 @@ impl Scheduler {
             Role::Keyed(_) => self.lane_failed(&running, failure, ExitCause::Own),
             _ => self.slice_failed(running.stage, running.slice, failure, ExitCause::Own),
         }
-    }
-
-    /// The function asks for fewer calls: its rows rest, and what its stage takes by a rate comes more slowly.
-    pub(super) fn attempt_throttled(&mut self, attempt: AttemptId, wait: Option<Duration>, failure: Failure) {
-        let Some(running) = self.end_attempt(attempt) else { return };
-        let (stage, id) = (running.stage, running.slice);
-        if let Role::Keyed(_) = self.stages[stage.index()].role {
-            // Its state is spoilt: it is made again by another worker.
-            self.lane_failed(&running, failure, ExitCause::Own);
-            return;
-        }
-        let tries = &mut self.slice(stage, id).tries;
-        tries.throttled += 1;
-        let (throttled, attempt) = (tries.throttled, tries.total);
-        let usual = THROTTLE_REST * 2_u32.pow(throttled.min(7) - 1);
-        let wait = wait.unwrap_or(usual.min(LONGEST_THROTTLE_REST));
-        self.slow_down(stage, wait);
-        if throttled > THROTTLES {
-            self.slice_failed(stage, id, failure, ExitCause::Own);
-            return;
-        }
-        self.actions.push(Action::Emit(RunEvent::AttemptFailed {
-            searching: false,
-            stage,
-            sequence: id.sequence,
-            attempt,
-            verdict: failure.verdict,
-            message: failure.message,
-            will_retry: true,
-        }));
-        self.stages[stage.index()].account.retries += 1;
-        self.resting.insert((self.now.saturating_add(wait), Resting::Slice(stage, id)));
-        self.touch(stage);
     }
 
     pub(super) fn attempt_lost(&mut self, attempt: AttemptId, failure: Failure) {

@@ -32,6 +32,7 @@ mod simulation;
 mod slices;
 mod snapshot;
 mod stage_state;
+mod throttling;
 mod worker_state;
 
 pub use action::{Action, Device, Dispatch, Host, Reject, Work};

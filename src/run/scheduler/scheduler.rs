@@ -358,6 +358,7 @@ impl Scheduler {
             }
         }
         self.enter(stage, Activity::Over);
+        self.tell_throttled(stage);
         let account = self.stages[stage.index()].account.clone();
         self.actions.push(Action::Emit(RunEvent::StageEnded { stage, account }));
     }
@@ -500,6 +501,7 @@ fn new_stage(stage: &crate::plan::Stage, plan: &Plan, classes: &Classes) -> Stag
         pace: Pace::default(),
         durations: super::stage_state::Durations::default(),
         account: StageAccount::default(),
+        throttling: super::throttling::Throttling::default(),
         clock: super::clock::StageClock::default(),
     }
 }
