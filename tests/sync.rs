@@ -175,13 +175,13 @@ other:
 #[test]
 fn a_run_in_which_all_wait_ends_and_says_for_what() {
     for (wait, what) in [
-        ("millpond.event('never').wait()", "waits for event `never`"),
-        ("millpond.barrier('many', 9).wait()", "waits for barrier `many`"),
+        ("millpond.event('never').wait()", "waits for event `never`, and nothing else"),
+        ("millpond.barrier('many', 9).wait()", "waits for barrier `many`; 3 of 9 have come to barrier `many`, and"),
     ] {
         let module = format!("import millpond\ndef work(row):\n    {wait}\n    return row\n");
         let scene = scene(STAGES, &module, 20);
         let ran = scene.run().within(Duration::from_secs(60)).args(&["--workers", "3"]).ends_with(1);
-        ran.says(&["stage `worked` failed (timeout): nothing goes on: worker ", what, ", worker ", what]);
+        ran.says(&["stage `worked` failed (exception): nothing goes on: worker ", " waits for ", ", worker ", what]);
         scene.assert_clean();
     }
 }
