@@ -138,7 +138,14 @@ def work(row):
 ";
     let scene = scene(STAGES, module, 2);
     let ran = scene.run().args(&["--workers", "2"]).ends_with(1);
-    ran.says(&["waits for lock `", "which worker ", " holds; worker ", " waits for lock `", " holds"]);
+    ran.says(&[
+        "failed (exception): millpond.DeadlockError: worker ",
+        "waits for lock `",
+        "which worker ",
+        " holds; worker ",
+        " waits for lock `",
+        " holds",
+    ]);
     scene.assert_clean();
 }
 

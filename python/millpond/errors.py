@@ -21,8 +21,14 @@ _IMPORT_SYSTEM = ("<frozen importlib", os.path.dirname(importlib.__file__) + os.
 _FRAMES_LIMIT = 2_000
 
 
+# Where users find an error, and so what it is called by.
+PUBLIC = "millpond"
+
+
 class MillpondError(Exception):
     """Base of the errors that millpond raises in a worker."""
+
+    __module__ = PUBLIC
 
 
 class StageError(MillpondError):
@@ -31,6 +37,8 @@ class StageError(MillpondError):
 
 class NoTerminalError(MillpondError):
     """User code asked for input, and a stage has no terminal."""
+
+    __module__ = PUBLIC
 
 
 class SharedMemoryError(MillpondError, MemoryError):
@@ -41,9 +49,11 @@ class Throttled(MillpondError):
     """Raise it when a service asks for fewer calls.
 
     What the call was for is tried again after `retry_after` seconds (by default after a second, then twice as long each
-    time), which costs no attempt. What the stage `uses` by a rate is given out more slowly, until it goes well again. After a
-    hundred times in a row for the same rows, the stage has failed.
+    time), which costs no attempt. What the stage `uses` by a rate is given out more slowly, until it goes well again.
+    After a hundred times in a row for the same rows, the stage has failed.
     """
+
+    __module__ = PUBLIC
 
     def __init__(self, message: str = "throttled", *, retry_after: float | None = None) -> None:
         if isinstance(retry_after, (str, bool)) or not (retry_after is None or hasattr(retry_after, "__float__")):
@@ -57,6 +67,8 @@ class Throttled(MillpondError):
 
 class SchemaError(MillpondError):
     """What a stage returned does not fit its columns. Names the column, and the output's row where one is at fault."""
+
+    __module__ = PUBLIC
 
     def __init__(self, message: str, *, column: str | None = None, row: int | None = None) -> None:
         place = [f"column `{column}`"] if column is not None else []

@@ -116,6 +116,13 @@ class Counter(Part):
         value: Number = self._read() or 0
         return value
 
+    @value.setter
+    def value(self, _: Number) -> None:
+        raise AttributeError(
+            f"counter `{self.name}` cannot be set, as all workers change it: add to it, "
+            f"`millpond.counter({self.name!r}).add(1)`"
+        )
+
     def _fold(self, update: Update) -> None:
         self._added += update[1]
 
@@ -187,6 +194,15 @@ class Map(Part):
 
     def __getitem__(self, key: Key) -> Any:
         return self.to_dict()[_key(key)]
+
+    def __setitem__(self, key: Key, value: Any) -> None:
+        raise TypeError(
+            f"map `{self.name}` is not set like a dict: `set(key, value)` sets a value, and `add(key, n)` adds to the "
+            "number of a key, whoever else does so"
+        )
+
+    def __delitem__(self, key: Key) -> None:
+        raise TypeError(f"a key of map `{self.name}` is removed by `remove(key)`")
 
     def __contains__(self, key: Key) -> bool:
         return key in self.to_dict()

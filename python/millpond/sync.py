@@ -12,7 +12,7 @@ import threading
 import weakref
 from typing import TYPE_CHECKING, Any
 
-from .errors import MillpondError
+from .errors import PUBLIC, MillpondError
 from .line import Line, checked_name, line
 from .local import Local, local
 
@@ -27,6 +27,8 @@ _tasks: weakref.WeakKeyDictionary[asyncio.Task[Any], int] = weakref.WeakKeyDicti
 
 class DeadlockError(MillpondError):
     """What was asked for would never come: those that could let go of it wait for what is held here."""
+
+    __module__ = PUBLIC
 
 
 class Acquired:
