@@ -53,6 +53,8 @@ const SOURCES: &[(&str, &[u8])] = files![
     "source.py",
     "stacks.py",
     "stage.py",
+    "state_parts.py",
+    "state_values.py",
     "stream.py",
     "sync.py",
     "template.py",
