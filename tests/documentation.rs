@@ -80,7 +80,8 @@ fn every_pipeline_runs() {
         assert!(validated.status.success(), "{}\n{}", pipeline.place(), errors(&validated));
         assert_eq!(errors(&validated), "", "{}", pipeline.place());
         println!("{}", pipeline.place());
-        run(&file, &folder.path().join("state"), &[]);
+        // One core would be one worker, and some wait for each other.
+        run(&file, &folder.path().join("state"), &["--workers", "2"]);
         assert!(!files(&folder.path().join("out")).is_empty(), "{}: nothing was published", pipeline.place());
     }
 }
