@@ -16,6 +16,15 @@ const ENGINE_DEATHS: u32 = 10;
 /// Searches for rows to blame that may end without a culprit before the whole batch is blamed as a set.
 const ACQUITTALS: u32 = 3;
 
+/// Which attempt has failed, and what follows.
+pub(super) struct Told {
+    pub sequence: u64,
+    pub attempt: u32,
+    /// It was one of those that look for the rows to blame.
+    pub searching: bool,
+    pub will_retry: bool,
+}
+
 impl Scheduler {
     pub(super) fn attempt_failed(&mut self, attempt: AttemptId, failure: Failure) {
         let Some(running) = self.end_attempt(attempt) else { return };
@@ -53,16 +62,7 @@ impl Scheduler {
         let is_retried = !permanent && tried < limit && slice.deserves_another(failure.verdict);
         let will_retry = is_retried || !permanent && divisible && slice.len() > 1;
         let searching = slice.suspected || matches!(slice.step, Step::Blaming(_));
-        self.actions.push(Action::Emit(RunEvent::AttemptFailed {
-            searching,
-            stage,
-            sequence: id.sequence,
-            attempt: attempts,
-            verdict: failure.verdict,
-            message: failure.message.clone(),
-            will_retry,
-        }));
-        self.stages[stage.index()].account.retries += u64::from(will_retry);
+        self.tell_failed(stage, Told { sequence: id.sequence, attempt: attempts, searching, will_retry }, &failure);
         let slice = self.slice(stage, id);
         match &mut slice.step {
             Step::Blaming(blame) => {
@@ -76,6 +76,21 @@ impl Scheduler {
             Step::Rest(_) => self.blame_the_rest(stage, id, failure),
             _ => self.give_up(stage, id, failure, None),
         }
+    }
+
+    /// Tells of a failed attempt, and counts it if it is tried again.
+    pub(super) fn tell_failed(&mut self, stage: StageId, told: Told, failure: &Failure) {
+        let Told { sequence, attempt, searching, will_retry } = told;
+        self.actions.push(Action::Emit(RunEvent::AttemptFailed {
+            searching,
+            stage,
+            sequence,
+            attempt,
+            verdict: failure.verdict,
+            message: failure.message.clone(),
+            will_retry,
+        }));
+        self.stages[stage.index()].account.retries += u64::from(will_retry);
     }
 
     /// Begins to look for the rows for which the slice keeps failing.
