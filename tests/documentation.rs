@@ -89,7 +89,7 @@ fn every_pipeline_runs() {
 #[test]
 fn the_scripts_for_measuring_work() {
     let growth = ["growth.py", "--largest", "10", "files", "native-run", "pairs-run", "commands-plan", "commands-run"];
-    for (arguments, lines) in [(growth.as_slice(), 5), (&["latency.py", "run"], 1)] {
+    for (arguments, lines) in [(growth.as_slice(), 5), (&["latency.py", "run"], 1), (&["sharing.py", "lock"], 1)] {
         let mut script = Command::new("python3");
         script.arg(repository().join("benches").join(arguments[0])).args(&arguments[1..]);
         script.args(["--rounds", "1", "--millpond", env!("CARGO_BIN_EXE_millpond")]);

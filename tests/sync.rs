@@ -4,7 +4,7 @@ mod support;
 
 use std::time::Duration;
 
-use support::{Scene, numbers};
+use support::{Scene, calls, numbers};
 
 const STAGES: &str = "
 rows:
@@ -27,17 +27,7 @@ fn scene(stages: &str, module: &str, rows: u32) -> Scene {
 
 /// The most calls that were within the held part at one moment.
 fn most_at_once(scene: &Scene) -> usize {
-    let times: Vec<(f64, f64)> = scene
-        .called()
-        .iter()
-        .map(|name| {
-            let text = scene.read(&format!("called/{name}"));
-            let (began, ended) = text.split_once(' ').expect("two numbers");
-            (began.parse().expect("a number"), ended.parse().expect("a number"))
-        })
-        .collect();
-    let at = |moment: f64| times.iter().filter(|(began, ended)| *began <= moment && moment < *ended).count();
-    times.iter().map(|(began, _)| at(*began)).max().unwrap_or(0)
+    calls::most_at_once(&scene.times().into_iter().map(|(_, times)| times).collect::<Vec<_>>())
 }
 
 /// `HELD` is entered for a while by every row.
