@@ -12,13 +12,12 @@ from __future__ import annotations
 
 import json
 import statistics
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import measure
-from measure import Program, Table
+from measure import Program, Table, build_environment, in_ms, in_us, write_pipeline
 
 # Batches of the shorter and of the longer run: start and end of a run cost the same in both, so that the difference is of the batches.
 SMALL_BATCHES = (2_000, 22_000)
@@ -181,28 +180,11 @@ def copy_seconds(size: int) -> float:
     return statistics.median(times)
 
 
-def write_pipeline(folder: Path, head: str, *stages: str) -> None:
-    lines = "".join(f"  {stage}\n" for stage in stages if stage)
-    (folder / "pipeline.yaml").write_text(f"version: 1\nname: latency\n{head}\nstages:\n{lines}")
-
-
-def build_environment(program: Program, folder: Path) -> None:
-    program.prepare(folder, "env", "build", "pipeline.yaml")
-
-
 def events(state: Path) -> Iterator[dict[str, object]]:
     """What the only run of a state folder wrote down."""
     (file,) = state.glob("runs/*/events.jsonl")
     with file.open() as lines:
         yield from map(json.loads, lines)
-
-
-def in_ms(seconds: float) -> str:
-    return f"{seconds * 1e3:,.1f} ms"
-
-
-def in_us(seconds: float) -> str:
-    return f"{seconds * 1e6:,.0f} µs"
 
 
 FIGURES = {
@@ -214,19 +196,5 @@ FIGURES = {
 }
 
 
-def main() -> None:
-    parser = measure.options(__doc__)
-    parser.add_argument("figures", nargs="*", help=f"of {', '.join(FIGURES)}; default: all")
-    options = parser.parse_args()
-    unknown = set(options.figures) - set(FIGURES)
-    if unknown:
-        parser.error(f"there is no figure {', '.join(sorted(unknown))}")
-    program = measure.program(options)
-    table = Table("what", "median", "most", "goal")
-    for name in options.figures or FIGURES:
-        with tempfile.TemporaryDirectory(prefix="millpond-latency-", dir=options.folder) as folder:
-            FIGURES[name](program, Path(folder), table)
-
-
 if __name__ == "__main__":
-    main()
+    measure.figures(__doc__, FIGURES)

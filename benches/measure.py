@@ -14,7 +14,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -103,6 +103,43 @@ def program(options: argparse.Namespace) -> Program:
     if not options.millpond.exists():
         sys.exit(f"{options.millpond} is not there: run `cargo build --release`, or name it with --millpond")
     return Program(options.millpond.resolve(), options.rounds)
+
+
+Figure = Callable[[Program, Path, "Table"], None]
+
+
+def figures(description: str | None, known: Mapping[str, Figure]) -> None:
+    """A script that shows some of these figures, or all of them, each with a folder of its own."""
+    parser = options(description)
+    parser.add_argument("figures", nargs="*", help=f"of {', '.join(known)}; default: all")
+    given = parser.parse_args()
+    unknown = set(given.figures) - set(known)
+    if unknown:
+        parser.error(f"there is no figure {', '.join(sorted(unknown))}")
+    measured = program(given)
+    table = Table("what", "median", "most", "goal")
+    for name in given.figures or known:
+        with tempfile.TemporaryDirectory(prefix=f"millpond-{name}-", dir=given.folder) as folder:
+            known[name](measured, Path(folder), table)
+
+
+def write_pipeline(folder: Path, head: str, *stages: str) -> None:
+    """`pipeline.yaml`, with what stands in front of the stages, and those that are not empty."""
+    lines = "".join(f"  {stage}\n" for stage in stages if stage)
+    (folder / "pipeline.yaml").write_text(f"version: 1\nname: measured\n{head}\nstages:\n{lines}")
+
+
+def build_environment(program: Program, folder: Path) -> None:
+    """That of `pipeline.yaml`, so that building it is not measured."""
+    program.prepare(folder, "env", "build", "pipeline.yaml")
+
+
+def in_ms(seconds: float) -> str:
+    return f"{seconds * 1e3:,.1f} ms"
+
+
+def in_us(seconds: float) -> str:
+    return f"{seconds * 1e6:,.0f} µs"
 
 
 class Table:

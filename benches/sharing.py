@@ -13,14 +13,12 @@ from __future__ import annotations
 import json
 import re
 import statistics
-import tempfile
 import threading
 import time
 from pathlib import Path
 
 import measure
-from latency import build_environment, in_ms, in_us, write_pipeline
-from measure import Program, Table
+from measure import Program, Table, build_environment, in_ms, in_us, write_pipeline
 
 LOCKS = 5_000
 KILLS = 20
@@ -181,19 +179,5 @@ def row_pipeline(folder: Path, more: str, top: str = "") -> None:
 FIGURES = {"lock": lock, "death": death, "counters": counters, "table": shared_table}
 
 
-def main() -> None:
-    parser = measure.options(__doc__)
-    parser.add_argument("figures", nargs="*", help=f"of {', '.join(FIGURES)}; default: all")
-    options = parser.parse_args()
-    unknown = set(options.figures) - set(FIGURES)
-    if unknown:
-        parser.error(f"there is no figure {', '.join(sorted(unknown))}")
-    program = measure.program(options)
-    table = Table("what", "median", "most", "goal")
-    for name in options.figures or FIGURES:
-        with tempfile.TemporaryDirectory(prefix="millpond-sharing-", dir=options.folder) as folder:
-            FIGURES[name](program, Path(folder), table)
-
-
 if __name__ == "__main__":
-    main()
+    measure.figures(__doc__, FIGURES)

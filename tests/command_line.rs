@@ -102,3 +102,14 @@ fn peak_memory(child: &mut std::process::Child) -> u64 {
         std::thread::yield_now();
     }
 }
+
+#[test]
+fn unit_tests_find_the_package() {
+    let output = Command::new(env!("CARGO_BIN_EXE_millpond")).args(["env", "pythonpath"]).output().expect("it starts");
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    let code = "import millpond.testing; millpond.counter('n').add(); assert millpond.counter('n').value == 1; millpond.testing.reset(); \
+                assert millpond.counter('n').value == 0; print('reset')";
+    let python = Command::new("python3").args(["-c", code]).env("PYTHONPATH", text(&output.stdout).trim_end()).output();
+    let python = python.expect("python3 is there");
+    assert_eq!(text(&python.stdout), "reset\n", "{}", text(&python.stderr));
+}

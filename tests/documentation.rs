@@ -89,7 +89,8 @@ fn every_pipeline_runs() {
         assert!(validated.status.success(), "{}\n{}", pipeline.place(), errors(&validated));
         assert_eq!(errors(&validated), "", "{}", pipeline.place());
         println!("{}", pipeline.place());
-        run(&file, &folder.path().join("state"), &[]);
+        // One core would be one worker, and some wait for each other.
+        run(&file, &folder.path().join("state"), &["--workers", "2"]);
         assert!(!files(&folder.path().join("out")).is_empty(), "{}: nothing was published", pipeline.place());
     }
 }
@@ -116,7 +117,7 @@ fn every_wrong_pipeline_has_the_problem_that_it_stands_for() {
 #[test]
 fn the_scripts_for_measuring_work() {
     let growth = ["growth.py", "--largest", "10", "files", "native-run", "pairs-run", "commands-plan", "commands-run"];
-    for (arguments, lines) in [(growth.as_slice(), 5), (&["latency.py", "run"], 1)] {
+    for (arguments, lines) in [(growth.as_slice(), 5), (&["latency.py", "run"], 1), (&["sharing.py", "lock"], 1)] {
         let mut script = Command::new("python3");
         script.arg(repository().join("benches").join(arguments[0])).args(&arguments[1..]);
         script.args(["--rounds", "1", "--millpond", env!("CARGO_BIN_EXE_millpond")]);

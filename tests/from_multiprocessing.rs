@@ -125,7 +125,8 @@ fn run_program(folder: &Path, program: &str) {
 fn run_pipeline(folder: &Path, text: &str) {
     let file = folder.join("pipeline.yaml");
     fs::write(&file, text).expect("a file");
-    run(&file, &folder.join("state"), &[]);
+    // One core would be one worker, and some wait for each other.
+    run(&file, &folder.join("state"), &["--workers", "2"]);
 }
 
 /// Names and rows of the files in `out` after `work` was done in a folder with the examples.

@@ -5,7 +5,7 @@ mod support;
 use std::collections::BTreeMap;
 
 use support::Scene;
-use support::calls::callee;
+use support::calls::{callee, most_at_once};
 
 /// Notes when it begins and ends, in a file of its own for each call.
 const MODULE: &str = "
@@ -32,19 +32,10 @@ fn scene(resources: &str, stages: &str) -> Scene {
 /// The calls of each function: from when to when, in seconds.
 fn calls(scene: &Scene) -> BTreeMap<String, Vec<(f64, f64)>> {
     let mut calls: BTreeMap<String, Vec<(f64, f64)>> = BTreeMap::new();
-    for name in scene.called() {
-        let text = scene.read(&format!("called/{name}"));
-        let (began, ended) = text.split_once(' ').expect("two numbers");
-        let number = |text: &str| text.parse::<f64>().expect("a number");
-        calls.entry(callee(&name).to_owned()).or_default().push((number(began), number(ended)));
+    for (name, times) in scene.times() {
+        calls.entry(callee(&name).to_owned()).or_default().push(times);
     }
     calls
-}
-
-/// The most calls at one moment.
-fn most_at_once(calls: &[(f64, f64)]) -> usize {
-    let at = |moment: f64| calls.iter().filter(|(began, ended)| *began <= moment && moment < *ended).count();
-    calls.iter().map(|(began, _)| at(*began)).max().unwrap_or(0)
 }
 
 const STAGES: &str = "

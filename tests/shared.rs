@@ -170,6 +170,23 @@ fn what_cannot_be_shared_says_why() {
         scene.run().ends_with(1).says(&["stage `model` failed", message]);
         scene.assert_clean();
     }
+    let module = "
+class Model:
+    def __reduce__(self):
+        raise TypeError('not this one')
+def load():
+    return Model()
+def work(row):
+    return row
+";
+    let scene = scene("model: { python: work:load }", STAGES, module);
+    let ran = scene.run().ends_with(1);
+    ran.says(&["stage `model` failed (exception): TypeError: not this one", "in __reduce__"]);
+    assert!(!ran.stderr.contains("millpond.") && !ran.stderr.contains("During handling"), "{}", ran.stderr);
+}
+
+#[test]
+fn what_is_not_there_says_what_is() {
     let module = "import millpond\ndef work(row):\n    millpond.shared['prize']\n";
     let scene = scene("prices: { read: prices.csv }", STAGES, module);
     with_prices(&scene, 1);

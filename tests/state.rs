@@ -251,6 +251,19 @@ def count(row):
 }
 
 #[test]
+fn a_summary_that_cannot_be_written_is_missed_aloud() {
+    let module = "
+import glob, os
+def count(row):
+    (folder,) = glob.glob('state/runs/*')
+    os.makedirs(f'{folder}/summary.json', exist_ok=True)
+    return row
+";
+    let scene = scene(STAGES, module, 2);
+    scene.run().ends_with(0).says(&["error: the summary could not be written to ", "summary.json: "]);
+}
+
+#[test]
 fn what_cannot_be_counted_fails_the_stage() {
     let module = "
 import millpond

@@ -4,7 +4,7 @@ mod support;
 
 use std::time::Duration;
 
-use support::{Scene, numbers};
+use support::{Scene, calls, numbers};
 
 const STAGES: &str = "
 rows:
@@ -27,17 +27,7 @@ fn scene(stages: &str, module: &str, rows: u32) -> Scene {
 
 /// The most calls that were within the held part at one moment.
 fn most_at_once(scene: &Scene) -> usize {
-    let times: Vec<(f64, f64)> = scene
-        .called()
-        .iter()
-        .map(|name| {
-            let text = scene.read(&format!("called/{name}"));
-            let (began, ended) = text.split_once(' ').expect("two numbers");
-            (began.parse().expect("a number"), ended.parse().expect("a number"))
-        })
-        .collect();
-    let at = |moment: f64| times.iter().filter(|(began, ended)| *began <= moment && moment < *ended).count();
-    times.iter().map(|(began, _)| at(*began)).max().unwrap_or(0)
+    calls::most_at_once(&scene.times().into_iter().map(|(_, times)| times).collect::<Vec<_>>())
 }
 
 /// `HELD` is entered for a while by every row.
@@ -138,7 +128,14 @@ def work(row):
 ";
     let scene = scene(STAGES, module, 2);
     let ran = scene.run().args(&["--workers", "2"]).ends_with(1);
-    ran.says(&["waits for lock `", "which worker ", " holds; worker ", " waits for lock `", " holds"]);
+    ran.says(&[
+        "failed (exception): millpond.DeadlockError: worker ",
+        "waits for lock `",
+        "which worker ",
+        " holds; worker ",
+        " waits for lock `",
+        " holds",
+    ]);
     scene.assert_clean();
 }
 
@@ -175,13 +172,13 @@ other:
 #[test]
 fn a_run_in_which_all_wait_ends_and_says_for_what() {
     for (wait, what) in [
-        ("millpond.event('never').wait()", "waits for event `never`"),
-        ("millpond.barrier('many', 9).wait()", "waits for barrier `many`"),
+        ("millpond.event('never').wait()", "waits for event `never`, and nothing else"),
+        ("millpond.barrier('many', 9).wait()", "waits for barrier `many`; 3 of 9 have come to barrier `many`, and"),
     ] {
         let module = format!("import millpond\ndef work(row):\n    {wait}\n    return row\n");
         let scene = scene(STAGES, &module, 20);
         let ran = scene.run().within(Duration::from_secs(60)).args(&["--workers", "3"]).ends_with(1);
-        ran.says(&["stage `worked` failed (timeout): nothing goes on: worker ", what, ", worker ", what]);
+        ran.says(&["stage `worked` failed (exception): nothing goes on: worker ", " waits for ", ", worker ", what]);
         scene.assert_clean();
     }
 }
@@ -280,4 +277,32 @@ def work(row):
     assert_eq!(scene.called().iter().filter(|name| name.starts_with("tried3-")).count(), 5);
     assert_eq!(scene.summary()["stages"][1]["account"]["retries"], 3 * 4);
     scene.assert_clean();
+}
+
+#[test]
+fn a_service_that_throttles_for_ever_fails_the_stage_and_no_row_is_searched_for() {
+    let module = "
+import millpond
+def work(row):
+    with open('called/calls', 'a') as file:
+        file.write('x')
+    raise millpond.Throttled('slow down', retry_after=0)
+";
+    for on_error in ["fail", "reject"] {
+        let stages = STAGES.replace("batch: { rows: 1 }", &format!("on_error: {on_error}\n  retry: {{ attempts: 2 }}"));
+        let scene = scene(&stages, module, 3);
+        let ran = scene.run().ends_with(1);
+        ran.says(&[
+            "worked: throttled 1 time, the last time: ",
+            "slow down\n",
+            "worked: throttled 99 times, the last time: ",
+        ]);
+        ran.says(&[
+            "stage `worked` failed (exception): throttled 100 times in a row, and given up; the last time: ",
+            "slow down",
+        ]);
+        assert_eq!(scene.read("called/calls").len(), 100, "{on_error}");
+        assert_eq!(ran.stderr.matches("worked: ").count(), 2, "{}", ran.stderr);
+        scene.assert_clean();
+    }
 }

@@ -23,6 +23,28 @@ def fetch_alone(row: dict) -> dict:
         return fetch(row)
 
 
+def fetch_when_open(row: dict) -> dict:
+    opened = millpond.event("open")
+    if row["id"] == 1:
+        opened.set()
+    opened.wait()
+    return fetch(row)
+
+
+def fetch_in_pairs(row: dict) -> dict:
+    millpond.barrier("pair", 2).wait()
+    return fetch(row)
+
+
+def count_text(row: dict) -> None:
+    millpond.counter("texts").add()
+
+
+def counted() -> Iterator[dict]:
+    """A source, for after all have been counted."""
+    yield {"texts": millpond.counter("texts").value}
+
+
 def load_stop_words(path: str) -> set[str]:
     with open(path, encoding="utf-8") as file:
         return set(file.read().split())

@@ -21,8 +21,14 @@ _IMPORT_SYSTEM = ("<frozen importlib", os.path.dirname(importlib.__file__) + os.
 _FRAMES_LIMIT = 2_000
 
 
+# Where users find an error, and so what it is called by.
+PUBLIC = "millpond"
+
+
 class MillpondError(Exception):
     """Base of the errors that millpond raises in a worker."""
+
+    __module__ = PUBLIC
 
 
 class StageError(MillpondError):
@@ -31,6 +37,8 @@ class StageError(MillpondError):
 
 class NoTerminalError(MillpondError):
     """User code asked for input, and a stage has no terminal."""
+
+    __module__ = PUBLIC
 
 
 class SharedMemoryError(MillpondError, MemoryError):
@@ -42,17 +50,25 @@ class Throttled(MillpondError):
 
     What the call was for is tried again after `retry_after` seconds (by default after a second, then twice as long each
     time), which costs no attempt. What the stage `uses` by a rate is given out more slowly, until it goes well again.
+    After a hundred times in a row for the same rows, the stage has failed.
     """
 
+    __module__ = PUBLIC
+
     def __init__(self, message: str = "throttled", *, retry_after: float | None = None) -> None:
-        if retry_after is not None and not 0 <= retry_after < math.inf:
-            raise ValueError(f"`retry_after` is a number of seconds, and not {retry_after!r}")
+        if isinstance(retry_after, (str, bool)) or not (retry_after is None or hasattr(retry_after, "__float__")):
+            raise TypeError(f"`retry_after` is a number of seconds (int or float), and not {retry_after!r}")
+        seconds = None if retry_after is None else float(retry_after)
+        if seconds is not None and not 0 <= seconds < math.inf:
+            raise ValueError(f"`retry_after` is a number of seconds of 0 or more, and not {retry_after!r}")
         super().__init__(message)
-        self.retry_after = retry_after
+        self.retry_after = seconds
 
 
 class SchemaError(MillpondError):
     """What a stage returned does not fit its columns. Names the column, and the output's row where one is at fault."""
+
+    __module__ = PUBLIC
 
     def __init__(self, message: str, *, column: str | None = None, row: int | None = None) -> None:
         place = [f"column `{column}`"] if column is not None else []

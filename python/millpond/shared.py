@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from . import context
-from .errors import StageError
+from .errors import StageError, is_own
 
 
 class Shared(Mapping[str, Any]):
@@ -67,6 +67,10 @@ class Shared(Mapping[str, Any]):
     def provide(self, name: str, value: Any) -> None:
         """Gives `value` to code that is tested outside a run."""
         self._values[name] = value
+
+    def reset(self) -> None:
+        """Forgets what was provided."""
+        self._values.clear()
 
     def expect(self, names: Iterable[str]) -> None:
         """For the worker only: what will be there for the stages that wait for it."""
@@ -131,15 +135,25 @@ class Built:
         try:
             pickled = pickle.dumps(made, protocol=5, buffer_callback=lambda buffer: raw.append(buffer.raw()))
         except (pickle.PicklingError, TypeError, AttributeError, BufferError) as error:
+            if _is_of_user(error):
+                raise
             raise StageError(
                 f"what `{self._called}` gives cannot be shared, as it cannot be pickled: {error}"
-            ) from error
+            ) from None
         columns = [_one_value(buffer) for buffer in (pickled, *raw)]
         names = [str(number) for number in range(len(columns))]
         return pa.record_batch(columns, names=names)
 
     def close(self) -> None:
         """There is nothing to close."""
+
+
+def _is_of_user(error: BaseException) -> bool:
+    """Whether the code of an object has raised, such as its `__reduce__`, and not `pickle` itself."""
+    step = error.__traceback__
+    while step is not None and is_own(step.tb_frame.f_code.co_filename):
+        step = step.tb_next
+    return step is not None
 
 
 def _one_value(data: Any) -> Any:

@@ -1,7 +1,7 @@
 """Locks, semaphores, events and barriers that all workers of a run share, by name: `millpond.lock("db")`.
 
 The coordinator has them. What a worker holds is free when the attempt ends in which it was taken, or the worker dies.
-Outside a run they are those of this process, so that functions can be unit-tested as they are.
+Outside a run `Local` has them, so that functions can be unit-tested as they are.
 """
 
 from __future__ import annotations
@@ -10,16 +10,14 @@ import itertools
 import sys
 import threading
 import weakref
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
-from .errors import MillpondError
-from .line import checked_name, line
+from .errors import PUBLIC, MillpondError
+from .line import Line, checked_name, line
+from .local import Local, local
 
 if TYPE_CHECKING:
     import asyncio
-
-Item = TypeVar("Item")
 
 # What asks: a thread or an asyncio task. Numbers are never used again in a process.
 _numbers = itertools.count(1)
@@ -29,6 +27,8 @@ _tasks: weakref.WeakKeyDictionary[asyncio.Task[Any], int] = weakref.WeakKeyDicti
 
 class DeadlockError(MillpondError):
     """What was asked for would never come: those that could let go of it wait for what is held here."""
+
+    __module__ = PUBLIC
 
 
 class Acquired:
@@ -42,37 +42,22 @@ class Acquired:
 
         Without `timeout`, raises `DeadlockError` if it would wait for ever.
         """
-        here = line()
-        if here is None:
-            return _local_semaphore(self._kind, self._name, self._units).acquire(timeout=timeout)
         _refuse_in_loop(f"{self._kind}(…)")
         return _was_given(
-            here.ask(self._ask_for(timeout, patient=_is_patient(timeout)), timeout, self._question("release"))
+            _here().ask(self._ask_for(timeout, patient=_is_patient(timeout)), timeout, self._question("release"))
         )
 
     async def acquire_async(self, timeout: float | None = None) -> bool:
         """The same for an asyncio task, while others go on."""
-        here = line()
-        if here is None:
-            semaphore = _local_semaphore(self._kind, self._name, self._units)
-            return await _in_thread(lambda: semaphore.acquire(timeout=timeout))
-        return _was_given(await here.ask_async(self._ask_for(timeout), timeout, self._question("release")))
+        return _was_given(await _here().ask_async(self._ask_for(timeout), timeout, self._question("release")))
 
     def release(self) -> None:
         """Gives it back. An error if it is not held here."""
-        here = line()
-        if here is None:
-            _local_semaphore(self._kind, self._name, self._units).release()
-        else:
-            _value(here.ask(self._question("release")))
+        _value(_here().ask(self._question("release")))
 
     def _let_go(self) -> None:
         """As `release`, but waits for nothing: an attempt that has ended holds nothing any more."""
-        here = line()
-        if here is None:
-            self.release()
-        else:
-            here.tell(self._question("release"))
+        _here().tell(self._question("release"))
 
     def _ask_for(self, timeout: float | None, *, patient: bool = False) -> dict[str, Any]:
         return {**self._question("acquire"), "patient": patient, "gives_up": timeout is not None}
@@ -119,24 +104,15 @@ class Event:
 
     def wait(self, timeout: float | None = None) -> bool:
         """Waits until it is set, but at most `timeout` seconds; whether it is."""
-        here = line()
-        if here is None:
-            return _local_event(self._name).wait(timeout)
         _refuse_in_loop("event(…).wait")
-        return _was_given(here.ask(self._question("wait", patient=_is_patient(timeout)), timeout))
+        return _was_given(_here().ask(self._question("wait", patient=_is_patient(timeout)), timeout))
 
     async def wait_async(self, timeout: float | None = None) -> bool:
         """The same for an asyncio task, while others go on."""
-        here = line()
-        if here is None:
-            return await _in_thread(lambda: _local_event(self._name).wait(timeout))
-        return _was_given(await here.ask_async(self._question("wait"), timeout))
+        return _was_given(await _here().ask_async(self._question("wait"), timeout))
 
     def _ask_at_once(self, op: str) -> bool:
-        here = line()
-        if here is None:
-            return bool(getattr(_local_event(self._name), op)())
-        return bool(_value(here.ask(self._question(op))))
+        return bool(_value(_here().ask(self._question(op))))
 
     def _question(self, op: str, *, patient: bool = False) -> dict[str, Any]:
         return {"op": op, "kind": "event", "name": self._name, "task": _task(), "patient": patient}
@@ -150,18 +126,12 @@ class Barrier:
 
     def wait(self, timeout: float | None = None) -> int:
         """Waits for the others; how many came before. `TimeoutError` if they have not come within `timeout` seconds."""
-        here = line()
-        if here is None:
-            return _local_barrier(self._name, self._parties).wait(timeout)
         _refuse_in_loop("barrier(…).wait")
-        return self._place(here.ask(self._question(patient=_is_patient(timeout)), timeout), timeout)
+        return self._place(_here().ask(self._question(patient=_is_patient(timeout)), timeout), timeout)
 
     async def wait_async(self, timeout: float | None = None) -> int:
         """The same for an asyncio task, while others go on."""
-        here = line()
-        if here is None:
-            return await _in_thread(lambda: _local_barrier(self._name, self._parties).wait(timeout))
-        return self._place(await here.ask_async(self._question(), timeout), timeout)
+        return self._place(await _here().ask_async(self._question(), timeout), timeout)
 
     def _question(self, *, patient: bool = False) -> dict[str, Any]:
         question = {"op": "meet", "kind": "barrier", "name": self._name, "units": self._parties, "task": _task()}
@@ -192,6 +162,11 @@ def event(name: str) -> Event:
 def barrier(name: str, parties: int) -> Barrier:
     """The barrier of this name, for so many tasks. There must be as many workers, or `wait` ends the run."""
     return Barrier(checked_name(name), _positive(parties, "parties"))
+
+
+def _here() -> Line | Local:
+    """Who answers here."""
+    return line() or local
 
 
 def _positive(number: int, what: str) -> int:
@@ -245,32 +220,3 @@ def _refuse_in_loop(call: str) -> None:
     if _running_task() is None:
         return
     raise MillpondError(f"`millpond.{call}` would block the event loop here: write `async with`, or await `…_async`")
-
-
-async def _in_thread(wait: Callable[[], Item]) -> Item:
-    import asyncio
-
-    return await asyncio.to_thread(wait)
-
-
-# Outside a run.
-_local: dict[tuple[str, str], Any] = {}
-_local_guard = threading.Lock()
-
-
-def _local_semaphore(kind: str, name: str, units: int) -> threading.BoundedSemaphore:
-    with _local_guard:
-        made: threading.BoundedSemaphore = _local.setdefault((kind, name), threading.BoundedSemaphore(units))
-        return made
-
-
-def _local_event(name: str) -> threading.Event:
-    with _local_guard:
-        made: threading.Event = _local.setdefault(("event", name), threading.Event())
-        return made
-
-
-def _local_barrier(name: str, parties: int) -> threading.Barrier:
-    with _local_guard:
-        made: threading.Barrier = _local.setdefault(("barrier", name), threading.Barrier(parties))
-        return made

@@ -103,8 +103,8 @@ def test_who_waits_no_longer_says_so(stage: Any) -> None:
 @pytest.mark.parametrize(
     ("text", "kind"),
     [
-        ({"deadlock": "round and round"}, "millpond.sync.DeadlockError"),
-        ({"wrong": "no"}, "millpond.errors.MillpondError"),
+        ({"deadlock": "round and round"}, "millpond.DeadlockError"),
+        ({"wrong": "no"}, "millpond.MillpondError"),
     ],
 )
 def test_refusals_are_raised(stage: Any, text: dict[str, str], kind: str) -> None:
@@ -486,3 +486,30 @@ def test_threads_look_up_what_is_shared_once(stage: Any) -> None:
     os.close(fd)
     rows = worker.result(worker.start(ROWS)).pylist()
     assert {row["rows"] for row in rows} == {4} and len({row["same"] for row in rows}) == 1
+
+
+@pytest.mark.parametrize("seconds", ["3", True, [1]])
+def test_a_time_to_rest_is_a_number(seconds: Any) -> None:
+    with pytest.raises(TypeError, match=r"`retry_after` is a number of seconds \(int or float\), and not"):
+        millpond.Throttled("slow down", retry_after=seconds)
+    assert millpond.Throttled(retry_after=2).retry_after == 2.0
+
+
+def test_public_errors_are_called_by_where_they_are_found() -> None:
+    for name in millpond.__all__:
+        what = getattr(millpond, name)
+        if isinstance(what, type) and issubclass(what, Exception):
+            assert f"{what.__module__}.{what.__qualname__}" == f"millpond.{name}"
+
+
+def test_what_looks_like_setting_says_what_to_write() -> None:
+    with pytest.raises(AttributeError, match=r"millpond.counter\('n'\).add\(1\)"):
+        millpond.counter("n").value += 1
+    seen = millpond.state.map("looks")
+    with pytest.raises(TypeError, match=r"`set\(key, value\)` .*, and `add\(key, n\)`"):
+        seen["k"] = 1
+    seen.add("k")
+    with pytest.raises(TypeError, match=r"`add\(key, n\)`"):
+        seen["k"] += 1
+    with pytest.raises(TypeError, match=r"`remove\(key\)`"):
+        del seen["k"]

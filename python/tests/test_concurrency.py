@@ -186,7 +186,7 @@ def test_rows_that_raise_cost_the_others_nothing(stage: Any, is_async: bool) -> 
     last = "asyncio.exceptions.CancelledError" if is_async else "OSError"
     assert told == [
         (7, "ValueError", "exception"),
-        (9, "millpond.errors.SchemaError", "schema"),
+        (9, "millpond.SchemaError", "schema"),
         (30, last, "exception"),
     ]
     assert ran.failed[0]["traceback"].splitlines()[1].endswith("in f") and "millpond/" not in ran.failed[0]["traceback"]

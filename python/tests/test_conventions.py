@@ -343,7 +343,7 @@ def test_what_does_not_fit_is_a_schema_error(
     assert error["verdict"] == "schema"
     assert message in error["message"]
     assert error["row"] == row
-    assert error["traceback"].startswith("millpond.errors.SchemaError: ")
+    assert error["traceback"].startswith("millpond.SchemaError: ")
 
 
 def test_mixed_types_name_column_and_row(stage: Any) -> None:

@@ -101,6 +101,8 @@ pub struct RunsPruneArgs {
 pub enum EnvCommand {
     /// Build the environment that a pipeline needs.
     Build(EnvBuildArgs),
+    /// Print the folder in which Python finds the package `millpond`: for `PYTHONPATH`, where functions are unit-tested.
+    Pythonpath,
 }
 
 #[derive(Debug, Args)]

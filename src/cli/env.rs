@@ -30,6 +30,13 @@ pub fn build(args: &EnvBuildArgs) -> Exit {
     }
 }
 
+pub fn pythonpath() -> Exit {
+    match Host::from_env().and_then(|host| environment::unpack(&host)) {
+        Ok(folder) => output::print(&format!("{}\n", folder.display())),
+        Err(error) => complain(&error),
+    }
+}
+
 /// Finds or builds the Python that the workers of a plan need; prints why there is none.
 ///
 /// # Errors

@@ -72,5 +72,6 @@ fn dispatch(args: impl IntoIterator<Item = OsString>) -> Exit {
         Command::Runs(RunsCommand::List(args)) => runs::list(&args),
         Command::Runs(RunsCommand::Prune(args)) => runs::prune(&args),
         Command::Env(EnvCommand::Build(args)) => env::build(&args),
+        Command::Env(EnvCommand::Pythonpath) => env::pythonpath(),
     }
 }

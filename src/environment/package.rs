@@ -42,6 +42,7 @@ const SOURCES: &[(&str, &[u8])] = files![
     "keyed.py",
     "leases.py",
     "line.py",
+    "local.py",
     "outputs.py",
     "parts.py",
     "process.py",
@@ -52,10 +53,13 @@ const SOURCES: &[(&str, &[u8])] = files![
     "source.py",
     "stacks.py",
     "stage.py",
+    "state_parts.py",
+    "state_values.py",
     "stream.py",
     "sync.py",
     "template.py",
     "terminal.py",
+    "testing.py",
     "worker_process.py",
 ];
 

@@ -40,6 +40,9 @@ pub fn event(plan: &Plan, event: &RunEvent, at: Duration) -> Value {
             json!({"stage": stage(plan, *id), "batch": sequence, "attempt": attempt, "verdict": verdict.word(),
                 "message": message, "will_retry": will_retry, "searching": searching}),
         ),
+        RunEvent::Throttled { stage: id, times, message } => {
+            ("throttled", json!({"stage": stage(plan, *id), "times": times, "message": message}))
+        }
         RunEvent::Injected { stage: id, sequence, fault } => {
             ("injected", json!({"stage": stage(plan, *id), "batch": sequence, "fault": fault}))
         }

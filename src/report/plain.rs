@@ -39,6 +39,9 @@ pub fn line(plan: &Plan, event: &RunEvent) -> Option<String> {
             let name = stage(plan, *id);
             format!("{name}: batch {sequence}, attempt {attempt}: {}: {message}{next}", verdict.word())
         }
+        RunEvent::Throttled { stage: id, times, message } => {
+            format!("{}: throttled {}, the last time: {message}", stage(plan, *id), counted(*times, "time"))
+        }
         RunEvent::TaskUnchanged { stage: id } => {
             format!("{}: not run, as nothing has changed since it ended well", stage(plan, *id))
         }

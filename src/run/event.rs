@@ -43,6 +43,13 @@ pub enum RunEvent {
         will_retry: bool,
         searching: bool,
     },
+    /// A function has asked for fewer calls, so often since that was told last. Its rows rest, and are tried again.
+    Throttled {
+        stage: StageId,
+        times: u64,
+        /// Of the last time.
+        message: String,
+    },
     /// `run --chaos` has hit an attempt, which costs its batch none.
     Injected {
         stage: StageId,

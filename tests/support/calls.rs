@@ -20,6 +20,18 @@ impl Scene {
         names
     }
 
+    /// From when to when each call went on, in seconds, by its name: the two numbers that it has noted.
+    pub fn times(&self) -> Vec<(String, (f64, f64))> {
+        let number = |text: Option<&str>| text.expect("two numbers").parse::<f64>().expect("a number");
+        let times = |name: String| {
+            let text = self.read(&format!("{CALLED}/{name}"));
+            let mut words = text.split_whitespace();
+            let times = (number(words.next()), number(words.next()));
+            (name, times)
+        };
+        self.called().into_iter().map(times).collect()
+    }
+
     /// What the calls since this was asked last have noted.
     pub fn take_called(&self) -> Vec<String> {
         let names = self.called();
@@ -33,4 +45,10 @@ impl Scene {
 /// What was called, by the name of a file that notes it.
 pub fn callee(name: &str) -> &str {
     name.split('-').next().expect("a part")
+}
+
+/// The most calls at one moment.
+pub fn most_at_once(times: &[(f64, f64)]) -> usize {
+    let at = |moment: f64| times.iter().filter(|(began, ended)| *began <= moment && moment < *ended).count();
+    times.iter().map(|(began, _)| at(*began)).max().unwrap_or(0)
 }

@@ -41,7 +41,7 @@ use super::worker_life::WorkerLife;
 use crate::batch::{Batch, Origin, Segment, SegmentId, SegmentPool};
 use crate::environment::{threads_per_worker, worker_variables};
 use crate::plan::{Plan, Stage, StageId, StageKind, Verdict};
-use crate::run::scheduler::{AttemptId, ClassId, Classes, Device, ExitCause, Failure, Scope, WorkerId};
+use crate::run::scheduler::{AttemptId, Awaited, ClassId, Classes, Device, ExitCause, Failure, Scope, WorkerId};
 use crate::run::{RunEvent, Speaker, Stream};
 
 pub use fake_worker::{Answer, FakeWorker};
@@ -92,10 +92,10 @@ pub enum Happened {
         wait: Option<Duration>,
         failure: Failure,
     },
-    /// An attempt waits for others, for as long as it takes. `on`: who waits for what.
+    /// An attempt waits for others, for as long as it takes.
     StandsStill {
         attempt: AttemptId,
-        on: String,
+        on: Awaited,
     },
     /// The code of a stage has asked for the state of the run.
     ReadsState {

@@ -383,7 +383,7 @@ fn give_up_rare(counts: &mut BTreeMap<Key, u64>, floor: &mut u64) -> usize {
     rare.iter().map(|(item, _)| size(item)).sum()
 }
 
-/// Some quantiles of numbers that are counted in buckets, as `python/millpond/run_state.py` makes them.
+/// Some quantiles of numbers that are counted in buckets, as `python/millpond/state_parts.py` makes them.
 fn quantiles(counts: &BTreeMap<Key, u64>) -> Value {
     let mut buckets: Vec<(f64, u64)> = counts.iter().map(|(bucket, count)| (middle(bucket), *count)).collect();
     buckets.sort_by(|a, b| a.0.total_cmp(&b.0));

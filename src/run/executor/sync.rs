@@ -179,9 +179,10 @@ impl Primitives {
             || self.units.values().any(|units| units.holders.iter().any(|holder| holder.worker == worker))
     }
 
-    /// What a request that is not answered yet waits for.
-    pub fn waited_for(&self, worker: WorkerId, request: u64) -> Option<&Name> {
-        self.waits.get(&(worker, request)).map(|wait| &wait.name)
+    /// What a request that is not answered yet waits for, and how many have to come if that is a barrier.
+    pub fn waited_for(&self, worker: WorkerId, request: u64) -> Option<(&Name, Option<u32>)> {
+        let wait = self.waits.get(&(worker, request))?;
+        Some((&wait.name, matches!(wait.name, Name::Barrier(_)).then_some(wait.parties)))
     }
 
     /// What tasks wait for, and how many of them, by the names.

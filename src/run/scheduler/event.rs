@@ -111,10 +111,10 @@ pub enum Event {
         /// and `outputs` have nothing of them.
         failed: Vec<(u64, Failure)>,
     },
-    /// An attempt in a worker waits for others, for as long as it takes. `on`: who waits for what.
+    /// An attempt in a worker waits for others, for as long as it takes.
     AttemptStandsStill {
         attempt: AttemptId,
-        on: String,
+        on: Awaited,
     },
     /// It waits no more.
     AttemptGoesOn {
@@ -178,6 +178,16 @@ pub enum Event {
     CommitFailed {
         failure: Failure,
     },
+}
+
+/// What an attempt waits for that stands still.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Awaited {
+    pub worker: WorkerId,
+    /// As messages have it: "lock `db`".
+    pub name: String,
+    /// Of a barrier: how many have to come.
+    pub parties: Option<u32>,
 }
 
 /// Who is to blame for the end of a worker.

@@ -1,13 +1,11 @@
 //! What becomes of a slice whose attempt failed: it is tried again, its rows to blame are looked for, or it is given up.
 
 use std::ops::Range;
-use std::time::Duration;
 
 use super::AttemptId;
 use super::action::{Action, Reject};
 use super::blame::Blame;
 use super::event::{ExitCause, Failure, Scope};
-use super::rest::Resting;
 use super::scheduler::Scheduler;
 use super::stage_state::{Role, SliceId, Step, Tries, rest};
 use crate::plan::{OnError, StageId, Verdict};
@@ -17,11 +15,15 @@ use crate::run::RunEvent;
 const ENGINE_DEATHS: u32 = 10;
 /// Searches for rows to blame that may end without a culprit before the whole batch is blamed as a set.
 const ACQUITTALS: u32 = 3;
-/// How often in a row the function may ask for fewer calls before that counts as a failure.
-const THROTTLES: u32 = 100;
-/// How long rows rest for which it has said nothing, at first and at most.
-const THROTTLE_REST: Duration = Duration::from_secs(1);
-const LONGEST_THROTTLE_REST: Duration = Duration::from_secs(60);
+
+/// Which attempt has failed, and what follows.
+pub(super) struct Told {
+    pub sequence: u64,
+    pub attempt: u32,
+    /// It was one of those that look for the rows to blame.
+    pub searching: bool,
+    pub will_retry: bool,
+}
 
 impl Scheduler {
     pub(super) fn attempt_failed(&mut self, attempt: AttemptId, failure: Failure) {
@@ -30,39 +32,6 @@ impl Scheduler {
             Role::Keyed(_) => self.lane_failed(&running, failure, ExitCause::Own),
             _ => self.slice_failed(running.stage, running.slice, failure, ExitCause::Own),
         }
-    }
-
-    /// The function asks for fewer calls: its rows rest, and what its stage takes by a rate comes more slowly.
-    pub(super) fn attempt_throttled(&mut self, attempt: AttemptId, wait: Option<Duration>, failure: Failure) {
-        let Some(running) = self.end_attempt(attempt) else { return };
-        let (stage, id) = (running.stage, running.slice);
-        if let Role::Keyed(_) = self.stages[stage.index()].role {
-            // Its state is spoilt: it is made again by another worker.
-            self.lane_failed(&running, failure, ExitCause::Own);
-            return;
-        }
-        let tries = &mut self.slice(stage, id).tries;
-        tries.throttled += 1;
-        let (throttled, attempt) = (tries.throttled, tries.total);
-        let usual = THROTTLE_REST * 2_u32.pow(throttled.min(7) - 1);
-        let wait = wait.unwrap_or(usual.min(LONGEST_THROTTLE_REST));
-        self.slow_down(stage, wait);
-        if throttled > THROTTLES {
-            self.slice_failed(stage, id, failure, ExitCause::Own);
-            return;
-        }
-        self.actions.push(Action::Emit(RunEvent::AttemptFailed {
-            searching: false,
-            stage,
-            sequence: id.sequence,
-            attempt,
-            verdict: failure.verdict,
-            message: failure.message,
-            will_retry: true,
-        }));
-        self.stages[stage.index()].account.retries += 1;
-        self.resting.insert((self.now.saturating_add(wait), Resting::Slice(stage, id)));
-        self.touch(stage);
     }
 
     pub(super) fn attempt_lost(&mut self, attempt: AttemptId, failure: Failure) {
@@ -93,16 +62,7 @@ impl Scheduler {
         let is_retried = !permanent && tried < limit && slice.deserves_another(failure.verdict);
         let will_retry = is_retried || !permanent && divisible && slice.len() > 1;
         let searching = slice.suspected || matches!(slice.step, Step::Blaming(_));
-        self.actions.push(Action::Emit(RunEvent::AttemptFailed {
-            searching,
-            stage,
-            sequence: id.sequence,
-            attempt: attempts,
-            verdict: failure.verdict,
-            message: failure.message.clone(),
-            will_retry,
-        }));
-        self.stages[stage.index()].account.retries += u64::from(will_retry);
+        self.tell_failed(stage, Told { sequence: id.sequence, attempt: attempts, searching, will_retry }, &failure);
         let slice = self.slice(stage, id);
         match &mut slice.step {
             Step::Blaming(blame) => {
@@ -116,6 +76,21 @@ impl Scheduler {
             Step::Rest(_) => self.blame_the_rest(stage, id, failure),
             _ => self.give_up(stage, id, failure, None),
         }
+    }
+
+    /// Tells of a failed attempt, and counts it if it is tried again.
+    pub(super) fn tell_failed(&mut self, stage: StageId, told: Told, failure: &Failure) {
+        let Told { sequence, attempt, searching, will_retry } = told;
+        self.actions.push(Action::Emit(RunEvent::AttemptFailed {
+            searching,
+            stage,
+            sequence,
+            attempt,
+            verdict: failure.verdict,
+            message: failure.message.clone(),
+            will_retry,
+        }));
+        self.stages[stage.index()].account.retries += u64::from(will_retry);
     }
 
     /// Begins to look for the rows for which the slice keeps failing.

@@ -20,6 +20,7 @@ use std::collections::BTreeMap;
 use super::action::{Action, Dispatch, Host, Work as Attempted};
 use super::clock::Activity;
 use super::event::{ExitCause, Failure, Meta, Output, Scope};
+use super::failures::Told;
 use super::placing::Place;
 use super::queue::Reservation;
 use super::scheduler::{Running, Scheduler, release};
@@ -27,7 +28,7 @@ use super::stage_state::{Phase, Role, SliceId, Tries, Work};
 use super::worker_state::ClassId;
 use super::{BatchId, WorkerId};
 use crate::plan::{EdgeId, StageId, Verdict};
-use crate::run::{RunEvent, StageFailure};
+use crate::run::StageFailure;
 
 /// The work of a stage with `partition_by`.
 #[derive(Debug)]
@@ -326,16 +327,7 @@ impl Scheduler {
         // An import that raises will raise again.
         let permanent = failure.scope != Scope::Rows && !matches!(failure.verdict, Verdict::Crash | Verdict::Oom);
         let will_retry = !permanent && tried < limit;
-        self.actions.push(Action::Emit(RunEvent::AttemptFailed {
-            searching: false,
-            stage,
-            sequence,
-            attempt: attempts,
-            verdict: failure.verdict,
-            message: failure.message.clone(),
-            will_retry,
-        }));
-        self.stages[stage.index()].account.retries += u64::from(will_retry);
+        self.tell_failed(stage, Told { sequence, attempt: attempts, searching: false, will_retry }, &failure);
         if will_retry {
             let rests = self.lane_rests(stage, sequence, lane, tried);
             self.keyed(stage).lanes[lane].is_resting = rests;

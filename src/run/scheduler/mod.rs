@@ -32,11 +32,12 @@ mod simulation;
 mod slices;
 mod snapshot;
 mod stage_state;
+mod throttling;
 mod worker_state;
 
 pub use action::{Action, Device, Dispatch, Host, Reject, Work};
 pub use clock::Activity;
-pub use event::{Event, ExitCause, Failure, Meta, Output, QueuedPieces, Scope};
+pub use event::{Awaited, Event, ExitCause, Failure, Meta, Output, QueuedPieces, Scope};
 pub use recall::Recalled;
 pub use scheduler::Scheduler;
 pub use snapshot::{Snapshot, StageSnapshot};

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::action::{Action, Host};
 use super::clock::Activity;
-use super::event::{Event, Failure, Meta, QueuedPieces, Scope};
+use super::event::{Awaited, Event, Failure, Meta, QueuedPieces, Scope};
 use super::jobs::Given;
 use super::keyed::Keyed;
 use super::queue::{Queue, Reservation};
@@ -32,7 +32,7 @@ pub struct Scheduler {
     pub(super) pool: Pool,
     pub(super) running: BTreeMap<AttemptId, Running>,
     /// Those of them that wait for others, for as long as it takes, and what each waits for.
-    pub(super) standing_still: BTreeMap<AttemptId, String>,
+    pub(super) standing_still: BTreeMap<AttemptId, Awaited>,
     /// Attempts in workers and processes; bounded by [`Plan::workers`].
     pub(super) busy_slots: u32,
     /// Attempts on threads of this process; bounded by [`Plan::workers`] too.
@@ -358,6 +358,7 @@ impl Scheduler {
             }
         }
         self.enter(stage, Activity::Over);
+        self.tell_throttled(stage);
         let account = self.stages[stage.index()].account.clone();
         self.actions.push(Action::Emit(RunEvent::StageEnded { stage, account }));
     }
@@ -432,9 +433,19 @@ impl Scheduler {
     /// Nothing goes on any more, as all that runs waits for locks, events or barriers.
     fn fail_as_all_stand_still(&mut self, first: AttemptId) {
         let stage = self.running[&first].stage;
-        let waits = self.standing_still.values().map(String::as_str).collect::<Vec<_>>().join(", ");
-        let message = format!("nothing goes on: {waits}, and nothing else runs that could end it");
-        let failure = Failure { verdict: Verdict::Timeout, scope: Scope::Opening, message, traceback: String::new() };
+        let mut barriers: BTreeMap<&str, (usize, u32)> = BTreeMap::new();
+        let mut waits = Vec::new();
+        for Awaited { worker, name, parties } in self.standing_still.values() {
+            waits.push(format!("worker {} waits for {name}", worker.0));
+            if let Some(parties) = parties {
+                barriers.entry(name).or_insert((0, *parties)).0 += 1;
+            }
+        }
+        let lacks = barriers.iter().map(|(name, (come, all))| format!("; {come} of {all} have come to {name}"));
+        let (waits, lacks) = (waits.join(", "), lacks.collect::<String>());
+        let message = format!("nothing goes on: {waits}{lacks}, and nothing else runs that could end it");
+        // As of a deadlock that shows at once: no time is over.
+        let failure = Failure { verdict: Verdict::Exception, scope: Scope::Opening, message, traceback: String::new() };
         self.fail(StageFailure::of_stage(stage, failure));
     }
 
@@ -500,6 +511,7 @@ fn new_stage(stage: &crate::plan::Stage, plan: &Plan, classes: &Classes) -> Stag
         pace: Pace::default(),
         durations: super::stage_state::Durations::default(),
         account: StageAccount::default(),
+        throttling: super::throttling::Throttling::default(),
         clock: super::clock::StageClock::default(),
     }
 }

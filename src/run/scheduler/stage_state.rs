@@ -105,6 +105,7 @@ pub struct StageState {
     pub pace: Pace,
     pub durations: Durations,
     pub account: StageAccount,
+    pub throttling: super::throttling::Throttling,
     pub clock: super::clock::StageClock,
 }
 

@@ -8,7 +8,7 @@ use crate::run::executor::frame::{Frame, Kind};
 use crate::run::executor::shared_state::{self, Key};
 use crate::run::executor::sync::{Answer, Asked, Name, Reply, Task};
 use crate::run::executor::worker::WorkerError;
-use crate::run::scheduler::WorkerId;
+use crate::run::scheduler::{Awaited, WorkerId};
 
 /// The text of an `ASK` frame.
 #[derive(Debug, Deserialize)]
@@ -126,7 +126,11 @@ impl Pool {
 
     /// An attempt that is one task waits, for however long it takes.
     fn stands_still(&mut self, id: WorkerId, request: u64) {
-        let on = self.primitives.waited_for(id, request).map(|name| format!("worker {} waits for {name}", id.0));
+        let on = self.primitives.waited_for(id, request).map(|(name, parties)| Awaited {
+            worker: id,
+            name: name.to_string(),
+            parties,
+        });
         let Some(worker) = self.workers.get_mut(&id) else { return };
         let (Some(current), Some(on)) = (worker.attempts.front(), on) else { return };
         // It is ended when its time is over, and others may go on then.

@@ -11,7 +11,9 @@ use crate::run::executor::worker::{ErrorText, RowsFailedText, WorkerError};
 use crate::run::scheduler::{Failure, Scope, WorkerId};
 
 /// What the types of errors begin with that are millpond's, and not of the user's code.
-const OWN_ERRORS: &str = "millpond.errors.";
+const OWN_ERRORS: &str = "millpond.";
+/// Those of them whose names tell more than their messages.
+const TELLING: [&str; 2] = ["millpond.DeadlockError", "millpond.Throttled"];
 /// The type of the error of a worker that has no room for its output.
 const NO_SHARED_MEMORY: &str = "millpond.errors.SharedMemoryError";
 
@@ -174,7 +176,7 @@ fn user_failure(text: ErrorText, is_opening: bool) -> Failure {
     let message = match (text.kind, text.message) {
         (kind, message) if message.is_empty() => kind,
         // What millpond says itself needs no name.
-        (kind, message) if kind.starts_with(OWN_ERRORS) => message,
+        (kind, message) if kind.starts_with(OWN_ERRORS) && !TELLING.contains(&kind.as_str()) => message,
         (kind, message) => format!("{kind}: {message}{way_out}"),
     };
     Failure { verdict, scope, message, traceback: text.traceback }
