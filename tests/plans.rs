@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use millpond::diagnostic::{Diagnostic, SourceText};
 use millpond::plan::memory::MemoryBound;
-use millpond::plan::{self, FileSizes, Plan, Read, Settings, StageKind, view};
+use millpond::plan::{self, FileSizes, Plan, Read, Settings, StageKind, drawing, view};
 use millpond::spec::{self, Completeness, Given};
 
 fn given(set: &[(&str, &str)], completeness: Completeness) -> Given {
@@ -312,6 +312,82 @@ fn a_graph_is_shown_as_text_and_as_mermaid() {
       s2 -->|rejected| s5
       s5 --> s6
     "#);
+}
+
+#[test]
+fn a_graph_is_written_for_graphviz() {
+    let yaml = "version: 1
+name: 'a \"b\" \\ c'
+stages:
+  rows: { read: rows.csv }
+  score: { from: rows, python: 'm:f', on_error: reject }
+  bad: { from: score.rejected, write: bad.jsonl }
+  tell: { after: score, command: [echo, done] }
+";
+    insta::assert_snapshot!(view::dot(&compile(yaml, &[])), @r#"
+    digraph "a \"b\" \\ c" {
+      rankdir=LR;
+      node [shape=box];
+      "rows" [label="rows (read)"];
+      "score" [label="score (python)"];
+      "bad" [label="bad (write)"];
+      "tell" [label="tell (command)"];
+      "rows" -> "score";
+      "score" -> "bad" [label="rejected"];
+      "score" -> "tell" [style=dashed];
+    }
+    "#);
+}
+
+/// The boxes of stages in a picture: left, top, width, height.
+fn boxes(svg: &str) -> Vec<[f64; 4]> {
+    let tags = svg.split("<rect class=\"box\"").skip(1);
+    tags.map(|tag| {
+        ["x", "y", "width", "height"].map(|name| {
+            let (_, rest) = tag.split_once(&format!(" {name}=\"")).expect("it has one");
+            rest.split_once('"').expect("it ends").0.parse().expect("a number")
+        })
+    })
+    .collect()
+}
+
+#[test]
+fn in_a_picture_stages_lie_right_of_what_they_need_and_beside_each_other() {
+    for seed in 0..40_u64 {
+        let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
+        let mut random = |below: usize| {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (state >> 33) as usize % below
+        };
+        let before: Vec<Vec<usize>> = (0..30).map(|at| (0..random(3).min(at)).map(|_| random(at)).collect()).collect();
+        let mut yaml = "version: 1\nname: a<b>&c\nstages:\n".to_owned();
+        for (at, before) in before.iter().enumerate() {
+            let after: Vec<String> = before.iter().map(|other| format!("s{other}")).collect();
+            yaml += &format!(
+                "  s{at}: {{ command: [echo, '<&>'], after: [{}], description: '<{at}>' }}\n",
+                after.join(", ")
+            );
+        }
+        let plan = compile(&yaml, &[]);
+        let svg = drawing::svg(&plan);
+        let places = boxes(&svg);
+        assert_eq!(places.len(), 30);
+        for stage in &plan.stages {
+            let [x, y, width, height] = places[stage.id.index()];
+            for awaited in &stage.after {
+                let [other_x, _, other_width, _] = places[awaited.index()];
+                assert!(other_x + other_width < x, "seed {seed}: {} is not right of what it needs", stage.name);
+            }
+            for (at, [other_x, other_y, other_width, other_height]) in places.iter().enumerate() {
+                let apart = x + width <= *other_x
+                    || other_x + other_width <= x
+                    || y + height <= *other_y
+                    || other_y + other_height <= y;
+                assert!(apart || at == stage.id.index(), "seed {seed}: {} lies on another", stage.name);
+            }
+        }
+        assert!(svg.contains("<title>a&lt;b&gt;&amp;c</title>") && svg.contains("command echo &lt;&amp;&gt;"), "{svg}");
+    }
 }
 
 #[test]

@@ -306,6 +306,10 @@ pub struct GraphArgs {
 pub enum GraphFormat {
     Text,
     Mermaid,
+    /// For Graphviz.
+    Dot,
+    /// A picture.
+    Svg,
 }
 
 fn assignment(text: &str) -> Result<(String, String), String> {

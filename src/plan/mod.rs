@@ -7,6 +7,7 @@ mod check;
 mod checkpoint;
 mod compile;
 mod deadlock;
+pub mod drawing;
 mod failing;
 mod fit;
 mod graph;

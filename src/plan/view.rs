@@ -173,7 +173,7 @@ fn on_error_text(stage: &Stage) -> String {
     if limits.is_empty() { word.to_owned() } else { format!("{word} ({})", limits.join(", ")) }
 }
 
-fn kind_text(plan: &Plan, stage: &Stage) -> String {
+pub(super) fn kind_text(plan: &Plan, stage: &Stage) -> String {
     match &stage.kind {
         StageKind::Read(read) => format!("read {} {}", format_word(read.format), read_text(plan, read)),
         StageKind::Write(write) => {
@@ -339,6 +339,30 @@ pub fn graph_text(plan: &Plan) -> String {
             line(&mut out, format!("  .. {follower} [after]"));
         }
     }
+    out
+}
+
+/// The graph in the language of Graphviz.
+pub fn dot(plan: &Plan) -> String {
+    let quoted = |text: &str| format!("\"{}\"", text.replace('\\', "\\\\").replace('"', "\\\""));
+    let mut out = format!("digraph {} {{\n  rankdir=LR;\n  node [shape=box];\n", quoted(&plan.name));
+    for stage in &plan.stages {
+        let label = quoted(&format!("{} ({})", stage.name, stage.kind_word()));
+        let _ = writeln!(out, "  {} [label={label}];", quoted(&stage.name));
+    }
+    for edge in &plan.edges {
+        let (from, to) = (plan.stage(edge.from), plan.stage(edge.to));
+        let port = &from.ports[edge.port].name;
+        let label = if port == Port::MAIN { String::new() } else { format!(" [label={}]", quoted(port)) };
+        let _ = writeln!(out, "  {} -> {}{label};", quoted(&from.name), quoted(&to.name));
+    }
+    for stage in &plan.stages {
+        for awaited in &stage.after {
+            let _ =
+                writeln!(out, "  {} -> {} [style=dashed];", quoted(&plan.stage(*awaited).name), quoted(&stage.name));
+        }
+    }
+    out.push_str("}\n");
     out
 }
 
