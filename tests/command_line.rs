@@ -113,3 +113,37 @@ fn unit_tests_find_the_package() {
     let python = python.expect("python3 is there");
     assert_eq!(text(&python.stdout), "reset\n", "{}", text(&python.stderr));
 }
+
+#[test]
+fn a_template_is_a_pipeline_that_runs_and_replaces_nothing() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let init = |args: &[&str]| {
+        let mut program = Command::new(env!("CARGO_BIN_EXE_millpond"));
+        program.arg("init").args(args).current_dir(folder.path()).output().expect("the program starts")
+    };
+    let listed = text(&init(&[]).stdout);
+    let names: Vec<&str> = listed.lines().map(|line| line.split(' ').next().expect("a name")).collect();
+    assert!(names.contains(&"hello") && names.len() > 4, "{listed}");
+    for name in names {
+        assert!(init(&[name]).status.success(), "{name}");
+        let pipeline = folder.path().join(name).join("pipeline.yaml");
+        let mut program = Command::new(env!("CARGO_BIN_EXE_millpond"));
+        let valid = program.arg("validate").arg(&pipeline).output().expect("the program starts");
+        assert!(valid.status.success() && valid.stderr.is_empty(), "{}", text(&valid.stderr));
+    }
+    let ran =
+        Command::new(env!("CARGO_BIN_EXE_millpond")).arg("run").arg(folder.path().join("hello/pipeline.yaml")).output();
+    assert!(ran.expect("the program starts").status.success());
+    assert!(folder.path().join("hello/out/greetings.csv").exists());
+
+    std::fs::remove_file(folder.path().join("hello/data/people.csv")).expect("it is there");
+    let again = init(&["hello"]);
+    assert_eq!(again.status.code(), Some(2));
+    assert_eq!(
+        text(&again.stderr),
+        "error: `hello/pipeline.yaml` is there already; nothing was written (name another folder)\n"
+    );
+    assert!(!folder.path().join("hello/data/people.csv").exists());
+    assert!(init(&["hello", "elsewhere/deep"]).status.success());
+    assert_eq!(text(&init(&["helo"]).stderr), "error: there is no template `helo` (did you mean `hello`?)\n");
+}

@@ -32,6 +32,8 @@ pub enum Command {
     Plan(PlanArgs),
     /// Print the graph of the stages.
     Graph(GraphArgs),
+    /// Make a pipeline to begin with, with data and a workflow. Without a template, list the templates.
+    Init(InitArgs),
     /// Explain the code of an error or a warning, with an example of what is wrong.
     Explain(ExplainArgs),
     /// Print the JSON Schema of pipeline files, or of what a run writes.
@@ -272,6 +274,14 @@ pub enum SchemaOf {
     Pipeline,
     /// What `run --summary` writes.
     Summary,
+}
+
+#[derive(Debug, Args)]
+pub struct InitArgs {
+    /// What to begin with, such as `words`.
+    pub template: Option<String>,
+    /// Where to. Without it, a folder with the name of the template.
+    pub folder: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]

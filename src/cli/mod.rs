@@ -6,6 +6,7 @@ mod env;
 mod exit_code;
 mod explain;
 mod graph;
+mod init;
 mod load;
 mod output;
 mod plan;
@@ -67,6 +68,7 @@ fn dispatch(args: impl IntoIterator<Item = OsString>) -> Exit {
         Command::Show(args) => show::show(&args),
         Command::Plan(args) => plan::plan(&args),
         Command::Graph(args) => graph::graph(&args),
+        Command::Init(args) => init::init(&args),
         Command::Explain(args) => explain::explain(&args),
         Command::Schema(args) => schema::schema(&args),
         Command::Runs(RunsCommand::List(args)) => runs::list(&args),
