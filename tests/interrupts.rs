@@ -79,3 +79,25 @@ fn a_run_in_which_nothing_runs_ends_at_the_first_interrupt() {
     scene.assert_clean();
     drop(writer);
 }
+
+#[test]
+fn a_run_that_takes_too_long_is_ended_as_by_an_interrupt_and_has_failed() {
+    let scene = Scene::with_python("", "rows:\n  read: in.txt\nsink:\n  from: rows\n  write: out/sink.txt\n", "");
+    let pipe = scene.path("in.txt");
+    assert!(Command::new("mkfifo").arg(&pipe).status().is_ok_and(|status| status.success()));
+    let going = scene.run().args(&["--timeout", "300ms"]).within(BOUND).start();
+    let writer = File::options().write(true).open(&pipe).expect("it is read");
+    let ran = going.end();
+    assert_eq!(ran.code(), Some(1), "{}", ran.stderr);
+    ran.says(&["the run took longer than the 300ms that it may (`--timeout`); nothing was published"]);
+    assert_eq!(scene.summary()["exit_code"], 1);
+    assert!(!scene.exists("out/sink.txt"));
+    scene.assert_clean();
+    drop(writer);
+}
+
+#[test]
+fn a_run_that_is_fast_enough_does_not_mind_its_limit() {
+    let scene = Scene::with_python("", "rows: { sql: SELECT 1 AS n }\nsink: { from: rows, write: out.csv }\n", "");
+    scene.run().args(&["--timeout", "1h"]).ends_with(0);
+}

@@ -152,6 +152,9 @@ pub struct RunArgs {
     /// printed as JSON lines. No other sink is written.
     #[arg(long, value_name = "STAGE")]
     pub until: Option<String>,
+    /// How long the run may take, such as `90s` or `2h`. Then it is ended as an interrupt would end it, and has failed.
+    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
+    pub timeout: Option<Duration>,
     /// Writes what the run came to, as JSON, also if it has failed. `millpond schema --of summary` describes it.
     #[arg(long, value_name = "FILE")]
     pub summary: Option<PathBuf>,

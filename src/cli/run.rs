@@ -76,7 +76,7 @@ fn prepared_run(args: &RunArgs, extent: Extent<'_>) -> Result<Exit, Exit> {
     plan.log_level = args.log_level;
     load::keep_to_memory(&mut plan, &args.workers)?;
     let python = if plan.needs_python() { Some(env::python_host(&plan)?) } else { None };
-    let signals = Signals::watch().map_err(|error| {
+    let signals = Signals::watch(args.timeout).map_err(|error| {
         output::complain(&format!("signals cannot be watched: {error}"));
         Exit::Internal
     })?;
@@ -254,6 +254,7 @@ fn exit_of(plan: &Plan, outcome: &Outcome, signals: &Signals) -> Exit {
             Scope::ClosedPipe => Exit::InputOutput,
             Scope::Internal => Exit::Internal,
         },
+        Ending::TookTooLong(_) => Exit::StageFailed,
         Ending::CommitFailed(_) => Exit::InputOutput,
         Ending::Interrupted => match i32::try_from(signals.last()) {
             Ok(signal_hook::consts::SIGTERM) => Exit::Terminated,

@@ -44,6 +44,7 @@ fn run_for(args: &ShowArgs, to: &str, format: FormatSpec) -> Exit {
         workers: args.workers.clone(),
         progress: Progress::None,
         until: None,
+        timeout: None,
         summary: None,
         log_level: LogLevel::default(),
         chaos: None,

@@ -23,6 +23,10 @@ pub fn failure(plan: &Plan, outcome: &Outcome) -> Option<String> {
             failure.message
         )),
         Ending::Interrupted => Some("interrupted; nothing was published".to_owned()),
+        Ending::TookTooLong(limit) => Some(format!(
+            "the run took longer than the {} that it may (`--timeout`); nothing was published",
+            humantime::format_duration(*limit)
+        )),
         Ending::AccountsDiffer(differences) => {
             let mut text =
                 "rows were lost or doubled inside millpond; nothing was published. Please report this.".to_owned();

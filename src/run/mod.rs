@@ -47,12 +47,16 @@ pub enum RunError {
 pub struct Signals {
     pipe: UnixStream,
     last: Arc<AtomicUsize>,
+    /// How long a run may take until it is ended as if by a signal.
+    limit: Option<Duration>,
 }
 
 impl Signals {
+    /// `limit` is how long a run may take until it is ended as if by a signal.
+    ///
     /// # Errors
     /// If the system refuses the handlers.
-    pub fn watch() -> io::Result<Self> {
+    pub fn watch(limit: Option<Duration>) -> io::Result<Self> {
         use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGXFSZ};
         let (pipe, writer) = UnixStream::pair()?;
         pipe.set_nonblocking(true)?;
@@ -63,7 +67,7 @@ impl Signals {
         }
         // A file larger than the system allows is an error of the write, not the end of the process.
         signal_hook::flag::register(SIGXFSZ, Arc::default())?;
-        Ok(Self { pipe, last })
+        Ok(Self { pipe, last, limit })
     }
 
     /// How many signals have come since this was asked last.
@@ -160,6 +164,7 @@ fn go_on_to_the_end(
     let mut actions = scheduler.start(Duration::ZERO);
     let mut shown = Instant::now();
     let mut interrupts = 0;
+    let mut limit = signals.limit;
     loop {
         for action in actions {
             match action {
@@ -168,6 +173,10 @@ fn go_on_to_the_end(
                     executor.drain_output()?;
                     executor.other_news().into_iter().for_each(&mut *report);
                     executor.log().take().into_iter().for_each(&mut *report);
+                    let ending = match (ending, signals.limit.filter(|_| limit.is_none())) {
+                        (Ending::Interrupted, Some(limit)) if signals.last() == 0 => Ending::TookTooLong(limit),
+                        (ending, _) => ending,
+                    };
                     return Ok(outcome(ending, &scheduler, executor, started.elapsed()));
                 }
                 Action::Commit => {
@@ -186,13 +195,18 @@ fn go_on_to_the_end(
                 break event;
             }
             let wakes_at = scheduler.wakes_at();
-            let wakes_in = wakes_at.map(|at| at.saturating_sub(started.elapsed()));
+            let next = wakes_at.into_iter().chain(limit).min();
+            let wakes_in = next.map(|at| at.saturating_sub(started.elapsed()));
             let ready = executor.wait(Some(wakes_in.map_or(PROGRESS, |wait| wait.min(PROGRESS))))?;
             executor.worker_news().into_iter().for_each(&mut *report);
             executor.other_news().into_iter().for_each(&mut *report);
             executor.log().take().into_iter().for_each(&mut *report);
             if ready.contains(&Token::Signals) {
                 interrupts += signals.take();
+            }
+            if limit.is_some_and(|limit| limit <= started.elapsed()) {
+                limit = None;
+                interrupts += 1;
             }
             if interrupts > 0 {
                 interrupts -= 1;

@@ -22,6 +22,8 @@ pub enum Ending {
     CommitFailed(Box<Failure>),
     /// The user interrupted the run; nothing was published.
     Interrupted,
+    /// The run took longer than it may; nothing was published.
+    TookTooLong(Duration),
     /// Rows were lost or doubled inside the engine: an error of millpond itself. Nothing was published.
     AccountsDiffer(Vec<AccountDifference>),
     /// Nothing runs, and nothing can: an error of millpond itself. Names who waits for what.
