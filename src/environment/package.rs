@@ -44,6 +44,7 @@ const SOURCES: &[(&str, &[u8])] = files![
     "line.py",
     "outputs.py",
     "parts.py",
+    "printed.py",
     "process.py",
     "py.typed",
     "run_state.py",
