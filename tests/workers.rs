@@ -3,6 +3,8 @@
 mod support;
 
 use std::collections::BTreeSet;
+use std::fs;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use rustix::process::Signal;
@@ -398,6 +400,167 @@ def wait(rows):
     let told = ran.stderr.lines().filter(|line| line.contains("INFO root: again")).count();
     assert!((50..300).contains(&told), "{told}");
     ran.says(&["more; all are in the run's folder", "INFO root: later"]);
+}
+
+/// The lines that were told: text, stream, batch and row.
+fn printed(scene: &Scene) -> Vec<(String, String, Option<u64>, Option<u64>)> {
+    let events = scene.events();
+    let events = events.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).expect("it is JSON"));
+    events
+        .filter(|event| event["event"] == "line")
+        .map(|event| {
+            let text = |name: &str| event[name].as_str().expect("text").to_owned();
+            (text("text"), text("stream"), event["batch"].as_u64(), event["row"].as_u64())
+        })
+        .collect()
+}
+
+/// A scene whose rows, two batches of 5, go through `work`.
+fn printing(options: &str, module: &str) -> Scene {
+    let stages = format!(
+        "rows:\n  python: {{ call: work:rows, with: {{ count: 10 }} }}\n  batch: {{ rows: 5 }}\nworked:\n  from: rows\n  \
+         python: {{ call: work:work, as: row }}\n{options}sink:\n  from: worked\n  write: out/sink.jsonl\n"
+    );
+    Scene::new(&stages, &format!("{SOURCE}\n{module}"))
+}
+
+#[test]
+fn what_is_printed_is_told_with_its_batch_and_row_however_it_is_written() {
+    let scene = printing(
+        "",
+        "
+import os, subprocess, sys
+print('imported')
+def work(row):
+    if row['n'] != 7:
+        return row
+    print('a', 'text', sep='-')
+    print('partly', end=' ', flush=True)
+    sys.stdout.write('more\\nund ')
+    sys.stdout.buffer.write('ümläut\\n'.encode())
+    sys.stdout.writelines(['one\\n', 'two\\n'])
+    print('z' * 20000)
+    print('an error', file=sys.stderr)
+    child = os.fork()
+    if child == 0:
+        print('from a copy')
+        sys.stdout.write('its end')
+        os._exit(0)
+    os.waitpid(child, 0)
+    subprocess.run(['echo', 'from a program'])
+    os.write(sys.stdout.fileno(), b'direct\\n')
+    kept = os.dup(1)
+    elsewhere = os.open('elsewhere', os.O_WRONLY | os.O_CREAT)
+    os.dup2(elsewhere, 1)
+    print('to a file')
+    os.dup2(kept, 1)
+    sys.stdout.write('an end without a line')
+    return row
+",
+    );
+    let ran = scene.run().args(&["--workers", "1", "--progress", "plain"]).ends_with(0);
+    ran.says(&["[worked (worker ", ") batch 1 row 2] a-text"]);
+    type Told<'l> = (&'l str, Option<u64>, Option<u64>);
+    let lines = printed(&scene);
+    let of = |stream: &str| {
+        let of_stream = lines.iter().filter(move |line| line.1 == stream);
+        of_stream.map(|(text, _, batch, row)| (text.as_str(), *batch, *row)).collect::<Vec<_>>()
+    };
+    let long = "z".repeat(4096);
+    let told = |text| (text, Some(1), Some(2));
+    assert_eq!(of("stderr"), [told("an error")]);
+    let stdout = of("stdout");
+    let (imported, stdout): (Vec<Told>, Vec<Told>) = stdout.into_iter().partition(|line| line.0 == "imported");
+    assert!(!imported.is_empty() && imported.iter().all(|line| *line == ("imported", None, None)), "{imported:?}");
+    let (known, others): (Vec<Told>, Vec<Told>) = stdout.into_iter().partition(|line| line.2.is_some());
+    let expected =
+        ["a-text", "partly more", "und ümläut", "one", "two", &long, "from a copy", "an end without a line", "its end"];
+    assert_eq!(known, expected.map(told));
+    // What others write there is in its place, and has the batch if no other attempt was sent to the worker.
+    assert_eq!(others.iter().map(|line| line.0).collect::<Vec<_>>(), ["from a program", "direct"]);
+    assert_eq!(scene.read("elsewhere"), "to a file\n");
+    let logs = fs::read_dir(logs(&scene)).expect("a folder").map(|log| fs::read_to_string(log.expect("a log").path()));
+    let log = logs.map(|log| log.expect("text")).collect::<String>();
+    for line in ["[worked batch 1 row 2] a-text\n", &format!("row 2] {}\n", "z".repeat(20000))] {
+        assert!(log.contains(line), "{log}");
+    }
+    scene.assert_clean();
+}
+
+/// The folder of what the only run of a scene has printed.
+fn logs(scene: &Scene) -> PathBuf {
+    let runs = fs::read_dir(scene.path("state/runs")).expect("a folder of runs");
+    runs.map(|run| run.expect("a run").path().join("logs")).find(|logs| logs.is_dir()).expect("one has printed")
+}
+
+#[test]
+fn what_a_program_prints_has_the_batch_of_the_only_attempt() {
+    let module = "
+import os
+def rows():
+    yield {'n': 0}
+def work(rows):
+    os.system('echo from a program')
+    return rows
+";
+    let stages = "rows:\n  python: { call: work:rows }\nworked:\n  from: rows\n  python: { call: work:work, as: rows }\n\
+                  sink:\n  from: worked\n  write: out/sink.jsonl\n";
+    let scene = Scene::new(stages, module);
+    scene.run().args(&["--workers", "1"]).ends_with(0);
+    assert_eq!(printed(&scene), [("from a program".to_owned(), "stdout".to_owned(), Some(0), None)]);
+}
+
+#[test]
+fn rows_side_by_side_print_lines_of_their_own() {
+    let threads = "
+import time
+def work(row):
+    for part in range(3):
+        print(row['n'], end=' ')
+        time.sleep(0.002)
+    print('end')
+    return row
+";
+    let tasks = "
+import asyncio
+async def work(row):
+    for part in range(3):
+        print(row['n'], end=' ')
+        await asyncio.sleep(0.002)
+    print('end')
+    return row
+";
+    for module in [threads, tasks] {
+        let scene = printing("  concurrency: 5\n", module);
+        scene.run().args(&["--workers", "1"]).ends_with(0);
+        let mut lines = printed(&scene);
+        lines.sort();
+        let expected = (0..10).map(|n| (format!("{n} {n} {n} end"), "stdout".to_owned(), Some(n / 5), Some(n % 5)));
+        assert_eq!(lines, expected.collect::<Vec<_>>());
+    }
+}
+
+#[test]
+fn what_a_worker_has_printed_before_it_dies_is_told() {
+    let scene = printing(
+        "  on_error: skip\n",
+        "
+import os, signal, sys
+def work(row):
+    if row['n'] == 7:
+        sys.stderr.write('on the edge of')
+        os.write(1, b'half')
+        os.kill(os.getpid(), signal.SIGKILL)
+    return row
+",
+    );
+    scene.run().args(&["--workers", "1"]).ends_with(0);
+    let lines = printed(&scene);
+    assert!(
+        lines.iter().any(|(text, _, batch, row)| text == "on the edge of" && *batch == Some(1) && row.is_some()),
+        "{lines:?}"
+    );
+    assert!(lines.iter().any(|(text, ..)| text == "half"), "{lines:?}");
 }
 
 /// Runs 12 batches of 5 rows through a class in one worker, with this `recycle`; how many batches each worker was given, in their order.

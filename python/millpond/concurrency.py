@@ -16,7 +16,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
-from . import process, stacks
+from . import context, process, stacks
 from .errors import Throttled, told
 from .parts import Call
 from .run_state import Apart, Done
@@ -109,6 +109,7 @@ class Threads:
     def _run_one(self, begun: Begun, free: threading.Semaphore, index: int, row: dict[str, Any]) -> None:
         thread = threading.get_ident()
         self._busy[thread] = index
+        context.enter_own_row(index)
         apart = Apart()
         apart.begin()
         try:

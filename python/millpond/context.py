@@ -6,6 +6,7 @@ unit-tested as they are.
 
 from __future__ import annotations
 
+import contextvars
 import hashlib
 import importlib
 import json
@@ -51,6 +52,7 @@ class Worker:
     def __init__(self) -> None:
         self._id, self._attempt, self._rows = 0, 1, 0
         self.is_busy = False  # With an attempt; for the log.
+        self.stage = -1  # The number of the stage at hand; for the log.
         self._devices: Mapping[str, tuple[str, ...]] = {}
 
     @property
@@ -123,7 +125,7 @@ class _RecordHandler(_StderrHandler):
                 "logger": record.name,
                 "stage": None if _stage == "none" else _stage,
                 "batch": _sequence if worker.is_busy else None,
-                "row": _row() if worker.is_busy else None,
+                "row": row(),
                 "message": message[:_RECORD_SIZE],
             }
             self.stream.write(f"{_RECORD_SEPARATOR}{json.dumps(text)}\n")
@@ -174,11 +176,35 @@ def _no_row() -> int | None:
 
 
 _row: Callable[[], int | None] = _no_row
+# Of a thread or task that is called for one row, while others are for other rows.
+_own_row: contextvars.ContextVar[int | None] = contextvars.ContextVar("row", default=None)
 
 
 def batch_id() -> str:
     """`stage/sequence` of the batch at hand, and `/partition` in a stage with state: the same for every attempt."""
     return f"{_stage}/{_sequence}" if _partition is None else f"{_stage}/{_sequence}/{_partition}"
+
+
+def row() -> int | None:
+    """Which row of the batch at hand the code is called for, if that is known."""
+    if not worker.is_busy:
+        return None
+    own = _own_row.get()
+    return _row() if own is None else own
+
+
+def here() -> tuple[int, int, int]:
+    """Stage, batch and row at hand, by their numbers; -1 for none. For what is printed."""
+    if not worker.is_busy:
+        return worker.stage, -1, -1
+    own = _own_row.get()
+    at = _row() if own is None else own
+    return worker.stage, _sequence, -1 if at is None else at
+
+
+def enter_own_row(index: int) -> None:
+    """For a thread or task with a context of its own: which row of the batch at hand it is called for."""
+    _own_row.set(index)
 
 
 def enter_batch(seed: int, stage: str, sequence: int, partition: int | None = None) -> None:

@@ -17,7 +17,7 @@ from collections.abc import AsyncIterable, Callable, Coroutine, Iterator
 from types import FrameType
 from typing import Any, TypeVar
 
-from . import process, stacks
+from . import context, process, stacks
 from .concurrency import Begun
 from .parts import Call
 from .run_state import Apart
@@ -139,6 +139,7 @@ class Tasks:
     async def _run_one(
         self, begun: Begun, running: dict[int, asyncio.Task[None]], index: int, row: dict[str, Any]
     ) -> None:
+        context.enter_own_row(index)
         apart = Apart()
         apart.begin()
         try:

@@ -161,8 +161,9 @@ def _become_worker(frame: Frame, template: int) -> NoReturn:
         for fd in shown:
             stacks.show_in(fd)
 
-        from millpond import context, worker_process
+        from millpond import context, printed, worker_process
 
+        printed.take_over()
         context.worker.start(frame.attempt, (frame.text or {}).get("devices") or {})
         worker_process.run(Channel(socket.socket(fileno=connection)))
     except BaseException:

@@ -15,7 +15,7 @@ from typing import Any, NoReturn
 
 import pyarrow as pa
 
-from . import allocator, context, errors, process
+from . import allocator, context, errors, printed, process
 from .frame import PROTOCOL, Channel, Flag, Frame, Kind, ProtocolError
 from .keyed import KeyedStage
 from .leases import Leases
@@ -105,6 +105,7 @@ class Worker:
         context.params.set(frame.text["params"])
         shared.expect(frame.text.get("shared", ()))
         context.worker.begin(1, 0)
+        context.worker.stage = frame.stage
         self._levels[frame.stage] = frame.text.get("log_level", "info")
         context.enter_stage(frame.text["name"])
         context.set_log_level(self._levels[frame.stage])
@@ -152,7 +153,7 @@ class Worker:
         if stage is None:
             raise ProtocolError(f"attempt {frame.attempt} is for stage {frame.stage}, which is not open")
         context.set_log_level(self._levels[frame.stage])
-        context.worker.is_busy = True
+        context.worker.stage, context.worker.is_busy = frame.stage, True
         try:
             answer = self._run(stage, frame)
         except SystemExit:
@@ -161,9 +162,10 @@ class Worker:
             rows = stage.rows if isinstance(stage, KeyedStage) else None
             error_frame = Frame(Kind.ERROR, stage=frame.stage, attempt=frame.attempt)
             answer = [self._failure(error_frame, error, stage.row, rows)]
+        process.flush_stdio()
+        printed.end_lines()
         context.worker.is_busy = False
         self._leases.collect_old()
-        process.flush_stdio()
         self._channel.send(*answer, *self._leases.release())
 
     def _run(self, stage: AnyStage, frame: Frame) -> list[Frame]:
@@ -260,6 +262,7 @@ class Worker:
         context.worker.begin(1, 0)
         for number, stage in self._stages.items():
             context.enter_stage(stage.name)
+            context.worker.stage = number
             try:
                 stage.close()
             except BaseException as error:

@@ -9,6 +9,7 @@ import fcntl
 import itertools
 import mmap
 import os
+import re
 import select
 import shutil
 import signal
@@ -339,14 +340,14 @@ class Worker:
         return self.template.exit_of(self.id)
 
     def output(self) -> str:
-        """What the worker has printed; waits for the end if it is dead."""
+        """What the worker has printed, without the heads of pieces; waits for the end if it is dead."""
         parts = []
         while select.select([self.output_fd], [], [], 0 if self.alive() else WAIT_SECONDS)[0]:
             part = os.read(self.output_fd, 65536)
             if not part:
                 break
             parts.append(part)
-        return b"".join(parts).decode()
+        return re.sub(rb"\x1f[-\d ]+\n", b"", b"".join(parts)).decode()
 
     def alive(self) -> bool:
         return not select.select([self.pidfd], [], [], 0)[0]

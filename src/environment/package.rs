@@ -45,6 +45,7 @@ const SOURCES: &[(&str, &[u8])] = files![
     "local.py",
     "outputs.py",
     "parts.py",
+    "printed.py",
     "process.py",
     "py.typed",
     "run_state.py",

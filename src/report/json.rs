@@ -71,8 +71,8 @@ pub fn event(plan: &Plan, event: &RunEvent, at: Duration) -> Value {
         RunEvent::StageEnded { stage: id, account: ended } => {
             ("stage_ended", json!({"stage": stage(plan, *id), "account": AccountSummary::from(ended)}))
         }
-        RunEvent::Line { from, stream, text } => {
-            ("line", json!({"from": speaker(plan, from), "stream": stream, "text": text}))
+        RunEvent::Line { from, stream, batch, row, text } => {
+            ("line", json!({"from": speaker(plan, from), "stream": stream, "batch": batch, "row": row, "text": text}))
         }
         RunEvent::Log { from, record } => (
             "log",

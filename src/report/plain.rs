@@ -69,15 +69,16 @@ pub fn line(plan: &Plan, event: &RunEvent) -> Option<String> {
             };
             format!("{name}: done, {in_out}")
         }
-        RunEvent::Line { from, text, .. } => format!("[{}] {text}", speaker(plan, from)),
+        RunEvent::Line { from, batch, row, text, .. } => {
+            format!("[{}{}] {text}", speaker(plan, from), place(*batch, *row))
+        }
         RunEvent::Log { from, record } => {
             let name = match (from, &record.stage) {
                 (Speaker::Worker { worker, .. }, Some(stage)) => format!("{stage}[{}]", worker.0),
                 _ => format!("[{}]", speaker(plan, from)),
             };
-            let batch = record.batch.map(|batch| format!(" batch {batch}")).unwrap_or_default();
-            let row = record.row.map(|row| format!(" row {row}")).unwrap_or_default();
-            format!("{name}{batch}{row} {} {}: {}", record.level, record.logger, record.message)
+            let place = place(record.batch, record.row);
+            format!("{name}{place} {} {}: {}", record.level, record.logger, record.message)
         }
         RunEvent::LinesDropped { from, lines } => {
             format!("[{}] {} more; all are in the run's folder", speaker(plan, from), counted(*lines, "line"))
@@ -105,4 +106,11 @@ pub fn line(plan: &Plan, event: &RunEvent) -> Option<String> {
         // The summary counts what was injected.
         RunEvent::WorkerStarted { .. } | RunEvent::Injected { .. } | RunEvent::Progress(_) => return None,
     })
+}
+
+/// ` batch 3 row 5`, as far as it is known.
+fn place(batch: Option<u64>, row: Option<u64>) -> String {
+    let batch = batch.map(|batch| format!(" batch {batch}")).unwrap_or_default();
+    let row = row.map(|row| format!(" row {row}")).unwrap_or_default();
+    format!("{batch}{row}")
 }

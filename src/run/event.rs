@@ -110,6 +110,10 @@ pub enum RunEvent {
     Line {
         from: Speaker,
         stream: Stream,
+        /// Number of the batch.
+        batch: Option<u64>,
+        /// Place of the row among those that the attempt was given.
+        row: Option<u64>,
         text: String,
     },
     /// What code in a worker has logged, or Python has warned of.
@@ -145,6 +149,24 @@ pub struct LogRecord {
 pub enum Speaker {
     Worker { worker: WorkerId, stage: Option<StageId> },
     Command { stage: StageId },
+}
+
+impl Speaker {
+    pub fn stage(&self) -> Option<StageId> {
+        match self {
+            Self::Worker { stage, .. } => *stage,
+            Self::Command { stage } => Some(*stage),
+        }
+    }
+
+    /// The same speaker, with a worker at work for `stage`.
+    #[must_use]
+    pub fn at(&self, stage: Option<StageId>) -> Self {
+        match self {
+            Self::Worker { worker, .. } => Self::Worker { worker: *worker, stage },
+            Self::Command { stage } => Self::Command { stage: *stage },
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]

@@ -48,6 +48,9 @@ pub use fake_worker::{Answer, FakeWorker};
 pub use lanes::LaneRows;
 use template::Template;
 
+/// What a pipe holds.
+const PIPE_BYTES: usize = 64 << 10;
+
 /// The Python of a run's workers.
 #[derive(Clone, Debug)]
 pub struct PythonHost {
@@ -281,7 +284,7 @@ impl Pool {
         }
         let (connection, socket) = Connection::pair()?;
         poller.add(Token::Worker(worker), connection.fd())?;
-        let name = format!("worker-{}", worker.0);
+        let name = log_name(worker);
         let stdout = self.output_pipe(&name, Some(worker), Stream::Stdout, poller)?;
         let stderr = self.output_pipe(&name, Some(worker), Stream::Stderr, poller)?;
         let stage = self.plan.stage(self.classes.get(class).stage);
@@ -440,6 +443,10 @@ impl Pool {
                     // Its end is reported by the template.
                     poller.remove(Token::Worker(id), worker.connection.fd());
                 }
+                // What it has printed before it answered belongs to what it answers.
+                if frames.iter().any(|frame| matches!(frame.kind, Kind::Done | Kind::Error)) {
+                    self.hear_output_of(id, poller);
+                }
                 for frame in frames {
                     if let Err(error) = self.worker_said(id, frame) {
                         self.condemn(id, &error.to_string());
@@ -457,11 +464,11 @@ impl Pool {
     fn output_ready(&mut self, number: u64, poller: &mut Poller) {
         let Some(pipe) = self.pipes.get(&number) else { return };
         let worker = pipe.worker.unwrap_or(WorkerId(u32::MAX));
-        let stage = self.workers.get(&worker).and_then(|worker| worker.attempts.front()).map(|current| current.stage);
+        let (stage, batch) = self.workers.get(&worker).map_or((None, None), Worker::at);
         let from = Speaker::Worker { worker, stage };
-        let mut buffer = [0; 64 << 10];
+        let mut buffer = [0; PIPE_BYTES];
         match rustix::io::read(&pipe.fd, &mut buffer) {
-            Ok(length) if length > 0 => self.log.write(&pipe.name, &from, pipe.stream, &buffer[..length]),
+            Ok(length) if length > 0 => self.log.write(&pipe.name, &from, batch, pipe.stream, &buffer[..length]),
             Err(Errno::AGAIN | Errno::INTR) => {}
             Ok(_) | Err(_) => {
                 if let Some(pipe) = self.pipes.remove(&number) {
@@ -469,6 +476,13 @@ impl Pool {
                 }
             }
         }
+    }
+
+    /// Reads what a worker has printed so far.
+    fn hear_output_of(&mut self, id: WorkerId, poller: &mut Poller) {
+        let is_of = |pipe: &OutputPipe| pipe.worker == Some(id);
+        let pipes = self.pipes.iter().filter(|(_, pipe)| is_of(pipe)).map(|(number, _)| *number).collect::<Vec<_>>();
+        pipes.into_iter().for_each(|number| self.output_ready(number, poller));
     }
 
     /// The last views of output segments are gone: their worker may write them again.
@@ -497,6 +511,11 @@ impl Pool {
         self.workers.clear();
         self.template = None;
     }
+}
+
+/// The name of the file in which stands what a worker prints.
+fn log_name(worker: WorkerId) -> String {
+    format!("worker-{}", worker.0)
 }
 
 fn schema_id(known: &mut Vec<SchemaRef>, schema: &SchemaRef) -> u32 {

@@ -83,7 +83,7 @@ pub fn resident(
     let drain = move || {
         let mut buffer = [0; 64 << 10];
         while let Ok(length @ 1..) = rustix::io::read(&stderr, &mut buffer) {
-            log.write(&name, &Speaker::Command { stage: id }, Stream::Stderr, &buffer[..length]);
+            log.write(&name, &Speaker::Command { stage: id }, None, Stream::Stderr, &buffer[..length]);
             let mut tail = tail.lock().unwrap_or_else(PoisonError::into_inner);
             tail.extend_from_slice(&buffer[..length]);
             let surplus = tail.len().saturating_sub(ERROR_BYTES);

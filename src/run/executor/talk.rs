@@ -293,7 +293,7 @@ impl Talk {
 
 impl Voice {
     fn log(&self, stream: Stream, bytes: &[u8]) {
-        self.log.write(&self.name, &Speaker::Command { stage: self.stage }, stream, bytes);
+        self.log.write(&self.name, &Speaker::Command { stage: self.stage }, None, stream, bytes);
     }
 }
 

@@ -351,6 +351,15 @@ impl Worker {
         Ok((row_by_row.then_some(at_once), text.files))
     }
 
+    /// What the worker is at: the stage, and the batch if that is certain. One that was sent several attempts may be at the next already.
+    pub fn at(&self) -> (Option<StageId>, Option<u64>) {
+        let mut sent = self.attempts.iter().filter(|current| current.waiting.is_none());
+        let first = sent.next().map(|current| (current.stage, current.sequence));
+        let is_certain = sent.all(|current| Some((current.stage, current.sequence)) == first);
+        let batch = first.map(|(_, sequence)| sequence).filter(|_| is_certain);
+        (self.attempts.front().map(|current| current.stage), batch)
+    }
+
     /// Whether an attempt of the stage does one thing at a time.
     pub fn is_one_task(&self, stage: StageId) -> bool {
         !matches!(self.stages.get(&stage), Some(Opening::Open { is_crowd: true, .. }))

@@ -126,7 +126,7 @@ impl LocalExecutor {
         let guardian = Guardian::start()?;
         poller.add(Token::Mailbox, inbox.fd())?;
         poller.add(Token::Guardian, guardian.fd())?;
-        let log = OutputLog::new(run.path().join("logs"));
+        let log = OutputLog::new(run.path().join("logs"), plan.stages.iter().map(|stage| stage.name.clone()).collect());
         let segments = SegmentPool::default();
         let spill = SpillSpace::new(run.spill(), SPILL_LIMIT);
         let mut executor = Self {

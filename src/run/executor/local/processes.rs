@@ -219,7 +219,7 @@ impl LocalExecutor {
                     // A row keeps its output to itself.
                     if row.is_none() || stream == Stream::Stderr {
                         let name = &self.plan.stage(*stage).name;
-                        self.log.write(name, &Speaker::Command { stage: *stage }, stream, bytes);
+                        self.log.write(name, &Speaker::Command { stage: *stage }, None, stream, bytes);
                     }
                     if row.is_some() || stream == Stream::Stderr {
                         capture.keep(stream, bytes);

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Signal, pidfd_send_signal};
 
-use super::{Happened, Pool};
+use super::{Happened, Pool, log_name};
 use crate::plan::{PythonTarget, StageId, StageKind, Verdict};
 use crate::run::executor::frame::{Frame, Kind};
 use crate::run::executor::poller::{Poller, Token};
@@ -49,7 +49,7 @@ impl Pool {
     /// A worker that does not keep to the protocol is killed; its end is reported as usual.
     pub(super) fn condemn(&mut self, id: WorkerId, problem: &str) {
         let text = format!("worker {}: {problem}\n", id.0);
-        self.log.write("template", &Speaker::Worker { worker: id, stage: None }, Stream::Stderr, text.as_bytes());
+        self.log.write("template", &Speaker::Worker { worker: id, stage: None }, None, Stream::Stderr, text.as_bytes());
         self.kill(id);
     }
 
@@ -87,6 +87,8 @@ impl Pool {
     /// A worker is gone. What it had said before counts; its leases end.
     pub(super) fn worker_gone(&mut self, id: WorkerId, reason: String, cause: ExitCause, poller: &mut Poller) {
         self.worker_ready(id, poller);
+        self.hear_output_of(id, poller);
+        self.log.end(&log_name(id));
         let Some(worker) = self.workers.remove(&id) else { return };
         poller.remove(Token::Worker(id), worker.connection.fd());
         if let Some(pidfd) = &worker.pidfd {

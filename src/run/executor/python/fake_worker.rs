@@ -62,7 +62,7 @@ impl FakeWorker {
             started: SystemTime::UNIX_EPOCH,
         };
         // Nothing is written: the worker has no output.
-        let log = OutputLog::new(PathBuf::new());
+        let log = OutputLog::new(PathBuf::new(), Vec::new());
         let mut pool = Pool::new(Arc::clone(&plan), &surroundings, log, mailbox, SegmentPool::default());
         let mut poller = Poller::new()?;
         let (ours, theirs) = Connection::pair()?;
