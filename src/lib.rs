@@ -14,6 +14,8 @@
 //! - [`report`]: what a run says, made readable.
 //! - [`cli`]: the command line on top; the only place that prints and picks exit codes.
 //!
+//! [`secrets`] knows what none of them may tell.
+//!
 //! Beside the phases stand the tools that they use: [`batch`] (Arrow batches in shared memory), [`format`](mod@format) (files
 //! to batches and back), [`sql`] (DataFusion) and [`environment`] (Python environments).
 
@@ -25,5 +27,6 @@ pub mod format;
 pub mod plan;
 pub mod report;
 pub mod run;
+pub mod secrets;
 pub mod spec;
 pub mod sql;

@@ -15,6 +15,8 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("diagnostic", &[]),
     ("environment", &[]),
     ("sql", &[]),
+    // The set of what must not be told.
+    ("secrets", &[]),
     ("format", &["batch"]),
     ("spec", &["diagnostic"]),
     ("plan", &["spec", "diagnostic", "format", "sql"]),
@@ -25,9 +27,20 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("run::publish", &["run::fail_point"]),
     (
         "run::executor",
-        &["plan", "batch", "format", "sql", "environment", "run", "run::scheduler", "run::publish", "run::fail_point"],
+        &[
+            "plan",
+            "batch",
+            "format",
+            "sql",
+            "environment",
+            "secrets",
+            "run",
+            "run::scheduler",
+            "run::publish",
+            "run::fail_point",
+        ],
     ),
-    ("report", &["plan", "run"]),
+    ("report", &["plan", "run", "secrets"]),
 ];
 
 /// Files that see all modules: the crate's roots.

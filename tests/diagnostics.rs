@@ -14,6 +14,7 @@ fn given(set: &[(&str, &str)], completeness: Completeness) -> Given {
     Given {
         set: set.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect(),
         env: BTreeMap::from([("HOME".to_owned(), "/somebody".to_owned())]),
+        secrets: BTreeMap::new(),
         current_dir: "/here".into(),
         seed: 7,
         completeness,

@@ -58,6 +58,7 @@ pub fn document(source: &Arc<SourceText>) -> Document {
     let given = Given {
         set: Vec::new(),
         env: BTreeMap::new(),
+        secrets: BTreeMap::new(),
         current_dir: "/bench".into(),
         seed: 0,
         completeness: Completeness::Full,

@@ -121,6 +121,9 @@ pub struct ParamArgs {
     /// Set a param of the pipeline; a relative path is relative to the current directory.
     #[arg(long = "set", value_name = "NAME=VALUE", value_parser = assignment)]
     pub set: Vec<(String, String)>,
+    /// A file with the secrets that the pipeline uses (`${{ secrets.NAME }}`), a line `NAME=value` each. Others are environment variables.
+    #[arg(long, value_name = "FILE")]
+    pub secrets_file: Option<PathBuf>,
     /// Seed of every random choice (`run.seed`).
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub seed: u64,

@@ -1,6 +1,7 @@
 //! From a file and the command line to a document and a plan.
 
 use std::cmp::Reverse;
+use std::collections::BTreeMap;
 use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -14,6 +15,7 @@ use crate::diagnostic::{Diagnostic, SourceText, SourceTextError};
 use crate::plan::memory::MemoryBound;
 use crate::plan::{self, AskError, Asked, Compiled, Plan, Settings};
 use crate::run::executor::stage::read;
+use crate::secrets;
 use crate::spec::{self, Completeness, Document, Given};
 
 /// Terms of the bound that are told when they are too much.
@@ -56,7 +58,7 @@ impl Extent<'_> {
 /// # Errors
 /// How the program should end if there is no plan.
 pub fn plan(file: &Path, params: &ParamArgs, workers: &WorkerArgs, extent: Extent<'_>) -> Result<Plan, Exit> {
-    plan_of(file, &given(&params.set, params.seed, Completeness::Full)?, workers, extent)
+    plan_of(file, &given(params, Completeness::Full)?, workers, extent)
 }
 
 /// The same, for a run that is given this.
@@ -66,6 +68,9 @@ pub fn plan(file: &Path, params: &ParamArgs, workers: &WorkerArgs, extent: Exten
 pub fn plan_of(file: &Path, given: &Given, workers: &WorkerArgs, extent: Extent<'_>) -> Result<Plan, Exit> {
     let source = read(file)?;
     let mut document = spec::parse(&source, given);
+    if !secrets::hide(&document.secrets) {
+        output::warn("a secret is too short to be hidden: who reads what is printed may know it");
+    }
     // Of a file with mistakes, these are what there is to tell.
     if let Err(error) = extent.ask(&mut document)
         && !document.problems.iter().any(Diagnostic::is_error)
@@ -156,7 +161,7 @@ pub fn unreadable(error: &SourceTextError) -> Exit {
 ///
 /// # Errors
 /// How the program should end if there is no current directory.
-pub fn given(set: &[(String, String)], seed: u64, completeness: Completeness) -> Result<Given, Exit> {
+pub fn given(params: &ParamArgs, completeness: Completeness) -> Result<Given, Exit> {
     let current_dir = std::env::current_dir().map_err(|error| {
         output::complain(&format!("there is no current directory: {error}"));
         Exit::InputOutput
@@ -164,7 +169,27 @@ pub fn given(set: &[(String, String)], seed: u64, completeness: Completeness) ->
     let env = std::env::vars_os()
         .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
         .collect();
-    Ok(Given { set: set.to_vec(), env, current_dir, seed, completeness })
+    let secrets = params.secrets_file.as_deref().map(secrets_of).transpose()?.unwrap_or_default();
+    Ok(Given { set: params.set.clone(), env, secrets, current_dir, seed: params.seed, completeness })
+}
+
+/// The secrets in a file; prints why there are none.
+fn secrets_of(file: &Path) -> Result<BTreeMap<String, String>, Exit> {
+    let text = std::fs::read_to_string(file).map_err(|error| {
+        output::complain(&format!("cannot read the secrets in `{}`: {error}", file.display()));
+        Exit::Usage
+    })?;
+    let lines = text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty() && !line.starts_with('#'));
+    lines
+        .map(|(at, line)| match line.split_once('=') {
+            Some((name, value)) if !name.trim().is_empty() => Ok((name.trim().to_owned(), value.to_owned())),
+            // The line itself may be a secret.
+            _ => {
+                output::complain(&format!("`{}` line {}: a secret is a line NAME=value", file.display(), at + 1));
+                Err(Exit::Usage)
+            }
+        })
+        .collect()
 }
 
 /// Usage comes before the file, as the file may be right for other values.

@@ -5,6 +5,7 @@ use std::io::{ErrorKind, IsTerminal, Write};
 use super::exit_code::Exit;
 use crate::diagnostic::render::{self, Style};
 use crate::diagnostic::{Diagnostic, SourceText};
+use crate::secrets::masked;
 
 /// Widest text: longer lines are hard to read.
 const MAX_WIDTH: usize = 120;
@@ -12,7 +13,7 @@ const MAX_WIDTH: usize = 120;
 /// Prints to standard output. A reader that has gone away ends the program quietly.
 pub fn print(text: &str) -> Exit {
     let mut out = std::io::stdout().lock();
-    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+    match out.write_all(masked(text).as_bytes()).and_then(|()| out.flush()) {
         Ok(()) => Exit::Success,
         Err(error) if error.kind() == ErrorKind::BrokenPipe => Exit::Success,
         Err(error) => {
@@ -50,5 +51,5 @@ pub fn report(diagnostics: &[Diagnostic], source: &SourceText) {
 /// Prints to standard error.
 pub fn eprint(text: &str) {
     // There is nowhere left to report that standard error cannot be written.
-    let _ = std::io::stderr().lock().write_all(text.as_bytes());
+    let _ = std::io::stderr().lock().write_all(masked(text).as_bytes());
 }

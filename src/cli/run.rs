@@ -49,9 +49,11 @@ fn prepared_run(args: &RunArgs, extent: Extent<'_>) -> Result<Exit, Exit> {
     let given = match earlier.as_ref().map(|earlier| &earlier.record) {
         Some(earlier) => Given {
             current_dir: earlier.current_dir.clone(),
-            ..load::given(&earlier.set, earlier.seed, Completeness::Full)?
+            set: earlier.set.clone(),
+            seed: earlier.seed,
+            ..load::given(&args.params, Completeness::Full)?
         },
-        None => load::given(&args.params.set, args.params.seed, Completeness::Full)?,
+        None => load::given(&args.params, Completeness::Full)?,
     };
     let mut plan = load::plan_of(&args.file, &given, &args.workers, extent)?;
     let has_checkpoint = plan.stages.iter().any(|stage| stage.checkpoint.is_some());

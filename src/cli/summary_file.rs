@@ -4,6 +4,8 @@ use std::fs::File;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
+use crate::secrets::masked;
+
 /// A file that is empty until the run has ended, so that nobody takes what an earlier run has left for it.
 pub struct SummaryFile {
     path: PathBuf,
@@ -21,7 +23,7 @@ impl SummaryFile {
     /// # Errors
     /// If it cannot be written.
     pub fn write(mut self, summary: &str) -> io::Result<()> {
-        self.file.write_all(summary.as_bytes()).map_err(|error| with_path(&error, &self.path))
+        self.file.write_all(masked(summary).as_bytes()).map_err(|error| with_path(&error, &self.path))
     }
 }
 
@@ -31,7 +33,7 @@ impl SummaryFile {
 /// If it cannot be written.
 pub fn append(path: &Path, text: &str) -> io::Result<()> {
     let file = File::options().append(true).create(true).open(path);
-    file.and_then(|mut file| file.write_all(text.as_bytes())).map_err(|error| with_path(&error, path))
+    file.and_then(|mut file| file.write_all(masked(text).as_bytes())).map_err(|error| with_path(&error, path))
 }
 
 fn with_path(error: &io::Error, path: &Path) -> io::Error {

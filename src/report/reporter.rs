@@ -14,6 +14,7 @@ use super::run_summary::RunSummary;
 use super::{json, plain};
 use crate::plan::Plan;
 use crate::run::RunEvent;
+use crate::secrets::masked;
 
 /// Events that may wait for the reporter. When it is stuck, more are dropped: the run goes on.
 const WAITING: usize = 4096;
@@ -139,7 +140,7 @@ impl Desk {
     /// Records an event in the run's folder. A record that cannot be written ends the recording, not the run.
     fn record(&mut self, event: &RunEvent, at: Duration) {
         let line = format!("{}\n", json::event(&self.plan, event, at));
-        if self.events.as_mut().is_some_and(|file| file.write_all(line.as_bytes()).is_err()) {
+        if self.events.as_mut().is_some_and(|file| file.write_all(masked(&line).as_bytes()).is_err()) {
             self.events = None;
         }
     }
@@ -159,8 +160,15 @@ impl Desk {
     }
 }
 
-/// Text of user code and data may hold anything: what would steer the terminal is shown as what it is.
+/// Text of user code and data may hold anything: secrets are hidden, and what would steer the terminal is shown as what it is.
 pub fn harmless(text: &str) -> std::borrow::Cow<'_, str> {
+    match masked(text) {
+        std::borrow::Cow::Borrowed(text) => without_steering(text),
+        std::borrow::Cow::Owned(text) => without_steering(&text).into_owned().into(),
+    }
+}
+
+fn without_steering(text: &str) -> std::borrow::Cow<'_, str> {
     let steers = |letter: char| letter.is_control() && letter != '\n' && letter != '\t';
     if !text.contains(steers) {
         return text.into();
@@ -174,7 +182,7 @@ pub fn harmless(text: &str) -> std::borrow::Cow<'_, str> {
 
 fn eprint(text: &str) {
     // There is nowhere left to report that standard error cannot be written.
-    let _ = std::io::stderr().lock().write_all(text.as_bytes());
+    let _ = std::io::stderr().lock().write_all(masked(text).as_bytes());
 }
 
 #[cfg(test)]

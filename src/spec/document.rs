@@ -31,6 +31,8 @@ pub struct Document {
     /// Params that some expression uses.
     pub used_params: BTreeSet<String>,
     pub seed: u64,
+    /// Values of secrets that expressions use, and what they made of them. They must not be told.
+    pub secrets: BTreeSet<String>,
     /// Names of stages, if not all of the pipeline is asked for, but only what these do.
     pub asked_for: BTreeSet<String>,
     pub problems: Vec<Diagnostic>,

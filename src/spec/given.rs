@@ -10,6 +10,8 @@ pub struct Given {
     pub set: Vec<(String, String)>,
     /// Environment variables, for `${{ env.NAME }}`.
     pub env: BTreeMap<String, String>,
+    /// What `${{ secrets.NAME }}` stands for, where that is not an environment variable.
+    pub secrets: BTreeMap<String, String>,
     /// Absolute; paths in `set` are relative to it.
     pub current_dir: PathBuf,
     /// `run.seed`.

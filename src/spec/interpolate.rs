@@ -21,6 +21,7 @@ pub struct Names<'a> {
     /// `None` where params cannot be used: in their own defaults.
     params: Option<&'a [Param]>,
     env: &'a BTreeMap<String, String>,
+    secrets: &'a BTreeMap<String, String>,
     completeness: Completeness,
     values: minijinja::Value,
     /// The variables of the `foreach` that is being expanded, and their values as far as they are known.
@@ -34,6 +35,8 @@ pub struct Found {
     pub problems: Vec<Diagnostic>,
     /// Params that some expression uses.
     pub used: BTreeSet<String>,
+    /// Values of secrets, and of expressions with secrets.
+    pub secrets: BTreeSet<String>,
 }
 
 impl<'a> Names<'a> {
@@ -48,6 +51,7 @@ impl<'a> Names<'a> {
             source,
             params,
             env: &given.env,
+            secrets: &given.secrets,
             completeness: given.completeness,
             values: engine_value(&values),
             each: None,
@@ -64,12 +68,19 @@ impl<'a> Names<'a> {
         });
     }
 
-    /// All values that expressions can use.
-    fn values(&self) -> minijinja::Value {
+    /// All values that expressions can use. Of secrets, those that this one names.
+    fn values(&self, secrets: &BTreeMap<&str, &str>) -> minijinja::Value {
+        let secrets =
+            minijinja::Value::from_pairs(secrets.iter().map(|(name, value)| (*name, minijinja::Value::from(*value))));
         match &self.each {
-            Some((_, each)) => minijinja::context! { each => each, ..self.values.clone() },
-            None => self.values.clone(),
+            Some((_, each)) => minijinja::context! { each => each, secrets => secrets, ..self.values.clone() },
+            None => minijinja::context! { secrets => secrets, ..self.values.clone() },
         }
+    }
+
+    /// A secret of that name: of the file of secrets, or else of the environment.
+    fn secret(&self, name: &str) -> Option<&str> {
+        self.secrets.get(name).or_else(|| self.env.get(name)).map(String::as_str)
     }
 
     /// Substitutes in every string from `node` down. `path` is the path to `node`.
@@ -91,7 +102,8 @@ impl<'a> Names<'a> {
             }
             Value::String(text) if text.text.contains("${{") => {
                 let text = text.clone();
-                let scalar = Scalar { names: self, text: &text, span: node.span, alias: node.alias };
+                let is_recorded = matches!(path.first(), Some(Step::Key(key)) if key == "python");
+                let scalar = Scalar { names: self, text: &text, span: node.span, alias: node.alias, is_recorded };
                 node.value = scalar.value(forbidden(path), found);
                 if let (true, Value::Number(_) | Value::Bool(_)) = (is_argument(path), &node.value) {
                     node.value = string(as_text(&node.to_json()), TextStyle::Quoted);
@@ -133,6 +145,8 @@ struct Scalar<'a> {
     text: &'a Text,
     span: Span,
     alias: Option<Span>,
+    /// What stands here is written down, outside the run's own folder.
+    is_recorded: bool,
 }
 
 enum Piece<'a> {
@@ -246,10 +260,20 @@ impl Scalar<'_> {
             }
             None => Err(self.problem(Code::ExprFailed, raw, format!("the expression has no value: {reason}"))),
         };
-        match compiled.eval(names.values()) {
+        let secrets = variables.iter().filter_map(|name| name.strip_prefix("secrets."));
+        let secrets: BTreeMap<&str, &str> = secrets.filter_map(|name| Some((name, names.secret(name)?))).collect();
+        found.secrets.extend(secrets.values().map(|secret| (*secret).to_owned()));
+        let has_secret = !secrets.is_empty();
+        match compiled.eval(names.values(&secrets)) {
             Ok(value) if value.is_undefined() => failed("it is undefined".to_owned()),
             Ok(value) => match serde_json::to_value(&value) {
-                Ok(value) => Ok(Evaluated::Known(value)),
+                Ok(value) => {
+                    // A filter may have made something else of it, which is one as well.
+                    if let (true, Json::String(text)) = (has_secret, &value) {
+                        found.secrets.insert(text.clone());
+                    }
+                    Ok(Evaluated::Known(value))
+                }
                 Err(error) => failed(error.to_string()),
             },
             Err(error) => failed(reason(&error)),
@@ -274,6 +298,23 @@ impl Scalar<'_> {
                 found.used.insert(name.to_owned());
                 Ok(param.value.is_none())
             }
+            ("secrets", _) if self.names.params.is_none() => unknown(
+                "a default cannot use secrets".to_owned(),
+                Some("use the secret where it is needed: `${{ secrets.NAME }}`".to_owned()),
+            ),
+            ("secrets", _) if self.is_recorded => unknown(
+                "an environment of packages cannot use secrets, as what it is made of is written down".to_owned(),
+                Some("tell the installer by its own means, such as `PIP_INDEX_URL` or `.netrc`".to_owned()),
+            ),
+            ("secrets", None) => {
+                unknown("which of the secrets is meant?".to_owned(), Some("write `secrets.NAME`".to_owned()))
+            }
+            // A check needs none.
+            ("secrets", Some(_)) if self.names.completeness == Completeness::Partial => Ok(true),
+            ("secrets", Some(name)) if self.names.secret(name).is_none() => {
+                let help = format!("set the environment variable `{name}`, or give it in the file of `--secrets-file`");
+                unknown(format!("the secret `{name}` is not given"), Some(help))
+            }
             ("run", Some(name)) if !["seed", "name"].contains(&name) => {
                 unknown(format!("`run` has no `{name}`"), did_you_mean(name, ["seed", "name"]))
             }
@@ -293,13 +334,13 @@ impl Scalar<'_> {
                     unknown("`each` is known only in a stage with `foreach`".to_owned(), Some(help.to_owned()))
                 }
             },
-            ("params" | "env" | "run", _) => Ok(false),
+            ("params" | "env" | "secrets" | "run", _) => Ok(false),
             _ if self.names.engine.globals().any(|(name, _)| name == root) => Ok(false),
             _ => {
                 let params = self.names.params.unwrap_or_default();
                 let help = match params.iter().find(|param| param.name == root) {
                     Some(param) => Some(format!("did you mean `params.{}`?", param.name)),
-                    None => did_you_mean(root, ["params", "env", "run"]),
+                    None => did_you_mean(root, ["params", "env", "secrets", "run"]),
                 };
                 unknown(format!("`{root}` is not known in expressions"), help)
             }

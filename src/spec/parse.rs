@@ -60,6 +60,7 @@ pub fn parse(source: &Arc<SourceText>, given: &Given) -> Document {
         stages,
         foreach_spans: expansion.spans,
         used_params: found.used,
+        secrets: found.secrets,
         ..empty(source, given, problems)
     }
 }
@@ -78,6 +79,7 @@ fn empty(source: &Arc<SourceText>, given: &Given, problems: Vec<Diagnostic>) -> 
         foreach_spans: Vec::new(),
         used_params: BTreeSet::new(),
         seed: given.seed,
+        secrets: BTreeSet::new(),
         asked_for: BTreeSet::new(),
         problems,
     }

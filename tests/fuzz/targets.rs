@@ -52,6 +52,7 @@ fn given(completeness: Completeness) -> Given {
     Given {
         set: Vec::new(),
         env: BTreeMap::from([("HOME".to_owned(), "/somebody".to_owned())]),
+        secrets: BTreeMap::new(),
         current_dir: "/here".into(),
         seed: 7,
         completeness,

@@ -14,6 +14,7 @@ use memchr::memchr;
 
 use crate::plan::StageId;
 use crate::run::{LogRecord, RunEvent, Speaker, Stream};
+use crate::secrets::masked_bytes;
 
 /// Bytes of one log file; what comes after that is counted and dropped.
 const FILE_BYTES: u64 = 16 << 20;
@@ -165,7 +166,7 @@ impl OutputLog {
 impl State {
     fn pass_on(&mut self, name: &str, stream: Stream, heard: Vec<Heard>) {
         let kept = self.texts_of(name, &heard);
-        self.keep(name, &kept);
+        self.keep(name, &masked_bytes(&kept));
         if let Some(voice) = self.speakers.get_mut(&(name.to_owned(), stream)) {
             self.waiting.extend(voice.rate(heard, stream));
         }
@@ -313,7 +314,7 @@ impl Voice {
             let from = self.from.at(stage);
             events.extend(match said {
                 Said::Line(bytes) => {
-                    let text = shown(&bytes);
+                    let text = shown(&masked_bytes(&bytes));
                     Some(RunEvent::Line { from, stream, batch, row, text })
                 }
                 Said::Record(record) => Some(RunEvent::Log { from, record }),

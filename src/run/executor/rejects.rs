@@ -10,6 +10,7 @@ use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use crate::batch::{Batch, BatchError, FileTable, Origin};
 use crate::plan::Stage;
 use crate::run::scheduler::Reject;
+use crate::secrets::masked;
 
 /// What a rejected row gains.
 fn gained() -> [Field; 7] {
@@ -70,8 +71,10 @@ pub fn batch(
     };
     arrays.push(text(&|_| stage.name.clone()));
     arrays.push(text(&|reject| reject.failure.verdict.word().to_owned()));
-    arrays.push(text(&|reject| reject.failure.message.clone()));
-    let traceback = |reject: &Reject| (!reject.failure.traceback.is_empty()).then(|| reject.failure.traceback.clone());
+    arrays.push(text(&|reject| masked(&reject.failure.message).into_owned()));
+    let traceback = |reject: &Reject| {
+        (!reject.failure.traceback.is_empty()).then(|| masked(&reject.failure.traceback).into_owned())
+    };
     arrays.push(Arc::new(facts.iter().copied().map(traceback).collect::<StringArray>()));
     // Not those that there really were: how many it took to find the row depends on how its batch was sliced, and on who died.
     let attempts = |reject: &&Reject| stage.retry.attempts(reject.failure.verdict);

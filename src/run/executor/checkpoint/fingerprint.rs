@@ -13,6 +13,7 @@ use crate::format::column_type;
 use crate::plan::{Command, CommandLine, Plan, Python, Stage, StageKind, TaskFiles};
 use crate::run::executor::glob::{self, GlobError};
 use crate::run::publish::is_staged;
+use crate::secrets::masked;
 
 /// Changes when what is kept is made in another way.
 const FORMAT: &str = concat!("2 ", env!("CARGO_PKG_VERSION"));
@@ -120,7 +121,8 @@ struct Making<'p> {
 
 impl Making<'_> {
     fn value(&mut self, name: &str, value: &Value) {
-        self.bytes(name.to_owned(), value.to_string().as_bytes());
+        // Another secret gives the same rows, and what is kept must not tell it.
+        self.bytes(name.to_owned(), masked(&value.to_string()).as_bytes());
     }
 
     fn bytes(&mut self, name: String, bytes: &[u8]) {
