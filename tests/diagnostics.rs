@@ -296,7 +296,7 @@ fn a_mistake_in_a_required_value_is_said_once() {
 stages:
   a: { read: { path: '${{ nope }}', format: csv } }
 ";
-    insta::assert_snapshot!(problems(yaml), @"expr::unknown_name 3:23 `nope` is not known in expressions (choose from `params`, `env`, `run`)");
+    insta::assert_snapshot!(problems(yaml), @"expr::unknown_name 3:23 `nope` is not known in expressions (choose from `params`, `env`, `secrets`, `run`)");
 }
 
 #[test]
