@@ -58,6 +58,7 @@ const SOURCES: &[(&str, &[u8])] = files![
     "template.py",
     "terminal.py",
     "worker_process.py",
+    "worker_start.py",
 ];
 
 /// How often another process may get in between before unpacking is an error.

@@ -8,7 +8,7 @@ use serde_json::{Map, Value};
 use super::link::{CommandShape, Link};
 use super::queue::{Cut, GivenCapacity};
 use super::stage::{
-    Call, ColumnType, Command, CommandLine, CommandMode, Convention, Python, PythonTarget, Read, StageKind,
+    Call, ColumnType, Command, CommandLine, CommandMode, Convention, Python, PythonTarget, Read, StageKind, Start,
     WorkerLimits, Write, WriteTarget,
 };
 use super::template::{LoneBrace, Template};
@@ -17,7 +17,7 @@ use crate::format::{Compression, Format, column_type};
 use crate::spec::model::{
     BatchSpec, CommandModeSpec, CommandSpec, CompressionSpec, ConventionSpec, FormatSpec, MaxWorkersSpec, OutputsSpec,
     PartitionBySpec, PathsSpec, PipeFormatSpec, PythonOptions, PythonSpec, QueueSpec, ReadOptions, ReadSpec, SizeSpec,
-    WorkersSpec, WriteOptions, WriteSpec,
+    StartSpec, WorkersSpec, WriteOptions, WriteSpec,
 };
 use crate::spec::tree::Node;
 use crate::spec::{Document, Sharing, StageDraft};
@@ -220,7 +220,7 @@ impl Resolver<'_> {
         let options = match spec {
             PythonSpec::Options(options) => options,
             PythonSpec::Call(call) => {
-                short = PythonOptions { call: call.clone(), convention: None, with: None, returns: None };
+                short = PythonOptions { call: call.clone(), convention: None, with: None, returns: None, start: None };
                 &short
             }
         };
@@ -252,6 +252,7 @@ impl Resolver<'_> {
             concurrency: self.draft.spec.concurrency.and_then(NonZeroU32::new),
             partition_by: self.partition_by(),
             target: if is_class { PythonTarget::Class } else { PythonTarget::Function },
+            start: options.start.or(self.document.python.start).map(start).unwrap_or_default(),
         })
     }
 
@@ -547,6 +548,13 @@ fn compression(spec: CompressionSpec) -> Compression {
         CompressionSpec::Gz => Compression::Gzip,
         CompressionSpec::Zst => Compression::Zstd,
         CompressionSpec::Snappy => Compression::Snappy,
+    }
+}
+
+fn start(spec: StartSpec) -> Start {
+    match spec {
+        StartSpec::Template => Start::Template,
+        StartSpec::Exec => Start::Exec,
     }
 }
 

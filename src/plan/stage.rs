@@ -119,7 +119,16 @@ impl Stage {
 
     /// What the workers of a Python stage are like.
     pub fn worker_traits(&self) -> WorkerTraits<'_> {
-        WorkerTraits { env: &self.env, cwd: &self.cwd, memory: self.memory, holds: &self.holds, recycle: self.recycle }
+        let Self { env, cwd, memory, holds, recycle, .. } = self;
+        WorkerTraits { env, cwd, memory: *memory, holds, recycle: *recycle, start: self.start() }
+    }
+
+    /// How the stage's workers are started.
+    pub fn start(&self) -> Start {
+        match &self.kind {
+            StageKind::Python(python) => python.start,
+            _ => Start::default(),
+        }
     }
 
     /// Returns whether the stage's work is done by worker processes and not in the coordinator.
@@ -136,6 +145,7 @@ pub struct WorkerTraits<'s> {
     memory: Option<NonZeroU64>,
     holds: &'s [Use],
     recycle: Recycle,
+    start: Start,
 }
 
 /// One input of a stage: the concatenation of its members in this order.
@@ -236,6 +246,17 @@ pub struct Python {
     pub partition_by: Vec<String>,
     /// `class` keeps its instances in workers of its own.
     pub target: PythonTarget,
+    pub start: Start,
+}
+
+/// How a worker is started.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Start {
+    /// Forked from the template.
+    #[default]
+    Template,
+    /// An interpreter of its own.
+    Exec,
 }
 
 impl Python {

@@ -40,7 +40,7 @@ use super::worker_clock::WorkerClock;
 use super::worker_life::WorkerLife;
 use crate::batch::{Batch, Origin, Segment, SegmentId, SegmentPool};
 use crate::environment::{threads_per_worker, worker_variables};
-use crate::plan::{Plan, Stage, StageId, StageKind, Verdict};
+use crate::plan::{Plan, Stage, StageId, StageKind, Start, Verdict};
 use crate::run::scheduler::{AttemptId, ClassId, Classes, Device, ExitCause, Failure, Scope, WorkerId};
 use crate::run::{RunEvent, Speaker, Stream};
 
@@ -294,9 +294,13 @@ impl Pool {
         env.extend(opening::device_variables(&self.plan, devices));
         let devices = opening::device_ids(&self.plan, devices);
         let (clock, stacks) = self.clock_for(class)?;
-        let mut frame = Frame::new(Kind::Fork).with_text(
-            &json!({"env": env, "cwd": stage.cwd.to_string_lossy(), "devices": devices, "nice": self.plan.python.nice}),
-        );
+        let mut text =
+            json!({"env": env, "cwd": stage.cwd.to_string_lossy(), "devices": devices, "nice": self.plan.python.nice});
+        if stage.start() == Start::Exec {
+            text["preload"] = json!(opening::preload(&self.plan));
+            text["path"] = json!(opening::path(&self.plan));
+        }
+        let mut frame = Frame::new(Kind::Fork).with_text(&text);
         frame.attempt = u64::from(worker.0);
         frame.fds = [socket, stdout, stderr].into_iter().chain(stacks).collect();
         let mut forked = Worker::new(worker, connection, WorkerLife::of(stage), clock);

@@ -25,6 +25,17 @@ pub struct PythonEnvironmentSpec {
     /// How many threads numerical libraries may use in each worker (`OMP_NUM_THREADS` and its like). Without it, the cores divided by the workers.
     #[schemars(range(min = 1, max = 1024))]
     pub threads: Option<u32>,
+    /// How the workers of all stages that do not say it themselves are started. Without it, `template`.
+    pub start: Option<StartSpec>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum StartSpec {
+    /// Forked from a process that has imported pyarrow and numpy, which takes milliseconds.
+    Template,
+    /// An interpreter of its own, for libraries that do not survive a fork. Takes as long as Python and its imports do.
+    Exec,
 }
 
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
@@ -63,6 +74,8 @@ pub struct PythonOptions {
     #[serde(default)]
     #[schemars(schema_with = "crate::spec::schema::columns")]
     pub returns: Option<Map<String, Value>>,
+    /// How the workers of this stage are started. Without it, as `python: { start: … }` of the pipeline says.
+    pub start: Option<StartSpec>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
