@@ -131,6 +131,7 @@ def _become_worker(frame: Frame, template: int) -> NoReturn:
         _set_stdio(stdout, stderr)
         process.close_fds_except({0, 1, 2, connection, *shown})
         start = WorkerStart(frame.attempt, connection, shown, frame.text or {})
+        start.confine()
         if start.text.get("preload") is not None:
             start.execute()
         start.run()

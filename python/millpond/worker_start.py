@@ -31,6 +31,11 @@ class WorkerStart:
     # Of its `FORK`.
     text: dict[str, Any]
 
+    def confine(self) -> None:
+        """Has this process run where it may, before it has any other threads."""
+        if self.text.get("cpus"):
+            os.sched_setaffinity(0, self.text["cpus"])
+
     def run(self) -> NoReturn:
         """The life of the worker."""
         process.set_name(f"millpond-{self.worker}")

@@ -9,7 +9,8 @@ use std::time::{Duration, Instant, SystemTime};
 use super::args::{Progress, RunArgs};
 use super::exit_code::Exit;
 use super::resume::{self, Earlier, Purpose};
-use super::{env, load, output};
+use super::{cores, env, load, output};
+use crate::environment::usable_cores;
 use crate::plan::{Plan, StageId, StageKind, WriteTarget};
 use crate::report::{self, Reporter, Style};
 use crate::run::executor::{ChaosOptions, Surroundings};
@@ -58,6 +59,7 @@ fn prepared_run(args: &RunArgs) -> Result<Exit, Exit> {
     }
     plan.log_level = args.log_level;
     load::keep_to_memory(&mut plan, &args.workers)?;
+    cores::check(&plan, &usable_cores())?;
     let python = if plan.needs_python() { Some(env::python_host(&plan)?) } else { None };
     let signals = Signals::watch().map_err(|error| {
         output::complain(&format!("signals cannot be watched: {error}"));

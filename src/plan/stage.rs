@@ -1,6 +1,6 @@
 //! [`Stage`]: one compiled stage and its kinds. No `Option` here stands for "use the default".
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::num::{NonZeroU32, NonZeroU64};
 use std::path::PathBuf;
 
@@ -120,7 +120,15 @@ impl Stage {
     /// What the workers of a Python stage are like.
     pub fn worker_traits(&self) -> WorkerTraits<'_> {
         let Self { env, cwd, memory, holds, recycle, .. } = self;
-        WorkerTraits { env, cwd, memory: *memory, holds, recycle: *recycle, start: self.start() }
+        WorkerTraits { env, cwd, memory: *memory, holds, recycle: *recycle, start: self.start(), cpus: self.cpus() }
+    }
+
+    /// On which cores the stage's workers may run.
+    pub fn cpus(&self) -> &Cpus {
+        match &self.kind {
+            StageKind::Python(python) => &python.cpus,
+            _ => &Cpus::Any,
+        }
     }
 
     /// How the stage's workers are started.
@@ -146,6 +154,7 @@ pub struct WorkerTraits<'s> {
     holds: &'s [Use],
     recycle: Recycle,
     start: Start,
+    cpus: &'s Cpus,
 }
 
 /// One input of a stage: the concatenation of its members in this order.
@@ -247,6 +256,19 @@ pub struct Python {
     /// `class` keeps its instances in workers of its own.
     pub target: PythonTarget,
     pub start: Start,
+    pub cpus: Cpus,
+}
+
+/// On which cores workers may run, by their numbers.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Cpus {
+    /// Where the coordinator may.
+    #[default]
+    Any,
+    /// Each worker on one core.
+    Spread,
+    /// On these, of which there is one at least.
+    Only(BTreeSet<u32>),
 }
 
 /// How a worker is started.

@@ -10,7 +10,7 @@ use super::memory::{MemoryBound, SPILL_LIMIT, is_query};
 use super::plan::{EdgeId, Plan};
 use super::recycle::Recycle;
 use super::resource::{Devices, Resource, ResourceKind, Use};
-use super::stage::{CommandLine, CommandMode, Port, Python, Read, Stage, StageKind, Start, WriteTarget};
+use super::stage::{CommandLine, CommandMode, Cpus, Port, Python, Read, Stage, StageKind, Start, WriteTarget};
 use crate::format::Format;
 use crate::sql::UsedColumns;
 
@@ -98,6 +98,14 @@ fn stage_text(plan: &Plan, stage: &Stage, out: &mut String) {
         }
         if stage.start() == Start::Exec {
             line(out, "      start: each worker as an interpreter of its own".to_owned());
+        }
+        match stage.cpus() {
+            Cpus::Any => {}
+            Cpus::Spread => line(out, "      cpus: each worker on one core".to_owned()),
+            Cpus::Only(cores) => {
+                let cores = cores.iter().map(u32::to_string).collect::<Vec<_>>();
+                line(out, format!("      cpus: {}", cores.join(", ")));
+            }
         }
         if !stage.uses.is_empty() || !stage.holds.is_empty() {
             line(out, format!("      uses: {}", uses_text(plan, stage)));
