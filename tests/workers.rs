@@ -2,7 +2,7 @@
 
 mod support;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -561,6 +561,91 @@ def work(row):
         "{lines:?}"
     );
     assert!(lines.iter().any(|(text, ..)| text == "half"), "{lines:?}");
+}
+
+/// The cores that this process may use.
+fn usable_cores() -> Vec<u64> {
+    let cores = rustix::thread::sched_getaffinity(None).expect("they can be told");
+    (0..rustix::thread::CpuSet::MAX_CPU).filter(|core| cores.is_set(*core)).map(|core| core as u64).collect()
+}
+
+/// A scene in which `work`, a class with two workers, tells on which cores it may run; with these `cpus` of the pipeline, and of the stage.
+fn pinned(of_pipeline: &str, of_stage: &str) -> Scene {
+    let module = "
+import os, time
+def rows():
+    for number in range(20):
+        yield {'n': number}
+class Work:
+    def __init__(self):
+        open(f'made-{os.getpid()}', 'w').close()
+    def __call__(self, rows):
+        # Each worker is given a batch before one of them has ended its own.
+        while len([name for name in os.listdir() if name.startswith('made-')]) < 2:
+            time.sleep(0.01)
+        cores = sorted(os.sched_getaffinity(0))
+        return [{'pid': os.getpid(), 'cores': cores, 'child': os.popen('nproc').read().strip()} for row in rows]
+";
+    let stages = format!(
+        "rows:\n  python: {{ call: work:rows }}\n  batch: {{ rows: 5 }}\nworked:\n  from: rows\n  python: {{ call: work:Work, as: rows{of_stage} \
+         }}\n  workers: {{ min: 2 }}\nsink:\n  from: worked\n  write: out/sink.jsonl\n"
+    );
+    Scene::with_python(&python(&[]).replace(" }\n", &format!("{of_pipeline} }}\n")), &stages, module)
+}
+
+/// The cores of each worker.
+fn cores_of_workers(scene: &Scene) -> BTreeMap<u64, Vec<u64>> {
+    let text = scene.read("out/sink.jsonl");
+    let rows = text.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).expect("it is JSON"));
+    rows.map(|row| {
+        let cores: Vec<u64> =
+            row["cores"].as_array().expect("a list").iter().filter_map(|core| core.as_u64()).collect();
+        assert_eq!(row["child"], cores.len().to_string(), "what a worker starts runs there, too");
+        (row["pid"].as_u64().expect("a number"), cores)
+    })
+    .collect()
+}
+
+#[test]
+fn workers_run_on_the_cores_that_the_file_says() {
+    let usable = usable_cores();
+    let last = *usable.last().expect("there is one");
+    for (of_pipeline, of_stage) in [
+        (format!(", cpus: [{last}]"), String::new()),
+        (", cpus: spread".to_owned(), format!(", cpus: [{last}], start: exec")),
+    ] {
+        let scene = pinned(&of_pipeline, &of_stage);
+        scene.run().args(&["--workers", "2"]).ends_with(0);
+        let cores = cores_of_workers(&scene);
+        assert!(cores.values().all(|cores| *cores == [last]), "{cores:?}");
+    }
+}
+
+#[test]
+fn workers_are_spread_over_the_cores() {
+    let usable = usable_cores();
+    let scene = pinned("", ", cpus: spread");
+    scene.run().args(&["--workers", "2"]).ends_with(0);
+    let cores = cores_of_workers(&scene);
+    assert!(cores.values().all(|cores| cores.len() == 1 && usable.contains(&cores[0])), "{cores:?}");
+    let different = cores.values().collect::<BTreeSet<_>>().len();
+    assert_eq!(different, cores.len().min(usable.len()), "{cores:?}");
+    // On a machine with one core, all are on that.
+    let scene = pinned(", cpus: spread", "");
+    scene.run().args(&["--workers", "2"]).after(&format!("taskset -cp {} $$ >/dev/null", usable[0])).ends_with(0);
+    assert!(cores_of_workers(&scene).values().all(|cores| *cores == usable[..1]));
+}
+
+#[test]
+fn cores_that_cannot_be_used_are_told_before_the_run_begins() {
+    let usable = usable_cores();
+    let scene = pinned("", &format!(", cpus: [{}, 1023]", usable[0]));
+    scene.run().ends_with(5).says(&[
+        "stage `worked`: its workers are to run on core 1023, which this process may not use; it may use ",
+        "stage defined at",
+        "pipeline.yaml:8",
+    ]);
+    assert!(!scene.exists("state/runs"), "there was no run");
 }
 
 /// Runs 12 batches of 5 rows through a class in one worker, with this `recycle`; how many batches each worker was given, in their order.

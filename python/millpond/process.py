@@ -86,6 +86,12 @@ def reset_signals() -> None:
     signal.pthread_sigmask(signal.SIG_SETMASK, [])
 
 
+def forget_folder() -> None:
+    """Takes back what `-m` has put on `sys.path`: where to import from is for the coordinator to say."""
+    if not os.environ.pop("PYTHONSAFEPATH", "") and sys.path[:1] == [os.getcwd()]:
+        del sys.path[0]
+
+
 def end_copy() -> NoReturn:
     """Ends this process, a copy of a worker that user code forked and that came back from it. A copy has the worker's
     socket and its shared memory: it would answer a second time, and write over what the worker gives."""

@@ -5,10 +5,8 @@ It has one thread and runs no user code. Started as `python -m millpond.template
 
 from __future__ import annotations
 
-import faulthandler
 import gc
 import importlib
-import importlib.util
 import os
 import select
 import signal
@@ -16,9 +14,10 @@ import socket
 import sys
 from typing import Any, NoReturn, TextIO
 
-from millpond import process, stacks, terminal
+from millpond import process
 from millpond.errors import StageError, report
 from millpond.frame import Channel, Frame, Kind, ProtocolError
+from millpond.worker_start import WorkerStart, enter, preload, preload_codecs
 
 
 class Template:
@@ -61,11 +60,11 @@ class Template:
     def _prepare(self, text: dict[str, Any]) -> None:
         gc.disable()  # Imports leave little garbage, and looking for it takes a fifth of their time.
         try:
-            _enter(text)
+            enter(text)
             sys.path[:0] = text.get("path") or []
             for module in text.get("preload") or []:
                 _preload(module)
-            _preload_codecs()
+            preload_codecs()
             message = importlib.import_module("millpond.worker_process").hello()
         except BaseException as error:
             message = Frame(Kind.ERROR, text=report(error))
@@ -74,7 +73,8 @@ class Template:
         self._channel.send(message)
 
     def _fork(self, frame: Frame) -> None:
-        threads = process.extra_threads()
+        is_fresh = (frame.text or {}).get("preload") is not None
+        threads = [] if is_fresh else process.extra_threads()
         if threads:
             error = StageError(f"cannot fork: threads were started in the template: {', '.join(threads)}")
             frame.close_fds()
@@ -111,36 +111,14 @@ class Template:
 
 def _preload(module: str) -> None:
     """Imports `module` if it is installed. A fork would lose threads that it starts, with the locks that they hold."""
-    try:
-        if importlib.util.find_spec(module) is None:
-            return
-    except ModuleNotFoundError:  # A parent package is missing.
-        return
     before = process.extra_threads()
-    importlib.import_module(module)
+    preload(module)
     started = process.extra_threads()[len(before) :]
     if started:
         raise StageError(
             f"importing `{module}` starts threads ({', '.join(started)}), which workers forked from here would lose; "
             f"OPENBLAS_NUM_THREADS=1 and OMP_NUM_THREADS=1 prevent this for most libraries"
         )
-
-
-def _preload_codecs() -> None:
-    """Imports the codecs whose libraries are here already."""
-    for library, module in (("pyarrow", "dicts"), ("pyarrow", "arrow"), ("numpy", "arrays"), ("pandas", "dataframe")):
-        if library in sys.modules:
-            importlib.import_module(f"millpond.codecs.{module}")
-    if "pyarrow" in sys.modules:
-        # Arrow looks for pandas when it first converts anything, and so would every worker, for a third of a second.
-        importlib.import_module("pyarrow").array([])
-
-
-def _enter(text: dict[str, Any]) -> None:
-    """Sets the environment variables and the working directory of a frame."""
-    os.environ.update(text.get("env") or {})
-    if text.get("cwd"):
-        os.chdir(text["cwd"])
 
 
 def _become_worker(frame: Frame, template: int) -> NoReturn:
@@ -152,20 +130,11 @@ def _become_worker(frame: Frame, template: int) -> NoReturn:
         connection, stdout, stderr, *shown = frame.fds
         _set_stdio(stdout, stderr)
         process.close_fds_except({0, 1, 2, connection, *shown})
-        process.set_name(f"millpond-{frame.attempt}")
-        _enter(frame.text or {})
-        os.nice((frame.text or {}).get("nice", 0))
-        sys.argv = ["millpond-worker"]
-        terminal.take_away()
-        faulthandler.enable(file=2)
-        for fd in shown:
-            stacks.show_in(fd)
-
-        from millpond import context, printed, worker_process
-
-        printed.take_over()
-        context.worker.start(frame.attempt, (frame.text or {}).get("devices") or {})
-        worker_process.run(Channel(socket.socket(fileno=connection)))
+        start = WorkerStart(frame.attempt, connection, shown, frame.text or {})
+        start.confine()
+        if start.text.get("preload") is not None:
+            start.execute()
+        start.run()
     except BaseException:
         import traceback
 
@@ -212,8 +181,7 @@ def _group_is_gone(group: int) -> bool:
 
 
 def main() -> NoReturn:
-    if not os.environ.pop("PYTHONSAFEPATH", "") and sys.path[:1] == [os.getcwd()]:
-        del sys.path[0]  # Put there by `-m`; where to import from is PREPARE's to say.
+    process.forget_folder()
     connection = socket.socket(fileno=int(sys.argv[1]))
     os.set_inheritable(connection.fileno(), False)
     signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -14,7 +14,7 @@ pub enum Exit {
     InvalidPipeline,
     /// The error budget is exceeded or a data contract is broken.
     BudgetExceeded,
-    /// The Python environment could not be built.
+    /// The Python environment could not be built, or there are not the cores that workers are to run on.
     Environment,
     /// Input or output could not be read or written.
     InputOutput,

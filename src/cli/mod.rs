@@ -2,6 +2,7 @@
 
 mod args;
 mod cgroup;
+mod cores;
 mod env;
 mod exit_code;
 mod explain;

@@ -11,7 +11,8 @@ use super::exit_code::Exit;
 use super::load::{self, Extent};
 use super::resume::{self, Earlier, Purpose};
 use super::summary_file::{SummaryFile, append};
-use super::{env, output};
+use super::{cores, env, output};
+use crate::environment::usable_cores;
 use crate::plan::{Asked, Plan, StageId, StageKind, WriteTarget};
 use crate::report::{self, Reporter, RunSummary, Style};
 use crate::run::executor::{ChaosOptions, Surroundings};
@@ -77,6 +78,7 @@ fn prepared_run(args: &RunArgs, extent: Extent<'_>) -> Result<Exit, Exit> {
     }
     plan.log_level = args.log_level;
     load::keep_to_memory(&mut plan, &args.workers)?;
+    cores::check(&plan, &usable_cores())?;
     let python = if plan.needs_python() { Some(env::python_host(&plan)?) } else { None };
     let signals = Signals::watch(args.timeout).map_err(|error| {
         output::complain(&format!("signals cannot be watched: {error}"));

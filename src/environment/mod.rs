@@ -3,6 +3,7 @@
 //! Knows nothing of pipelines or runs. Start reading at [`prepare`].
 
 mod build;
+mod cores;
 #[allow(clippy::module_inception)]
 mod environment;
 mod error;
@@ -15,6 +16,7 @@ mod remembered;
 mod tool;
 mod variables;
 
+pub use cores::usable_cores;
 pub use environment::{Environment, Progress, Wanted, prepare};
 pub use error::EnvironmentError;
 pub use host::Host;

@@ -62,6 +62,7 @@ const SOURCES: &[(&str, &[u8])] = files![
     "terminal.py",
     "testing.py",
     "worker_process.py",
+    "worker_start.py",
 ];
 
 /// How often another process may get in between before unpacking is an error.

@@ -9,7 +9,7 @@ use std::num::NonZeroU64;
 
 use super::plan::{Edge, Plan};
 use super::queue::Cut;
-use super::stage::{CommandMode, Convention, PythonTarget, Stage, StageKind};
+use super::stage::{CommandMode, Convention, PythonTarget, Stage, StageKind, Start};
 use super::supply::{Supply, at_once};
 use crate::format::Format;
 
@@ -325,7 +325,9 @@ fn requires_more(plan: &Plan) -> bool {
 }
 
 fn worker(plan: &Plan, stage: &Stage) -> u64 {
-    let base = if requires_more(plan) { WORKER_OF_MORE } else { WORKER };
+    let (base, template) = if requires_more(plan) { (WORKER_OF_MORE, TEMPLATE_OF_MORE) } else { (WORKER, TEMPLATE) };
+    // An interpreter of its own shares nothing with the template.
+    let base = if stage.start() == Start::Exec { base + template } else { base };
     base.saturating_add(largest_input(plan, stage).saturating_mul(WORKED_ON))
 }
 

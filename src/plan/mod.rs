@@ -42,8 +42,8 @@ pub use queue::{Capacity, Cut};
 pub use recycle::Recycle;
 pub use resource::{Devices, Resource, ResourceId, ResourceKind, Use};
 pub use stage::{
-    Call, ColumnType, Command, CommandLine, CommandMode, Convention, Input, Port, Python, PythonTarget, Read, Sql,
-    Stage, StageKind, TableName, WorkerLimits, WorkerTraits, Write, WriteTarget,
+    Call, ColumnType, Command, CommandLine, CommandMode, Convention, Cpus, Input, Port, Python, PythonTarget, Read,
+    Sql, Stage, StageKind, Start, TableName, WorkerLimits, WorkerTraits, Write, WriteTarget,
 };
 pub use supply::{FileSizes, Supply};
 pub use task::{TaskFiles, TaskOutput};

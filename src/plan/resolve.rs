@@ -8,16 +8,16 @@ use serde_json::{Map, Value};
 use super::link::{CommandShape, Link};
 use super::queue::{Cut, GivenCapacity};
 use super::stage::{
-    Call, ColumnType, Command, CommandLine, CommandMode, Convention, Python, PythonTarget, Read, StageKind,
-    WorkerLimits, Write, WriteTarget,
+    Call, ColumnType, Command, CommandLine, CommandMode, Convention, Cpus, Python, PythonTarget, Read, StageKind,
+    Start, WorkerLimits, Write, WriteTarget,
 };
 use super::template::{LoneBrace, Template};
 use crate::diagnostic::{Code, Diagnostic, Span, did_you_mean};
 use crate::format::{Compression, Format, column_type};
 use crate::spec::model::{
-    BatchSpec, CommandModeSpec, CommandSpec, CompressionSpec, ConventionSpec, FormatSpec, MaxWorkersSpec, OutputsSpec,
-    PartitionBySpec, PathsSpec, PipeFormatSpec, PythonOptions, PythonSpec, QueueSpec, ReadOptions, ReadSpec, SizeSpec,
-    WorkersSpec, WriteOptions, WriteSpec,
+    BatchSpec, CommandModeSpec, CommandSpec, CompressionSpec, ConventionSpec, CpusSpec, FormatSpec, MaxWorkersSpec,
+    OutputsSpec, PartitionBySpec, PathsSpec, PipeFormatSpec, PythonOptions, PythonSpec, QueueSpec, ReadOptions,
+    ReadSpec, SizeSpec, SpreadSpec, StartSpec, WorkersSpec, WriteOptions, WriteSpec,
 };
 use crate::spec::tree::Node;
 use crate::spec::{Document, Sharing, StageDraft};
@@ -220,7 +220,14 @@ impl Resolver<'_> {
         let options = match spec {
             PythonSpec::Options(options) => options,
             PythonSpec::Call(call) => {
-                short = PythonOptions { call: call.clone(), convention: None, with: None, returns: None };
+                short = PythonOptions {
+                    call: call.clone(),
+                    convention: None,
+                    with: None,
+                    returns: None,
+                    start: None,
+                    cpus: None,
+                };
                 &short
             }
         };
@@ -252,6 +259,8 @@ impl Resolver<'_> {
             concurrency: self.draft.spec.concurrency.and_then(NonZeroU32::new),
             partition_by: self.partition_by(),
             target: if is_class { PythonTarget::Class } else { PythonTarget::Function },
+            start: options.start.or(self.document.python.start).map(start).unwrap_or_default(),
+            cpus: options.cpus.as_ref().or(self.document.python.cpus.as_ref()).map(cpus).unwrap_or_default(),
         })
     }
 
@@ -547,6 +556,20 @@ fn compression(spec: CompressionSpec) -> Compression {
         CompressionSpec::Gz => Compression::Gzip,
         CompressionSpec::Zst => Compression::Zstd,
         CompressionSpec::Snappy => Compression::Snappy,
+    }
+}
+
+fn cpus(spec: &CpusSpec) -> Cpus {
+    match spec {
+        CpusSpec::Spread(SpreadSpec::Spread) => Cpus::Spread,
+        CpusSpec::Only(cores) => Cpus::Only(cores.iter().copied().collect()),
+    }
+}
+
+fn start(spec: StartSpec) -> Start {
+    match spec {
+        StartSpec::Template => Start::Template,
+        StartSpec::Exec => Start::Exec,
     }
 }
 

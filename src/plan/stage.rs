@@ -1,6 +1,6 @@
 //! [`Stage`]: one compiled stage and its kinds. No `Option` here stands for "use the default".
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::num::{NonZeroU32, NonZeroU64};
 use std::path::PathBuf;
 
@@ -127,7 +127,24 @@ impl Stage {
 
     /// What the workers of a Python stage are like.
     pub fn worker_traits(&self) -> WorkerTraits<'_> {
-        WorkerTraits { env: &self.env, cwd: &self.cwd, memory: self.memory, holds: &self.holds, recycle: self.recycle }
+        let Self { env, cwd, memory, holds, recycle, .. } = self;
+        WorkerTraits { env, cwd, memory: *memory, holds, recycle: *recycle, start: self.start(), cpus: self.cpus() }
+    }
+
+    /// On which cores the stage's workers may run.
+    pub fn cpus(&self) -> &Cpus {
+        match &self.kind {
+            StageKind::Python(python) => &python.cpus,
+            _ => &Cpus::Any,
+        }
+    }
+
+    /// How the stage's workers are started.
+    pub fn start(&self) -> Start {
+        match &self.kind {
+            StageKind::Python(python) => python.start,
+            _ => Start::default(),
+        }
     }
 
     /// Returns whether the stage's work is done by worker processes and not in the coordinator.
@@ -144,6 +161,8 @@ pub struct WorkerTraits<'s> {
     memory: Option<NonZeroU64>,
     holds: &'s [Use],
     recycle: Recycle,
+    start: Start,
+    cpus: &'s Cpus,
 }
 
 /// One input of a stage: the concatenation of its members in this order.
@@ -244,6 +263,30 @@ pub struct Python {
     pub partition_by: Vec<String>,
     /// `class` keeps its instances in workers of its own.
     pub target: PythonTarget,
+    pub start: Start,
+    pub cpus: Cpus,
+}
+
+/// On which cores workers may run, by their numbers.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Cpus {
+    /// Where the coordinator may.
+    #[default]
+    Any,
+    /// Each worker on one core.
+    Spread,
+    /// On these, of which there is one at least.
+    Only(BTreeSet<u32>),
+}
+
+/// How a worker is started.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Start {
+    /// Forked from the template.
+    #[default]
+    Template,
+    /// An interpreter of its own.
+    Exec,
 }
 
 impl Python {

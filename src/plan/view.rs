@@ -11,7 +11,7 @@ use super::memory::{MemoryBound, SPILL_LIMIT, is_query};
 use super::plan::{EdgeId, Plan};
 use super::recycle::Recycle;
 use super::resource::{Devices, Resource, ResourceKind, Use};
-use super::stage::{CommandLine, CommandMode, Port, Python, Read, Stage, StageKind, WriteTarget};
+use super::stage::{CommandLine, CommandMode, Cpus, Port, Python, Read, Stage, StageKind, Start, WriteTarget};
 use crate::format::Format;
 use crate::sql::UsedColumns;
 
@@ -107,6 +107,17 @@ fn stage_text(plan: &Plan, stage: &Stage, out: &mut String) {
         );
         if let StageKind::Python(Python { concurrency: Some(rows), .. }) = &stage.kind {
             line(out, format!("      concurrency: {rows} rows of a batch at once in each worker"));
+        }
+        if stage.start() == Start::Exec {
+            line(out, "      start: each worker as an interpreter of its own");
+        }
+        match stage.cpus() {
+            Cpus::Any => {}
+            Cpus::Spread => line(out, "      cpus: each worker on one core"),
+            Cpus::Only(cores) => {
+                let cores = cores.iter().map(u32::to_string).collect::<Vec<_>>();
+                line(out, format!("      cpus: {}", cores.join(", ")));
+            }
         }
         if !stage.uses.is_empty() || !stage.holds.is_empty() {
             line(out, format!("      uses: {}", uses_text(plan, stage)));

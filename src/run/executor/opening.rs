@@ -6,11 +6,22 @@ use serde_json::json;
 
 use super::frame::{FLAG_JOIN, FLAG_PART, Frame, Kind};
 use crate::format::column_type;
-use crate::plan::{Convention, Devices, OnError, Plan, Port, Python, Stage, StageId, StageKind};
+use crate::plan::{Convention, Devices, OnError, Plan, Port, Python, Stage, StageId, StageKind, Start};
 use crate::run::scheduler::{AttemptId, Device, Work};
 
-/// What the template imports for all workers, if it is installed: what these stages will need anyway, and numpy, whose random
-/// numbers are seeded for an attempt only if it is imported before.
+/// The folders that modules are imported from.
+pub fn path(plan: &Plan) -> Vec<String> {
+    plan.python.path.iter().map(|path| path.to_string_lossy().into_owned()).collect()
+}
+
+/// What the template imports for the workers that it forks.
+pub fn preload_in_template(plan: &Plan) -> Vec<&'static str> {
+    let is_forked = |stage: &Stage| matches!(stage.kind, StageKind::Python(_)) && stage.start() == Start::Template;
+    if plan.stages.iter().any(is_forked) { preload(plan) } else { Vec::new() }
+}
+
+/// What is imported for all workers, if it is installed: what these stages will need anyway, and numpy, whose random numbers are seeded
+/// for an attempt only if it is imported before.
 pub fn preload(plan: &Plan) -> Vec<&'static str> {
     let mut modules = vec!["pyarrow", "numpy"];
     let uses_pandas = |stage: &Stage| matches!(&stage.kind, StageKind::Python(python) if python.convention == Some(Convention::Pandas));

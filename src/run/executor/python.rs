@@ -39,8 +39,8 @@ use super::worker::{Current, Opening, Worker};
 use super::worker_clock::WorkerClock;
 use super::worker_life::WorkerLife;
 use crate::batch::{Batch, Origin, Segment, SegmentId, SegmentPool};
-use crate::environment::{threads_per_worker, worker_variables};
-use crate::plan::{Plan, Stage, StageId, StageKind, Verdict};
+use crate::environment::{threads_per_worker, usable_cores, worker_variables};
+use crate::plan::{Cpus, Plan, Stage, StageId, StageKind, Start, Verdict};
 use crate::run::scheduler::{AttemptId, Awaited, ClassId, Classes, Device, ExitCause, Failure, Scope, WorkerId};
 use crate::run::{RunEvent, Speaker, Stream};
 
@@ -294,12 +294,26 @@ impl Pool {
         env.extend(opening::device_variables(&self.plan, devices));
         let devices = opening::device_ids(&self.plan, devices);
         let (clock, stacks) = self.clock_for(class)?;
-        let mut frame = Frame::new(Kind::Fork).with_text(
-            &json!({"env": env, "cwd": stage.cwd.to_string_lossy(), "devices": devices, "nice": self.plan.python.nice}),
-        );
+        let mut text =
+            json!({"env": env, "cwd": stage.cwd.to_string_lossy(), "devices": devices, "nice": self.plan.python.nice});
+        if stage.start() == Start::Exec {
+            text["preload"] = json!(opening::preload(&self.plan));
+            text["path"] = json!(opening::path(&self.plan));
+        }
+        let core = self.least_used_core(stage.cpus());
+        let cores: Vec<u32> = match stage.cpus() {
+            Cpus::Any => Vec::new(),
+            Cpus::Spread => core.into_iter().collect(),
+            Cpus::Only(cores) => cores.iter().copied().collect(),
+        };
+        if !cores.is_empty() {
+            text["cpus"] = json!(cores);
+        }
+        let mut frame = Frame::new(Kind::Fork).with_text(&text);
         frame.attempt = u64::from(worker.0);
         frame.fds = [socket, stdout, stderr].into_iter().chain(stacks).collect();
         let mut forked = Worker::new(worker, connection, WorkerLife::of(stage), clock);
+        forked.core = core;
         // Sent now, to be read when it lives.
         for stage in self.opened_first(class) {
             forked.stages.insert(stage.id, Opening::Asked);
@@ -310,6 +324,15 @@ impl Pool {
             template.connection.send(frame);
         }
         Ok(())
+    }
+
+    /// For workers that are to have a core each: the first of those with the fewest workers.
+    fn least_used_core(&self, cpus: &Cpus) -> Option<u32> {
+        if *cpus != Cpus::Spread {
+            return None;
+        }
+        let workers = |core: &u32| self.workers.values().filter(|worker| worker.core == Some(*core)).count();
+        usable_cores().into_iter().min_by_key(workers)
     }
 
     /// The stages of a class that are opened before a batch comes, as they have workers from their beginning.

@@ -40,6 +40,8 @@ pub struct Worker {
     pub attempts: VecDeque<Current>,
     pub life: WorkerLife,
     pub clock: WorkerClock,
+    /// The core that it may run on, if it has one.
+    pub core: Option<u32>,
     /// Whether `--chaos` has killed it. It may have answered all that it was sent before it died.
     pub is_struck: bool,
     /// How much of what is shared it has been told of.
@@ -199,6 +201,7 @@ impl Worker {
             attempts: VecDeque::new(),
             life,
             clock,
+            core: None,
             is_struck: false,
             shared_sent: 0,
             stands_still: None,

@@ -25,6 +25,36 @@ pub struct PythonEnvironmentSpec {
     /// How many threads numerical libraries may use in each worker (`OMP_NUM_THREADS` and its like). Without it, the cores divided by the workers.
     #[schemars(range(min = 1, max = 1024))]
     pub threads: Option<u32>,
+    /// How the workers of all stages that do not say it themselves are started. Without it, `template`.
+    pub start: Option<StartSpec>,
+    /// On which cores the workers of all stages may run that do not say it themselves. Without it, wherever millpond itself may.
+    #[schemars(example = &"spread", example = &[0, 1])]
+    pub cpus: Option<CpusSpec>,
+}
+
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(untagged)]
+#[schemars(inline)]
+pub enum CpusSpec {
+    Spread(SpreadSpec),
+    /// The numbers of the cores, as Linux counts them from 0.
+    Only(#[schemars(length(min = 1), inner(range(max = 1023)))] Vec<u32>),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum SpreadSpec {
+    /// Each worker on one core, that with the fewest workers when it starts.
+    Spread,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum StartSpec {
+    /// Forked from a process that has imported pyarrow and numpy, which takes milliseconds.
+    Template,
+    /// An interpreter of its own, for libraries that do not survive a fork. Takes as long as Python and its imports do.
+    Exec,
 }
 
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
@@ -63,6 +93,11 @@ pub struct PythonOptions {
     #[serde(default)]
     #[schemars(schema_with = "crate::spec::schema::columns")]
     pub returns: Option<Map<String, Value>>,
+    /// How the workers of this stage are started. Without it, as `python: { start: … }` of the pipeline says.
+    pub start: Option<StartSpec>,
+    /// On which cores the workers of this stage may run. Without it, as `python: { cpus: … }` of the pipeline says.
+    #[schemars(example = &"spread", example = &[0, 1])]
+    pub cpus: Option<CpusSpec>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]

@@ -63,10 +63,9 @@ impl Pool {
             timeout: None,
             turn: Turn::Beside,
         });
-        let path: Vec<_> = self.plan.python.path.iter().map(|path| path.to_string_lossy()).collect();
         connection.send(Frame::new(Kind::Prepare).with_text(&json!({
-            "preload": opening::preload(&self.plan),
-            "path": path,
+            "preload": opening::preload_in_template(&self.plan),
+            "path": opening::path(&self.plan),
             "cwd": self.plan.folder.to_string_lossy(),
             "env": {},
         })));

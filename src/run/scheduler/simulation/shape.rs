@@ -381,6 +381,8 @@ fn stage(at: usize, shape: &Shape, inputs: Vec<Input>) -> Stage {
             concurrency: None,
             partition_by: is_keyed.then(|| "key".to_owned()).into_iter().collect(),
             target: if shape.workers == 2 { PythonTarget::Class } else { PythonTarget::Function },
+            start: crate::plan::Start::default(),
+            cpus: crate::plan::Cpus::default(),
         })
     };
     let command = |mode, output| {
