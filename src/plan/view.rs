@@ -97,11 +97,11 @@ fn stage_text(plan: &Plan, stage: &Stage, out: &mut String) {
             line(out, format!("      concurrency: {rows} rows of a batch at once in each worker"));
         }
         if stage.start() == Start::Exec {
-            line(out, "      start: each worker as an interpreter of its own".to_owned());
+            line(out, "      start: each worker as an interpreter of its own");
         }
         match stage.cpus() {
             Cpus::Any => {}
-            Cpus::Spread => line(out, "      cpus: each worker on one core".to_owned()),
+            Cpus::Spread => line(out, "      cpus: each worker on one core"),
             Cpus::Only(cores) => {
                 let cores = cores.iter().map(u32::to_string).collect::<Vec<_>>();
                 line(out, format!("      cpus: {}", cores.join(", ")));
