@@ -173,6 +173,125 @@ stages:
 }
 
 #[test]
+fn the_words_of_other_tools_are_known() {
+    let yaml = "version: 1
+steps: {}
+params: { p: { type: integer, default: 1, enum: [1, 2] } }
+stages:
+  a:
+    read: { file: a.csv, sep: ';' }
+    parallelism: 4
+    retries: 3
+    max_rows: 10
+    depends_on: b
+  b:
+    from: a
+    command: { cmd: [cat], script: cat }
+    env_vars: { A: x }
+    timeout_seconds: 60
+    path: x
+  c:
+    from: a
+    write: c.csv
+    format: csv
+    header: true
+  d:
+    from: a
+    python: { function: m:f, kwargs: { x: 1 } }
+    max_fraction: 0.1
+    on_error: skip
+    bytes: 1MiB
+    input: a
+    attempts: ${{ params.p }}
+";
+    insta::assert_snapshot!(problems(yaml), @r"
+    spec::unknown_key 2:1 the pipeline has no key `steps` (write `stages:`)
+    spec::unknown_key 3:43 the param `p` has no key `enum` (write `choices: [1, 2]`)
+    spec::unknown_key 6:13 `read` has no key `file` (write `path: a.csv`)
+    spec::unknown_key 6:26 `read` has no key `sep` (write `delimiter: ;`)
+    spec::unknown_key 7:5 the stage `a` has no key `parallelism` (write `workers: 4`)
+    spec::unknown_key 8:5 the stage `a` has no key `retries` (write `retry: { attempts: 3 }`, in which the first attempt counts)
+    spec::unknown_key 9:5 the stage `a` has no key `max_rows` (`max_rows` belongs under `on_error: { reject: … }`)
+    spec::unknown_key 10:5 the stage `a` has no key `depends_on` (`from` names the stages whose rows this one takes, `after` those that it only waits for)
+    spec::unknown_key 13:16 `command` has no key `cmd` (write `run: [program, argument]`)
+    spec::unknown_key 13:28 `command` has no key `script` (write `shell: cat`)
+    spec::unknown_key 14:5 the stage `b` has no key `env_vars` (write `env: { A: x }`)
+    spec::unknown_key 15:5 the stage `b` has no key `timeout_seconds` (write `timeout:` with a unit, such as `timeout: 60s`)
+    spec::unknown_key 16:5 the stage `b` has no key `path` (`path` belongs under `read` or `write`)
+    spec::unknown_key 20:5 the stage `c` has no key `format` (`format` belongs under `write`)
+    spec::unknown_key 21:5 the stage `c` has no key `header` (`header` belongs under `write`)
+    spec::unknown_key 24:15 `python` has no key `function` (write `call: module:name`)
+    spec::unknown_key 24:30 `python` has no key `kwargs` (write `with: { x: 1 }`)
+    spec::unknown_key 25:5 the stage `d` has no key `max_fraction` (`max_fraction` belongs under `on_error: { skip: … }`)
+    spec::unknown_key 27:5 the stage `d` has no key `bytes` (`bytes` belongs under `batch` or `queue`)
+    spec::unknown_key 28:5 the stage `d` has no key `input` (write `from: a`, with the names of stages)
+    spec::unknown_key 29:5 the stage `d` has no key `attempts` (`attempts` belongs under `retry`)
+    ");
+}
+
+#[test]
+fn wrong_indentation_is_one_mistake() {
+    let yaml = "version: 1
+params:
+  floor:
+  type: integer
+  default: 3
+stages:
+  a:
+  read: a.csv
+  workers: 2
+  b:
+    from: a
+    python:
+    call: m:f
+    as: row
+    retry:
+      attempts: ${{ params.floor }}
+      timeout: 60s
+      workers: 2
+    c:
+      from: b
+      write: c.csv
+  group:
+    d: { from: b, write: d.csv }
+    e: { from: b, write: e.csv }
+f: { from: b, write: f.csv }
+";
+    insta::assert_snapshot!(problems(yaml), @r"
+    spec::wrong_type 3:3 the param `floor` must be a mapping, not nothing (indent `type` and `default` under `floor`)
+    spec::wrong_type 7:3 the stage `a` must be a mapping, not nothing (indent `read` and `workers` under `a`)
+    spec::wrong_type 12:5 `python` must be a mapping, not nothing (indent `call` and `as` under `python`)
+    spec::unknown_key 17:7 `retry` has no keys `timeout` and `workers` (`timeout` and `workers` are keys of the stage: indent them as `retry` is)
+    spec::unknown_key 19:5 the stage `b` has no key `c` (`c` looks like a stage: indent it as `b` is)
+    spec::unknown_key 23:5 the stage `group` has no keys `d` and `e` (`d` and `e` look like stages: they stand directly below `stages`)
+    spec::unknown_key 25:1 the pipeline has no key `f` (`f` looks like a stage: indent it under `stages`)
+    ");
+    insta::assert_snapshot!(problems("version: 1\nstages:\na: { read: a.csv }\nb: { from: a, write: b.csv }\n"), @"spec::unknown_key 3:1 the pipeline has no keys `a` and `b` (`a` and `b` look like stages: indent them under `stages`)");
+}
+
+#[test]
+fn urls_and_folders_are_no_files() {
+    let yaml = "version: 1
+stages:
+  a: { read: s3://bucket/a.csv }
+  b: { read: { path: [b.csv, 'https://example.org/b.csv'] } }
+  c: { from: b, write: gs://bucket/c.csv }
+  d: { from: b, write: { path: out/dir/, format: jsonl } }
+  e: { from: b, write: { path: .., format: csv } }
+  f: { read: file:///tmp/a.csv }
+  g: { read: 'a:b//c.csv' }
+";
+    insta::assert_snapshot!(problems(yaml), @r"
+    plan::bad_option 3:14 `s3://bucket/a.csv` is a URL, and `read` takes paths of files alone (let a `command` stage fetch it to a file, and make this stage `after` that one)
+    plan::bad_option 4:30 `https://example.org/b.csv` is a URL, and `read` takes paths of files alone (let a `command` stage fetch it to a file, and make this stage `after` that one)
+    plan::bad_option 5:24 `gs://bucket/c.csv` is a URL, and `write` takes paths of files alone (write a file, and copy it when the run has ended)
+    plan::bad_option 6:32 `out/dir/` names a folder, and a stage writes one file (name the file, such as `out/dir/b.jsonl`)
+    plan::bad_option 7:32 `..` names a folder, and a stage writes one file (name the file, such as `../b.csv`)
+    plan::bad_option 8:14 `file:///tmp/a.csv` is a URL, and `read` takes paths of files alone (write the path alone)
+    ");
+}
+
+#[test]
 fn a_mistake_inside_an_anchor_is_reported_once() {
     let yaml = "version: 1
 x-common: &common { workers: [1] }

@@ -2,12 +2,12 @@
 
 use super::link::{self, After, CommandShape, Link, ports};
 use super::stage::{Command, CommandLine, Convention, Port, StageKind};
-use crate::diagnostic::{Code, Diagnostic, Span, did_you_mean, nearest};
+use crate::diagnostic::{Code, Diagnostic, Span, did_you_mean};
 use crate::format::Format;
 use crate::spec::model::{CommandModeSpec, OnErrorWordSpec};
 use crate::spec::schema::{KINDS, SHARED_KINDS};
 use crate::spec::tree::{Node, Value};
-use crate::spec::{Document, Sharing, StageDraft};
+use crate::spec::{Document, Sharing, StageDraft, means};
 
 /// A stage has exactly one kind.
 pub fn kinds(draft: &StageDraft) -> Option<Diagnostic> {
@@ -39,7 +39,7 @@ pub fn kinds(draft: &StageDraft) -> Option<Diagnostic> {
 
 /// Whether a key that is not known may be meant to be `key`.
 fn misspells(draft: &StageDraft, key: &str) -> bool {
-    draft.lost.iter().any(|lost| lost != key && nearest(lost, [key]).is_some())
+    draft.lost.iter().any(|lost| means(lost, key))
 }
 
 /// A stage has inputs if and only if its kind takes them.

@@ -15,9 +15,9 @@ use super::template::{LoneBrace, Template};
 use crate::diagnostic::{Code, Diagnostic, Span, did_you_mean};
 use crate::format::{Compression, Format, column_type};
 use crate::spec::model::{
-    BatchSpec, CommandModeSpec, CommandSpec, CompressionSpec, ConventionSpec, FormatSpec, MaxWorkersSpec, OutputsSpec,
-    PartitionBySpec, PathsSpec, PipeFormatSpec, PythonOptions, PythonSpec, QueueSpec, ReadOptions, ReadSpec, SizeSpec,
-    WorkersSpec, WriteOptions, WriteSpec,
+    BatchSpec, CommandModeSpec, CommandSpec, CompressionSpec, ConventionSpec, FormatSpec, FromSpec, MaxWorkersSpec,
+    OutputsSpec, PartitionBySpec, PathsSpec, PipeFormatSpec, PythonOptions, PythonSpec, QueueSpec, ReadOptions,
+    ReadSpec, SizeSpec, WorkersSpec, WriteOptions, WriteSpec,
 };
 use crate::spec::tree::Node;
 use crate::spec::{Document, Sharing, StageDraft};
@@ -101,6 +101,9 @@ impl Resolver<'_> {
             );
             return None;
         }
+        if !self.are_local("read", paths) {
+            return None;
+        }
         let format = self.format(&["read", "path"], options.format, paths)?;
         if stdin && format == Format::Parquet {
             let message = "parquet cannot be read from standard input, as it is read from its end";
@@ -149,6 +152,9 @@ impl Resolver<'_> {
                 (path, *format, *compression, *header)
             }
         };
+        if !self.are_local("write", std::slice::from_ref(path)) || !self.names_a_file(path, format) {
+            return None;
+        }
         let format = self.format(&["write", "path"], format, std::slice::from_ref(path))?;
         self.check_header("write", header, format);
         let target = if path == "-" { WriteTarget::Stdout } else { WriteTarget::File(self.absolute(path)) };
@@ -468,6 +474,42 @@ impl Resolver<'_> {
         }
     }
 
+    /// Whether paths are those of files of this machine.
+    fn are_local(&mut self, kind: &str, paths: &[String]) -> bool {
+        let Some((at, path)) = paths.iter().enumerate().find(|(_, path)| scheme(path).is_some()) else { return true };
+        let scheme = scheme(path).unwrap_or_default();
+        let node = self.draft.find(&[kind, "path"]);
+        let node = node.map(|node| node.items().get(at).unwrap_or(node));
+        let (span, alias) = node.map_or((self.draft.name_span, None), |node| (node.span, node.alias));
+        let help = match (scheme, kind) {
+            ("file", _) => "write the path alone".to_owned(),
+            (_, "read") => "let a `command` stage fetch it to a file, and make this stage `after` that one".to_owned(),
+            _ => "write a file, and copy it when the run has ended".to_owned(),
+        };
+        let message = format!("`{path}` is a URL, and `{kind}` takes paths of files alone");
+        self.report_at(Code::PlanBadOption, span, alias, message).help = Some(help);
+        false
+    }
+
+    /// Whether the path of a sink ends in the name of a file.
+    fn names_a_file(&mut self, path: &str, format: Option<FormatSpec>) -> bool {
+        let last = path.rsplit('/').next().unwrap_or_default();
+        if !matches!(last, "" | "." | "..") {
+            return true;
+        }
+        let folder = path.strip_suffix(last).unwrap_or(path);
+        let slash = if last.is_empty() { "" } else { "/" };
+        let extension = format.map_or("csv", |given| self::format(given).extensions()[0]);
+        let message = format!("`{path}` names a folder, and a stage writes one file");
+        let input = match &self.draft.spec.from {
+            Some(FromSpec::One(name)) => name.replace('.', "_"),
+            _ => self.draft.name.clone(),
+        };
+        self.report(Code::PlanBadOption, &["write", "path"], message).help =
+            Some(format!("name the file, such as `{folder}{last}{slash}{input}.{extension}`"));
+        false
+    }
+
     pub(super) fn absolute(&self, path: &str) -> PathBuf {
         absolute(&self.document.folder, path)
     }
@@ -482,6 +524,14 @@ pub fn absolute(folder: &Path, path: &str) -> PathBuf {
 /// The value of an environment variable, which is text whatever is written.
 pub fn variable(value: &Value) -> String {
     value.as_str().map_or_else(|| value.to_string(), str::to_owned)
+}
+
+/// The scheme of a URL.
+fn scheme(path: &str) -> Option<&str> {
+    let (scheme, _) = path.split_once("://")?;
+    let is_scheme = scheme.starts_with(|first: char| first.is_ascii_alphabetic())
+        && scheme.chars().all(|character| character.is_ascii_alphanumeric() || matches!(character, '+' | '-' | '.'));
+    is_scheme.then_some(scheme)
 }
 
 fn call(text: &str) -> Option<Call> {

@@ -7,6 +7,8 @@
 mod document;
 mod foreach;
 mod given;
+mod hint;
+mod indentation;
 mod interpolate;
 pub mod model;
 mod params;
@@ -19,5 +21,6 @@ pub mod yaml;
 
 pub use document::{Document, ResourceDraft, Sharing, StageDraft};
 pub use given::{Completeness, Given};
+pub use hint::means;
 pub use params::Param;
 pub use parse::parse;

@@ -1,5 +1,7 @@
 //! The JSON Schema of pipeline files, generated from [`PipelineSpec`].
 
+use std::sync::LazyLock;
+
 use schemars::generate::SchemaSettings;
 use schemars::transform::{Transform, transform_subschemas};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
@@ -21,6 +23,9 @@ const FREE_KEYS: &str = "^x-";
 
 /// A string with an expression stands for a value of any type.
 pub const EXPRESSION_PATTERN: &str = r"^\s*\$\{\{[\s\S]*\}\}\s*$";
+
+/// The schema, made once.
+pub static DOCUMENT: LazyLock<Value> = LazyLock::new(schema);
 
 /// The schema as a JSON document.
 pub fn schema() -> Value {

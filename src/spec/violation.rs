@@ -4,6 +4,7 @@ use jsonschema::error::{TypeKind, ValidationErrorKind};
 use jsonschema::{JsonType, ValidationError};
 use serde_json::Value as Json;
 
+use super::hint::{Hints, keys, last_key};
 use super::schema::{EXPRESSION_PATTERN, NAME_PATTERN};
 use super::tree::{Node, Step, Value};
 use crate::diagnostic::{Code, Diagnostic, Span, did_you_mean, nearest};
@@ -43,7 +44,11 @@ impl<'a> Reader<'a> {
                 unexpected.iter().map(|name| self.unknown_key(error, &path, name)).collect()
             }
             ValidationErrorKind::Required { property } => {
-                vec![self.missing_key(path, property.as_str().unwrap_or_default())]
+                let name = property.as_str().unwrap_or_default();
+                // What is meant by a word that is not known is said there.
+                let hints = Hints::new(self.schema, self.root);
+                let is_meant = hints.is_meant(self.parent_schema(error), &path, name);
+                if is_meant { Vec::new() } else { vec![self.missing_key(path, name)] }
             }
             ValidationErrorKind::AnyOf { context } => self.read_branches(error, path, context),
             ValidationErrorKind::OneOfNotValid { .. } | ValidationErrorKind::OneOfMultipleValid { .. }
@@ -127,42 +132,12 @@ impl<'a> Reader<'a> {
             Diagnostic::new(Code::SpecBadName, span, format!("`{name}` cannot be the name of a {what}"))
                 .help("names have lower-case letters, digits and `_`, and begin with a letter".to_owned())
         } else {
-            let allowed: Vec<&str> = keys(object).collect();
             let place = self.describe(path);
             Diagnostic::new(Code::SpecUnknownKey, span, format!("{place} has no key `{name}`"))
                 .label("unknown key")
-                .help(self.key_help(object, path, name, &allowed))
+                .help(Hints::new(self.schema, self.root).for_key(object, path, name))
         };
         Violation { diagnostic: diagnostic.through(alias), hole: child(path, name) }
-    }
-
-    fn key_help(&self, object: &Json, path: &[Step], name: &str, allowed: &[&str]) -> Option<String> {
-        if let Some(near) = nearest(name, allowed.iter().copied()) {
-            return Some(format!("did you mean `{near}`?"));
-        }
-        let properties = object.get("properties").and_then(Json::as_object);
-        let below = properties.into_iter().flatten().find(|(_, schema)| self.describes_key(schema, name));
-        if let Some((parent, _)) = below {
-            return Some(format!("`{name}` belongs under `{parent}`"));
-        }
-        let in_stage = path.len() > 2 && path.first() == Some(&Step::Key("stages".to_owned()));
-        if in_stage && self.schema.pointer(&format!("/$defs/StageSpec/properties/{name}")).is_some() {
-            return Some(format!("`{name}` is a key of the stage: move it out of `{}`", last_key(path)));
-        }
-        if !path.is_empty() && self.schema.pointer(&format!("/properties/{name}")).is_some() {
-            return Some(format!("`{name}` belongs at the top level of the file"));
-        }
-        did_you_mean(name, allowed.iter().copied())
-    }
-
-    /// Whether a mapping that fits `schema` may have the key `name`.
-    fn describes_key(&self, schema: &Json, name: &str) -> bool {
-        let referenced =
-            schema.get("$ref").and_then(Json::as_str).and_then(|to| self.schema.pointer(to.strip_prefix('#')?));
-        let branches = schema.get("anyOf").and_then(Json::as_array);
-        keys(schema).any(|key| key == name)
-            || referenced.is_some_and(|schema| self.describes_key(schema, name))
-            || branches.into_iter().flatten().any(|branch| self.describes_key(branch, name))
     }
 
     fn missing_key(&self, path: Vec<Step>, name: &str) -> Violation {
@@ -335,10 +310,6 @@ fn is_kind_choice(error: &ValidationError<'_>) -> bool {
     ["/StageSpec/oneOf", "/SharedSpec/oneOf"].iter().any(|end| path.as_str().ends_with(end))
 }
 
-fn keys(schema: &Json) -> impl Iterator<Item = &str> {
-    schema.get("properties").and_then(Json::as_object).into_iter().flatten().map(|(key, _)| key.as_str())
-}
-
 fn words(schema: &Json) -> Vec<String> {
     let consts = schema.get("oneOf").and_then(Json::as_array).into_iter().flatten();
     let consts = consts.flat_map(|choice| choice.get("const").into_iter().chain(listed(choice)));
@@ -359,7 +330,7 @@ fn scalar_text(node: &Node) -> Option<String> {
 }
 
 /// A value as it stands in a line of YAML.
-fn flow(value: &Json) -> String {
+pub(super) fn flow(value: &Json) -> String {
     let several = |parts: Vec<String>| parts.join(", ");
     match value {
         Json::String(text) => text.clone(),
@@ -401,14 +372,4 @@ fn steps(error: &ValidationError<'_>) -> Vec<Step> {
 
 fn child(path: &[Step], name: &str) -> Vec<Step> {
     path.iter().cloned().chain([Step::Key(name.to_owned())]).collect()
-}
-
-fn last_key(path: &[Step]) -> &str {
-    path.iter()
-        .rev()
-        .find_map(|step| match step {
-            Step::Key(key) => Some(key.as_str()),
-            Step::Index(_) => None,
-        })
-        .unwrap_or_default()
 }
