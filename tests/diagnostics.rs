@@ -155,9 +155,9 @@ stages:
     spec::bad_value 4:52 `compression` cannot be `3` (choose from `gz`, `none`, `snappy`, `zst`)
     spec::unknown_key 4:55 `read` has no key `attempts` (choose from `path`, `format`, `compression`, `schema`, `delimiter`, `header`)
     spec::unknown_key 4:68 `read` has no key `workers` (`workers` is a key of the stage: move it out of `read`)
-    spec::wrong_type 5:14 `workers` must be an integer, a mapping or `auto`, not a string
+    spec::wrong_type 5:14 `workers` must be an integer, a mapping or `auto`, not a string (for example, `workers: 4`)
     spec::bad_value 6:23 `batches` must be at least 1
-    spec::wrong_type 6:33 `bytes` must be an integer or a string, not a list
+    spec::wrong_type 6:33 `bytes` must be a string or an integer, not a list (for example, `bytes: 16MiB`)
     spec::wrong_type 7:12 `retry` must be a mapping, not an integer (for example, `retry: { attempts: 3 }`)
     spec::unknown_key 8:5 the stage `a` has no key `attempts` (`attempts` belongs under `retry`)
     spec::unknown_key 9:5 the stage `a` has no key `stages` (`stages` belongs at the top level of the file)
@@ -332,6 +332,7 @@ stages:
         ·            ╰── used here
      10 │     from: b
         ╰────
+      help: for example, `workers: 4`
 
     spec::unknown_key
 
@@ -466,7 +467,7 @@ stages:
     plan::unexpected_input 11:8 the stage `i` cannot have `from`: a command that runs once gets no rows
     plan::missing_input 12:3 the stage `j` needs `from`: the stage whose rows it takes
     plan::cycle 13:14 the stage `k` reads from itself (a pipeline must not have a cycle)
-    plan::bad_option 14:17 the command has both `run` and `shell`; it takes exactly one
+    spec::bad_value 14:38 `command` can have only one of `run` and `shell`
     plan::bad_input 15:14 `a` is an input, but the query does not read it (take it out of `from`, or use it in the query)
     plan::unknown_table 15:37 the query reads the table `b`, which is no input of `m` (add `b` to `from`)
     plan::unknown_sql_param 15:49 the query uses `$y`, but there is no param `y`
@@ -860,11 +861,11 @@ stages:
   e: { from: rows, python: m:e, uses: [calls, calls] }
   f: { command: [cat], uses: [gpu, api] }
 "#;
-    insta::assert_snapshot!(problems(yaml), @r#"
+    insta::assert_snapshot!(problems(yaml), @r"
     plan::bad_rate 4:16 `100/week` is not a rate (write how much in how long, such as `100/min` or `5/s`; `s`, `min`, `h` and `d` are known)
     plan::resource_unused 6:3 no stage uses the resource `idle`
     plan::resource_unused 7:3 no stage uses the resource `none`
-    spec::bad_value 7:9 `none` must be at least 1
+    spec::bad_value 7:9 the resource `none` must be at least 1
     plan::bad_option 9:28 `uses` has no meaning for the stage `rows`: it runs no code of yours (remove it; it is for `python` stages, and for commands in mode `batch`, `row` or `once` without output)
     plan::bad_option 10:46 3 of `gpu` are never free: there are 2
     plan::bad_option 10:63 `per: row` needs to know whether the function is given one row at a time (say so: `python: { call: module:name, as: row }`; or another form, in which all rows of a batch are taken for at once)
@@ -873,7 +874,7 @@ stages:
     plan::bad_option 12:59 `uses` has no meaning for the stage `c`: its command is fed one batch after the other (remove it; it is for `python` stages, and for commands in mode `batch`, `row` or `once` without output)
     plan::bad_option 13:75 the stage `d` is not given rows batch by batch, so that `per: row` has no meaning
     plan::bad_option 14:39 `uses` names the resource `calls` twice
-    "#);
+    ");
 }
 
 #[test]
@@ -932,16 +933,16 @@ stages:
   b: { from: rows, partition_by: line, python: m:b, uses: gpu }
   c: { python: m:c, uses: [gpu, both, none, twice, comma, bad] }
 "#;
-    insta::assert_snapshot!(problems(yaml), @r#"
-    plan::bad_option 4:26 the resource `both` has both `units` and `ids`; it takes exactly one (`units: 2` are those with the ids 0 and 1; `ids: [0, 3]` names them)
-    plan::bad_option 5:9 the resource `none` has neither `units` nor `ids`; it takes exactly one (`units: 2` are those with the ids 0 and 1; `ids: [0, 3]` names them)
+    insta::assert_snapshot!(problems(yaml), @r"
+    spec::bad_value 4:21 the resource `both` can have only one of `units` and `ids`
+    spec::missing_key 5:3 the resource `none` needs one of the keys `units` and `ids`
     plan::bad_option 6:17 the resource `twice` has the id `1` twice (name each once: two attempts never have the same)
     plan::bad_option 7:17 `1,2` is no id, as there are commas between ids in `A` (write one without)
     plan::bad_option 8:25 `A=B` is no name of a variable (write one, such as `CUDA_VISIBLE_DEVICES`)
     plan::bad_option 11:46 3 of `gpu` are never free: there are 2
     plan::bad_option 12:59 the stage `b` cannot use `gpu`: a worker has its units for its life, and one of a stage with state lives until the end of the stage (let a stage without state use it; or declare it as a number, which only counts: what uses it is not told which units it has)
     plan::bad_option 13:27 the stage `c` cannot use `gpu`: a worker has its units for its life, and one of a generator lives until the end of the stage (let a stage without state use it; or declare it as a number, which only counts: what uses it is not told which units it has)
-    "#);
+    ");
 }
 
 #[test]

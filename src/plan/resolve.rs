@@ -15,12 +15,12 @@ use super::template::{LoneBrace, Template};
 use crate::diagnostic::{Code, Diagnostic, Span, did_you_mean};
 use crate::format::{Compression, Format, column_type};
 use crate::spec::model::{
-    BatchSpec, CommandModeSpec, CommandSpec, CompressionSpec, ConventionSpec, FormatSpec, FromSpec, MaxWorkersSpec,
-    OutputsSpec, PartitionBySpec, PathsSpec, PipeFormatSpec, PythonOptions, PythonSpec, QueueSpec, ReadOptions,
-    ReadSpec, SizeSpec, WorkersSpec, WriteOptions, WriteSpec,
+    CommandModeSpec, CommandSpec, CompressionSpec, ConventionSpec, FormatSpec, FromSpec, MaxWorkersSpec, OutputsSpec,
+    PartitionBySpec, PathsSpec, PipeFormatSpec, PythonOptions, PythonSpec, QueueSpec, ReadOptions, ReadSpec, SizeSpec,
+    WorkersSpec, WriteOptions, WriteSpec,
 };
 use crate::spec::tree::Node;
-use crate::spec::{Document, Sharing, StageDraft};
+use crate::spec::{Document, Sharing, StageDraft, pattern};
 
 /// The least that `memory` can be, and why: an interpreter that has imported pyarrow and numpy takes half of it.
 const SMALLEST_MEMORY: (u64, &str) = (64 << 20, "a worker takes before its first batch");
@@ -91,6 +91,7 @@ impl Resolver<'_> {
                 &short
             }
         };
+        let schema = self.columns(&["read", "schema"], options.schema.as_ref());
         let paths = options.path.all();
         let stdin = paths.iter().any(|path| path == "-");
         if stdin && paths.len() > 1 {
@@ -120,7 +121,7 @@ impl Resolver<'_> {
             stdin,
             format,
             compression: options.compression.map(compression),
-            schema: self.columns(&["read", "schema"], options.schema.as_ref()),
+            schema,
             delimiter,
             header: options.header.unwrap_or(true),
             used: None,
@@ -230,6 +231,7 @@ impl Resolver<'_> {
                 &short
             }
         };
+        let returns = self.columns(&["python", "returns"], options.returns.as_ref());
         let Some(call) = call(&options.call) else {
             let message = format!("`{}` does not name a function or a class", options.call);
             let of_file = options.call.split_once(".py:").map(|(file, name)| (file.replace('/', "."), name));
@@ -253,7 +255,7 @@ impl Resolver<'_> {
             call,
             convention: options.convention.map(convention).or(is_made.then_some(Convention::Object)),
             with: options.with.clone().unwrap_or_default(),
-            returns: self.columns(&["python", "returns"], options.returns.as_ref()),
+            returns,
             is_source: !self.draft.has("from"),
             concurrency: self.draft.spec.concurrency.and_then(NonZeroU32::new),
             partition_by: self.partition_by(),
@@ -278,6 +280,10 @@ impl Resolver<'_> {
     }
 
     fn command(&mut self, spec: &CommandSpec) -> Option<Command> {
+        let returns = match spec {
+            CommandSpec::Argv(_) => Vec::new(),
+            CommandSpec::Options(options) => self.columns(&["command", "returns"], options.returns.as_ref()),
+        };
         let line = match spec {
             CommandSpec::Argv(argv) => CommandLine::Argv(argv.clone()),
             CommandSpec::Options(options) => match (&options.run, &options.shell) {
@@ -289,13 +295,8 @@ impl Resolver<'_> {
                 }
                 (Some(argv), None) => CommandLine::Argv(argv.clone()),
                 (None, Some(script)) => CommandLine::Shell(script.clone()),
-                (run, _) => {
-                    let count = if run.is_some() { "both `run` and `shell`" } else { "neither `run` nor `shell`" };
-                    let span = self.draft.key_span("command");
-                    let message = format!("the command has {count}; it takes exactly one");
-                    self.report_at(Code::PlanBadOption, span, None, message);
-                    return None;
-                }
+                // The schema has said so.
+                (Some(_), Some(_)) | (None, None) => return None,
             },
         };
         let shape = CommandShape::of(self.draft)?;
@@ -319,10 +320,7 @@ impl Resolver<'_> {
             },
             input: pipe_format(shape.input),
             output: pipe_format(shape.output),
-            returns: match spec {
-                CommandSpec::Argv(_) => Vec::new(),
-                CommandSpec::Options(options) => self.columns(&["command", "returns"], options.returns.as_ref()),
-            },
+            returns,
         })
     }
 
@@ -428,13 +426,13 @@ impl Resolver<'_> {
 
     /// The cut that the stage asks for.
     pub fn cut(&mut self) -> Option<Cut> {
-        if CommandShape::of(self.draft).is_some_and(|shape| shape.mode == CommandModeSpec::Row) {
-            return Some(Cut { rows: NonZeroU32::MIN, ..Cut::default() });
-        }
-        let BatchSpec { rows, bytes } = self.draft.spec.batch.as_ref()?;
         let default = Cut::default();
-        let bytes = bytes.as_ref().and_then(|bytes| self.size(&["batch", "bytes"], bytes));
-        let rows = rows.and_then(NonZeroU32::new);
+        let given = self.draft.spec.batch.as_ref();
+        let bytes = given.and_then(|given| self.size(&["batch", "bytes"], given.bytes.as_ref()?));
+        if CommandShape::of(self.draft).is_some_and(|shape| shape.mode == CommandModeSpec::Row) {
+            return Some(Cut { rows: NonZeroU32::MIN, ..default });
+        }
+        let rows = given?.rows.and_then(NonZeroU32::new);
         Some(Cut { rows: rows.unwrap_or(default.rows), bytes: bytes.unwrap_or(default.bytes), at_files: false })
     }
 
@@ -451,7 +449,8 @@ impl Resolver<'_> {
         let bytes = match size {
             SizeSpec::Bytes(bytes) => NonZeroU64::new(*bytes),
             SizeSpec::Text(text) => {
-                text.parse::<bytesize::ByteSize>().ok().and_then(|size| NonZeroU64::new(size.as_u64()))
+                let size = pattern::is_size(text).then(|| text.parse::<bytesize::ByteSize>().ok()).flatten();
+                size.and_then(|size| NonZeroU64::new(size.as_u64()))
             }
         };
         if let (None, SizeSpec::Text(text)) = (bytes, size) {

@@ -4,7 +4,7 @@ use super::resolve::Resolver;
 use super::stage::{CommandMode, StageKind};
 use crate::diagnostic::{Code, Diagnostic, did_you_mean};
 use crate::spec::model::{DeviceIdSpec, DevicesSpec, PerSpec, RateSpec, ResourceSpec, UseOptions, UseSpec, UsesSpec};
-use crate::spec::{Document, ResourceDraft};
+use crate::spec::{Document, ResourceDraft, pattern};
 
 /// Index of a resource in [`Plan::resources`](super::Plan::resources).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -110,12 +110,8 @@ impl Devices {
         let ids: Vec<String> = match (units, ids) {
             (Some(units), None) => (0..*units).map(|id| id.to_string()).collect(),
             (None, Some(ids)) => ids.iter().map(device_id).collect(),
-            (units, _) => {
-                let count = if units.is_some() { "both `units` and `ids`" } else { "neither `units` nor `ids`" };
-                let message = format!("the resource `{}` has {count}; it takes exactly one", draft.name);
-                report("ids", message, "`units: 2` are those with the ids 0 and 1; `ids: [0, 3]` names them");
-                return None;
-            }
+            // The schema has said so.
+            (Some(_), Some(_)) | (None, None) => return None,
         };
         if let Some(at) = (1..ids.len()).find(|&at| ids[..at].contains(&ids[at])) {
             let message = format!("the resource `{}` has the id `{}` twice", draft.name, ids[at]);
@@ -145,7 +141,7 @@ fn usual_burst(per_second: f64) -> u32 {
 
 /// `100/min`.
 fn per_second(text: &str) -> Option<f64> {
-    let (number, unit) = text.split_once('/')?;
+    let (number, unit) = pattern::is_rate(text).then_some(text)?.split_once('/')?;
     let seconds = match unit.trim() {
         "s" | "sec" | "second" => 1.0,
         "min" | "minute" => 60.0,
@@ -154,9 +150,7 @@ fn per_second(text: &str) -> Option<f64> {
         _ => return None,
     };
     let number: f64 = number.trim().parse().ok()?;
-    let rate = number / seconds;
-    // Less often than once in three years is a mistake, and so is more than anybody could count.
-    (rate.is_finite() && (1e-8..=1e9).contains(&rate)).then_some(rate)
+    Some(number / seconds)
 }
 
 fn names(uses: Option<&UsesSpec>) -> Vec<&str> {

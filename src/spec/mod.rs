@@ -13,6 +13,7 @@ mod interpolate;
 pub mod model;
 mod params;
 mod parse;
+pub mod pattern;
 mod scalar;
 pub mod schema;
 pub mod tree;

@@ -204,6 +204,21 @@ fn without(root: &Node, holes: &[Vec<Step>]) -> Node {
     pruned
 }
 
+/// A stage without the keys that begin with `x-`. In mappings of names, whoever reads the types would take them for names.
+fn without_free_keys(stage: &Node) -> Node {
+    /// What is below these is the user's own.
+    const OWN: [&str; 4] = ["env", "with", "schema", "returns"];
+    fn strip(node: &mut Node) {
+        let Value::Mapping(entries) = &mut node.value else { return };
+        entries.retain(|entry| !entry.key.name.starts_with("x-"));
+        let inner = entries.iter_mut().filter(|entry| !OWN.contains(&entry.key.name.as_str()));
+        inner.for_each(|entry| strip(&mut entry.value));
+    }
+    let mut stage = stage.clone();
+    strip(&mut stage);
+    stage
+}
+
 fn by_stage<'a>(of: &str, holes: &'a [Vec<Step>]) -> BTreeMap<&'a str, Vec<&'a Vec<Step>>> {
     let mut by_stage: BTreeMap<&str, Vec<&Vec<Step>>> = BTreeMap::new();
     for hole in holes {
@@ -236,7 +251,7 @@ fn read_stages(
             let node = readable.get(entry.key.name.as_str());
             let holes = holes.get(entry.key.name.as_str()).map(Vec::as_slice).unwrap_or_default();
             let mut lost = lost_keys(&entry.value, holes);
-            let spec = node.and_then(|node| read_stage(node, &lost, problems));
+            let spec = node.and_then(|node| read_stage(&without_free_keys(node), &lost, problems));
             if spec.is_none() {
                 lost.extend(entry.value.entries().iter().map(|entry| entry.key.name.clone()));
             }

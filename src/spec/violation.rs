@@ -51,10 +51,17 @@ impl<'a> Reader<'a> {
                 if is_meant { Vec::new() } else { vec![self.missing_key(path, name)] }
             }
             ValidationErrorKind::AnyOf { context } => self.read_branches(error, path, context),
+            // Whoever reads such text says better what is wrong with it.
+            ValidationErrorKind::Pattern { pattern } if pattern != EXPRESSION_PATTERN => Vec::new(),
             ValidationErrorKind::OneOfNotValid { .. } | ValidationErrorKind::OneOfMultipleValid { .. }
                 if is_kind_choice(error) =>
             {
                 Vec::new()
+            }
+            ValidationErrorKind::OneOfNotValid { .. } | ValidationErrorKind::OneOfMultipleValid { .. }
+                if !self.either(error).is_empty() =>
+            {
+                self.not_one(error, path)
             }
             _ => vec![self.bad_value(error, path)],
         }
@@ -106,13 +113,43 @@ impl<'a> Reader<'a> {
         Some(Violation { diagnostic: diagnostic.label("there is another one"), hole: path.to_vec() })
     }
 
+    /// The keys of which a mapping has exactly one, if that is what the error is about.
+    fn either(&self, error: &ValidationError<'_>) -> Vec<&'a str> {
+        let choices = self.parent_schema(error).get("oneOf").and_then(Json::as_array);
+        choices.into_iter().flatten().filter_map(|choice| choice.pointer("/required/0")?.as_str()).collect()
+    }
+
+    /// A mapping with none of the keys of which it has exactly one, or with several.
+    fn not_one(&self, error: &ValidationError<'_>, path: Vec<Step>) -> Vec<Violation> {
+        let either = self.either(error);
+        let Some(owner) = self.root.at(&path) else { return Vec::new() };
+        let written: Vec<_> =
+            owner.entries().iter().map(|it| &it.key).filter(|it| either.contains(&&*it.name)).collect();
+        let names = |words: Vec<&str>| words.iter().map(|word| format!("`{word}`")).collect::<Vec<_>>().join(" and ");
+        let place = self.describe(&path);
+        if let [.., last] = written.as_slice() {
+            let names = names(written.iter().map(|key| key.name.as_str()).collect());
+            let message = format!("{place} can have only one of {names}");
+            let diagnostic = Diagnostic::new(Code::SpecBadValue, last.span, message).through(last.alias);
+            return vec![Violation { diagnostic: diagnostic.label("there is another one"), hole: path }];
+        }
+        let hints = Hints::new(self.schema, self.root);
+        if either.iter().any(|key| hints.is_meant(self.parent_schema(error), &path, key)) {
+            return Vec::new();
+        }
+        let mut violation = self.missing_key(path, either[0]);
+        violation.diagnostic.message = format!("{place} needs one of the keys {}", names(either));
+        violation.diagnostic = violation.diagnostic.label("none of them is here");
+        vec![violation]
+    }
+
     /// Whether the error says that a value is of another kind than the schema describes.
     fn is_shape(&self, error: &ValidationError<'_>) -> bool {
         match error.kind() {
             ValidationErrorKind::Type { .. }
             | ValidationErrorKind::Enum { .. }
-            | ValidationErrorKind::Constant { .. }
-            | ValidationErrorKind::OneOfNotValid { .. } => true,
+            | ValidationErrorKind::Constant { .. } => true,
+            ValidationErrorKind::OneOfNotValid { .. } => self.either(error).is_empty(),
             ValidationErrorKind::Pattern { pattern } => pattern == EXPRESSION_PATTERN,
             ValidationErrorKind::AnyOf { context } => {
                 context.iter().all(|branch| branch.iter().any(|inner| self.is_shape(inner)))
@@ -252,6 +289,7 @@ impl<'a> Reader<'a> {
             [] => "the pipeline".to_owned(),
             [Step::Key(section), Step::Key(name)] if section == "stages" => format!("the stage `{name}`"),
             [Step::Key(section), Step::Key(name)] if section == "shared" => format!("`{name}`, which is shared,"),
+            [Step::Key(section), Step::Key(name)] if section == "resources" => format!("the resource `{name}`"),
             [Step::Key(section), Step::Key(name)] if section == "params" => format!("the param `{name}`"),
             _ => match path.last() {
                 Some(Step::Key(key)) => format!("`{key}`"),
