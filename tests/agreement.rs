@@ -106,6 +106,8 @@ impl Generator<'_> {
                 let bounds = [least, most].map(|bound| usize::try_from(bound).expect("bounds are positive"));
                 json!(if self.random.chance(25) { bounds[0] } else { self.random.between(bounds[0], bounds[1]) })
             }
+            // Bounds of params.
+            ["number"] => json!(self.random.below(100)),
             ["number", "string"] if self.random.chance(25) => json!("${{ params.half }}"),
             ["number", "string"] => json!(self.random.below(99) as f64 / 100.0 + 0.001),
             ["boolean", "string"] if self.random.chance(25) => json!("${{ params.yes }}"),
@@ -141,7 +143,7 @@ impl Generator<'_> {
                 "stages" => &["raw", "clean", "score", "out_1"],
                 _ => &["api", "gpu", "first", "k_2"],
             };
-            for name in pool.iter().take(1 + self.random.below(3)) {
+            for name in pool.iter().take(1 + self.random.below(2)) {
                 object.insert((*name).to_owned(), self.value(entry, name, depth + 1));
             }
         }

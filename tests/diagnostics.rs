@@ -89,6 +89,126 @@ fn one_of_each_mistake_is_reported_in_one_pass() {
 }
 
 #[test]
+fn params_have_bounds_and_say_whether_they_are_required() {
+    let yaml = "version: 1
+params:
+  a: { type: integer, default: 11, min: 0, max: 10 }
+  b: { type: string, default: x, min: 1 }
+  c: { type: float, default: 0.5, min: 2, max: 1 }
+  d: { type: integer, default: 3, required: true }
+  e: { type: integer, required: false }
+  f: { type: float, min: 0.5, required: true }
+  g: { type: integer, default: 3, min: '1' }
+  h: { type: integer, default: 3, min: 1, choices: [0, 3] }
+stages: { s: { read: '${{ params.a }}${{ params.b }}${{ params.c }}${{ params.d }}${{ params.e }}${{ params.f }}${{ params.g }}${{ params.h }}.csv' } }
+";
+    insta::assert_snapshot!(problems(yaml), @r"
+    param::bad_default 3:32 the default 11 is more than `max`, which is 10
+    param::bad_default 4:39 `min` has no meaning for a string (remove it; `integer` and `float` have bounds)
+    param::bad_default 5:30 the default 0.5 is less than `min`, which is 2
+    param::bad_default 5:40 `min: 2` is more than `max: 1`
+    param::bad_default 6:45 the param `d` is required and has a default (remove `required` or `default`)
+    param::bad_default 7:33 the param `e` is not required and has no default (give it a `default`)
+    spec::wrong_type 9:40 `min` must be a number, not a string (for example, `min: 0`)
+    ");
+    let yaml = "version: 1
+params: { f: { type: float, min: 0.5, max: 2 }, n: { type: integer, default: 1, max: 5 } }
+stages: { s: { read: '${{ params.f }}${{ params.n }}.csv' } }
+";
+    let refused = |set: &[(&str, &str)]| compile(yaml, set).err().unwrap_or_default();
+    insta::assert_snapshot!(refused(&[("f", "0.25"), ("n", "6")]), @r"
+    param::bad_value - `--set f=0.25`: less than `min`, which is 0.5
+    param::bad_value - `--set n=6`: more than `max`, which is 5
+    ");
+    assert_eq!(refused(&[("f", "2"), ("n", "-7")]), "");
+}
+
+#[test]
+fn defaults_are_taken_by_the_stages_that_can_have_them() {
+    let yaml = "version: 1
+defaults:
+  workers: 2
+  timeout: { attempt: 60s, open: 5m }
+  retry: { attempts: 5 }
+  on_error: skip
+  memory: 1GiB
+  recycle: { batches: 10 }
+  batch: { rows: 100 }
+  queue: { batches: 2 }
+  checkpoint: true
+  log_level: warning
+  env: { A: b }
+  cwd: work
+stages:
+  rows: { read: rows.csv }
+  made: { python: m:made }
+  task: { command: [make] }
+  listed: { command: { run: [ls], output: lines } }
+  scored: { from: rows, python: { call: m:score, as: row }, retry: { backoff: 1s }, timeout: 5s }
+  stateful: { from: made, python: m:State, partition_by: id }
+  counted: { from: scored, sql: SELECT count(*) AS n FROM scored }
+  echoed: { from: scored, command: { mode: row, run: [echo, '{a}'] } }
+  filtered: { from: listed, command: { mode: stream, run: [cat], input: lines, output: lines } }
+  out: { from: counted, write: out.csv }
+";
+    insta::assert_snapshot!(problems(yaml), @"");
+    let Compiled { plan, .. } = compile(yaml, &[]).expect("it is right");
+    let stage = |name: &str| plan.stages.iter().find(|stage| stage.name == name).expect("a stage");
+    let attempts = |name: &str| stage(name).retry.attempts(plan::Verdict::Exception);
+    // The stage's own key counts as a whole: its `retry` has no `attempts`, and so three of them.
+    assert_eq!((attempts("scored"), attempts("made"), attempts("task"), attempts("rows")), (3, 5, 5, 1));
+    let timeout = |name: &str| stage(name).timeout.map(|timeout| timeout.attempt.as_secs());
+    assert_eq!(
+        (timeout("scored"), timeout("task"), timeout("listed"), timeout("rows")),
+        (Some(5), Some(60), None, None)
+    );
+    assert!(stage("scored").checkpoint.is_some() && stage("stateful").checkpoint.is_none());
+}
+
+#[test]
+fn what_is_wrong_with_a_default_is_said_where_it_stands() {
+    let yaml = "version: 1
+defaults: { memory: 1KiB, recycle: {}, retry: { attempts: 0 }, timeout: forever, retries: 3, after: rows }
+stages:
+  rows: { read: rows.csv }
+  a: { from: rows, python: m:a }
+  b: { from: rows, python: m:b }
+";
+    insta::assert_snapshot!(problems(yaml), @r"
+    plan::bad_option 2:21 1024 bytes are less than a worker takes before its first batch (write at least `64MiB`)
+    plan::bad_option 2:36 `recycle` does not say when (write `batches: 100`, `age: 30m`, or both)
+    spec::bad_value 2:59 `attempts` must be at least 1
+    spec::bad_value 2:73 `timeout` cannot be `forever` (A time is a number with a unit, such as `60s`, `5m` or `1m30s`.)
+    spec::unknown_key 2:82 `defaults` has no key `retries` (write `retry: { attempts: 3 }`, in which the first attempt counts)
+    spec::unknown_key 2:94 `defaults` has no key `after` (choose from `workers`, `memory`, `recycle`, `batch`, `queue`, `timeout`, `retry`, `on_error`, `checkpoint`, `log_level`, `env`, `cwd`)
+    ");
+    let source = source(yaml);
+    let problems = validate(&source);
+    let of_memory = problems.iter().find(|problem| problem.message.contains("bytes")).expect("it is too little");
+    assert_eq!(of_memory.related.len(), 1, "the stage is named: {of_memory:?}");
+}
+
+#[test]
+fn a_resource_may_have_a_rate_and_slots() {
+    let yaml = "version: 1
+resources: { api: { rate: 100/min, slots: 2 } }
+stages:
+  rows: { read: rows.csv }
+  a: { from: rows, python: { call: m:a, as: row }, uses: { api: { per: row } } }
+  b: { from: rows, python: m:b, uses: api }
+";
+    let Compiled { plan, .. } = compile(yaml, &[]).expect("it is right");
+    let text = plan::view::text(&plan);
+    let told: Vec<&str> = text.lines().filter(|line| line.contains("api")).map(str::trim).collect();
+    insta::assert_snapshot!(told.join("\n"), @r"
+    resources: api, 1.666667 a s, 1 at once, 2 slots
+    uses: 1 api for each row, 1 slot of api for each attempt
+    uses: 1 api for each attempt, 1 slot of api for each attempt
+    ");
+    insta::assert_snapshot!(problems(&yaml.replace("uses: api", "uses: { api: 3 }")), @"plan::bad_option 6:46 3 of `api` are never free: there are 2");
+}
+
+#[test]
 fn a_diagnostic_is_drawn_with_its_place_and_help() {
     let source = source("version: 1\nstages:\n  orders: { read: a.csv }\n  b: { from: order, write: b.csv }\n");
     let drawn = render::human(&validate(&source), &source, Style { color: false, width: 100 });

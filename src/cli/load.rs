@@ -9,7 +9,7 @@ use bytesize::ByteSize;
 
 use super::args::{ParamArgs, WorkerArgs};
 use super::exit_code::Exit;
-use super::{cgroup, output};
+use super::{cgroup, output, params_file};
 use crate::diagnostic::{Diagnostic, SourceText, SourceTextError};
 use crate::plan::memory::MemoryBound;
 use crate::plan::{self, Compiled, Plan, Settings};
@@ -24,7 +24,7 @@ const LARGEST_TERMS: usize = 4;
 /// # Errors
 /// How the program should end if there is no plan.
 pub fn plan(file: &Path, params: &ParamArgs, workers: &WorkerArgs) -> Result<Plan, Exit> {
-    plan_of(file, &given(&params.set, params.seed, Completeness::Full)?, workers)
+    plan_of(file, &given(params, Completeness::Full)?, workers)
 }
 
 /// The same, for a run that is given this.
@@ -116,7 +116,17 @@ pub fn unreadable(error: &SourceTextError) -> Exit {
 ///
 /// # Errors
 /// How the program should end if there is no current directory.
-pub fn given(set: &[(String, String)], seed: u64, completeness: Completeness) -> Result<Given, Exit> {
+pub fn given(params: &ParamArgs, completeness: Completeness) -> Result<Given, Exit> {
+    let mut set = params.params_file.as_deref().map(params_file::read).transpose()?.unwrap_or_default();
+    set.extend(params.set.iter().cloned());
+    surroundings(set, params.seed, completeness)
+}
+
+/// The same, where params and seed are known.
+///
+/// # Errors
+/// How the program should end if there is no current directory.
+pub fn surroundings(set: Vec<(String, String)>, seed: u64, completeness: Completeness) -> Result<Given, Exit> {
     let current_dir = std::env::current_dir().map_err(|error| {
         output::complain(&format!("there is no current directory: {error}"));
         Exit::InputOutput
@@ -124,7 +134,7 @@ pub fn given(set: &[(String, String)], seed: u64, completeness: Completeness) ->
     let env = std::env::vars_os()
         .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
         .collect();
-    Ok(Given { set: set.to_vec(), env, current_dir, seed, completeness })
+    Ok(Given { set, env, current_dir, seed, completeness })
 }
 
 /// Usage comes before the file, as the file may be right for other values.

@@ -32,9 +32,9 @@ fn prepared_run(args: &RunArgs) -> Result<Exit, Exit> {
     let given = match earlier.as_ref().map(|earlier| &earlier.record) {
         Some(earlier) => Given {
             current_dir: earlier.current_dir.clone(),
-            ..load::given(&earlier.set, earlier.seed, Completeness::Full)?
+            ..load::surroundings(earlier.set.clone(), earlier.seed, Completeness::Full)?
         },
-        None => load::given(&args.params.set, args.params.seed, Completeness::Full)?,
+        None => load::given(&args.params, Completeness::Full)?,
     };
     let mut plan = load::plan_of(&args.file, &given, &args.workers)?;
     let has_checkpoint = plan.stages.iter().any(|stage| stage.checkpoint.is_some());

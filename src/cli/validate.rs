@@ -16,7 +16,7 @@ use crate::spec::{self, Completeness, Given};
 type Checked = Result<(Arc<SourceText>, Vec<Diagnostic>), SourceTextError>;
 
 pub fn validate(args: &ValidateArgs) -> Exit {
-    let given = match load::given(&args.params.set, args.params.seed, Completeness::Partial) {
+    let given = match load::given(&args.params, Completeness::Partial) {
         Ok(given) => given,
         Err(exit) => return exit,
     };

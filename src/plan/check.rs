@@ -195,7 +195,9 @@ pub fn unused_params(document: &Document, kinds: &[Option<StageKind>]) -> Vec<Di
     }
     let is_used =
         |name: &str| document.used_params.contains(name) || kinds.iter().flatten().any(|kind| uses_param(kind, name));
-    let unused = document.params.iter().filter(|param| !is_used(&param.name));
+    // What is wrong with its declaration comes first.
+    let is_wrong = |span| document.problems.iter().any(|problem| problem.span() == Some(span));
+    let unused = document.params.iter().filter(|param| !is_used(&param.name) && !is_wrong(param.span));
     let warning = |name: &str, span| {
         Diagnostic::new(Code::ParamUnused, span, format!("the param `{name}` is not used")).label("never used")
     };

@@ -71,7 +71,11 @@ impl Resolver<'_> {
         alias: Option<Span>,
         message: impl Into<String>,
     ) -> &mut Diagnostic {
-        self.problems.push(Diagnostic::new(code, span, message).through(alias.or(self.draft.alias)));
+        let mut problem = Diagnostic::new(code, span, message).through(alias.or(self.draft.alias));
+        if self.document.is_default(span) {
+            problem = problem.related(self.draft.name_span, format!("the stage `{}` takes it", self.draft.name));
+        }
+        self.problems.push(problem);
         self.problems.last_mut().expect("just pushed")
     }
 

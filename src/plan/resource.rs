@@ -22,6 +22,8 @@ pub struct Resource {
     pub kind: ResourceKind,
     /// Of units that are told apart.
     pub devices: Option<Devices>,
+    /// Of a rate that has slots as well: the units of the same name. Whoever takes of it takes of both.
+    pub slots: Option<ResourceId>,
 }
 
 /// Units that are told apart, such as GPUs.
@@ -51,9 +53,19 @@ pub struct Use {
 }
 
 impl Resource {
-    /// Those of a document; `None` for one that is wrong.
+    /// Those of a document, in its order; `None` for one that is wrong. Behind them stand the slots of those that have a rate and slots.
     pub(super) fn all(document: &Document, problems: &mut Vec<Diagnostic>) -> Vec<Option<Self>> {
-        document.resources.iter().map(|draft| Self::of(draft, problems)).collect()
+        let mut all: Vec<Option<Self>> = document.resources.iter().map(|draft| Self::of(draft, problems)).collect();
+        for (at, draft) in document.resources.iter().enumerate() {
+            let Some(ResourceSpec::Rate(RateSpec { slots: Some(slots), .. })) = &draft.spec else { continue };
+            let behind = ResourceId(u32::try_from(all.len()).expect("a file has fewer resources than bytes"));
+            if let Some(rate) = &mut all[at] {
+                rate.slots = Some(behind);
+            }
+            let kind = ResourceKind::Units(*slots);
+            all.push(Some(Self { name: draft.name.clone(), kind, devices: None, slots: None }));
+        }
+        all
     }
 
     fn of(draft: &ResourceDraft, problems: &mut Vec<Diagnostic>) -> Option<Self> {
@@ -66,7 +78,7 @@ impl Resource {
                 devices = Some(made);
                 ResourceKind::Units(units)
             }
-            ResourceSpec::Rate(RateSpec { rate, burst }) => {
+            ResourceSpec::Rate(RateSpec { rate, burst, slots: _ }) => {
                 let Some(per_second) = per_second(rate) else {
                     let node = draft.node.get("rate").unwrap_or(&draft.node);
                     let problem = Diagnostic::new(Code::PlanBadRate, node.span, format!("`{rate}` is not a rate"));
@@ -78,7 +90,7 @@ impl Resource {
                 ResourceKind::Rate { per_second, burst: burst.unwrap_or_else(|| usual_burst(per_second)) }
             }
         };
-        Some(Self { name: draft.name.clone(), kind, devices })
+        Some(Self { name: draft.name.clone(), kind, devices, slots: None })
     }
 
     /// Resources that no stage uses.
@@ -213,14 +225,16 @@ impl Resolver<'_> {
                 self.report(Code::PlanBadOption, &["uses"], message);
                 continue;
             }
-            match resources[at].as_ref().map(|resource| resource.kind) {
-                Some(ResourceKind::Units(all)) if per_row => {
+            let slots = resources[at].as_ref().and_then(|resource| resource.slots);
+            let counted = slots.map_or(at, ResourceId::index);
+            match resources[counted].as_ref().map(|resource| resource.kind) {
+                Some(ResourceKind::Units(all)) if per_row && slots.is_none() => {
                     let message =
                         format!("`per: row` has no meaning for `{name}`, which is not a rate but {all} unit(s)");
                     self.report(Code::PlanBadOption, &["uses", name, "per"], message).help =
                         Some(format!("write `{name}: {units}`, which an attempt has while it runs"));
                 }
-                Some(ResourceKind::Units(all)) if units > all => {
+                Some(ResourceKind::Units(all)) if units > all && !per_row => {
                     let message = format!("{units} of `{name}` are never free: there are {all}");
                     self.report(Code::PlanBadOption, &["uses", name], message);
                 }
@@ -255,6 +269,9 @@ impl Resolver<'_> {
                 );
             }
             uses.push(Use { resource, units, per_row });
+            // Rows are counted by the rate, attempts by the slots.
+            let taken = if per_row { 1 } else { units };
+            uses.extend(slots.map(|resource| Use { resource, units: taken, per_row: false }));
         }
         uses
     }

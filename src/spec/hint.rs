@@ -2,6 +2,7 @@
 
 use serde_json::Value as Json;
 
+use super::defaults::DEFAULTS;
 use super::schema::{DOCUMENT, KINDS, SHARED_KINDS};
 use super::tree::{Node, Step, Value};
 use super::violation::flow;
@@ -276,6 +277,7 @@ impl<'a> Hints<'a> {
         };
         let place = match path {
             [] => "file",
+            [_] if section == DEFAULTS => "stage",
             [_, _] => match section {
                 "stages" => "stage",
                 "shared" => "shared",
@@ -292,7 +294,10 @@ impl<'a> Hints<'a> {
         let help = help.replace("{kinds}", &kinds.join(", ")).replace("{}", written.as_deref().unwrap_or("…"));
         // What this version of the language does not have is not to be suggested.
         let suggests = |key: &str| help.starts_with(&format!("write `{key}:"));
-        let is_there = !(place == "stage" && suggests("when") && !self.is_key("stages", "when"));
+        let is_there = match path {
+            [_] => self.properties(&self.schema["$defs"]["DefaultsSpec"]).iter().any(|(key, _)| suggests(key)),
+            _ => place != "stage" || !suggests("when") || self.is_key("stages", "when"),
+        };
         is_there.then_some(help)
     }
 }

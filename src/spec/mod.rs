@@ -4,6 +4,7 @@
 //! the JSON Schema ([`schema`]), and what is right is read into types ([`model`]). Nothing here does I/O or knows what a plan
 //! is. Start reading at [`parse`](parse::parse).
 
+mod defaults;
 mod document;
 mod foreach;
 mod given;
@@ -23,5 +24,5 @@ pub mod yaml;
 pub use document::{Document, ResourceDraft, Sharing, StageDraft};
 pub use given::{Completeness, Given};
 pub use hint::means;
-pub use params::Param;
+pub use params::{Allowed, Param};
 pub use parse::parse;

@@ -5,6 +5,7 @@
 //! messages elsewhere, never get to say anything here; they give the schema and the reader in one place.
 
 mod command;
+mod defaults;
 mod failing;
 mod file;
 mod python;
@@ -18,6 +19,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value};
 
 pub use command::*;
+pub use defaults::*;
 pub use failing::*;
 pub use file::*;
 pub use python::*;
@@ -37,7 +39,7 @@ pub struct PipelineSpec {
     /// What the pipeline is for.
     #[schemars(example = &"Clean product reviews, score them, and publish them as Parquet.")]
     pub description: Option<String>,
-    /// Typed inputs of a run, set with `--set name=value` and used as `${{ params.name }}`; in SQL as `$name`.
+    /// Typed inputs of a run, set with `--set name=value` or `--params-file`, and used as `${{ params.name }}`; in SQL as `$name`.
     #[serde(default)]
     #[schemars(schema_with = "super::schema::named::<ParamSpec>", example = &serde_json::json!({ "floor": { "type": "integer", "default": 3 } }))]
     pub params: Option<BTreeMap<String, ParamSpec>>,
@@ -59,6 +61,9 @@ pub struct PipelineSpec {
         example = &serde_json::json!({ "prices": { "read": "prices.parquet" }, "model": { "python": "models:load" } })
     )]
     pub shared: Option<BTreeMap<String, SharedSpec>>,
+    /// Keys of all stages that can have them, such as `retry`. A key of a stage goes before the one here, as a whole.
+    #[schemars(example = &serde_json::json!({ "retry": { "attempts": 3 }, "timeout": "60s" }))]
+    pub defaults: Option<DefaultsSpec>,
     /// The stages by name. A stage's kind is the one key `read`, `write`, `sql`, `python` or `command` that it has.
     #[schemars(schema_with = "super::schema::stages", example = &serde_json::json!({ "rows": { "read": "rows.csv" }, "publish": { "from": "rows", "write": "out/rows.parquet" } }))]
     pub stages: BTreeMap<String, StageSpec>,
@@ -70,6 +75,15 @@ pub struct ParamSpec {
     /// Type of the value. A `path` in this file is relative to this file; one on the command line to the current directory.
     #[serde(rename = "type")]
     pub kind: ParamType,
+    /// Whether a run has to set it. It has to exactly if there is no `default`, so that this only says so.
+    #[schemars(example = &true)]
+    pub required: Option<bool>,
+    /// The least value (`integer` and `float`).
+    #[schemars(example = &0)]
+    pub min: Option<f64>,
+    /// The greatest value (`integer` and `float`).
+    #[schemars(example = &100)]
+    pub max: Option<f64>,
     /// Value when the run sets none. A param without a default must be set.
     #[serde(default, deserialize_with = "present")]
     #[schemars(schema_with = "super::schema::scalar", example = &3)]

@@ -6,6 +6,7 @@ use std::sync::{Arc, LazyLock};
 use jsonschema::Validator;
 use serde::de::DeserializeOwned;
 
+use super::defaults::{self, DEFAULTS};
 use super::document::{Document, ResourceDraft, Sharing, StageDraft};
 use super::foreach::{self, Expansion};
 use super::given::Given;
@@ -39,7 +40,8 @@ pub fn parse(source: &Arc<SourceText>, given: &Given) -> Document {
     problems.extend(violations);
     let open = open_values(&root);
     let holes: Vec<Vec<Step>> = holes.into_iter().chain(open).collect();
-    let pruned = without(&root, &holes);
+    let mut pruned = without(&root, &holes);
+    let holes = defaults::apply(&mut root, &mut pruned, holes);
     let mut stages = read_stages(STAGES, source, &root, &pruned, &holes, &mut problems);
     for stage in &mut stages {
         stage.foreach = expansion.of.get(&stage.name).cloned();
@@ -58,6 +60,7 @@ pub fn parse(source: &Arc<SourceText>, given: &Given) -> Document {
         resources,
         stages,
         foreach_spans: expansion.spans,
+        defaults_span: root.get(DEFAULTS).map(|node| node.span),
         used_params: found.used,
         ..empty(source, given, problems)
     }
@@ -75,6 +78,7 @@ fn empty(source: &Arc<SourceText>, given: &Given, problems: Vec<Diagnostic>) -> 
         resources: Vec::new(),
         stages: Vec::new(),
         foreach_spans: Vec::new(),
+        defaults_span: None,
         used_params: BTreeSet::new(),
         seed: given.seed,
         problems,

@@ -4,6 +4,7 @@ use jsonschema::error::{TypeKind, ValidationErrorKind};
 use jsonschema::{JsonType, ValidationError};
 use serde_json::Value as Json;
 
+use super::defaults::DEFAULTS;
 use super::hint::{Hints, keys, last_key};
 use super::schema::{EXPRESSION_PATTERN, NAME_PATTERN};
 use super::tree::{Node, Step, Value};
@@ -52,7 +53,11 @@ impl<'a> Reader<'a> {
             }
             ValidationErrorKind::AnyOf { context } => self.read_branches(error, path, context),
             // Whoever reads such text says better what is wrong with it.
-            ValidationErrorKind::Pattern { pattern } if pattern != EXPRESSION_PATTERN => Vec::new(),
+            ValidationErrorKind::Pattern { pattern } if pattern != EXPRESSION_PATTERN => match path.first() {
+                // It is read for each stage that takes it, and there may be none.
+                Some(Step::Key(section)) if section == DEFAULTS => vec![self.bad_text(error, path)],
+                _ => Vec::new(),
+            },
             ValidationErrorKind::OneOfNotValid { .. } | ValidationErrorKind::OneOfMultipleValid { .. }
                 if is_kind_choice(error) =>
             {
@@ -62,6 +67,12 @@ impl<'a> Reader<'a> {
                 if !self.either(error).is_empty() =>
             {
                 self.not_one(error, path)
+            }
+            // Its type has been found wrong.
+            ValidationErrorKind::Constant { expected_value }
+                if self.root.at(&path).is_some_and(|node| node.to_json().is_number() != expected_value.is_number()) =>
+            {
+                Vec::new()
             }
             _ => vec![self.bad_value(error, path)],
         }
@@ -215,6 +226,19 @@ impl<'a> Reader<'a> {
                 .help(self.example(error, &path)),
         };
         Violation { diagnostic: diagnostic.through(alias), hole: path }
+    }
+
+    /// Text that is no size, no time, or the like.
+    fn bad_text(&self, error: &ValidationError<'_>, path: Vec<Step>) -> Violation {
+        let node = self.root.at(&path);
+        let (span, alias) = node.map_or((Span::default(), None), |node| (node.span, node.alias));
+        let text = node.and_then(scalar_text).unwrap_or_default();
+        let message = format!("{} cannot be `{text}`", self.describe(&path));
+        let help = self.parent_schema(error).get("patternErrorMessage").and_then(Json::as_str).map(str::to_owned);
+        Violation {
+            diagnostic: Diagnostic::new(Code::SpecBadValue, span, message).help(help).through(alias),
+            hole: path,
+        }
     }
 
     /// A line that would be right.

@@ -21,6 +21,9 @@ pub struct RateSpec {
     /// How much in how long, like `100/min`: a number, and `s`, `min`, `h` or `d`.
     #[schemars(schema_with = "crate::spec::schema::rate", example = &"100/min", example = &"5/s")]
     pub rate: String,
+    /// How many attempts may have it at once, besides: each gives its slots back when it has ended. Without it, as many as the rate allows.
+    #[schemars(range(min = 1, max = 1_000_000_000), example = &4)]
+    pub slots: Option<u32>,
     /// How much may be taken at once after a time in which nothing was. Without it, what comes in 100 ms, but at least 1.
     #[schemars(range(min = 1, max = 1_000_000_000), example = &10)]
     pub burst: Option<u32>,
