@@ -88,6 +88,35 @@ fn one_of_each_mistake_is_reported_in_one_pass() {
     assert_eq!(found, expected);
 }
 
+/// Each file in `tests/wrong` has one mistake, and its first line says what is found: `# expect: code line:column`.
+#[test]
+fn every_wrong_file_has_its_mistake_and_no_other() {
+    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/wrong");
+    let mut files: Vec<_> = std::fs::read_dir(folder)
+        .expect("the folder is there")
+        .map(|entry| entry.expect("it can be read").path())
+        .collect();
+    files.sort();
+    assert!(files.len() >= 60, "only {} files", files.len());
+    let mut differences = Vec::new();
+    for file in &files {
+        let text = std::fs::read_to_string(file).expect("it is text");
+        let expected = text.lines().next().and_then(|line| line.strip_prefix("# expect: ")).unwrap_or_default();
+        let source = source(&text);
+        let found: Vec<String> = validate(&source)
+            .iter()
+            .map(|problem| {
+                let at = source.position(problem.span().expect("mistakes in files have places").start);
+                format!("{} {}:{}", problem.code.word(), at.line, at.column)
+            })
+            .collect();
+        if found.join(", ") != expected {
+            differences.push(format!("{}: expected {expected}, found {}", file.display(), found.join(", ")));
+        }
+    }
+    assert!(differences.is_empty(), "{}", differences.join("\n"));
+}
+
 #[test]
 fn params_have_bounds_and_say_whether_they_are_required() {
     let yaml = "version: 1
