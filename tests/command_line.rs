@@ -147,3 +147,80 @@ fn a_template_is_a_pipeline_that_runs_and_replaces_nothing() {
     assert!(init(&["hello", "elsewhere/deep"]).status.success());
     assert_eq!(text(&init(&["helo"]).stderr), "error: there is no template `helo` (did you mean `hello`?)\n");
 }
+
+#[test]
+fn help_of_a_run_has_the_params_of_its_file() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("p.yaml");
+    let help = |text: &str| {
+        std::fs::write(&file, text).expect("it can be written");
+        let output = Command::new(env!("CARGO_BIN_EXE_millpond")).arg("run").arg(&file).arg("--help").output();
+        let output = output.expect("the program starts");
+        assert_eq!(output.status.code(), Some(0));
+        let shown = String::from_utf8_lossy(&output.stdout).into_owned();
+        shown.split_once("\nParams of ").map(|(_, params)| params.lines().skip(1).collect::<Vec<_>>().join("\n"))
+    };
+    let params = "version: 1
+params:
+  floor: { type: integer, default: 3, min: 0, max: 10, description: Leave out what is shorter. }
+  kind: { type: string, choices: [a, b] }
+  out: { type: path, default: out }
+";
+    let shown = "  floor=<integer>  Leave out what is shorter. [default: 3] [0 to 10]
+  kind=<string>    [required] [possible values: a, b]
+  out=<path>       [default: out]";
+    assert_eq!(help(&format!("{params}stages: {{ s: {{ read: a.csv }} }}\n")).as_deref(), Some(shown));
+    assert_eq!(help(&format!("{params}stages: [nonsense]\n")).as_deref(), Some(shown));
+    assert_eq!(
+        help("version: 1\nparams: { a: 3, b: { type: int } }\n").as_deref(),
+        Some("  a=<value>  [required]\n  b=<value>  [required]")
+    );
+    assert_eq!(help("{ no yaml"), None);
+}
+
+#[test]
+fn params_come_from_a_file_and_from_the_command_line() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let write = |name: &str, text: &str| std::fs::write(folder.path().join(name), text).expect("it can be written");
+    write("rows.csv", "n\n1\n2\n3\n");
+    write(
+        "p.yaml",
+        "version: 1
+params: { floor: { type: integer }, word: { type: string }, out: { type: path } }
+stages:
+  rows: { read: rows.csv }
+  some: { from: rows, sql: 'SELECT n, $word AS word FROM rows WHERE n >= $floor' }
+  out: { from: some, write: '${{ params.out }}/some.csv' }
+",
+    );
+    let run = |args: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_millpond"));
+        command.args(["run", "p.yaml", "--progress", "none"]).args(args).current_dir(folder.path());
+        let output = command.output().expect("the program starts");
+        (output.status.code(), text(&output.stderr))
+    };
+    write("params.yaml", "floor: 2\nword: '007'\nout: a\nx-note: [free]\n");
+    assert_eq!(run(&["--params-file", "params.yaml"]), (Some(0), String::new()));
+    let read = |path: &str| std::fs::read_to_string(folder.path().join(path)).expect("it was written");
+    assert_eq!(read("a/some.csv"), "n,word\n2,007\n3,007\n");
+    write("params.json", r#"{ "floor": 2, "word": true, "out": "b" }"#);
+    assert_eq!(run(&["--params-file", "params.json", "--set", "floor=3"]), (Some(0), String::new()));
+    assert_eq!(read("b/some.csv"), "n,word\n3,true\n");
+    // A run that goes on with another is given what that one was given.
+    let record = std::fs::read_dir(folder.path().join(".millpond/runs"))
+        .expect("runs")
+        .map(|run| std::fs::read_to_string(run.expect("a run").path().join("run.json")).expect("what it was given"));
+    let records: Vec<String> = record.collect();
+    assert!(records.iter().any(|record| record.contains("007")), "{records:?}");
+    for (wrong, message) in [
+        ("[1]", "must be a mapping"),
+        ("floor: [1]", "`floor` is a list"),
+        ("{", "yaml::syntax"),
+        ("flor: 1", "no param `flor`"),
+    ] {
+        write("wrong.yaml", wrong);
+        let (code, said) = run(&["--params-file", "wrong.yaml"]);
+        assert!(code == Some(2) && said.contains(message), "{wrong}: {code:?} {said}");
+    }
+    assert_eq!(run(&["--params-file", "nowhere.yaml"]).0, Some(2));
+}

@@ -89,6 +89,155 @@ fn one_of_each_mistake_is_reported_in_one_pass() {
     assert_eq!(found, expected);
 }
 
+/// Each file in `tests/wrong` has one mistake, and its first line says what is found: `# expect: code line:column`.
+#[test]
+fn every_wrong_file_has_its_mistake_and_no_other() {
+    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/wrong");
+    let mut files: Vec<_> = std::fs::read_dir(folder)
+        .expect("the folder is there")
+        .map(|entry| entry.expect("it can be read").path())
+        .collect();
+    files.sort();
+    assert!(files.len() >= 60, "only {} files", files.len());
+    let mut differences = Vec::new();
+    for file in &files {
+        let text = std::fs::read_to_string(file).expect("it is text");
+        let expected = text.lines().next().and_then(|line| line.strip_prefix("# expect: ")).unwrap_or_default();
+        let source = source(&text);
+        let found: Vec<String> = validate(&source)
+            .iter()
+            .map(|problem| {
+                let at = source.position(problem.span().expect("mistakes in files have places").start);
+                format!("{} {}:{}", problem.code.word(), at.line, at.column)
+            })
+            .collect();
+        if found.join(", ") != expected {
+            differences.push(format!("{}: expected {expected}, found {}", file.display(), found.join(", ")));
+        }
+    }
+    assert!(differences.is_empty(), "{}", differences.join("\n"));
+}
+
+#[test]
+fn params_have_bounds_and_say_whether_they_are_required() {
+    let yaml = "version: 1
+params:
+  a: { type: integer, default: 11, min: 0, max: 10 }
+  b: { type: string, default: x, min: 1 }
+  c: { type: float, default: 0.5, min: 2, max: 1 }
+  d: { type: integer, default: 3, required: true }
+  e: { type: integer, required: false }
+  f: { type: float, min: 0.5, required: true }
+  g: { type: integer, default: 3, min: '1' }
+  h: { type: integer, default: 3, min: 1, choices: [0, 3] }
+stages: { s: { read: '${{ params.a }}${{ params.b }}${{ params.c }}${{ params.d }}${{ params.e }}${{ params.f }}${{ params.g }}${{ params.h }}.csv' } }
+";
+    insta::assert_snapshot!(problems(yaml), @r"
+    param::bad_default 3:32 the default 11 is more than `max`, which is 10
+    param::bad_default 4:39 `min` has no meaning for a string (remove it; `integer` and `float` have bounds)
+    param::bad_default 5:30 the default 0.5 is less than `min`, which is 2
+    param::bad_default 5:40 `min: 2` is more than `max: 1`
+    param::bad_default 6:45 the param `d` is required and has a default (remove `required` or `default`)
+    param::bad_default 7:33 the param `e` is not required and has no default (give it a `default`)
+    spec::wrong_type 9:40 `min` must be a number, not a string (for example, `min: 0`)
+    ");
+    let yaml = "version: 1
+params: { f: { type: float, min: 0.5, max: 2 }, n: { type: integer, default: 1, max: 5 } }
+stages: { s: { read: '${{ params.f }}${{ params.n }}.csv' } }
+";
+    let refused = |set: &[(&str, &str)]| compile(yaml, set).err().unwrap_or_default();
+    insta::assert_snapshot!(refused(&[("f", "0.25"), ("n", "6")]), @r"
+    param::bad_value - `--set f=0.25`: less than `min`, which is 0.5
+    param::bad_value - `--set n=6`: more than `max`, which is 5
+    ");
+    assert_eq!(refused(&[("f", "2"), ("n", "-7")]), "");
+}
+
+#[test]
+fn defaults_are_taken_by_the_stages_that_can_have_them() {
+    let yaml = "version: 1
+defaults:
+  workers: 2
+  timeout: { attempt: 60s, open: 5m }
+  retry: { attempts: 5 }
+  on_error: skip
+  memory: 1GiB
+  recycle: { batches: 10 }
+  batch: { rows: 100 }
+  queue: { batches: 2 }
+  checkpoint: true
+  log_level: warning
+  env: { A: b }
+  cwd: work
+stages:
+  rows: { read: rows.csv }
+  made: { python: m:made }
+  task: { command: [make] }
+  listed: { command: { run: [ls], output: lines } }
+  scored: { from: rows, python: { call: m:score, as: row }, retry: { backoff: 1s }, timeout: 5s }
+  stateful: { from: made, python: m:State, partition_by: id }
+  counted: { from: scored, sql: SELECT count(*) AS n FROM scored }
+  echoed: { from: scored, command: { mode: row, run: [echo, '{a}'] } }
+  filtered: { from: listed, command: { mode: stream, run: [cat], input: lines, output: lines } }
+  out: { from: counted, write: out.csv }
+";
+    insta::assert_snapshot!(problems(yaml), @"");
+    let Compiled { plan, .. } = compile(yaml, &[]).expect("it is right");
+    let stage = |name: &str| plan.stages.iter().find(|stage| stage.name == name).expect("a stage");
+    let attempts = |name: &str| stage(name).retry.attempts(plan::Verdict::Exception);
+    // The stage's own key counts as a whole: its `retry` has no `attempts`, and so three of them.
+    assert_eq!((attempts("scored"), attempts("made"), attempts("task"), attempts("rows")), (3, 5, 5, 1));
+    let timeout = |name: &str| stage(name).timeout.map(|timeout| timeout.attempt.as_secs());
+    assert_eq!(
+        (timeout("scored"), timeout("task"), timeout("listed"), timeout("rows")),
+        (Some(5), Some(60), None, None)
+    );
+    assert!(stage("scored").checkpoint.is_some() && stage("stateful").checkpoint.is_none());
+}
+
+#[test]
+fn what_is_wrong_with_a_default_is_said_where_it_stands() {
+    let yaml = "version: 1
+defaults: { memory: 1KiB, recycle: {}, retry: { attempts: 0 }, timeout: forever, retries: 3, after: rows }
+stages:
+  rows: { read: rows.csv }
+  a: { from: rows, python: m:a }
+  b: { from: rows, python: m:b }
+";
+    insta::assert_snapshot!(problems(yaml), @r"
+    plan::bad_option 2:21 1024 bytes are less than a worker takes before its first batch (write at least `64MiB`)
+    plan::bad_option 2:36 `recycle` does not say when (write `batches: 100`, `age: 30m`, or both)
+    spec::bad_value 2:59 `attempts` must be at least 1
+    spec::bad_value 2:73 `timeout` cannot be `forever` (A time is a number with a unit, such as `60s`, `5m` or `1m30s`.)
+    spec::unknown_key 2:82 `defaults` has no key `retries` (write `retry: { attempts: 3 }`, in which the first attempt counts)
+    spec::unknown_key 2:94 `defaults` has no key `after` (choose from `workers`, `memory`, `recycle`, `batch`, `queue`, `timeout`, `retry`, `on_error`, `checkpoint`, `log_level`, `env`, `cwd`)
+    ");
+    let source = source(yaml);
+    let problems = validate(&source);
+    let of_memory = problems.iter().find(|problem| problem.message.contains("bytes")).expect("it is too little");
+    assert_eq!(of_memory.related.len(), 1, "the stage is named: {of_memory:?}");
+}
+
+#[test]
+fn a_resource_may_have_a_rate_and_slots() {
+    let yaml = "version: 1
+resources: { api: { rate: 100/min, slots: 2 } }
+stages:
+  rows: { read: rows.csv }
+  a: { from: rows, python: { call: m:a, as: row }, uses: { api: { per: row } } }
+  b: { from: rows, python: m:b, uses: api }
+";
+    let Compiled { plan, .. } = compile(yaml, &[]).expect("it is right");
+    let text = plan::view::text(&plan);
+    let told: Vec<&str> = text.lines().filter(|line| line.contains("api")).map(str::trim).collect();
+    insta::assert_snapshot!(told.join("\n"), @r"
+    resources: api, 1.666667 a s, 1 at once, 2 slots
+    uses: 1 api for each row, 1 slot of api for each attempt
+    uses: 1 api for each attempt, 1 slot of api for each attempt
+    ");
+    insta::assert_snapshot!(problems(&yaml.replace("uses: api", "uses: { api: 3 }")), @"plan::bad_option 6:46 3 of `api` are never free: there are 2");
+}
+
 #[test]
 fn a_diagnostic_is_drawn_with_its_place_and_help() {
     let source = source("version: 1\nstages:\n  orders: { read: a.csv }\n  b: { from: order, write: b.csv }\n");
@@ -156,9 +305,9 @@ stages:
     spec::bad_value 4:52 `compression` cannot be `3` (choose from `gz`, `none`, `snappy`, `zst`)
     spec::unknown_key 4:55 `read` has no key `attempts` (choose from `path`, `format`, `compression`, `schema`, `delimiter`, `header`)
     spec::unknown_key 4:68 `read` has no key `workers` (`workers` is a key of the stage: move it out of `read`)
-    spec::wrong_type 5:14 `workers` must be an integer, a mapping or `auto`, not a string
+    spec::wrong_type 5:14 `workers` must be an integer, a mapping or `auto`, not a string (for example, `workers: 4`)
     spec::bad_value 6:23 `batches` must be at least 1
-    spec::wrong_type 6:33 `bytes` must be an integer or a string, not a list
+    spec::wrong_type 6:33 `bytes` must be a string or an integer, not a list (for example, `bytes: 16MiB`)
     spec::wrong_type 7:12 `retry` must be a mapping, not an integer (for example, `retry: { attempts: 3 }`)
     spec::unknown_key 8:5 the stage `a` has no key `attempts` (`attempts` belongs under `retry`)
     spec::unknown_key 9:5 the stage `a` has no key `stages` (`stages` belongs at the top level of the file)
@@ -170,6 +319,125 @@ stages:
     spec::wrong_type 16:46 `backoff` must be a string, not an integer (for example, `backoff: 1s`)
     spec::wrong_type 17:14 `timeout` must be a string or a mapping, not an integer (for example, `timeout: 60s`)
     spec::bad_value 18:27 `on_error` can have only one of `skip` and `reject`
+    ");
+}
+
+#[test]
+fn the_words_of_other_tools_are_known() {
+    let yaml = "version: 1
+steps: {}
+params: { p: { type: integer, default: 1, enum: [1, 2] } }
+stages:
+  a:
+    read: { file: a.csv, sep: ';' }
+    parallelism: 4
+    retries: 3
+    max_rows: 10
+    depends_on: b
+  b:
+    from: a
+    command: { cmd: [cat], script: cat }
+    env_vars: { A: x }
+    timeout_seconds: 60
+    path: x
+  c:
+    from: a
+    write: c.csv
+    format: csv
+    header: true
+  d:
+    from: a
+    python: { function: m:f, kwargs: { x: 1 } }
+    max_fraction: 0.1
+    on_error: skip
+    bytes: 1MiB
+    input: a
+    attempts: ${{ params.p }}
+";
+    insta::assert_snapshot!(problems(yaml), @r"
+    spec::unknown_key 2:1 the pipeline has no key `steps` (write `stages:`)
+    spec::unknown_key 3:43 the param `p` has no key `enum` (write `choices: [1, 2]`)
+    spec::unknown_key 6:13 `read` has no key `file` (write `path: a.csv`)
+    spec::unknown_key 6:26 `read` has no key `sep` (write `delimiter: ;`)
+    spec::unknown_key 7:5 the stage `a` has no key `parallelism` (write `workers: 4`)
+    spec::unknown_key 8:5 the stage `a` has no key `retries` (write `retry: { attempts: 3 }`, in which the first attempt counts)
+    spec::unknown_key 9:5 the stage `a` has no key `max_rows` (`max_rows` belongs under `on_error: { reject: … }`)
+    spec::unknown_key 10:5 the stage `a` has no key `depends_on` (`from` names the stages whose rows this one takes, `after` those that it only waits for)
+    spec::unknown_key 13:16 `command` has no key `cmd` (write `run: [program, argument]`)
+    spec::unknown_key 13:28 `command` has no key `script` (write `shell: cat`)
+    spec::unknown_key 14:5 the stage `b` has no key `env_vars` (write `env: { A: x }`)
+    spec::unknown_key 15:5 the stage `b` has no key `timeout_seconds` (write `timeout:` with a unit, such as `timeout: 60s`)
+    spec::unknown_key 16:5 the stage `b` has no key `path` (`path` belongs under `read` or `write`)
+    spec::unknown_key 20:5 the stage `c` has no key `format` (`format` belongs under `write`)
+    spec::unknown_key 21:5 the stage `c` has no key `header` (`header` belongs under `write`)
+    spec::unknown_key 24:15 `python` has no key `function` (write `call: module:name`)
+    spec::unknown_key 24:30 `python` has no key `kwargs` (write `with: { x: 1 }`)
+    spec::unknown_key 25:5 the stage `d` has no key `max_fraction` (`max_fraction` belongs under `on_error: { skip: … }`)
+    spec::unknown_key 27:5 the stage `d` has no key `bytes` (`bytes` belongs under `batch` or `queue`)
+    spec::unknown_key 28:5 the stage `d` has no key `input` (write `from: a`, with the names of stages)
+    spec::unknown_key 29:5 the stage `d` has no key `attempts` (`attempts` belongs under `retry`)
+    ");
+}
+
+#[test]
+fn wrong_indentation_is_one_mistake() {
+    let yaml = "version: 1
+params:
+  floor:
+  type: integer
+  default: 3
+stages:
+  a:
+  read: a.csv
+  workers: 2
+  b:
+    from: a
+    python:
+    call: m:f
+    as: row
+    retry:
+      attempts: ${{ params.floor }}
+      timeout: 60s
+      workers: 2
+    c:
+      from: b
+      write: c.csv
+  group:
+    d: { from: b, write: d.csv }
+    e: { from: b, write: e.csv }
+f: { from: b, write: f.csv }
+";
+    insta::assert_snapshot!(problems(yaml), @r"
+    spec::wrong_type 3:3 the param `floor` must be a mapping, not nothing (indent `type` and `default` under `floor`)
+    spec::wrong_type 7:3 the stage `a` must be a mapping, not nothing (indent `read` and `workers` under `a`)
+    spec::wrong_type 12:5 `python` must be a mapping, not nothing (indent `call` and `as` under `python`)
+    spec::unknown_key 17:7 `retry` has no keys `timeout` and `workers` (`timeout` and `workers` are keys of the stage: indent them as `retry` is)
+    spec::unknown_key 19:5 the stage `b` has no key `c` (`c` looks like a stage: indent it as `b` is)
+    spec::unknown_key 23:5 the stage `group` has no keys `d` and `e` (`d` and `e` look like stages: they stand directly below `stages`)
+    spec::unknown_key 25:1 the pipeline has no key `f` (`f` looks like a stage: indent it under `stages`)
+    ");
+    insta::assert_snapshot!(problems("version: 1\nstages:\na: { read: a.csv }\nb: { from: a, write: b.csv }\n"), @"spec::unknown_key 3:1 the pipeline has no keys `a` and `b` (`a` and `b` look like stages: indent them under `stages`)");
+}
+
+#[test]
+fn urls_and_folders_are_no_files() {
+    let yaml = "version: 1
+stages:
+  a: { read: s3://bucket/a.csv }
+  b: { read: { path: [b.csv, 'https://example.org/b.csv'] } }
+  c: { from: b, write: gs://bucket/c.csv }
+  d: { from: b, write: { path: out/dir/, format: jsonl } }
+  e: { from: b, write: { path: .., format: csv } }
+  f: { read: file:///tmp/a.csv }
+  g: { read: 'a:b//c.csv' }
+";
+    insta::assert_snapshot!(problems(yaml), @r"
+    plan::bad_option 3:14 `s3://bucket/a.csv` is a URL, and `read` takes paths of files alone (let a `command` stage fetch it to a file, and make this stage `after` that one)
+    plan::bad_option 4:30 `https://example.org/b.csv` is a URL, and `read` takes paths of files alone (let a `command` stage fetch it to a file, and make this stage `after` that one)
+    plan::bad_option 5:24 `gs://bucket/c.csv` is a URL, and `write` takes paths of files alone (write a file, and copy it when the run has ended)
+    plan::bad_option 6:32 `out/dir/` names a folder, and a stage writes one file (name the file, such as `out/dir/b.jsonl`)
+    plan::bad_option 7:32 `..` names a folder, and a stage writes one file (name the file, such as `../b.csv`)
+    plan::bad_option 8:14 `file:///tmp/a.csv` is a URL, and `read` takes paths of files alone (write the path alone)
     ");
 }
 
@@ -214,6 +482,7 @@ stages:
         ·            ╰── used here
      10 │     from: b
         ╰────
+      help: for example, `workers: 4`
 
     spec::unknown_key
 
@@ -348,7 +617,7 @@ stages:
     plan::unexpected_input 11:8 the stage `i` cannot have `from`: a command that runs once gets no rows
     plan::missing_input 12:3 the stage `j` needs `from`: the stage whose rows it takes
     plan::cycle 13:14 the stage `k` reads from itself (a pipeline must not have a cycle)
-    plan::bad_option 14:17 the command has both `run` and `shell`; it takes exactly one
+    spec::bad_value 14:38 `command` can have only one of `run` and `shell`
     plan::bad_input 15:14 `a` is an input, but the query does not read it (take it out of `from`, or use it in the query)
     plan::unknown_table 15:37 the query reads the table `b`, which is no input of `m` (add `b` to `from`)
     plan::unknown_sql_param 15:49 the query uses `$y`, but there is no param `y`
@@ -742,11 +1011,11 @@ stages:
   e: { from: rows, python: m:e, uses: [calls, calls] }
   f: { command: [cat], uses: [gpu, api] }
 "#;
-    insta::assert_snapshot!(problems(yaml), @r#"
+    insta::assert_snapshot!(problems(yaml), @r"
     plan::bad_rate 4:16 `100/week` is not a rate (write how much in how long, such as `100/min` or `5/s`; `s`, `min`, `h` and `d` are known)
     plan::resource_unused 6:3 no stage uses the resource `idle`
     plan::resource_unused 7:3 no stage uses the resource `none`
-    spec::bad_value 7:9 `none` must be at least 1
+    spec::bad_value 7:9 the resource `none` must be at least 1
     plan::bad_option 9:28 `uses` has no meaning for the stage `rows`: it runs no code of yours (remove it; it is for `python` stages, and for commands in mode `batch`, `row` or `once` without output)
     plan::bad_option 10:46 3 of `gpu` are never free: there are 2
     plan::bad_option 10:63 `per: row` needs to know whether the function is given one row at a time (say so: `python: { call: module:name, as: row }`; or another form, in which all rows of a batch are taken for at once)
@@ -755,7 +1024,7 @@ stages:
     plan::bad_option 12:59 `uses` has no meaning for the stage `c`: its command is fed one batch after the other (remove it; it is for `python` stages, and for commands in mode `batch`, `row` or `once` without output)
     plan::bad_option 13:75 the stage `d` is not given rows batch by batch, so that `per: row` has no meaning
     plan::bad_option 14:39 `uses` names the resource `calls` twice
-    "#);
+    ");
 }
 
 #[test]
@@ -814,16 +1083,16 @@ stages:
   b: { from: rows, partition_by: line, python: m:b, uses: gpu }
   c: { python: m:c, uses: [gpu, both, none, twice, comma, bad] }
 "#;
-    insta::assert_snapshot!(problems(yaml), @r#"
-    plan::bad_option 4:26 the resource `both` has both `units` and `ids`; it takes exactly one (`units: 2` are those with the ids 0 and 1; `ids: [0, 3]` names them)
-    plan::bad_option 5:9 the resource `none` has neither `units` nor `ids`; it takes exactly one (`units: 2` are those with the ids 0 and 1; `ids: [0, 3]` names them)
+    insta::assert_snapshot!(problems(yaml), @r"
+    spec::bad_value 4:21 the resource `both` can have only one of `units` and `ids`
+    spec::missing_key 5:3 the resource `none` needs one of the keys `units` and `ids`
     plan::bad_option 6:17 the resource `twice` has the id `1` twice (name each once: two attempts never have the same)
     plan::bad_option 7:17 `1,2` is no id, as there are commas between ids in `A` (write one without)
     plan::bad_option 8:25 `A=B` is no name of a variable (write one, such as `CUDA_VISIBLE_DEVICES`)
     plan::bad_option 11:46 3 of `gpu` are never free: there are 2
     plan::bad_option 12:59 the stage `b` cannot use `gpu`: a worker has its units for its life, and one of a stage with state lives until the end of the stage (let a stage without state use it; or declare it as a number, which only counts: what uses it is not told which units it has)
     plan::bad_option 13:27 the stage `c` cannot use `gpu`: a worker has its units for its life, and one of a generator lives until the end of the stage (let a stage without state use it; or declare it as a number, which only counts: what uses it is not told which units it has)
-    "#);
+    ");
 }
 
 #[test]

@@ -263,3 +263,40 @@ fn keys_are_on(page: &str, value: &Value) {
         _ => {}
     }
 }
+
+/// A default that `docs/pipeline.md` has as a value is the schema's, so that editors show it.
+#[test]
+fn defaults_in_the_tables_are_those_of_the_schema() {
+    let schema = millpond::spec::schema::schema();
+    let sections = [
+        ("## Params", "ParamSpec"),
+        ("## Python environment", "PythonEnvironmentSpec"),
+        ("## Keys of every stage", "StageSpec"),
+        ("## read", "ReadOptions"),
+        ("## write", "WriteOptions"),
+        ("## python", "PythonOptions"),
+    ];
+    let page = std::fs::read_to_string("docs/pipeline.md").expect("a page of the documentation");
+    let mut compared = 0;
+    for (title, definition) in sections {
+        let section = page.split(&format!("\n{title}\n")).nth(1).expect("a section of the page");
+        let section = section.split("\n## ").next().unwrap_or_default();
+        for row in section.lines().filter(|line| line.starts_with("| `")) {
+            let cells: Vec<&str> = row.split(" | ").map(|cell| cell.trim_matches(['|', ' '])).collect();
+            let [key, _, default, _, ..] = cells.as_slice() else { continue };
+            let (value, rest) = match default.strip_prefix('`').and_then(|rest| rest.split_once('`')) {
+                Some((value, rest)) => (value, rest),
+                None if default.parse::<u32>().is_ok() => (*default, ""),
+                None => continue,
+            };
+            if !(rest.is_empty() || rest.starts_with(" (") || rest.starts_with(" from")) {
+                continue;
+            }
+            let pointer = format!("/$defs/{definition}/properties/{}/default", key.trim_matches('`'));
+            let known = schema.pointer(&pointer).map(|it| it.as_str().map_or_else(|| it.to_string(), str::to_owned));
+            assert_eq!(known.as_deref(), Some(value), "{title}: {key}");
+            compared += 1;
+        }
+    }
+    assert!(compared >= 8, "only {compared} defaults were found");
+}

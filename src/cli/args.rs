@@ -124,6 +124,10 @@ pub struct ParamArgs {
     /// A file with the secrets that the pipeline uses (`${{ secrets.NAME }}`), a line `NAME=value` each. Others are environment variables.
     #[arg(long, value_name = "FILE")]
     pub secrets_file: Option<PathBuf>,
+    /// A file with params, as a mapping in YAML or JSON. It is as if each was given with --set, in front of those that are: what --set says counts, and
+    /// a relative path is relative to the current directory.
+    #[arg(long, value_name = "FILE")]
+    pub params_file: Option<PathBuf>,
     /// Seed of every random choice (`run.seed`).
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub seed: u64,
@@ -177,12 +181,12 @@ pub struct RunArgs {
     pub force: Vec<String>,
     /// Goes on with a run of this pipeline that has not succeeded, with its params, its seed, and its start as what `now()` says: what stages
     /// with `checkpoint` have done is not done again. RUN is the beginning of an id; without it, the newest run is meant.
-    #[arg(long, value_name = "RUN", num_args = 0..=1, conflicts_with_all = ["set", "seed"])]
+    #[arg(long, value_name = "RUN", num_args = 0..=1, conflicts_with_all = ["set", "params_file", "seed"])]
     pub resume: Option<Option<String>>,
     /// Does again what a run of this pipeline has rejected or skipped, and nothing that it has done well, although code has changed since: with the params, the seed and the
     /// `now()` of that run. What stages with `checkpoint` have kept of the other rows is taken as it is. RUN is the beginning of an id; without
     /// it, the newest run is meant.
-    #[arg(long, value_name = "RUN", num_args = 0..=1, conflicts_with_all = ["set", "seed", "resume"])]
+    #[arg(long, value_name = "RUN", num_args = 0..=1, conflicts_with_all = ["set", "params_file", "seed", "resume"])]
     pub rejected: Option<Option<String>>,
     #[command(flatten)]
     pub state: StateArgs,

@@ -10,7 +10,7 @@ use bytesize::ByteSize;
 
 use super::args::{ParamArgs, WorkerArgs};
 use super::exit_code::Exit;
-use super::{cgroup, output};
+use super::{cgroup, output, params_file};
 use crate::diagnostic::{Diagnostic, SourceText, SourceTextError};
 use crate::plan::memory::MemoryBound;
 use crate::plan::{self, AskError, Asked, Compiled, Plan, Settings};
@@ -162,6 +162,21 @@ pub fn unreadable(error: &SourceTextError) -> Exit {
 /// # Errors
 /// How the program should end if there is no current directory.
 pub fn given(params: &ParamArgs, completeness: Completeness) -> Result<Given, Exit> {
+    let mut set = params.params_file.as_deref().map(params_file::read).transpose()?.unwrap_or_default();
+    set.extend(params.set.iter().cloned());
+    surroundings(set, params.seed, params.secrets_file.as_deref(), completeness)
+}
+
+/// The same, where params and seed are known.
+///
+/// # Errors
+/// How the program should end if there is no current directory.
+pub fn surroundings(
+    set: Vec<(String, String)>,
+    seed: u64,
+    secrets_file: Option<&Path>,
+    completeness: Completeness,
+) -> Result<Given, Exit> {
     let current_dir = std::env::current_dir().map_err(|error| {
         output::complain(&format!("there is no current directory: {error}"));
         Exit::InputOutput
@@ -169,8 +184,8 @@ pub fn given(params: &ParamArgs, completeness: Completeness) -> Result<Given, Ex
     let env = std::env::vars_os()
         .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
         .collect();
-    let secrets = params.secrets_file.as_deref().map(secrets_of).transpose()?.unwrap_or_default();
-    Ok(Given { set: params.set.clone(), env, secrets, current_dir, seed: params.seed, completeness })
+    let secrets = secrets_file.map(secrets_of).transpose()?.unwrap_or_default();
+    Ok(Given { set, env, secrets, current_dir, seed, completeness })
 }
 
 /// The secrets in a file; prints why there are none.

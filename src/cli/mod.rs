@@ -10,6 +10,8 @@ mod graph;
 mod init;
 mod load;
 mod output;
+mod params_file;
+mod params_help;
 mod plan;
 mod resume;
 mod run;
@@ -53,13 +55,16 @@ fn end_on_panic() {
     }));
 }
 
-fn dispatch(args: impl IntoIterator<Item = OsString>) -> Exit {
-    let cli = match Cli::try_parse_from(args) {
+fn dispatch(args: Vec<OsString>) -> Exit {
+    let cli = match Cli::try_parse_from(&args) {
         Ok(cli) => cli,
         Err(message) => {
             let is_answer = matches!(message.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion);
             // A closed standard output or error leaves nobody to tell.
             let _ = message.print();
+            if message.kind() == ErrorKind::DisplayHelp {
+                params_help::print(&args);
+            }
             return if is_answer { Exit::Success } else { Exit::Usage };
         }
     };

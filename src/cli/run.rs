@@ -50,9 +50,12 @@ fn prepared_run(args: &RunArgs, extent: Extent<'_>) -> Result<Exit, Exit> {
     let given = match earlier.as_ref().map(|earlier| &earlier.record) {
         Some(earlier) => Given {
             current_dir: earlier.current_dir.clone(),
-            set: earlier.set.clone(),
-            seed: earlier.seed,
-            ..load::given(&args.params, Completeness::Full)?
+            ..load::surroundings(
+                earlier.set.clone(),
+                earlier.seed,
+                args.params.secrets_file.as_deref(),
+                Completeness::Full,
+            )?
         },
         None => load::given(&args.params, Completeness::Full)?,
     };

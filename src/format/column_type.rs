@@ -47,13 +47,19 @@ fn parse_nested(word: &str, nesting: usize) -> Option<DataType> {
     }
     if let Some(arguments) = arguments(word, "decimal(", ")") {
         let (precision, scale) = arguments.split_once(',')?;
-        let (precision, scale) = (precision.trim().parse::<u8>().ok()?, scale.trim().parse::<u8>().ok()?);
+        let (precision, scale) = (small(precision.trim())?, small(scale.trim())?);
         let fits = (1..=DECIMAL128_MAX_PRECISION).contains(&precision) && scale <= precision;
         return fits.then(|| DataType::Decimal128(precision, scale.cast_signed()));
     }
     let item = arguments(word, "list<", ">")?;
     let item = parse_nested(item, nesting.checked_sub(1)?)?;
     Some(DataType::List(Arc::new(Field::new_list_field(item, true))))
+}
+
+/// A number as people write it.
+fn small(digits: &str) -> Option<u8> {
+    let number = digits.parse::<u8>().ok()?;
+    (number.to_string() == digits).then_some(number)
 }
 
 fn arguments<'a>(word: &'a str, open: &str, close: &str) -> Option<&'a str> {

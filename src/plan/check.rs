@@ -2,12 +2,12 @@
 
 use super::link::{self, After, CommandShape, Link, ports};
 use super::stage::{Command, CommandLine, Convention, Port, StageKind};
-use crate::diagnostic::{Code, Diagnostic, Span, did_you_mean, nearest};
+use crate::diagnostic::{Code, Diagnostic, Span, did_you_mean};
 use crate::format::Format;
 use crate::spec::model::{CommandModeSpec, OnErrorWordSpec};
 use crate::spec::schema::{KINDS, SHARED_KINDS};
 use crate::spec::tree::{Node, Value};
-use crate::spec::{Document, Sharing, StageDraft};
+use crate::spec::{Document, Sharing, StageDraft, means};
 
 /// A stage has exactly one kind.
 pub fn kinds(draft: &StageDraft) -> Option<Diagnostic> {
@@ -39,7 +39,7 @@ pub fn kinds(draft: &StageDraft) -> Option<Diagnostic> {
 
 /// Whether a key that is not known may be meant to be `key`.
 fn misspells(draft: &StageDraft, key: &str) -> bool {
-    draft.lost.iter().any(|lost| lost != key && nearest(lost, [key]).is_some())
+    draft.lost.iter().any(|lost| means(lost, key))
 }
 
 /// A stage has inputs if and only if its kind takes them.
@@ -195,7 +195,9 @@ pub fn unused_params(document: &Document, kinds: &[Option<StageKind>]) -> Vec<Di
     }
     let is_used =
         |name: &str| document.used_params.contains(name) || kinds.iter().flatten().any(|kind| uses_param(kind, name));
-    let unused = document.params.iter().filter(|param| !is_used(&param.name));
+    // What is wrong with its declaration comes first.
+    let is_wrong = |span| document.problems.iter().any(|problem| problem.span() == Some(span));
+    let unused = document.params.iter().filter(|param| !is_used(&param.name) && !is_wrong(param.span));
     let warning = |name: &str, span| {
         Diagnostic::new(Code::ParamUnused, span, format!("the param `{name}` is not used")).label("never used")
     };

@@ -7,6 +7,7 @@ use super::resolve::Resolver;
 use super::stage::StageKind;
 use crate::diagnostic::Code;
 use crate::spec::model::{OnErrorWordSpec, TimeoutSpec, VerdictSpec};
+use crate::spec::pattern;
 
 /// How long a stage may take to be prepared in a worker, unless its pipeline says so, or gives an attempt even more time.
 const OPEN: Duration = Duration::from_secs(600);
@@ -208,7 +209,7 @@ impl Resolver<'_> {
 
     /// A time that is not zero.
     pub(super) fn duration(&mut self, keys: &[&str], text: &str) -> Option<Duration> {
-        let duration = humantime::parse_duration(text).ok().filter(|duration| !duration.is_zero());
+        let duration = pattern::is_duration(text).then(|| humantime::parse_duration(text).ok()).flatten();
         if duration.is_none() {
             let message = format!("`{text}` is not a time");
             self.report(Code::PlanBadDuration, keys, message).help =

@@ -3,7 +3,7 @@
 use super::link::Link;
 use super::resolve::{Resolver, query_node};
 use super::stage::Sql;
-use crate::diagnostic::{Code, Span, did_you_mean};
+use crate::diagnostic::{Code, Span, did_you_mean, nearest};
 use crate::spec::model::{SqlOptions, SqlSpec};
 use crate::spec::tree::{Node, TextStyle};
 use crate::sql::{Query, SyntaxError};
@@ -50,7 +50,12 @@ impl Resolver<'_> {
             let message = format!("the query reads the table `{table}`, which is no input of `{}`", self.draft.name);
             self.report_word(Code::PlanUnknownTable, text, table, message, help);
         }
-        for link in links.iter().filter(|link| !query.tables().contains(&link.table)) {
+        // A slip in a table's name is one mistake.
+        let is_misspelt = |link: &Link| {
+            let unknown = query.tables().iter().filter(|table| !written.contains(table));
+            unknown.into_iter().any(|table| nearest(table, [link.table.as_str()]).is_some())
+        };
+        for link in links.iter().filter(|link| !query.tables().contains(&link.table) && !is_misspelt(link)) {
             let message = format!("`{}` is an input, but the query does not read it", link.table);
             self.report_at(Code::PlanBadInput, link.span, None, message).help =
                 Some("take it out of `from`, or use it in the query".to_owned());

@@ -15,12 +15,12 @@ use super::template::{LoneBrace, Template};
 use crate::diagnostic::{Code, Diagnostic, Span, did_you_mean};
 use crate::format::{Compression, Format, column_type};
 use crate::spec::model::{
-    BatchSpec, CommandModeSpec, CommandSpec, CompressionSpec, ConventionSpec, CpusSpec, FormatSpec, MaxWorkersSpec,
+    CommandModeSpec, CommandSpec, CompressionSpec, ConventionSpec, CpusSpec, FormatSpec, FromSpec, MaxWorkersSpec,
     OutputsSpec, PartitionBySpec, PathsSpec, PipeFormatSpec, PythonOptions, PythonSpec, QueueSpec, ReadOptions,
     ReadSpec, SizeSpec, SpreadSpec, StartSpec, WorkersSpec, WriteOptions, WriteSpec,
 };
 use crate::spec::tree::Node;
-use crate::spec::{Document, Sharing, StageDraft};
+use crate::spec::{Document, Sharing, StageDraft, pattern};
 
 /// The least that `memory` can be, and why: an interpreter that has imported pyarrow and numpy takes half of it.
 const SMALLEST_MEMORY: (u64, &str) = (64 << 20, "a worker takes before its first batch");
@@ -71,7 +71,11 @@ impl Resolver<'_> {
         alias: Option<Span>,
         message: impl Into<String>,
     ) -> &mut Diagnostic {
-        self.problems.push(Diagnostic::new(code, span, message).through(alias.or(self.draft.alias)));
+        let mut problem = Diagnostic::new(code, span, message).through(alias.or(self.draft.alias));
+        if self.document.is_default(span) {
+            problem = problem.related(self.draft.name_span, format!("the stage `{}` takes it", self.draft.name));
+        }
+        self.problems.push(problem);
         self.problems.last_mut().expect("just pushed")
     }
 
@@ -91,6 +95,7 @@ impl Resolver<'_> {
                 &short
             }
         };
+        let schema = self.columns(&["read", "schema"], options.schema.as_ref());
         let paths = options.path.all();
         let stdin = paths.iter().any(|path| path == "-");
         if stdin && paths.len() > 1 {
@@ -99,6 +104,9 @@ impl Resolver<'_> {
                 &["read", "path"],
                 "standard input (`-`) cannot be read together with files",
             );
+            return None;
+        }
+        if !self.are_local("read", paths) {
             return None;
         }
         let format = self.format(&["read", "path"], options.format, paths)?;
@@ -117,7 +125,7 @@ impl Resolver<'_> {
             stdin,
             format,
             compression: options.compression.map(compression),
-            schema: self.columns(&["read", "schema"], options.schema.as_ref()),
+            schema,
             delimiter,
             header: options.header.unwrap_or(true),
             used: None,
@@ -149,6 +157,9 @@ impl Resolver<'_> {
                 (path, *format, *compression, *header)
             }
         };
+        if !self.are_local("write", std::slice::from_ref(path)) || !self.names_a_file(path, format) {
+            return None;
+        }
         let format = self.format(&["write", "path"], format, std::slice::from_ref(path))?;
         self.check_header("write", header, format);
         let target = if path == "-" { WriteTarget::Stdout } else { WriteTarget::File(self.absolute(path)) };
@@ -231,6 +242,7 @@ impl Resolver<'_> {
                 &short
             }
         };
+        let returns = self.columns(&["python", "returns"], options.returns.as_ref());
         let Some(call) = call(&options.call) else {
             let message = format!("`{}` does not name a function or a class", options.call);
             let of_file = options.call.split_once(".py:").map(|(file, name)| (file.replace('/', "."), name));
@@ -254,7 +266,7 @@ impl Resolver<'_> {
             call,
             convention: options.convention.map(convention).or(is_made.then_some(Convention::Object)),
             with: options.with.clone().unwrap_or_default(),
-            returns: self.columns(&["python", "returns"], options.returns.as_ref()),
+            returns,
             is_source: !self.draft.has("from"),
             concurrency: self.draft.spec.concurrency.and_then(NonZeroU32::new),
             partition_by: self.partition_by(),
@@ -281,6 +293,10 @@ impl Resolver<'_> {
     }
 
     fn command(&mut self, spec: &CommandSpec) -> Option<Command> {
+        let returns = match spec {
+            CommandSpec::Argv(_) => Vec::new(),
+            CommandSpec::Options(options) => self.columns(&["command", "returns"], options.returns.as_ref()),
+        };
         let line = match spec {
             CommandSpec::Argv(argv) => CommandLine::Argv(argv.clone()),
             CommandSpec::Options(options) => match (&options.run, &options.shell) {
@@ -292,13 +308,8 @@ impl Resolver<'_> {
                 }
                 (Some(argv), None) => CommandLine::Argv(argv.clone()),
                 (None, Some(script)) => CommandLine::Shell(script.clone()),
-                (run, _) => {
-                    let count = if run.is_some() { "both `run` and `shell`" } else { "neither `run` nor `shell`" };
-                    let span = self.draft.key_span("command");
-                    let message = format!("the command has {count}; it takes exactly one");
-                    self.report_at(Code::PlanBadOption, span, None, message);
-                    return None;
-                }
+                // The schema has said so.
+                (Some(_), Some(_)) | (None, None) => return None,
             },
         };
         let shape = CommandShape::of(self.draft)?;
@@ -322,10 +333,7 @@ impl Resolver<'_> {
             },
             input: pipe_format(shape.input),
             output: pipe_format(shape.output),
-            returns: match spec {
-                CommandSpec::Argv(_) => Vec::new(),
-                CommandSpec::Options(options) => self.columns(&["command", "returns"], options.returns.as_ref()),
-            },
+            returns,
         })
     }
 
@@ -431,13 +439,13 @@ impl Resolver<'_> {
 
     /// The cut that the stage asks for.
     pub fn cut(&mut self) -> Option<Cut> {
-        if CommandShape::of(self.draft).is_some_and(|shape| shape.mode == CommandModeSpec::Row) {
-            return Some(Cut { rows: NonZeroU32::MIN, ..Cut::default() });
-        }
-        let BatchSpec { rows, bytes } = self.draft.spec.batch.as_ref()?;
         let default = Cut::default();
-        let bytes = bytes.as_ref().and_then(|bytes| self.size(&["batch", "bytes"], bytes));
-        let rows = rows.and_then(NonZeroU32::new);
+        let given = self.draft.spec.batch.as_ref();
+        let bytes = given.and_then(|given| self.size(&["batch", "bytes"], given.bytes.as_ref()?));
+        if CommandShape::of(self.draft).is_some_and(|shape| shape.mode == CommandModeSpec::Row) {
+            return Some(Cut { rows: NonZeroU32::MIN, ..default });
+        }
+        let rows = given?.rows.and_then(NonZeroU32::new);
         Some(Cut { rows: rows.unwrap_or(default.rows), bytes: bytes.unwrap_or(default.bytes), at_files: false })
     }
 
@@ -454,7 +462,8 @@ impl Resolver<'_> {
         let bytes = match size {
             SizeSpec::Bytes(bytes) => NonZeroU64::new(*bytes),
             SizeSpec::Text(text) => {
-                text.parse::<bytesize::ByteSize>().ok().and_then(|size| NonZeroU64::new(size.as_u64()))
+                let size = pattern::is_size(text).then(|| text.parse::<bytesize::ByteSize>().ok()).flatten();
+                size.and_then(|size| NonZeroU64::new(size.as_u64()))
             }
         };
         if let (None, SizeSpec::Text(text)) = (bytes, size) {
@@ -477,6 +486,42 @@ impl Resolver<'_> {
         }
     }
 
+    /// Whether paths are those of files of this machine.
+    fn are_local(&mut self, kind: &str, paths: &[String]) -> bool {
+        let Some((at, path)) = paths.iter().enumerate().find(|(_, path)| scheme(path).is_some()) else { return true };
+        let scheme = scheme(path).unwrap_or_default();
+        let node = self.draft.find(&[kind, "path"]);
+        let node = node.map(|node| node.items().get(at).unwrap_or(node));
+        let (span, alias) = node.map_or((self.draft.name_span, None), |node| (node.span, node.alias));
+        let help = match (scheme, kind) {
+            ("file", _) => "write the path alone".to_owned(),
+            (_, "read") => "let a `command` stage fetch it to a file, and make this stage `after` that one".to_owned(),
+            _ => "write a file, and copy it when the run has ended".to_owned(),
+        };
+        let message = format!("`{path}` is a URL, and `{kind}` takes paths of files alone");
+        self.report_at(Code::PlanBadOption, span, alias, message).help = Some(help);
+        false
+    }
+
+    /// Whether the path of a sink ends in the name of a file.
+    fn names_a_file(&mut self, path: &str, format: Option<FormatSpec>) -> bool {
+        let last = path.rsplit('/').next().unwrap_or_default();
+        if !matches!(last, "" | "." | "..") {
+            return true;
+        }
+        let folder = path.strip_suffix(last).unwrap_or(path);
+        let slash = if last.is_empty() { "" } else { "/" };
+        let extension = format.map_or("csv", |given| self::format(given).extensions()[0]);
+        let message = format!("`{path}` names a folder, and a stage writes one file");
+        let input = match &self.draft.spec.from {
+            Some(FromSpec::One(name)) => name.replace('.', "_"),
+            _ => self.draft.name.clone(),
+        };
+        self.report(Code::PlanBadOption, &["write", "path"], message).help =
+            Some(format!("name the file, such as `{folder}{last}{slash}{input}.{extension}`"));
+        false
+    }
+
     pub(super) fn absolute(&self, path: &str) -> PathBuf {
         absolute(&self.document.folder, path)
     }
@@ -491,6 +536,14 @@ pub fn absolute(folder: &Path, path: &str) -> PathBuf {
 /// The value of an environment variable, which is text whatever is written.
 pub fn variable(value: &Value) -> String {
     value.as_str().map_or_else(|| value.to_string(), str::to_owned)
+}
+
+/// The scheme of a URL.
+fn scheme(path: &str) -> Option<&str> {
+    let (scheme, _) = path.split_once("://")?;
+    let is_scheme = scheme.starts_with(|first: char| first.is_ascii_alphabetic())
+        && scheme.chars().all(|character| character.is_ascii_alphanumeric() || matches!(character, '+' | '-' | '.'));
+    is_scheme.then_some(scheme)
 }
 
 fn call(text: &str) -> Option<Call> {

@@ -4,7 +4,7 @@ use super::resolve::Resolver;
 use super::stage::{CommandMode, StageKind};
 use crate::diagnostic::{Code, Diagnostic, did_you_mean};
 use crate::spec::model::{DeviceIdSpec, DevicesSpec, PerSpec, RateSpec, ResourceSpec, UseOptions, UseSpec, UsesSpec};
-use crate::spec::{Document, ResourceDraft};
+use crate::spec::{Document, ResourceDraft, pattern};
 
 /// Index of a resource in [`Plan::resources`](super::Plan::resources).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -22,6 +22,8 @@ pub struct Resource {
     pub kind: ResourceKind,
     /// Of units that are told apart.
     pub devices: Option<Devices>,
+    /// Of a rate that has slots as well: the units of the same name. Whoever takes of it takes of both.
+    pub slots: Option<ResourceId>,
 }
 
 /// Units that are told apart, such as GPUs.
@@ -51,9 +53,19 @@ pub struct Use {
 }
 
 impl Resource {
-    /// Those of a document; `None` for one that is wrong.
+    /// Those of a document, in its order; `None` for one that is wrong. Behind them stand the slots of those that have a rate and slots.
     pub(super) fn all(document: &Document, problems: &mut Vec<Diagnostic>) -> Vec<Option<Self>> {
-        document.resources.iter().map(|draft| Self::of(draft, problems)).collect()
+        let mut all: Vec<Option<Self>> = document.resources.iter().map(|draft| Self::of(draft, problems)).collect();
+        for (at, draft) in document.resources.iter().enumerate() {
+            let Some(ResourceSpec::Rate(RateSpec { slots: Some(slots), .. })) = &draft.spec else { continue };
+            let behind = ResourceId(u32::try_from(all.len()).expect("a file has fewer resources than bytes"));
+            if let Some(rate) = &mut all[at] {
+                rate.slots = Some(behind);
+            }
+            let kind = ResourceKind::Units(*slots);
+            all.push(Some(Self { name: draft.name.clone(), kind, devices: None, slots: None }));
+        }
+        all
     }
 
     fn of(draft: &ResourceDraft, problems: &mut Vec<Diagnostic>) -> Option<Self> {
@@ -66,7 +78,7 @@ impl Resource {
                 devices = Some(made);
                 ResourceKind::Units(units)
             }
-            ResourceSpec::Rate(RateSpec { rate, burst }) => {
+            ResourceSpec::Rate(RateSpec { rate, burst, slots: _ }) => {
                 let Some(per_second) = per_second(rate) else {
                     let node = draft.node.get("rate").unwrap_or(&draft.node);
                     let problem = Diagnostic::new(Code::PlanBadRate, node.span, format!("`{rate}` is not a rate"));
@@ -78,7 +90,7 @@ impl Resource {
                 ResourceKind::Rate { per_second, burst: burst.unwrap_or_else(|| usual_burst(per_second)) }
             }
         };
-        Some(Self { name: draft.name.clone(), kind, devices })
+        Some(Self { name: draft.name.clone(), kind, devices, slots: None })
     }
 
     /// Resources that no stage uses.
@@ -110,12 +122,8 @@ impl Devices {
         let ids: Vec<String> = match (units, ids) {
             (Some(units), None) => (0..*units).map(|id| id.to_string()).collect(),
             (None, Some(ids)) => ids.iter().map(device_id).collect(),
-            (units, _) => {
-                let count = if units.is_some() { "both `units` and `ids`" } else { "neither `units` nor `ids`" };
-                let message = format!("the resource `{}` has {count}; it takes exactly one", draft.name);
-                report("ids", message, "`units: 2` are those with the ids 0 and 1; `ids: [0, 3]` names them");
-                return None;
-            }
+            // The schema has said so.
+            (Some(_), Some(_)) | (None, None) => return None,
         };
         if let Some(at) = (1..ids.len()).find(|&at| ids[..at].contains(&ids[at])) {
             let message = format!("the resource `{}` has the id `{}` twice", draft.name, ids[at]);
@@ -145,7 +153,7 @@ fn usual_burst(per_second: f64) -> u32 {
 
 /// `100/min`.
 fn per_second(text: &str) -> Option<f64> {
-    let (number, unit) = text.split_once('/')?;
+    let (number, unit) = pattern::is_rate(text).then_some(text)?.split_once('/')?;
     let seconds = match unit.trim() {
         "s" | "sec" | "second" => 1.0,
         "min" | "minute" => 60.0,
@@ -154,9 +162,7 @@ fn per_second(text: &str) -> Option<f64> {
         _ => return None,
     };
     let number: f64 = number.trim().parse().ok()?;
-    let rate = number / seconds;
-    // Less often than once in three years is a mistake, and so is more than anybody could count.
-    (rate.is_finite() && (1e-8..=1e9).contains(&rate)).then_some(rate)
+    Some(number / seconds)
 }
 
 fn names(uses: Option<&UsesSpec>) -> Vec<&str> {
@@ -219,14 +225,16 @@ impl Resolver<'_> {
                 self.report(Code::PlanBadOption, &["uses"], message);
                 continue;
             }
-            match resources[at].as_ref().map(|resource| resource.kind) {
-                Some(ResourceKind::Units(all)) if per_row => {
+            let slots = resources[at].as_ref().and_then(|resource| resource.slots);
+            let counted = slots.map_or(at, ResourceId::index);
+            match resources[counted].as_ref().map(|resource| resource.kind) {
+                Some(ResourceKind::Units(all)) if per_row && slots.is_none() => {
                     let message =
                         format!("`per: row` has no meaning for `{name}`, which is not a rate but {all} unit(s)");
                     self.report(Code::PlanBadOption, &["uses", name, "per"], message).help =
                         Some(format!("write `{name}: {units}`, which an attempt has while it runs"));
                 }
-                Some(ResourceKind::Units(all)) if units > all => {
+                Some(ResourceKind::Units(all)) if units > all && !per_row => {
                     let message = format!("{units} of `{name}` are never free: there are {all}");
                     self.report(Code::PlanBadOption, &["uses", name], message);
                 }
@@ -261,6 +269,9 @@ impl Resolver<'_> {
                 );
             }
             uses.push(Use { resource, units, per_row });
+            // Rows are counted by the rate, attempts by the slots.
+            let taken = if per_row { 1 } else { units };
+            uses.extend(slots.map(|resource| Use { resource, units: taken, per_row: false }));
         }
         uses
     }

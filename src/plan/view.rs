@@ -31,7 +31,9 @@ pub fn text(plan: &Plan) -> String {
         line(&mut out, format!("params: {}", params.join(" ")));
     }
     if !plan.resources.is_empty() {
-        let resources: Vec<String> = plan.resources.iter().map(resource_text).collect();
+        // Slots are told with the rate of their name.
+        let own = plan.resources.iter().enumerate().filter(|(at, _)| !is_slots(plan, *at));
+        let resources: Vec<String> = own.map(|(_, resource)| resource_text(plan, resource)).collect();
         line(&mut out, format!("resources: {}", resources.join("; ")));
     }
     line(&mut out, "\nstages, in order:");
@@ -134,7 +136,12 @@ fn stage_text(plan: &Plan, stage: &Stage, out: &mut String) {
     }
 }
 
-fn resource_text(resource: &Resource) -> String {
+/// Whether a resource is the slots of another.
+fn is_slots(plan: &Plan, at: usize) -> bool {
+    plan.resources.iter().any(|resource| resource.slots.is_some_and(|slots| slots.index() == at))
+}
+
+fn resource_text(plan: &Plan, resource: &Resource) -> String {
     let name = &resource.name;
     if let Some(Devices { ids, env }) = &resource.devices {
         return format!("{name}, {} in {env}", ids.join(" "));
@@ -149,7 +156,12 @@ fn resource_text(resource: &Resource) -> String {
                 .map(|(seconds, unit)| (per_second * seconds, unit))
                 .find(|(number, unit)| *number >= 1.0 || *unit == "d")
                 .expect("the last one is taken in any case");
-            format!("{name}, {} a {unit}, {burst} at once", (number * 1e6).round() / 1e6)
+            let slots = resource.slots.map(|slots| match plan.resources[slots.index()].kind {
+                ResourceKind::Units(units) => format!(", {}", counted(units as usize, "slot")),
+                ResourceKind::Rate { .. } => String::new(),
+            });
+            let slots = slots.unwrap_or_default();
+            format!("{name}, {} a {unit}, {burst} at once{slots}", (number * 1e6).round() / 1e6)
         }
     }
 }
@@ -157,6 +169,9 @@ fn resource_text(resource: &Resource) -> String {
 fn uses_text(plan: &Plan, stage: &Stage) -> String {
     let one = |of: &Use, of_what: &str| {
         let name = &plan.resources[of.resource.index()].name;
+        if is_slots(plan, of.resource.index()) {
+            return format!("{} of {name} for each {of_what}", counted(of.units as usize, "slot"));
+        }
         format!("{} {name} for each {of_what}", of.units)
     };
     let held = stage.holds.iter().map(|of| one(of, "worker"));

@@ -28,6 +28,8 @@ pub struct Document {
     pub stages: Vec<StageDraft>,
     /// Where the stages with `foreach` stand.
     pub foreach_spans: Vec<Span>,
+    /// Where `defaults` stand.
+    pub defaults_span: Option<Span>,
     /// Params that some expression uses.
     pub used_params: BTreeSet<String>,
     pub seed: u64,
@@ -80,14 +82,21 @@ pub struct ResourceDraft {
 }
 
 impl Document {
-    /// Says of the stages that one `foreach` makes only once what is wrong at one place.
+    /// Says of the stages that one `foreach` makes only once what is wrong at one place, and once what is said of several stages in the same
+    /// words at a place in `defaults`.
     pub fn fold(&self, problems: &mut Vec<Diagnostic>) {
         let mut seen = BTreeSet::new();
         problems.retain(|problem| {
             let Some(span) = problem.span() else { return true };
             let is_shared = self.foreach_spans.iter().any(|stage| stage.start <= span.start && span.end <= stage.end);
-            !is_shared || seen.insert((problem.code, span))
+            let message = if self.is_default(span) { problem.message.clone() } else { String::new() };
+            !(is_shared || self.is_default(span)) || seen.insert((problem.code, span, message))
         });
+    }
+
+    /// Whether a place is in `defaults`.
+    pub fn is_default(&self, span: Span) -> bool {
+        self.defaults_span.is_some_and(|all| all.start <= span.start && span.end <= all.end)
     }
 }
 

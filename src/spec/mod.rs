@@ -4,13 +4,17 @@
 //! the JSON Schema ([`schema`]), and what is right is read into types ([`model`]). Nothing here does I/O or knows what a plan
 //! is. Start reading at [`parse`](parse::parse).
 
+mod defaults;
 mod document;
 mod foreach;
 mod given;
+mod hint;
+mod indentation;
 mod interpolate;
 pub mod model;
 mod params;
 mod parse;
+pub mod pattern;
 mod scalar;
 pub mod schema;
 pub mod tree;
@@ -19,5 +23,6 @@ pub mod yaml;
 
 pub use document::{Document, ResourceDraft, Sharing, StageDraft};
 pub use given::{Completeness, Given};
-pub use params::Param;
+pub use hint::means;
+pub use params::{Allowed, Param};
 pub use parse::parse;

@@ -5,6 +5,7 @@
 //! messages elsewhere, never get to say anything here; they give the schema and the reader in one place.
 
 mod command;
+mod defaults;
 mod failing;
 mod file;
 mod python;
@@ -18,6 +19,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value};
 
 pub use command::*;
+pub use defaults::*;
 pub use failing::*;
 pub use file::*;
 pub use python::*;
@@ -29,18 +31,20 @@ pub use workers::*;
 #[schemars(title = "millpond pipeline")]
 pub struct PipelineSpec {
     /// Version of the pipeline language.
-    #[schemars(schema_with = "super::schema::version")]
+    #[schemars(schema_with = "super::schema::version", example = &1)]
     pub version: u32,
     /// Name of the pipeline. Without it, the file's name.
     #[schemars(example = &"reviews")]
     pub name: Option<String>,
     /// What the pipeline is for.
+    #[schemars(example = &"Clean product reviews, score them, and publish them as Parquet.")]
     pub description: Option<String>,
-    /// Typed inputs of a run, set with `--set name=value` and used as `${{ params.name }}`; in SQL as `$name`.
+    /// Typed inputs of a run, set with `--set name=value` or `--params-file`, and used as `${{ params.name }}`; in SQL as `$name`.
     #[serde(default)]
-    #[schemars(schema_with = "super::schema::named::<ParamSpec>")]
+    #[schemars(schema_with = "super::schema::named::<ParamSpec>", example = &serde_json::json!({ "floor": { "type": "integer", "default": 3 } }))]
     pub params: Option<BTreeMap<String, ParamSpec>>,
     /// The Python environment of every python stage.
+    #[schemars(example = &serde_json::json!({ "requirements": ["pandas"] }))]
     pub python: Option<PythonEnvironmentSpec>,
     /// What stages share and there is not enough of for all: units, or so many calls in a time. Stages take of it with `uses`.
     #[serde(default)]
@@ -57,8 +61,11 @@ pub struct PipelineSpec {
         example = &serde_json::json!({ "prices": { "read": "prices.parquet" }, "model": { "python": "models:load" } })
     )]
     pub shared: Option<BTreeMap<String, SharedSpec>>,
+    /// Keys of all stages that can have them, such as `retry`. A key of a stage goes before the one here, as a whole.
+    #[schemars(example = &serde_json::json!({ "retry": { "attempts": 3 }, "timeout": "60s" }))]
+    pub defaults: Option<DefaultsSpec>,
     /// The stages by name. A stage's kind is the one key `read`, `write`, `sql`, `python` or `command` that it has.
-    #[schemars(schema_with = "super::schema::named::<StageSpec>")]
+    #[schemars(schema_with = "super::schema::stages", example = &serde_json::json!({ "rows": { "read": "rows.csv" }, "publish": { "from": "rows", "write": "out/rows.parquet" } }))]
     pub stages: BTreeMap<String, StageSpec>,
 }
 
@@ -68,15 +75,25 @@ pub struct ParamSpec {
     /// Type of the value. A `path` in this file is relative to this file; one on the command line to the current directory.
     #[serde(rename = "type")]
     pub kind: ParamType,
+    /// Whether a run has to set it. It has to exactly if there is no `default`, so that this only says so.
+    #[schemars(example = &true)]
+    pub required: Option<bool>,
+    /// The least value (`integer` and `float`).
+    #[schemars(example = &0)]
+    pub min: Option<f64>,
+    /// The greatest value (`integer` and `float`).
+    #[schemars(example = &100)]
+    pub max: Option<f64>,
     /// Value when the run sets none. A param without a default must be set.
     #[serde(default, deserialize_with = "present")]
-    #[schemars(schema_with = "super::schema::scalar")]
+    #[schemars(schema_with = "super::schema::scalar", example = &3)]
     pub default: Option<Value>,
     /// What the param does.
+    #[schemars(example = &"Leave out reviews that are shorter than this.")]
     pub description: Option<String>,
     /// The only values that are allowed.
     #[serde(default)]
-    #[schemars(schema_with = "super::schema::scalars")]
+    #[schemars(schema_with = "super::schema::scalars", example = &["csv", "jsonl"])]
     pub choices: Option<Vec<Value>>,
 }
 
@@ -111,6 +128,7 @@ impl ParamType {
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
 pub struct SharedSpec {
     /// What it is.
+    #[schemars(example = &"Prices of the day.")]
     pub description: Option<String>,
     /// Of `sql`, the tables: stages, or what else is shared. Of `python`, whose rows are kept as a table then.
     #[schemars(example = &"prices", example = &["prices", "rates"])]
@@ -126,14 +144,17 @@ pub struct SharedSpec {
     #[schemars(example = &"models:load")]
     pub python: Option<PythonSpec>,
     /// What the worker that makes it may allocate, or what the query may keep in memory before it spills to disk.
+    #[schemars(example = &"2GiB")]
     pub memory: Option<SizeSpec>,
     /// How long it may take to make it.
+    #[schemars(example = &"5m")]
     pub timeout: Option<TimeoutSpec>,
     /// Environment variables of the process that makes it, on top of the inherited ones.
     #[serde(default)]
-    #[schemars(schema_with = "super::schema::scalar_map")]
+    #[schemars(schema_with = "super::schema::scalar_map", example = &serde_json::json!({ "OMP_NUM_THREADS": 2 }))]
     pub env: Option<Map<String, Value>>,
     /// Working directory of the process that makes it, relative to this file. Without it, the folder of this file.
+    #[schemars(example = &"work", extend("default" = "."))]
     pub cwd: Option<String>,
 }
 
@@ -141,6 +162,7 @@ pub struct SharedSpec {
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
 pub struct StageSpec {
     /// What the stage does.
+    #[schemars(example = &"Leave out what is too short.")]
     pub description: Option<String>,
     /// Makes one stage for each value of a list, or for each combination of the values of several. In the stage, `${{ each.name }}` is the
     /// value of `name`.
@@ -174,6 +196,7 @@ pub struct StageSpec {
     #[schemars(example = &["jq", "-c", "select(.ok)"])]
     pub command: Option<CommandSpec>,
     /// How many workers may run this stage at once: a number, `auto` (the cores that may be used), or limits.
+    #[schemars(example = &4, example = &serde_json::json!({ "min": 1, "max": "auto" }), extend("default" = "auto"))]
     pub workers: Option<WorkersSpec>,
     /// For how many rows of a batch a worker may call the function at once, for work that waits: HTTP calls, databases (`python` with
     /// `from` and `as: row` only). An `async def` function is called on one event loop, another one in threads. Without it, an `async def`
@@ -183,6 +206,7 @@ pub struct StageSpec {
     /// Of a `python` stage, what one worker may allocate: one that has more after a batch is replaced; one that reaches one and a half
     /// times as much is killed, and its batch is tried again. Of a `sql` stage that joins, aggregates or sorts, what the query may
     /// keep in memory before it spills to disk.
+    #[schemars(example = &"2GiB")]
     pub memory: Option<SizeSpec>,
     /// When a worker of a `python` stage is replaced by a new one, between two batches: after so much work, or at such an age.
     #[schemars(example = &serde_json::json!({ "batches": 100 }), example = &serde_json::json!({ "age": "30m" }))]
@@ -196,30 +220,35 @@ pub struct StageSpec {
     #[schemars(example = &"connections", example = &serde_json::json!({ "connections": 1, "api": { "per": "row" } }))]
     pub uses: Option<UsesSpec>,
     /// How rows are cut into batches for this stage. A batch ends at whichever bound comes first.
+    #[schemars(example = &serde_json::json!({ "rows": 1024 }))]
     pub batch: Option<BatchSpec>,
     /// Bound of the queue in front of this stage. Both bounds hold.
+    #[schemars(example = &serde_json::json!({ "batches": 4, "bytes": "16MiB" }))]
     pub queue: Option<QueueSpec>,
     /// How long an attempt of one batch may take (`python` and `command` only). What takes longer is stopped, and has failed with the verdict
     /// `timeout`.
     #[schemars(example = &"60s", example = &"1m30s")]
     pub timeout: Option<TimeoutSpec>,
     /// How often a batch that fails is tried.
+    #[schemars(example = &serde_json::json!({ "attempts": 3, "backoff": "1s" }))]
     pub retry: Option<RetrySpec>,
     /// What happens to rows that keep failing. `skip` and `reject` may have a limit, beyond which the run fails.
-    #[schemars(example = &"reject", example = &serde_json::json!({ "reject": { "max_fraction": 0.01 } }))]
+    #[schemars(example = &"reject", example = &serde_json::json!({ "reject": { "max_fraction": 0.01 } }), extend("default" = "fail"))]
     pub on_error: Option<OnErrorSpec>,
     /// Whether finished batches are kept, so that a later run need not do them again: batches of which the rows, the code, and all else
     /// that decides what comes of them are the same. Of `python` functions and classes that keep no state, and of commands in mode `batch`
     /// or `row`.
-    #[schemars(example = &true, example = &serde_json::json!({ "depends": "models/*.bin" }))]
+    #[schemars(example = &true, example = &serde_json::json!({ "depends": "models/*.bin" }), extend("default" = false))]
     pub checkpoint: Option<CheckpointSpec>,
     /// What workers tell of what the code of a `python` stage logs: records of less weight are not told. Without it, what `--log-level` says, or `info`.
+    #[schemars(extend("default" = "info"))]
     pub log_level: Option<LogLevelSpec>,
     /// Environment variables of the stage's processes, on top of the inherited ones.
     #[serde(default)]
-    #[schemars(schema_with = "super::schema::scalar_map")]
+    #[schemars(schema_with = "super::schema::scalar_map", example = &serde_json::json!({ "OMP_NUM_THREADS": 2 }))]
     pub env: Option<Map<String, Value>>,
     /// Working directory of the stage's processes, relative to this file. Without it, the folder of this file.
+    #[schemars(example = &"work", extend("default" = "."))]
     pub cwd: Option<String>,
 }
 
@@ -268,6 +297,7 @@ pub enum SqlSpec {
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 pub struct SqlOptions {
     /// The query.
+    #[schemars(example = &"SELECT * FROM clean WHERE stars >= $floor")]
     pub query: String,
 }
 
@@ -275,9 +305,10 @@ pub struct SqlOptions {
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 pub struct BatchSpec {
     /// Rows of a batch.
-    #[schemars(range(min = 1, max = 2_147_483_647))]
+    #[schemars(range(min = 1, max = 2_147_483_647), example = &1024, extend("default" = 8192))]
     pub rows: Option<u32>,
     /// Bytes of values in a batch.
+    #[schemars(extend("default" = "8MiB"))]
     pub bytes: Option<SizeSpec>,
 }
 
@@ -285,9 +316,10 @@ pub struct BatchSpec {
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 pub struct QueueSpec {
     /// Batches in the queue.
-    #[schemars(range(min = 1, max = 1_000_000))]
+    #[schemars(range(min = 1, max = 1_000_000), example = &4, extend("default" = 8))]
     pub batches: Option<u32>,
     /// Bytes of the batches in the queue.
+    #[schemars(example = &"16MiB")]
     pub bytes: Option<SizeSpec>,
 }
 
@@ -295,7 +327,7 @@ pub struct QueueSpec {
 #[serde(untagged)]
 #[schemars(inline)]
 pub enum SizeSpec {
-    Bytes(#[schemars(range(min = 1))] u64),
     /// A number with a unit, like `64MiB`.
-    Text(#[schemars(example = &"64MiB")] String),
+    Text(#[schemars(schema_with = "super::schema::size")] String),
+    Bytes(#[schemars(range(min = 1))] u64),
 }

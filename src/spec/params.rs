@@ -20,6 +20,34 @@ pub struct Param {
     pub description: Option<String>,
     /// Whether a run has to set it.
     pub required: bool,
+    /// The default as it is written.
+    pub default: Option<Json>,
+    pub allowed: Allowed,
+}
+
+/// The values that a param may have.
+#[derive(Clone, Debug, Default)]
+pub struct Allowed {
+    pub choices: Option<Vec<Json>>,
+    pub min: Option<serde_json::Number>,
+    pub max: Option<serde_json::Number>,
+}
+
+impl Allowed {
+    /// Why a value of the right type is refused, and what would not be.
+    fn refuses(&self, value: &Json) -> Option<(String, Option<String>)> {
+        if let Some(choices) = self.choices.as_ref().filter(|choices| !choices.contains(value)) {
+            return Some(("not one of the choices".to_owned(), Some(listed(choices))));
+        }
+        let number = value.as_f64()?;
+        let is_less = self.min.as_ref().and_then(serde_json::Number::as_f64).is_some_and(|min| number < min);
+        let is_more = self.max.as_ref().and_then(serde_json::Number::as_f64).is_some_and(|max| number > max);
+        match (&self.min, &self.max) {
+            (Some(min), _) if is_less => Some((format!("less than `min`, which is {min}"), None)),
+            (_, Some(max)) if is_more => Some((format!("more than `max`, which is {max}"), None)),
+            _ => None,
+        }
+    }
 }
 
 /// The params declared in `block`, with their values. Defaults have been interpolated.
@@ -47,14 +75,18 @@ fn read_param(entry: &Entry, folder: &Path, given: &Given, problems: &mut Vec<Di
         value: None,
         description: node.get("description").and_then(Node::as_str).map(str::to_owned),
         required: node.get("default").is_none(),
+        default: node.get("default").filter(|default| !default.is_unresolved()).map(Node::to_json),
+        allowed: Allowed::default(),
     };
+    check_required(node, &param, problems);
     let Some(kind) = param.kind else { return param };
-    let choices = read_choices(node, kind, folder, problems);
+    param.allowed =
+        Allowed { choices: read_choices(node, kind, folder, problems), ..read_bounds(node, kind, problems) };
     let default = node.get("default").filter(|default| !default.is_unresolved());
-    let default = default.and_then(|default| check_default(default, kind, folder, choices.as_deref(), problems));
+    let default = default.and_then(|default| check_default(default, kind, folder, &param.allowed, problems));
     let set = given.set.iter().rev().find(|(name, _)| *name == param.name);
     param.value = match set {
-        Some((_, text)) => from_command_line(&param.name, text, kind, given, choices.as_deref())
+        Some((_, text)) => from_command_line(&param.name, text, kind, given, &param.allowed)
             .map_err(|problem| problems.push(problem))
             .ok(),
         None => default,
@@ -65,6 +97,43 @@ fn read_param(entry: &Entry, folder: &Path, given: &Given, problems: &mut Vec<Di
         problems.push(Diagnostic::new(Code::ParamMissing, param.span, message).help(help));
     }
     param
+}
+
+/// `required` only says what `default` says.
+fn check_required(node: &Node, param: &Param, problems: &mut Vec<Diagnostic>) {
+    let Some(written) = node.get("required") else { return };
+    let (message, help) = match (&written.value, param.required) {
+        (Value::Bool(true), false) => ("is required and has a default", "remove `required` or `default`"),
+        (Value::Bool(false), true) => ("is not required and has no default", "give it a `default`"),
+        _ => return,
+    };
+    let message = format!("the param `{}` {message}", param.name);
+    let problem = Diagnostic::new(Code::ParamBadDefault, written.span, message).help(help.to_owned());
+    problems.push(problem.through(written.alias));
+}
+
+fn read_bounds(node: &Node, kind: ParamType, problems: &mut Vec<Diagnostic>) -> Allowed {
+    let mut bound = |key: &str| {
+        let written = node.get(key)?;
+        let Value::Number(number) = &written.value else { return None };
+        if !matches!(kind, ParamType::Integer | ParamType::Float) {
+            let message = format!("`{key}` has no meaning for {}", with_article(kind));
+            let problem = Diagnostic::new(Code::ParamBadDefault, written.span, message);
+            problems
+                .push(problem.help("remove it; `integer` and `float` have bounds".to_owned()).through(written.alias));
+            return None;
+        }
+        Some(number.clone())
+    };
+    let (min, max) = (bound("min"), bound("max"));
+    if let (Some(least), Some(most)) = (&min, &max)
+        && least.as_f64() > most.as_f64()
+    {
+        let span = node.get("min").map_or(node.span, |node| node.span);
+        let message = format!("`min: {least}` is more than `max: {most}`");
+        problems.push(Diagnostic::new(Code::ParamBadDefault, span, message).through(node.alias));
+    }
+    Allowed { choices: None, min, max }
 }
 
 fn kind(word: &str) -> Option<ParamType> {
@@ -89,7 +158,7 @@ fn check_default(
     node: &Node,
     kind: ParamType,
     folder: &Path,
-    choices: Option<&[Json]>,
+    allowed: &Allowed,
     problems: &mut Vec<Diagnostic>,
 ) -> Option<Json> {
     let Some(value) = typed(&node.value, kind) else {
@@ -97,10 +166,9 @@ fn check_default(
         return None;
     };
     let value = located(value, kind, folder);
-    if let Some(choices) = choices.filter(|choices| !choices.contains(&value)) {
-        let message = format!("the default {value} is not one of the choices");
-        problems
-            .push(Diagnostic::new(Code::ParamBadDefault, node.span, message).help(listed(choices)).through(node.alias));
+    if let Some((reason, help)) = allowed.refuses(&value) {
+        let message = format!("the default {value} is {reason}");
+        problems.push(Diagnostic::new(Code::ParamBadDefault, node.span, message).help(help).through(node.alias));
         return None;
     }
     Some(value)
@@ -155,7 +223,7 @@ fn from_command_line(
     text: &str,
     kind: ParamType,
     given: &Given,
-    choices: Option<&[Json]>,
+    allowed: &Allowed,
 ) -> Result<Json, Diagnostic> {
     let value = match kind {
         ParamType::String => Some(Json::from(text)),
@@ -168,11 +236,11 @@ fn from_command_line(
         let message = format!("`--set {name}={text}`: `{text}` is not {}", with_article(kind));
         return Err(Diagnostic::without_place(Code::ParamBadValue, message));
     };
-    match choices {
-        Some(choices) if !choices.contains(&value) => {
-            let message = format!("`--set {name}={text}`: not one of the choices");
-            Err(Diagnostic::without_place(Code::ParamBadValue, message).help(listed(choices)))
+    match allowed.refuses(&value) {
+        Some((reason, help)) => {
+            let message = format!("`--set {name}={text}`: {reason}");
+            Err(Diagnostic::without_place(Code::ParamBadValue, message).help(help))
         }
-        _ => Ok(value),
+        None => Ok(value),
     }
 }

@@ -5,15 +5,16 @@ use std::sync::{Arc, LazyLock};
 
 use jsonschema::Validator;
 use serde::de::DeserializeOwned;
-use serde_json::Value as Json;
 
+use super::defaults::{self, DEFAULTS};
 use super::document::{Document, ResourceDraft, Sharing, StageDraft};
 use super::foreach::{self, Expansion};
 use super::given::Given;
+use super::indentation;
 use super::interpolate::{Found, Names};
 use super::model::StageSpec;
 use super::params::{self, Param};
-use super::schema::{self, KINDS, SHARED_KINDS};
+use super::schema::{DOCUMENT, KINDS, SHARED_KINDS};
 use super::tree::{Entry, Node, Step, Value};
 use super::violation::Reader;
 use super::yaml;
@@ -22,15 +23,14 @@ use crate::diagnostic::{Code, Diagnostic, SourceText};
 const STAGES: &str = "stages";
 const SHARED: &str = "shared";
 
-static SCHEMA: LazyLock<Json> = LazyLock::new(schema::schema);
-
 static VALIDATOR: LazyLock<Validator> =
-    LazyLock::new(|| jsonschema::validator_for(&SCHEMA).expect("the schema is generated and tested"));
+    LazyLock::new(|| jsonschema::validator_for(&DOCUMENT).expect("the schema is generated and tested"));
 
 /// Reads a pipeline file. Never fails: what is wrong is in [`Document::problems`].
 pub fn parse(source: &Arc<SourceText>, given: &Given) -> Document {
     let (root, mut problems) = yaml::parse(source);
     let Some(mut root) = root else { return empty(source, given, problems) };
+    problems.extend(indentation::repair(&mut root, &DOCUMENT));
     let name = name(&root, source);
     let mut found = Found::default();
     let params = read_params(&mut root, source, given, &name, &mut found);
@@ -40,7 +40,8 @@ pub fn parse(source: &Arc<SourceText>, given: &Given) -> Document {
     problems.extend(violations);
     let open = open_values(&root);
     let holes: Vec<Vec<Step>> = holes.into_iter().chain(open).collect();
-    let pruned = without(&root, &holes);
+    let mut pruned = without(&root, &holes);
+    let holes = defaults::apply(&mut root, &mut pruned, holes);
     let mut stages = read_stages(STAGES, source, &root, &pruned, &holes, &mut problems);
     for stage in &mut stages {
         stage.foreach = expansion.of.get(&stage.name).cloned();
@@ -59,6 +60,7 @@ pub fn parse(source: &Arc<SourceText>, given: &Given) -> Document {
         resources,
         stages,
         foreach_spans: expansion.spans,
+        defaults_span: root.get(DEFAULTS).map(|node| node.span),
         used_params: found.used,
         secrets: found.secrets,
         ..empty(source, given, problems)
@@ -77,6 +79,7 @@ fn empty(source: &Arc<SourceText>, given: &Given, problems: Vec<Diagnostic>) -> 
         resources: Vec::new(),
         stages: Vec::new(),
         foreach_spans: Vec::new(),
+        defaults_span: None,
         used_params: BTreeSet::new(),
         seed: given.seed,
         secrets: BTreeSet::new(),
@@ -135,12 +138,12 @@ fn name(root: &Node, source: &SourceText) -> String {
 
 fn read_params(root: &mut Node, source: &SourceText, given: &Given, name: &str, found: &mut Found) -> Vec<Param> {
     let names = Names::new(source, None, given, name);
-    if let Some(Value::Mapping(entries)) = value_mut(root, "params") {
+    if let Some(Value::Mapping(entries)) = root.get_mut("params").map(|node| &mut node.value) {
         for param in entries {
             for key in ["default", "choices"] {
                 let path = ["params", &param.key.name, key];
                 let mut path = path.iter().map(|key| Step::Key((*key).to_owned())).collect();
-                if let Some(node) = entry_mut(&mut param.value, key) {
+                if let Some(node) = param.value.get_mut(key) {
                     names.substitute(node, &mut path, found);
                 }
             }
@@ -174,23 +177,10 @@ fn interpolate(
     expansion
 }
 
-fn entry_mut<'a>(node: &'a mut Node, name: &str) -> Option<&'a mut Node> {
-    match &mut node.value {
-        Value::Mapping(entries) => {
-            entries.iter_mut().find(|entry| entry.key.name == name).map(|entry| &mut entry.value)
-        }
-        _ => None,
-    }
-}
-
-fn value_mut<'a>(node: &'a mut Node, name: &str) -> Option<&'a mut Value> {
-    entry_mut(node, name).map(|node| &mut node.value)
-}
-
 /// What the schema says, and the parts of the tree that cannot be read because of it.
 fn check_schema(root: &Node) -> (Vec<Diagnostic>, Vec<Vec<Step>>) {
     let instance = root.to_json();
-    let reader = Reader::new(&SCHEMA, root);
+    let reader = Reader::new(&DOCUMENT, root);
     let violations = VALIDATOR.iter_errors(&instance).flat_map(|error| reader.read(&error));
     violations.map(|violation| (violation.diagnostic, violation.hole)).unzip()
 }
@@ -212,13 +202,28 @@ fn without(root: &Node, holes: &[Vec<Step>]) -> Node {
     let in_stage = |hole: &&Vec<Step>| matches!(hole.as_slice(), [Step::Key(section), _, _, ..] if section == STAGES);
     holes.iter().filter(|hole| !in_stage(hole)).for_each(|hole| pruned.remove(hole));
     let by_stage = by_stage(STAGES, holes);
-    if let Some(Value::Mapping(entries)) = value_mut(&mut pruned, STAGES) {
+    if let Some(Value::Mapping(entries)) = pruned.get_mut(STAGES).map(|node| &mut node.value) {
         for entry in entries {
             let holes = by_stage.get(entry.key.name.as_str()).into_iter().flatten();
             holes.filter(|hole| in_stage(hole)).for_each(|hole| entry.value.remove(&hole[2..]));
         }
     }
     pruned
+}
+
+/// A stage without the keys that begin with `x-`. In mappings of names, whoever reads the types would take them for names.
+fn without_free_keys(stage: &Node) -> Node {
+    /// What is below these is the user's own.
+    const OWN: [&str; 4] = ["env", "with", "schema", "returns"];
+    fn strip(node: &mut Node) {
+        let Value::Mapping(entries) = &mut node.value else { return };
+        entries.retain(|entry| !entry.key.name.starts_with("x-"));
+        let inner = entries.iter_mut().filter(|entry| !OWN.contains(&entry.key.name.as_str()));
+        inner.for_each(|entry| strip(&mut entry.value));
+    }
+    let mut stage = stage.clone();
+    strip(&mut stage);
+    stage
 }
 
 fn by_stage<'a>(of: &str, holes: &'a [Vec<Step>]) -> BTreeMap<&'a str, Vec<&'a Vec<Step>>> {
@@ -253,7 +258,7 @@ fn read_stages(
             let node = readable.get(entry.key.name.as_str());
             let holes = holes.get(entry.key.name.as_str()).map(Vec::as_slice).unwrap_or_default();
             let mut lost = lost_keys(&entry.value, holes);
-            let spec = node.and_then(|node| read_stage(node, &lost, problems));
+            let spec = node.and_then(|node| read_stage(&without_free_keys(node), &lost, problems));
             if spec.is_none() {
                 lost.extend(entry.value.entries().iter().map(|entry| entry.key.name.clone()));
             }

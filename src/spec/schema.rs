@@ -1,17 +1,23 @@
 //! The JSON Schema of pipeline files, generated from [`PipelineSpec`].
 
+use std::sync::LazyLock;
+
 use schemars::generate::SchemaSettings;
 use schemars::transform::{Transform, transform_subschemas};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde_json::{Map, Value, json};
 
-use super::model::PipelineSpec;
+use super::model::{PipelineSpec, StageSpec};
+use super::pattern::{self, Pattern};
 
 /// Keys that make a stage what it is.
 pub const KINDS: [&str; 5] = ["read", "write", "sql", "python", "command"];
 
 /// Those of them that what is shared may be made by.
 pub const SHARED_KINDS: [&str; 3] = ["read", "sql", "python"];
+
+/// Mappings that have exactly one of some keys.
+const EITHER: [(&str, [&str; 2]); 2] = [("CommandOptions", ["run", "shell"]), ("DevicesSpec", ["units", "ids"])];
 
 /// What names of stages and params look like.
 pub const NAME_PATTERN: &str = "^[a-z][a-z0-9_]*$";
@@ -21,6 +27,9 @@ const FREE_KEYS: &str = "^x-";
 
 /// A string with an expression stands for a value of any type.
 pub const EXPRESSION_PATTERN: &str = r"^\s*\$\{\{[\s\S]*\}\}\s*$";
+
+/// The schema, made once.
+pub static DOCUMENT: LazyLock<Value> = LazyLock::new(schema);
 
 /// The schema as a JSON document.
 pub fn schema() -> Value {
@@ -90,14 +99,46 @@ pub(super) fn any_map(_: &mut SchemaGenerator) -> Schema {
 
 /// A mapping from columns to words for their types.
 pub(super) fn columns(_: &mut SchemaGenerator) -> Schema {
+    let mut words = pattern::COLUMN_TYPE.schema();
+    let examples =
+        ["string", "int64", "float64", "bool", "date", "timestamp", "timestamp[UTC]", "decimal(12,2)", "list<string>"];
+    words.insert("examples".to_owned(), json!(examples));
     json_schema!({
         "type": "object",
-        "additionalProperties": {
-            "type": "string",
-            "examples": ["string", "int64", "float64", "bool", "date", "timestamp", "timestamp[UTC]", "decimal(12,2)", "list<string>"],
-        },
+        "additionalProperties": words,
         "examples": [{ "id": "int64", "text": "string" }],
     })
+}
+
+/// A number of bytes with a unit.
+pub(super) fn size(_: &mut SchemaGenerator) -> Schema {
+    of(&pattern::SIZE)
+}
+
+/// A time with a unit.
+pub(super) fn duration(_: &mut SchemaGenerator) -> Schema {
+    of(&pattern::DURATION)
+}
+
+/// So much in so long.
+pub(super) fn rate(_: &mut SchemaGenerator) -> Schema {
+    of(&pattern::RATE)
+}
+
+/// `module:name`.
+pub(super) fn call(_: &mut SchemaGenerator) -> Schema {
+    of(&pattern::CALL)
+}
+
+fn of(pattern: &Pattern) -> Schema {
+    pattern.schema().into()
+}
+
+/// A mapping from names to stages, of which there is at least one.
+pub(super) fn stages(generator: &mut SchemaGenerator) -> Schema {
+    let mut schema = named::<StageSpec>(generator);
+    schema.insert("minProperties".to_owned(), 1.into());
+    schema
 }
 
 /// Paths by names that can be variables of a shell.
@@ -163,8 +204,10 @@ fn accept_expressions(schema: &mut Schema) {
         let kind = object.get("type").and_then(Value::as_str);
         if matches!(kind, Some("integer" | "number" | "boolean")) {
             let kind = kind.expect("matched above").to_owned();
-            object.insert("type".to_owned(), json!([kind, "string"]));
+            object.insert("type".to_owned(), json!([&kind, "string"]));
             object.insert("pattern".to_owned(), EXPRESSION_PATTERN.into());
+            let message = format!("This takes {kind}s, and expressions such as `${{{{ params.name }}}}`.");
+            object.insert("patternErrorMessage".to_owned(), message.into());
         }
         for words in ["enum", "oneOf"] {
             if let Some(choices) = object.remove(words) {
@@ -179,7 +222,7 @@ fn accept_expressions(schema: &mut Schema) {
     transform_subschemas(&mut accept_expressions, schema);
 }
 
-/// What only editors need on a stage: exactly one kind, and snippets of whole stages.
+/// Exactly one kind of a stage, snippets of whole stages, and other choices between keys.
 fn complete_stage(schema: &mut Schema) {
     if let Some(shared) = schema.pointer_mut("/$defs/SharedSpec").and_then(Value::as_object_mut) {
         let kinds: Vec<Value> = SHARED_KINDS.iter().map(|kind| json!({ "required": [kind] })).collect();
@@ -189,6 +232,13 @@ fn complete_stage(schema: &mut Schema) {
     let kinds: Vec<Value> = KINDS.iter().map(|kind| json!({ "required": [kind] })).collect();
     stage.insert("oneOf".to_owned(), kinds.into());
     stage.insert("defaultSnippets".to_owned(), snippets());
+    for (definition, keys) in EITHER {
+        let Some(object) = schema.pointer_mut(&format!("/$defs/{definition}")).and_then(Value::as_object_mut) else {
+            continue;
+        };
+        let either: Vec<Value> = keys.iter().map(|key| json!({ "required": [key] })).collect();
+        object.insert("oneOf".to_owned(), either.into());
+    }
 }
 
 fn snippets() -> Value {
@@ -227,6 +277,48 @@ mod tests {
         let path = concat!(env!("CARGO_MANIFEST_DIR"), "/schema/pipeline.schema.json");
         let kept = std::fs::read_to_string(path).expect("the schema is in the repository");
         assert!(kept == text(), "schema/pipeline.schema.json differs from the types; run `millpond schema` into it");
+    }
+
+    /// The keys of all mappings whose keys are the language's, by the name of the mapping.
+    fn properties(schema: &Value) -> Vec<(String, &Value)> {
+        let definitions = schema["$defs"].as_object().into_iter().flatten();
+        let all = definitions.map(|(name, schema)| (name.as_str(), schema)).chain([("the file", schema)]);
+        all.flat_map(|(name, schema)| {
+            let keys = schema["properties"].as_object().into_iter().flatten();
+            keys.map(move |(key, schema)| (format!("{name}.{key}"), schema))
+        })
+        .collect()
+    }
+
+    #[test]
+    fn editors_can_explain_every_key() {
+        let schema = schema();
+        let bare: Vec<String> = properties(&schema)
+            .into_iter()
+            .filter(|(_, schema)| {
+                let is_explained = schema["description"].as_str().is_some_and(|text| !text.is_empty());
+                // Of words, all are shown.
+                let is_shown = ["default", "examples", "const"].iter().any(|key| schema.get(key).is_some());
+                !is_explained || !(is_shown || schema.pointer("/$ref").is_some())
+            })
+            .map(|(key, _)| key)
+            .collect();
+        assert!(bare.is_empty(), "without a description, or without a default and an example: {bare:?}");
+    }
+
+    /// What the schema says in examples and defaults is right by the schema.
+    #[test]
+    fn examples_and_defaults_are_valid() {
+        let schema = schema();
+        for (key, property) in properties(&schema) {
+            let mut part = property.clone();
+            part["$defs"] = schema["$defs"].clone();
+            let validator = jsonschema::validator_for(&part).expect("a part of a schema is one");
+            let examples = property["examples"].as_array().into_iter().flatten();
+            for value in examples.chain(property.get("default")) {
+                assert!(validator.is_valid(value), "{key}: {value}");
+            }
+        }
     }
 
     #[test]

@@ -85,6 +85,15 @@ impl Node {
         self.entry(name).map(|entry| &entry.value)
     }
 
+    pub fn get_mut(&mut self, name: &str) -> Option<&mut Node> {
+        match &mut self.value {
+            Value::Mapping(entries) => {
+                entries.iter_mut().find(|entry| entry.key.name == name).map(|entry| &mut entry.value)
+            }
+            _ => None,
+        }
+    }
+
     pub fn as_text(&self) -> Option<&Text> {
         match &self.value {
             Value::String(text) => Some(text),

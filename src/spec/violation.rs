@@ -4,6 +4,8 @@ use jsonschema::error::{TypeKind, ValidationErrorKind};
 use jsonschema::{JsonType, ValidationError};
 use serde_json::Value as Json;
 
+use super::defaults::DEFAULTS;
+use super::hint::{Hints, keys, last_key};
 use super::schema::{EXPRESSION_PATTERN, NAME_PATTERN};
 use super::tree::{Node, Step, Value};
 use crate::diagnostic::{Code, Diagnostic, Span, did_you_mean, nearest};
@@ -43,11 +45,32 @@ impl<'a> Reader<'a> {
                 unexpected.iter().map(|name| self.unknown_key(error, &path, name)).collect()
             }
             ValidationErrorKind::Required { property } => {
-                vec![self.missing_key(path, property.as_str().unwrap_or_default())]
+                let name = property.as_str().unwrap_or_default();
+                // What is meant by a word that is not known is said there.
+                let hints = Hints::new(self.schema, self.root);
+                let is_meant = hints.is_meant(self.parent_schema(error), &path, name);
+                if is_meant { Vec::new() } else { vec![self.missing_key(path, name)] }
             }
             ValidationErrorKind::AnyOf { context } => self.read_branches(error, path, context),
+            // Whoever reads such text says better what is wrong with it.
+            ValidationErrorKind::Pattern { pattern } if pattern != EXPRESSION_PATTERN => match path.first() {
+                // It is read for each stage that takes it, and there may be none.
+                Some(Step::Key(section)) if section == DEFAULTS => vec![self.bad_text(error, path)],
+                _ => Vec::new(),
+            },
             ValidationErrorKind::OneOfNotValid { .. } | ValidationErrorKind::OneOfMultipleValid { .. }
                 if is_kind_choice(error) =>
+            {
+                Vec::new()
+            }
+            ValidationErrorKind::OneOfNotValid { .. } | ValidationErrorKind::OneOfMultipleValid { .. }
+                if !self.either(error).is_empty() =>
+            {
+                self.not_one(error, path)
+            }
+            // Its type has been found wrong.
+            ValidationErrorKind::Constant { expected_value }
+                if self.root.at(&path).is_some_and(|node| node.to_json().is_number() != expected_value.is_number()) =>
             {
                 Vec::new()
             }
@@ -101,13 +124,43 @@ impl<'a> Reader<'a> {
         Some(Violation { diagnostic: diagnostic.label("there is another one"), hole: path.to_vec() })
     }
 
+    /// The keys of which a mapping has exactly one, if that is what the error is about.
+    fn either(&self, error: &ValidationError<'_>) -> Vec<&'a str> {
+        let choices = self.parent_schema(error).get("oneOf").and_then(Json::as_array);
+        choices.into_iter().flatten().filter_map(|choice| choice.pointer("/required/0")?.as_str()).collect()
+    }
+
+    /// A mapping with none of the keys of which it has exactly one, or with several.
+    fn not_one(&self, error: &ValidationError<'_>, path: Vec<Step>) -> Vec<Violation> {
+        let either = self.either(error);
+        let Some(owner) = self.root.at(&path) else { return Vec::new() };
+        let written: Vec<_> =
+            owner.entries().iter().map(|it| &it.key).filter(|it| either.contains(&&*it.name)).collect();
+        let names = |words: Vec<&str>| words.iter().map(|word| format!("`{word}`")).collect::<Vec<_>>().join(" and ");
+        let place = self.describe(&path);
+        if let [.., last] = written.as_slice() {
+            let names = names(written.iter().map(|key| key.name.as_str()).collect());
+            let message = format!("{place} can have only one of {names}");
+            let diagnostic = Diagnostic::new(Code::SpecBadValue, last.span, message).through(last.alias);
+            return vec![Violation { diagnostic: diagnostic.label("there is another one"), hole: path }];
+        }
+        let hints = Hints::new(self.schema, self.root);
+        if either.iter().any(|key| hints.is_meant(self.parent_schema(error), &path, key)) {
+            return Vec::new();
+        }
+        let mut violation = self.missing_key(path, either[0]);
+        violation.diagnostic.message = format!("{place} needs one of the keys {}", names(either));
+        violation.diagnostic = violation.diagnostic.label("none of them is here");
+        vec![violation]
+    }
+
     /// Whether the error says that a value is of another kind than the schema describes.
     fn is_shape(&self, error: &ValidationError<'_>) -> bool {
         match error.kind() {
             ValidationErrorKind::Type { .. }
             | ValidationErrorKind::Enum { .. }
-            | ValidationErrorKind::Constant { .. }
-            | ValidationErrorKind::OneOfNotValid { .. } => true,
+            | ValidationErrorKind::Constant { .. } => true,
+            ValidationErrorKind::OneOfNotValid { .. } => self.either(error).is_empty(),
             ValidationErrorKind::Pattern { pattern } => pattern == EXPRESSION_PATTERN,
             ValidationErrorKind::AnyOf { context } => {
                 context.iter().all(|branch| branch.iter().any(|inner| self.is_shape(inner)))
@@ -127,42 +180,12 @@ impl<'a> Reader<'a> {
             Diagnostic::new(Code::SpecBadName, span, format!("`{name}` cannot be the name of a {what}"))
                 .help("names have lower-case letters, digits and `_`, and begin with a letter".to_owned())
         } else {
-            let allowed: Vec<&str> = keys(object).collect();
             let place = self.describe(path);
             Diagnostic::new(Code::SpecUnknownKey, span, format!("{place} has no key `{name}`"))
                 .label("unknown key")
-                .help(self.key_help(object, path, name, &allowed))
+                .help(Hints::new(self.schema, self.root).for_key(object, path, name))
         };
         Violation { diagnostic: diagnostic.through(alias), hole: child(path, name) }
-    }
-
-    fn key_help(&self, object: &Json, path: &[Step], name: &str, allowed: &[&str]) -> Option<String> {
-        if let Some(near) = nearest(name, allowed.iter().copied()) {
-            return Some(format!("did you mean `{near}`?"));
-        }
-        let properties = object.get("properties").and_then(Json::as_object);
-        let below = properties.into_iter().flatten().find(|(_, schema)| self.describes_key(schema, name));
-        if let Some((parent, _)) = below {
-            return Some(format!("`{name}` belongs under `{parent}`"));
-        }
-        let in_stage = path.len() > 2 && path.first() == Some(&Step::Key("stages".to_owned()));
-        if in_stage && self.schema.pointer(&format!("/$defs/StageSpec/properties/{name}")).is_some() {
-            return Some(format!("`{name}` is a key of the stage: move it out of `{}`", last_key(path)));
-        }
-        if !path.is_empty() && self.schema.pointer(&format!("/properties/{name}")).is_some() {
-            return Some(format!("`{name}` belongs at the top level of the file"));
-        }
-        did_you_mean(name, allowed.iter().copied())
-    }
-
-    /// Whether a mapping that fits `schema` may have the key `name`.
-    fn describes_key(&self, schema: &Json, name: &str) -> bool {
-        let referenced =
-            schema.get("$ref").and_then(Json::as_str).and_then(|to| self.schema.pointer(to.strip_prefix('#')?));
-        let branches = schema.get("anyOf").and_then(Json::as_array);
-        keys(schema).any(|key| key == name)
-            || referenced.is_some_and(|schema| self.describes_key(schema, name))
-            || branches.into_iter().flatten().any(|branch| self.describes_key(branch, name))
     }
 
     fn missing_key(&self, path: Vec<Step>, name: &str) -> Violation {
@@ -203,6 +226,19 @@ impl<'a> Reader<'a> {
                 .help(self.example(error, &path)),
         };
         Violation { diagnostic: diagnostic.through(alias), hole: path }
+    }
+
+    /// Text that is no size, no time, or the like.
+    fn bad_text(&self, error: &ValidationError<'_>, path: Vec<Step>) -> Violation {
+        let node = self.root.at(&path);
+        let (span, alias) = node.map_or((Span::default(), None), |node| (node.span, node.alias));
+        let text = node.and_then(scalar_text).unwrap_or_default();
+        let message = format!("{} cannot be `{text}`", self.describe(&path));
+        let help = self.parent_schema(error).get("patternErrorMessage").and_then(Json::as_str).map(str::to_owned);
+        Violation {
+            diagnostic: Diagnostic::new(Code::SpecBadValue, span, message).help(help).through(alias),
+            hole: path,
+        }
     }
 
     /// A line that would be right.
@@ -277,6 +313,7 @@ impl<'a> Reader<'a> {
             [] => "the pipeline".to_owned(),
             [Step::Key(section), Step::Key(name)] if section == "stages" => format!("the stage `{name}`"),
             [Step::Key(section), Step::Key(name)] if section == "shared" => format!("`{name}`, which is shared,"),
+            [Step::Key(section), Step::Key(name)] if section == "resources" => format!("the resource `{name}`"),
             [Step::Key(section), Step::Key(name)] if section == "params" => format!("the param `{name}`"),
             _ => match path.last() {
                 Some(Step::Key(key)) => format!("`{key}`"),
@@ -335,10 +372,6 @@ fn is_kind_choice(error: &ValidationError<'_>) -> bool {
     ["/StageSpec/oneOf", "/SharedSpec/oneOf"].iter().any(|end| path.as_str().ends_with(end))
 }
 
-fn keys(schema: &Json) -> impl Iterator<Item = &str> {
-    schema.get("properties").and_then(Json::as_object).into_iter().flatten().map(|(key, _)| key.as_str())
-}
-
 fn words(schema: &Json) -> Vec<String> {
     let consts = schema.get("oneOf").and_then(Json::as_array).into_iter().flatten();
     let consts = consts.flat_map(|choice| choice.get("const").into_iter().chain(listed(choice)));
@@ -359,7 +392,7 @@ fn scalar_text(node: &Node) -> Option<String> {
 }
 
 /// A value as it stands in a line of YAML.
-fn flow(value: &Json) -> String {
+pub(super) fn flow(value: &Json) -> String {
     let several = |parts: Vec<String>| parts.join(", ");
     match value {
         Json::String(text) => text.clone(),
@@ -401,14 +434,4 @@ fn steps(error: &ValidationError<'_>) -> Vec<Step> {
 
 fn child(path: &[Step], name: &str) -> Vec<Step> {
     path.iter().cloned().chain([Step::Key(name.to_owned())]).collect()
-}
-
-fn last_key(path: &[Step]) -> &str {
-    path.iter()
-        .rev()
-        .find_map(|step| match step {
-            Step::Key(key) => Some(key.as_str()),
-            Step::Index(_) => None,
-        })
-        .unwrap_or_default()
 }

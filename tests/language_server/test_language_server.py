@@ -186,6 +186,33 @@ def test_mistakes_are_marked_where_they_are(server: Server) -> None:
     assert "pandas" in by_line[7], by_line
 
 
+TEXT = """\
+version: 1
+resources:
+  api: { rate: fast }
+stages:
+  a:
+    python: nocolon
+    timeout: forever
+    memory: 64QiB
+  b:
+    from: a
+    python: { call: "m:f", returns: { x: int65 } }
+    batch: { bytes: "${{ params.x }}MiB", rows: many }
+  c:
+    from: a
+    command: { mode: row }
+"""
+
+
+def test_text_is_explained_that_is_no_size_time_or_function(server: Server) -> None:
+    by_line = dict(server.diagnose("text.yaml", TEXT))
+    said = {3: "100/min", 6: "module:name", 7: "1m30s", 8: "64MiB", 11: "list<TYPE>", 12: "integers", 15: "run"}
+    assert by_line.keys() == said.keys(), by_line
+    for line, word in said.items():
+        assert word in by_line[line], by_line[line]
+
+
 def test_a_stage_is_completed_from_its_kind(server: Server) -> None:
     found = server.complete("complete.yaml", "version: 1\nstages:\n  a:\n    |\n")
     for kind in ["read", "write", "sql", "python", "command"]:
@@ -203,6 +230,13 @@ def test_kinds_and_keys_are_explained(server: Server) -> None:
     assert "worker processes" in kind, kind
     key = server.hover("hover2.yaml", "version: 1\nstages:\n  a:\n    python: { ca|ll: m:f }\n")
     assert "module:name" in key, key
+    example = server.hover("hover3.yaml", "version: 1\nstages:\n  a:\n    timeo|ut: 1s\n")
+    assert example.count("1m30s") == 1, example
+
+
+def test_a_key_is_completed_with_its_default(server: Server) -> None:
+    found = server.complete("default.yaml", "version: 1\nstages:\n  a:\n    read:\n      path: x.csv\n      |\n")
+    assert "true" in found["header"], found
 
 
 def main() -> int:

@@ -454,7 +454,7 @@ mod tests {
     #[test]
     fn nobody_overtakes_who_waits_for_the_same() {
         let kinds = [ResourceKind::Units(3), ResourceKind::Units(1)];
-        let state = |kind| State::new(&Resource { name: String::new(), kind, devices: None });
+        let state = |kind| State::new(&Resource { name: String::new(), kind, devices: None, slots: None });
         let states = kinds.map(state).into();
         let mut resources = Resources { states, turns: 0, waiting: BTreeMap::new(), holders: BTreeMap::new() };
         let now = Duration::ZERO;

@@ -23,12 +23,16 @@ pub struct CommandOptions {
     #[schemars(length(min = 1), example = &["jq", "-c", "select(.ok)"])]
     pub run: Option<Vec<String>>,
     /// A script for `bash -euo pipefail`. Params, and columns in mode `row`, reach it as environment variables.
+    #[schemars(example = &"sort | uniq -c")]
     pub shell: Option<String>,
     /// When the program is run. Without it, `batch` if the stage has `from`, else `once`.
+    #[schemars(example = &"batch")]
     pub mode: Option<CommandModeSpec>,
     /// How rows are written to the program's standard input. Without it, `jsonl` in modes `batch` and `stream`.
+    #[schemars(example = &"jsonl")]
     pub input: Option<PipeFormatSpec>,
     /// How the program's standard output is read. Without it, `jsonl` in modes `batch` and `stream`, else `none`.
+    #[schemars(example = &"jsonl")]
     pub output: Option<PipeFormatSpec>,
     /// Columns of the output and their types. Without it, those of the first output that has rows.
     #[serde(default)]
@@ -39,6 +43,7 @@ pub struct CommandOptions {
     #[schemars(example = &"data/*.csv")]
     pub inputs: Option<PathsSpec>,
     /// Of a task: the files or folders that it makes.
+    #[schemars(example = &"out/model.bin", example = &serde_json::json!({ "model": "out/model.bin" }))]
     pub outputs: Option<OutputsSpec>,
 }
 

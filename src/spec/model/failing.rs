@@ -10,7 +10,7 @@ use super::PathsSpec;
 #[schemars(inline)]
 pub enum TimeoutSpec {
     /// Of an attempt: a number with a unit, like `60s`.
-    Attempt(String),
+    Attempt(#[schemars(schema_with = "crate::spec::schema::duration")] String),
     /// Of an attempt, and of what comes before the first one.
     Limits(TimeoutLimitsSpec),
 }
@@ -19,11 +19,12 @@ pub enum TimeoutSpec {
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 pub struct TimeoutLimitsSpec {
     /// One attempt of a batch.
-    #[schemars(example = &"60s")]
+    #[schemars(schema_with = "crate::spec::schema::duration", example = &"60s")]
     pub attempt: String,
     /// Preparing the stage in a new worker (`python` only): imports, and the constructor of a class; and closing it, but no longer than a
     /// minute. Without it, ten minutes, or as long as an attempt if that is more.
-    #[schemars(example = &"5m")]
+    #[serde(default)]
+    #[schemars(schema_with = "crate::spec::schema::duration", example = &"5m", extend("default" = "10m"))]
     pub open: Option<String>,
 }
 
@@ -32,20 +33,22 @@ pub struct TimeoutLimitsSpec {
 #[schemars(example = serde_json::json!({ "attempts": 3 }))]
 pub struct RetrySpec {
     /// Attempts in all, the first one included. Without it, 3.
-    #[schemars(range(min = 1, max = 1000))]
+    #[schemars(range(min = 1, max = 1000), example = &5, extend("default" = 3))]
     pub attempts: Option<u32>,
     /// How long to wait before the second attempt; before each further one, twice as long. Without it, no time.
-    #[schemars(example = &"1s")]
+    #[serde(default)]
+    #[schemars(schema_with = "crate::spec::schema::duration", example = &"1s")]
     pub backoff: Option<String>,
     /// The longest wait. Without it, one minute, or `backoff` if that is more.
-    #[schemars(example = &"30s")]
+    #[serde(default)]
+    #[schemars(schema_with = "crate::spec::schema::duration", example = &"30s", extend("default" = "1m"))]
     pub max_backoff: Option<String>,
     /// Part of each wait that is left to chance, so that attempts do not come all at once: with 0.5, between half of it and all. Without
     /// it, 0.
-    #[schemars(range(min = 0.0, max = 1.0))]
+    #[schemars(range(min = 0.0, max = 1.0), example = &0.5, extend("default" = 0))]
     pub jitter: Option<f64>,
     /// The failures that `attempts` is for; the others get one attempt. Without it, all.
-    #[schemars(length(min = 1))]
+    #[schemars(length(min = 1), example = &["exception", "timeout"])]
     pub on: Option<Vec<VerdictSpec>>,
 }
 
@@ -110,6 +113,7 @@ pub enum OnErrorWordSpec {
 #[schemars(inline)]
 pub struct SkipSpec {
     /// The rows are counted and left out, up to a limit.
+    #[schemars(example = &serde_json::json!({ "max_rows": 100 }))]
     pub skip: BudgetSpec,
 }
 
@@ -117,6 +121,7 @@ pub struct SkipSpec {
 #[schemars(inline)]
 pub struct RejectSpec {
     /// The rows go to the stage's port `rejected`, up to a limit.
+    #[schemars(example = &serde_json::json!({ "max_fraction": 0.01 }))]
     pub reject: BudgetSpec,
 }
 
@@ -124,9 +129,10 @@ pub struct RejectSpec {
 #[derive(Clone, Copy, Debug, Deserialize, JsonSchema)]
 pub struct BudgetSpec {
     /// So many rows. The run fails as soon as there is one more.
+    #[schemars(example = &100)]
     pub max_rows: Option<u64>,
     /// This part of the stage's rows, 0 to 1. The run fails when the stage has seen all its rows.
-    #[schemars(range(min = 0.0, max = 1.0))]
+    #[schemars(range(min = 0.0, max = 1.0), example = &0.01)]
     pub max_fraction: Option<f64>,
 }
 

@@ -20,17 +20,20 @@ pub struct ReadOptions {
     #[schemars(example = &"data/*.jsonl")]
     pub path: PathsSpec,
     /// How the rows are written. Without it, from the file's extension.
+    #[schemars(example = &"jsonl")]
     pub format: Option<FormatSpec>,
     /// How the files are compressed. Without it, from each file's extension.
+    #[schemars(example = &"zst")]
     pub compression: Option<CompressionSpec>,
     /// Types of columns; those that are not named are inferred from the first rows.
     #[serde(default)]
     #[schemars(schema_with = "crate::spec::schema::columns")]
     pub schema: Option<Map<String, Value>>,
     /// The character between fields (csv only). Without it, a comma.
-    #[schemars(length(equal = 1), example = &";")]
+    #[schemars(length(equal = 1), example = &";", extend("default" = ","))]
     pub delimiter: Option<String>,
     /// Whether the first record names the columns (csv and tsv only). Without it, it does.
+    #[schemars(extend("default" = true))]
     pub header: Option<bool>,
 }
 
@@ -95,9 +98,12 @@ pub struct WriteOptions {
     #[schemars(example = &"out/result.parquet")]
     pub path: String,
     /// How the rows are written. Without it, from the file's extension.
+    #[schemars(example = &"parquet")]
     pub format: Option<FormatSpec>,
     /// How the file is compressed. Without it, from the file's extension.
+    #[schemars(example = &"zst")]
     pub compression: Option<CompressionSpec>,
     /// Whether the first line names the columns (csv and tsv only). Without it, it does.
+    #[schemars(extend("default" = true))]
     pub header: Option<bool>,
 }

@@ -13,17 +13,19 @@ pub struct PythonEnvironmentSpec {
     pub requirements: Option<RequirementsSpec>,
     /// Folders that modules are imported from, relative to this file. Without it, the folder of this file.
     #[serde(default)]
-    #[schemars(example = &["."])]
+    #[schemars(example = &["."], extend("default" = ["."]))]
     pub path: Vec<String>,
     /// A Python interpreter to use as it is, or to build the environment with when there are `requirements`.
+    #[schemars(example = &"/usr/bin/python3.12", extend("default" = "python3"))]
     pub interpreter: Option<String>,
     /// A virtual environment to use as it is.
+    #[schemars(example = &".venv")]
     pub venv: Option<String>,
     /// How much the workers give way to other programs, as `nice` has it. Without it, as much as millpond itself.
-    #[schemars(range(min = 0, max = 19), example = &5)]
+    #[schemars(range(min = 0, max = 19), example = &5, extend("default" = 0))]
     pub nice: Option<u8>,
     /// How many threads numerical libraries may use in each worker (`OMP_NUM_THREADS` and its like). Without it, the cores divided by the workers.
-    #[schemars(range(min = 1, max = 1024))]
+    #[schemars(range(min = 1, max = 1024), example = &2)]
     pub threads: Option<u32>,
     /// How the workers of all stages that do not say it themselves are started. Without it, `template`.
     pub start: Option<StartSpec>,
@@ -72,7 +74,7 @@ pub enum RequirementsSpec {
 #[schemars(inline)]
 pub enum PythonSpec {
     /// `module:name` of a function or a class.
-    Call(String),
+    Call(#[schemars(schema_with = "crate::spec::schema::call")] String),
     Options(PythonOptions),
 }
 
@@ -80,14 +82,15 @@ pub enum PythonSpec {
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 pub struct PythonOptions {
     /// `module:name` of a function or a class.
-    #[schemars(example = &"sentiment:Scorer")]
+    #[schemars(schema_with = "crate::spec::schema::call", example = &"sentiment:Scorer")]
     pub call: String,
     /// What the function gets and gives. Without it, from the annotation of its first parameter.
     #[serde(rename = "as")]
+    #[schemars(example = &"row")]
     pub convention: Option<ConventionSpec>,
     /// Keyword arguments for the function or for the class's constructor.
     #[serde(default)]
-    #[schemars(schema_with = "crate::spec::schema::any_map")]
+    #[schemars(schema_with = "crate::spec::schema::any_map", example = &serde_json::json!({ "model": "models/small.bin" }))]
     pub with: Option<Map<String, Value>>,
     /// Columns of the output and their types. Without it, those of the first batch.
     #[serde(default)]

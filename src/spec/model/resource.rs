@@ -10,7 +10,7 @@ use serde::Deserialize;
 #[serde(untagged)]
 pub enum ResourceSpec {
     /// So many units, which are given back.
-    Units(#[schemars(range(min = 1))] u32),
+    Units(#[schemars(range(min = 1, max = 1_000_000_000))] u32),
     Rate(RateSpec),
     Devices(DevicesSpec),
 }
@@ -19,10 +19,13 @@ pub enum ResourceSpec {
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 pub struct RateSpec {
     /// How much in how long, like `100/min`: a number, and `s`, `min`, `h` or `d`.
-    #[schemars(example = &"100/min", example = &"5/s")]
+    #[schemars(schema_with = "crate::spec::schema::rate", example = &"100/min", example = &"5/s")]
     pub rate: String,
+    /// How many attempts may have it at once, besides: each gives its slots back when it has ended. Without it, as many as the rate allows.
+    #[schemars(range(min = 1, max = 1_000_000_000), example = &4)]
+    pub slots: Option<u32>,
     /// How much may be taken at once after a time in which nothing was. Without it, what comes in 100 ms, but at least 1.
-    #[schemars(range(min = 1))]
+    #[schemars(range(min = 1, max = 1_000_000_000), example = &10)]
     pub burst: Option<u32>,
 }
 
@@ -33,7 +36,7 @@ pub struct DevicesSpec {
     #[schemars(example = &"CUDA_VISIBLE_DEVICES")]
     pub env: String,
     /// How many: their ids are 0, 1, 2, and so on.
-    #[schemars(range(min = 1, max = 1024))]
+    #[schemars(range(min = 1, max = 1024), example = &2)]
     pub units: Option<u32>,
     /// Their ids.
     #[schemars(length(min = 1, max = 1024), example = &[0, 3])]
@@ -44,7 +47,7 @@ pub struct DevicesSpec {
 #[serde(untagged)]
 #[schemars(inline)]
 pub enum DeviceIdSpec {
-    Number(u32),
+    Number(#[schemars(range(min = 0, max = 1_000_000_000))] u32),
     Text(String),
 }
 
@@ -65,7 +68,7 @@ pub enum UsesSpec {
 #[schemars(inline)]
 pub enum UseSpec {
     /// So much for each attempt.
-    Units(#[schemars(range(min = 1))] u32),
+    Units(#[schemars(range(min = 1, max = 1_000_000_000))] u32),
     Options(UseOptions),
 }
 
@@ -73,9 +76,10 @@ pub enum UseSpec {
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 pub struct UseOptions {
     /// How much. Without it, 1.
-    #[schemars(range(min = 1))]
+    #[schemars(range(min = 1, max = 1_000_000_000), example = &2, extend("default" = 1))]
     pub units: Option<u32>,
     /// For what.
+    #[schemars(example = &"row")]
     pub per: PerSpec,
 }
 

@@ -25,9 +25,10 @@ pub enum AutoSpec {
 pub struct WorkerLimitsSpec {
     /// Workers that a `python` stage with `from` and without state has before its first batch comes: its modules are imported, and its class is
     /// built, while sources read.
-    #[schemars(range(min = 0, max = 1024))]
+    #[schemars(range(min = 0, max = 1024), example = &1, extend("default" = 0))]
     pub min: Option<u32>,
     /// Workers that may run the stage at once.
+    #[schemars(example = &4, extend("default" = "auto"))]
     pub max: Option<MaxWorkersSpec>,
 }
 
@@ -52,9 +53,10 @@ pub enum LogLevelSpec {
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 pub struct RecycleSpec {
     /// After so many batches, or parts of one that are attempted by themselves.
-    #[schemars(range(min = 1))]
+    #[schemars(range(min = 1, max = 1_000_000_000), example = &100)]
     pub batches: Option<u32>,
     /// After a batch, if it is older than this: a number with a unit, like `30m`.
-    #[schemars(example = &"30m")]
+    #[serde(default)]
+    #[schemars(schema_with = "crate::spec::schema::duration", example = &"30m")]
     pub age: Option<String>,
 }

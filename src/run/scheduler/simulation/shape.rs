@@ -124,7 +124,7 @@ pub fn resources() -> Vec<Resource> {
     ];
     let devices =
         |at| (at == 1).then(|| Devices { ids: ["0", "1", "2"].map(str::to_owned).into(), env: "IDS".to_owned() });
-    let resource = |(at, kind)| Resource { name: format!("r{at}"), kind, devices: devices(at) };
+    let resource = |(at, kind)| Resource { name: format!("r{at}"), kind, devices: devices(at), slots: None };
     kinds.into_iter().enumerate().map(resource).collect()
 }
 
