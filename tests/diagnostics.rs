@@ -519,6 +519,10 @@ stages:
   j: { from: f, write: { path: '-', format: parquet } }
   k: { from: f, write: k.parquet.gz }
   l: { from: f, python: 'no function', batch: { bytes: huge }, queue: { bytes: 0MiB } }
+  m: { read: { path: a.parquet, quote: none, nulls: [], encoding: utf-16 } }
+  n: { read: { path: a.csv, quote: ab } }
+  o: { read: { path: a.csv, encoding: utf16 } }
+  q: { read: { path: a.csv, delimiter: ';', quote: ';' } }
 ";
     insta::assert_snapshot!(problems(yaml), @r"
     plan::unknown_format 3:14 the extension of `data/a` does not say how its rows are written (add `format:` with one of csv, tsv, jsonl, parquet, arrow, lines)
@@ -535,6 +539,12 @@ stages:
     plan::bad_call 14:25 `no function` does not name a function or a class (write `module:name`, such as `cleaning:normalise`)
     plan::bad_size 14:56 `huge` is not a size (write a positive number of bytes, or one with a unit, such as `64MiB`)
     plan::bad_size 14:80 `0MiB` is not a size (write a positive number of bytes, or one with a unit, such as `64MiB`)
+    plan::bad_option 15:40 only csv and tsv have a `quote`
+    plan::bad_option 15:53 only csv and tsv have `nulls`
+    plan::bad_option 15:67 only text has an `encoding`
+    plan::bad_option 16:36 `ab` cannot be a quote: it must be one ASCII character, or `none`
+    spec::bad_value 17:39 `encoding` cannot be `utf16` (did you mean `utf-16`?)
+    plan::bad_option 18:52 the delimiter cannot be the quote as well
     ");
 }
 

@@ -7,7 +7,9 @@
 mod compression;
 mod csv;
 mod deferred;
+mod dialect;
 mod dictionary_choice;
+mod encoding;
 mod error;
 mod file_encoder;
 mod inference;
@@ -29,6 +31,8 @@ use std::path::Path;
 
 pub use compression::{BlockWriter, decompress};
 pub use deferred::{Deferred, in_the_making};
+pub use dialect::{Dialect, Nulls};
+pub use encoding::{Encoding, NotEncoded, transcode};
 pub use error::{EncodeError, Problem, RecordError};
 pub use file_encoder::{EncodeMode, FileEncoder};
 pub use line_reader::LineReader;

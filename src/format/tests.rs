@@ -216,7 +216,7 @@ fn refused_text_names_row_and_column() {
 
 /// Decodes each text as a chunk of its own, the first of which is the sample.
 fn chunks(format: Format, texts: &[&str]) -> Result<Vec<RecordBatch>, RecordError> {
-    let mut splitter = if format == Format::Jsonl { Splitter::jsonl() } else { Splitter::csv(b',', true) };
+    let mut splitter = if format == Format::Jsonl { Splitter::jsonl() } else { Splitter::csv(&Dialect::default()) };
     let all = Limit { records: usize::MAX, bytes: usize::MAX };
     let mut decoder = None;
     let mut batches = Vec::new();
@@ -224,8 +224,9 @@ fn chunks(format: Format, texts: &[&str]) -> Result<Vec<RecordBatch>, RecordErro
         let mut records = Records::default();
         splitter.push(text.as_bytes(), &mut records, all).unwrap();
         let header = splitter.header().unwrap_or_default().to_vec();
-        let decoder =
-            decoder.get_or_insert_with(|| TextDecoder::from_sample(format, &header, &[], &[&records]).unwrap());
+        let decoder = decoder.get_or_insert_with(|| {
+            TextDecoder::from_sample(format, &header, &Nulls::default(), &[], &[&records]).unwrap()
+        });
         batches.push(decoder.decode(&records)?);
     }
     Ok(batches)
@@ -410,7 +411,7 @@ proptest::proptest! {
     ) {
         let csv = "\u{feff}n,\"te\"\"xt\"\r\n1,\"a\n\u{e9}\"\r\n\r\n2,\n\"\",\"b,\"\"c\"\n3,last";
         let json = "\u{feff}{\"n\":1}\r\n\n{\"n\":2,\"t\":\"\u{e9}\"}\n{}\n{\"n\":3}";
-        let csv_splitter = || Splitter::csv(b',', true);
+        let csv_splitter = || Splitter::csv(&Dialect::default());
         for (text, splitter) in [(csv, csv_splitter as fn() -> _), (json, Splitter::jsonl)] {
             let whole = split(splitter(), text.as_bytes(), &[], usize::MAX);
             proptest::prop_assert_eq!(&whole, &split(splitter(), text.as_bytes(), &cuts, at_once));
@@ -478,4 +479,32 @@ fn a_declared_type_takes_a_text_whole_or_not_at_all() {
         let csv = decode(Format::Csv, format!("a\n{cell}\n").as_bytes(), &declared);
         assert_eq!(csv.is_ok(), fits, "{cell} as {data_type}: {csv:?}");
     }
+}
+
+#[test]
+fn words_that_are_null_replace_the_empty_field() {
+    let decoded = |nulls: &[&str], text: &str, declared: &[(String, DataType)]| {
+        let mut records = Records::default();
+        let mut splitter = Splitter::csv(&Dialect::default());
+        splitter.push(text.as_bytes(), &mut records, Limit { records: usize::MAX, bytes: usize::MAX }).unwrap();
+        let nulls = Nulls::new(nulls.iter().map(|word| (*word).to_owned()).collect());
+        let header = splitter.header().unwrap_or_default().to_vec();
+        let decoder = TextDecoder::from_sample(Format::Csv, &header, &nulls, declared, &[&records]);
+        decoder.unwrap().decode(&records)
+    };
+    let shown = |batch: &RecordBatch| {
+        let show = |row| array_value_to_string(batch.column(0), row).unwrap();
+        (0..batch.num_rows()).map(|row| batch.column(0).is_valid(row).then(|| show(row))).collect::<Vec<_>>()
+    };
+    let some = |value: &str| Some(value.to_owned());
+    let numbers = decoded(&["", "NA", "-999"], "a,b\n1,\nNA,\n,\n\"-999\",\n2,\n", &[]).unwrap();
+    assert_eq!(types(&numbers)[0], DataType::Int64);
+    assert_eq!(shown(&numbers), [some("1"), None, None, None, some("2")]);
+    // Without the empty field in the list, it is a text like any other.
+    let texts = decoded(&["NA"], "a,b\nNA,\n,\n", &[]).unwrap();
+    assert_eq!((types(&texts)[0].clone(), shown(&texts)), (DataType::Utf8, vec![None, some("")]));
+    assert_eq!(shown(&decoded(&[], "a,b\nNA,\n,\n", &[]).unwrap()), [some("NA"), some("")]);
+    let declared = [("a".to_owned(), DataType::Int64)];
+    let error = decoded(&["NA"], "a,b\nNA,\n,\n", &declared).unwrap_err();
+    assert_eq!((error.record, error.to_string().as_str()), (1, "column `a` holds \"\", which is not Int64"));
 }

@@ -13,11 +13,11 @@ use super::stage::{
 };
 use super::template::{LoneBrace, Template};
 use crate::diagnostic::{Code, Diagnostic, Span, did_you_mean};
-use crate::format::{Compression, Format, column_type};
+use crate::format::{Compression, Dialect, Encoding, Format, Nulls, column_type};
 use crate::spec::model::{
-    BatchSpec, CommandModeSpec, CommandSpec, CompressionSpec, ConventionSpec, FormatSpec, MaxWorkersSpec, OutputsSpec,
-    PartitionBySpec, PathsSpec, PipeFormatSpec, PythonOptions, PythonSpec, QueueSpec, ReadOptions, ReadSpec, SizeSpec,
-    WorkersSpec, WriteOptions, WriteSpec,
+    BatchSpec, CommandModeSpec, CommandSpec, CompressionSpec, ConventionSpec, EncodingSpec, FormatSpec, MaxWorkersSpec,
+    OutputsSpec, PartitionBySpec, PathsSpec, PipeFormatSpec, PythonOptions, PythonSpec, QueueSpec, ReadOptions,
+    ReadSpec, SizeSpec, WorkersSpec, WriteOptions, WriteSpec,
 };
 use crate::spec::tree::Node;
 use crate::spec::{Document, Sharing, StageDraft};
@@ -87,6 +87,9 @@ impl Resolver<'_> {
                     schema: None,
                     delimiter: None,
                     header: None,
+                    quote: None,
+                    nulls: None,
+                    encoding: None,
                 };
                 &short
             }
@@ -109,8 +112,10 @@ impl Resolver<'_> {
         if matches!(options.compression, Some(CompressionSpec::Snappy)) {
             self.report(Code::PlanBadOption, &["read", "compression"], SNAPPY_IS_FOR_PAGES);
         }
-        let delimiter = self.delimiter(options, format);
-        self.check_header("read", options.header, format);
+        let dialect = self.dialect(options, format);
+        if options.encoding.is_some() && !format.is_text() {
+            self.report(Code::PlanBadOption, &["read", "encoding"], "only text has an `encoding`");
+        }
         self.check_patterns(&["read", "path"], paths);
         Some(Read {
             paths: if stdin { Vec::new() } else { paths.iter().map(|path| self.absolute(path)).collect() },
@@ -118,11 +123,37 @@ impl Resolver<'_> {
             format,
             compression: options.compression.map(compression),
             schema: self.columns(&["read", "schema"], options.schema.as_ref()),
-            delimiter,
-            header: options.header.unwrap_or(true),
+            dialect,
+            encoding: options.encoding.map_or(Encoding::Utf8, encoding),
             used: None,
             filtered_by: Vec::new(),
         })
+    }
+
+    fn dialect(&mut self, options: &ReadOptions, format: Format) -> Dialect {
+        self.check_csv("read", "header", options.header.is_some(), format);
+        self.check_csv("read", "quote", options.quote.is_some(), format);
+        self.check_csv("read", "nulls", options.nulls.is_some(), format);
+        let delimiter = self.delimiter(options, format);
+        Dialect {
+            delimiter,
+            header: options.header.unwrap_or(true),
+            quote: self.quote(options, delimiter),
+            nulls: options.nulls.clone().map_or_else(Nulls::default, Nulls::new),
+        }
+    }
+
+    fn quote(&mut self, options: &ReadOptions, delimiter: u8) -> Option<u8> {
+        let default = Some(Dialect::QUOTE);
+        let problem = match options.quote.as_deref().map(|quote| (quote, quote.as_bytes())) {
+            None => return default,
+            Some(("none", _)) => return None,
+            Some((_, [byte])) if *byte == delimiter => "the delimiter cannot be the quote as well".to_owned(),
+            Some((_, [byte])) if byte.is_ascii() && !matches!(byte, b'\n' | b'\r') => return Some(*byte),
+            Some((quote, _)) => format!("`{quote}` cannot be a quote: it must be one ASCII character, or `none`"),
+        };
+        self.report(Code::PlanBadOption, &["read", "quote"], problem);
+        default
     }
 
     fn delimiter(&mut self, options: &ReadOptions, format: Format) -> u8 {
@@ -150,7 +181,7 @@ impl Resolver<'_> {
             }
         };
         let format = self.format(&["write", "path"], format, std::slice::from_ref(path))?;
-        self.check_header("write", header, format);
+        self.check_csv("write", "header", header.is_some(), format);
         let target = if path == "-" { WriteTarget::Stdout } else { WriteTarget::File(self.absolute(path)) };
         if target == WriteTarget::Stdout && format == Format::Parquet {
             let message = "parquet cannot be written to standard output";
@@ -172,9 +203,13 @@ impl Resolver<'_> {
         Some(Write { target, format, compression, header: header.unwrap_or(true) })
     }
 
-    fn check_header(&mut self, kind: &str, header: Option<bool>, format: Format) {
-        if header.is_some() && !matches!(format, Format::Csv | Format::Tsv) {
-            self.report(Code::PlanBadOption, &[kind, "header"], "only csv and tsv have a `header`");
+    fn check_csv(&mut self, kind: &str, key: &str, is_given: bool, format: Format) {
+        if is_given && !matches!(format, Format::Csv | Format::Tsv) {
+            let message = match key {
+                "nulls" => "only csv and tsv have `nulls`".to_owned(),
+                _ => format!("only csv and tsv have a `{key}`"),
+            };
+            self.report(Code::PlanBadOption, &[kind, key], message);
         }
     }
 
@@ -547,6 +582,15 @@ fn compression(spec: CompressionSpec) -> Compression {
         CompressionSpec::Gz => Compression::Gzip,
         CompressionSpec::Zst => Compression::Zstd,
         CompressionSpec::Snappy => Compression::Snappy,
+    }
+}
+
+fn encoding(spec: EncodingSpec) -> Encoding {
+    match spec {
+        EncodingSpec::Utf8 => Encoding::Utf8,
+        EncodingSpec::Latin1 => Encoding::Latin1,
+        EncodingSpec::Windows1252 => Encoding::Windows1252,
+        EncodingSpec::Utf16 => Encoding::Utf16,
     }
 }
 

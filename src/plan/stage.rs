@@ -14,7 +14,7 @@ use super::resource::Use;
 use super::supply::Supply;
 use super::task::TaskFiles;
 use super::template::Template;
-use crate::format::{Compression, Format};
+use crate::format::{Compression, Dialect, Encoding, Format};
 use crate::sql::UsedColumns;
 
 /// Name under which an input of a `sql` stage is known in the query.
@@ -190,10 +190,10 @@ pub struct Read {
     pub compression: Option<Compression>,
     /// Declared columns; these are not inferred.
     pub schema: Vec<(String, ColumnType)>,
-    /// CSV only: the byte between fields.
-    pub delimiter: u8,
-    /// CSV only: whether the first record names the columns.
-    pub header: bool,
+    /// CSV only.
+    pub dialect: Dialect,
+    /// Of text.
+    pub encoding: Encoding,
     /// The columns that the consumers use; `None` is all.
     pub used: Option<UsedColumns>,
     /// Parquet only: the consumers, if all of them are queries over this source alone that have a `WHERE`. Row groups in which no

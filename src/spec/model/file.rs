@@ -32,6 +32,28 @@ pub struct ReadOptions {
     pub delimiter: Option<String>,
     /// Whether the first record names the columns (csv and tsv only). Without it, it does.
     pub header: Option<bool>,
+    /// The character that may stand around a field, or `none` (csv and tsv only). Without it, `"`.
+    #[schemars(example = &"'", example = &"none")]
+    pub quote: Option<String>,
+    /// The fields that are null (csv and tsv only). Without it, the empty one.
+    #[schemars(example = &["", "NA", "NULL"])]
+    pub nulls: Option<Vec<String>>,
+    /// How characters are written as bytes (text only). Without it, UTF-8.
+    pub encoding: Option<EncodingSpec>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
+pub enum EncodingSpec {
+    #[serde(rename = "utf-8")]
+    Utf8,
+    /// ISO 8859-1
+    #[serde(rename = "latin1")]
+    Latin1,
+    #[serde(rename = "windows-1252")]
+    Windows1252,
+    /// In the order of bytes that a byte order mark says, and little-endian without one.
+    #[serde(rename = "utf-16")]
+    Utf16,
 }
 
 #[derive(Clone, Debug, Deserialize, JsonSchema)]

@@ -393,8 +393,8 @@ fn stage(at: usize, shape: &Shape, inputs: Vec<Input>) -> Stage {
         format: crate::format::Format::Lines,
         compression: None,
         schema: Vec::new(),
-        delimiter: b',',
-        header: true,
+        dialect: crate::format::Dialect::default(),
+        encoding: crate::format::Encoding::Utf8,
         used: None,
         filtered_by: Vec::new(),
     };

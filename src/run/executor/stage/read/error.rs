@@ -4,7 +4,7 @@ use std::io;
 use std::path::PathBuf;
 
 use crate::batch::ConformError;
-use crate::format::Problem;
+use crate::format::{NotEncoded, Problem};
 
 #[derive(Debug, thiserror::Error)]
 pub enum ReadError {
@@ -30,6 +30,8 @@ pub enum ReadError {
     /// The rows of the batch that does not fit; the first may be of an earlier file.
     #[error("{}, row {row} or after it: {source}; declare the column in `schema:`", path.display())]
     Conform { path: PathBuf, row: u64, source: ConformError },
+    #[error("{}: {source}", path.display())]
+    Encoding { path: PathBuf, source: NotEncoded },
     #[error("{} ends too early: the compressed data is cut off", path.display())]
     Truncated { path: PathBuf },
     #[error("{} is damaged or is not what its name says: {message}", path.display())]
@@ -38,6 +40,16 @@ pub enum ReadError {
     NotRegular { path: PathBuf },
     #[error("reading was cancelled")]
     Cancelled,
+}
+
+impl ReadError {
+    /// The error of a reader that stood in this row, which may be where the bytes are that it tells of.
+    pub(super) fn in_row(self, row: u64) -> Self {
+        match self {
+            Self::Encoding { path, source } => Self::Record { path, row, problem: Problem::NotEncoded(source) },
+            other => other,
+        }
+    }
 }
 
 fn advice(problem: &Problem) -> String {

@@ -33,7 +33,7 @@ use self::input::STDIN;
 use self::lines::LineSource;
 use self::text::TextSource;
 use crate::batch::{Batch, FileTable, line_schema};
-use crate::format::{Compression, Format};
+use crate::format::{Compression, Encoding, Format};
 use crate::plan::{Cut, Read};
 
 /// Reads the files of one `read` stage, in order. Used from one thread; [`Canceller`] works from any.
@@ -54,6 +54,7 @@ enum Batches {
 struct FileToRead {
     target: Target,
     compression: Compression,
+    encoding: Encoding,
 }
 
 enum Target {
@@ -70,13 +71,14 @@ impl Source {
         let paths = paths::expand(&read.paths, read.format)?;
         let known_size = if read.stdin { None } else { total_size(&paths) };
         let compression = |path: &Path| read.compression.unwrap_or_else(|| Compression::of(path));
+        let encoding = read.encoding;
         let mut found: Vec<_> = paths
             .into_iter()
-            .map(|path| FileToRead { compression: compression(&path), target: Target::Path(path) })
+            .map(|path| FileToRead { compression: compression(&path), encoding, target: Target::Path(path) })
             .collect();
         if read.stdin {
-            found
-                .push(FileToRead { target: Target::Stdin, compression: read.compression.unwrap_or(Compression::None) });
+            let compression = read.compression.unwrap_or(Compression::None);
+            found.push(FileToRead { compression, encoding, target: Target::Stdin });
         }
         let bytes_read = Arc::new(AtomicU64::new(0));
         let (table, cancel, count) = (files.clone(), canceller.clone(), Arc::clone(&bytes_read));

@@ -186,8 +186,8 @@ mod tests {
             format: Format::Parquet,
             compression: None,
             schema: Vec::new(),
-            delimiter: b',',
-            header: true,
+            dialect: crate::format::Dialect::default(),
+            encoding: crate::format::Encoding::Utf8,
             used: None,
             filtered_by: Vec::new(),
         }

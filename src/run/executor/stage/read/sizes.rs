@@ -104,8 +104,8 @@ mod tests {
             format: Format::Csv,
             compression: None,
             schema: Vec::new(),
-            delimiter: b',',
-            header: true,
+            dialect: crate::format::Dialect::default(),
+            encoding: crate::format::Encoding::Utf8,
             used: None,
             filtered_by: Vec::new(),
         })
