@@ -26,6 +26,7 @@ mod strand;
 mod tests;
 mod text_decoder;
 mod text_value;
+mod xz;
 
 use std::path::Path;
 
@@ -91,7 +92,7 @@ impl Format {
     pub fn names(self, path: &Path) -> bool {
         let bare = match Compression::of(path) {
             Compression::None => path.to_owned(),
-            Compression::Gzip | Compression::Zstd | Compression::Snappy => path.with_extension(""),
+            _ => path.with_extension(""),
         };
         bare.extension().is_some_and(|extension| self.extensions().iter().any(|known| extension == *known))
     }
@@ -102,6 +103,8 @@ pub enum Compression {
     None,
     Gzip,
     Zstd,
+    Bzip2,
+    Xz,
     /// Of the pages of Parquet files, never of whole files.
     Snappy,
 }
@@ -112,7 +115,27 @@ impl Compression {
         match path.extension().and_then(|extension| extension.to_str()) {
             Some("gz") => Self::Gzip,
             Some("zst") => Self::Zstd,
+            Some("bz2") => Self::Bzip2,
+            Some("xz") => Self::Xz,
             _ => Self::None,
+        }
+    }
+
+    /// Bytes of memory that it takes to unpack a file, where they are worth counting.
+    pub fn unpacking(self) -> u64 {
+        match self {
+            Self::Bzip2 => 4 << 20,
+            Self::Xz => xz::MEMORY,
+            Self::None | Self::Gzip | Self::Zstd | Self::Snappy => 0,
+        }
+    }
+
+    /// Bytes of memory that it takes to pack a file, where they are worth counting.
+    pub fn packing(self) -> u64 {
+        match self {
+            Self::Bzip2 => 8 << 20,
+            Self::Xz => 96 << 20,
+            Self::None | Self::Gzip | Self::Zstd | Self::Snappy => 0,
         }
     }
 }

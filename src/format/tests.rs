@@ -316,7 +316,7 @@ fn no_bytes_are_a_table_without_rows() {
 #[test]
 fn a_cut_off_file_is_not_a_shorter_file() {
     use std::io::{ErrorKind, Read, Write};
-    for compression in [Compression::Gzip, Compression::Zstd] {
+    for compression in [Compression::Gzip, Compression::Zstd, Compression::Bzip2, Compression::Xz] {
         let mut writer = compression::Compressor::new(Vec::new(), compression).unwrap();
         writer.write_all(&(0..100_000_u32).flat_map(|n| n.wrapping_mul(n).to_le_bytes()).collect::<Vec<_>>()).unwrap();
         let whole = writer.finish().unwrap();
@@ -381,6 +381,8 @@ mod determinism {
                 (Format::Arrow, Compression::Zstd),
                 (Format::Csv, Compression::Gzip),
                 (Format::Jsonl, Compression::Zstd),
+                (Format::Csv, Compression::Bzip2),
+                (Format::Tsv, Compression::Xz),
             ] {
                 let whole = write(format, compression, &table, &[]);
                 prop_assert!(write(format, compression, &table, &cuts) == whole, "{format:?} {compression:?}");
@@ -507,4 +509,28 @@ fn words_that_are_null_replace_the_empty_field() {
     let declared = [("a".to_owned(), DataType::Int64)];
     let error = decoded(&["NA"], "a,b\nNA,\n,\n", &declared).unwrap_err();
     assert_eq!((error.record, error.to_string().as_str()), (1, "column `a` holds \"\", which is not Int64"));
+}
+
+#[test]
+fn what_would_take_too_much_memory_is_not_unpacked() {
+    use std::io::{ErrorKind, Read, Write};
+    let mut writer = compression::Compressor::new(Vec::new(), Compression::Xz).unwrap();
+    writer.write_all(b"a\n1\n").unwrap();
+    let mut file = writer.finish().unwrap();
+    // The header of the first block: its size, flags, then a filter (LZMA2) with the size of its window, and a checksum.
+    let start = 12;
+    let end = start + 4 * (usize::from(file[start]) + 1) - 4;
+    let window = start + 2 + file[start + 2..end].windows(2).position(|bytes| bytes == [0x21, 1]).unwrap() + 2;
+    for (size, unpacks) in [(28, true), (30, false), (40, false)] {
+        file[window] = size;
+        let mut checksum = flate2::Crc::new();
+        checksum.update(&file[start..end]);
+        file[end..end + 4].copy_from_slice(&checksum.sum().to_le_bytes());
+        let mut text = String::new();
+        let read = decompress(std::io::Cursor::new(file.clone()), Compression::Xz).unwrap().read_to_string(&mut text);
+        match read {
+            Ok(_) => assert!(unpacks && text == "a\n1\n"),
+            Err(error) => assert!(!unpacks && error.kind() == ErrorKind::OutOfMemory, "{error}"),
+        }
+    }
 }

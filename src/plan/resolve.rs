@@ -195,6 +195,10 @@ impl Resolver<'_> {
         if format != Format::Parquet && compression == Compression::Snappy {
             self.report(Code::PlanBadOption, &["write", "compression"], SNAPPY_IS_FOR_PAGES);
         }
+        if format == Format::Parquet && matches!(compression, Compression::Bzip2 | Compression::Xz) {
+            let message = "the pages of parquet files are compressed with `zst`, `gz` or `snappy`";
+            self.report(Code::PlanBadOption, &["write", "compression"], message);
+        }
         if format == Format::Parquet && extension != Compression::None {
             let message = "a parquet file compresses its own pages and is not compressed as a whole";
             self.report(Code::PlanBadOption, &["write", "path"], message).help =
@@ -532,7 +536,12 @@ fn is_identifier(word: &str) -> bool {
 }
 
 fn split_compression(path: &str) -> (&str, Compression) {
-    let endings = [(".gz", Compression::Gzip), (".zst", Compression::Zstd)];
+    let endings = [
+        (".gz", Compression::Gzip),
+        (".zst", Compression::Zstd),
+        (".bz2", Compression::Bzip2),
+        (".xz", Compression::Xz),
+    ];
     endings
         .into_iter()
         .find_map(|(ending, compression)| Some((path.strip_suffix(ending)?, compression)))
@@ -581,6 +590,8 @@ fn compression(spec: CompressionSpec) -> Compression {
         CompressionSpec::None => Compression::None,
         CompressionSpec::Gz => Compression::Gzip,
         CompressionSpec::Zst => Compression::Zstd,
+        CompressionSpec::Bz2 => Compression::Bzip2,
+        CompressionSpec::Xz => Compression::Xz,
         CompressionSpec::Snappy => Compression::Snappy,
     }
 }

@@ -97,6 +97,10 @@ pub enum CompressionSpec {
     Gz,
     /// Zstandard
     Zst,
+    /// bzip2
+    Bz2,
+    /// xz
+    Xz,
     /// Snappy; for the pages of Parquet files that are written
     Snappy,
 }

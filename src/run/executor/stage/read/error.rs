@@ -32,6 +32,8 @@ pub enum ReadError {
     Conform { path: PathBuf, row: u64, source: ConformError },
     #[error("{}: {source}", path.display())]
     Encoding { path: PathBuf, source: NotEncoded },
+    #[error("{}: {message}", path.display())]
+    TooMuchMemory { path: PathBuf, message: String },
     #[error("{} ends too early: the compressed data is cut off", path.display())]
     Truncated { path: PathBuf },
     #[error("{} is damaged or is not what its name says: {message}", path.display())]

@@ -239,6 +239,7 @@ pub(super) fn failure(path: &Path, source: io::Error) -> ReadError {
     }
     match source.kind() {
         io::ErrorKind::UnexpectedEof => ReadError::Truncated { path },
+        io::ErrorKind::OutOfMemory => ReadError::TooMuchMemory { path, message: source.to_string() },
         io::ErrorKind::InvalidData | io::ErrorKind::InvalidInput => {
             ReadError::Corrupt { path, message: source.to_string() }
         }
