@@ -316,12 +316,15 @@ fn largest_input(plan: &Plan, stage: &Stage) -> u64 {
 }
 
 fn requires_more(plan: &Plan) -> bool {
-    let uses_pandas = |stage: &Stage| matches!(&stage.kind, StageKind::Python(python) if python.convention == Some(Convention::Pandas));
+    let uses_frames = |stage: &Stage| {
+        let frames = [Some(Convention::Pandas), Some(Convention::Polars)];
+        matches!(&stage.kind, StageKind::Python(python) if frames.contains(&python.convention))
+    };
     let python = &plan.python;
     !python.requirements.is_empty()
         || !python.requirement_files.is_empty()
         || python.venv.is_some()
-        || plan.stages.iter().any(uses_pandas)
+        || plan.stages.iter().any(uses_frames)
 }
 
 fn worker(plan: &Plan, stage: &Stage) -> u64 {

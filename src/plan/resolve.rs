@@ -611,6 +611,7 @@ fn convention(spec: ConventionSpec) -> Convention {
         ConventionSpec::Rows => Convention::Rows,
         ConventionSpec::Arrow => Convention::Arrow,
         ConventionSpec::Pandas => Convention::Pandas,
+        ConventionSpec::Polars => Convention::Polars,
         ConventionSpec::Numpy => Convention::Numpy,
         ConventionSpec::Stream => Convention::Stream,
     }

@@ -266,6 +266,7 @@ pub enum Convention {
     Rows,
     Arrow,
     Pandas,
+    Polars,
     Numpy,
     Stream,
     /// Of a source that is called once: any object, kept as it is pickled. What a row is has no meaning then.
