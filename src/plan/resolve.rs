@@ -17,7 +17,7 @@ use crate::format::{Compression, Dialect, Encoding, Format, Nulls, column_type};
 use crate::spec::model::{
     BatchSpec, CommandModeSpec, CommandSpec, CompressionSpec, ConventionSpec, EncodingSpec, FormatSpec, MaxWorkersSpec,
     OutputsSpec, PartitionBySpec, PathsSpec, PipeFormatSpec, PythonOptions, PythonSpec, QueueSpec, ReadOptions,
-    ReadSpec, SizeSpec, WorkersSpec, WriteOptions, WriteSpec,
+    ReadSpec, SizeSpec, WorkersSpec, WriteModeSpec, WriteOptions, WriteSpec,
 };
 use crate::spec::tree::Node;
 use crate::spec::{Document, Sharing, StageDraft};
@@ -46,7 +46,7 @@ impl Resolver<'_> {
         if let Sharing::Sink(shared) = &self.draft.sharing {
             let target = WriteTarget::Shared(shared.clone());
             let (format, compression) = (Format::Arrow, Compression::None);
-            return Some(StageKind::Write(Write { target, format, compression, header: true }));
+            return Some(StageKind::Write(Write { target, format, compression, header: true, is_new: false }));
         }
         let spec = &self.draft.spec;
         match kind {
@@ -174,10 +174,10 @@ impl Resolver<'_> {
     }
 
     fn write(&mut self, spec: &WriteSpec) -> Option<Write> {
-        let (path, format, given, header) = match spec {
-            WriteSpec::Path(path) => (path, None, None, None),
-            WriteSpec::Options(WriteOptions { path, format, compression, header }) => {
-                (path, *format, *compression, *header)
+        let (path, format, given, header, mode) = match spec {
+            WriteSpec::Path(path) => (path, None, None, None, None),
+            WriteSpec::Options(WriteOptions { path, format, compression, header, mode }) => {
+                (path, *format, *compression, *header, *mode)
             }
         };
         let format = self.format(&["write", "path"], format, std::slice::from_ref(path))?;
@@ -187,6 +187,9 @@ impl Resolver<'_> {
             let message = "parquet cannot be written to standard output";
             self.report(Code::PlanBadOption, &["write", "format"], message).help =
                 Some("use `format: arrow`".to_owned());
+        }
+        if target == WriteTarget::Stdout && mode.is_some() {
+            self.report(Code::PlanBadOption, &["write", "mode"], "standard output replaces nothing, and has no `mode`");
         }
         let (_, extension) = split_compression(path);
         // Pages of parquet are compressed unless the file says otherwise.
@@ -204,7 +207,8 @@ impl Resolver<'_> {
             self.report(Code::PlanBadOption, &["write", "path"], message).help =
                 Some("end the path in `.parquet`, and choose the codec with `compression`".to_owned());
         }
-        Some(Write { target, format, compression, header: header.unwrap_or(true) })
+        let is_new = mode == Some(WriteModeSpec::Error);
+        Some(Write { target, format, compression, header: header.unwrap_or(true), is_new })
     }
 
     fn check_csv(&mut self, kind: &str, key: &str, is_given: bool, format: Format) {

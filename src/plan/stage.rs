@@ -208,6 +208,8 @@ pub struct Write {
     pub compression: Compression,
     /// Whether CSV begins with the names of the columns.
     pub header: bool,
+    /// Whether a file that is there already ends the run, instead of being replaced.
+    pub is_new: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -126,4 +126,15 @@ pub struct WriteOptions {
     pub compression: Option<CompressionSpec>,
     /// Whether the first line names the columns (csv and tsv only). Without it, it does.
     pub header: Option<bool>,
+    /// What becomes of a file that is there already. Without it, it is replaced.
+    pub mode: Option<WriteModeSpec>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum WriteModeSpec {
+    /// It is replaced when the whole run has succeeded.
+    Overwrite,
+    /// It stays, and the run fails before it begins.
+    Error,
 }
