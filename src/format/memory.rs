@@ -63,6 +63,7 @@ pub fn decode(format: Format, bytes: &[u8], declared: &[(String, DataType)]) -> 
         Format::Csv => decode_text(format, Splitter::csv(&Dialect::default()), bytes, declared),
         Format::Tsv => decode_text(format, Splitter::csv(&Dialect::with_delimiter(b'\t')), bytes, declared),
         Format::Jsonl => decode_text(format, Splitter::jsonl(), bytes, declared),
+        Format::Json => decode_text(format, Splitter::json(), bytes, declared),
         Format::Lines => lines::decode(bytes).map_err(DecodeError::from)?.records().map_err(DecodeError::Arrow),
         Format::Arrow => decode_arrow(bytes, declared),
         Format::Parquet => decode_parquet(bytes, declared),

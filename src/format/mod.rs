@@ -13,6 +13,7 @@ mod encoding;
 mod error;
 mod file_encoder;
 mod inference;
+mod json_splitter;
 mod jsonl;
 mod line_reader;
 mod lines;
@@ -50,7 +51,10 @@ pub mod column_type;
 pub enum Format {
     Csv,
     Tsv,
+    /// One object per line.
     Jsonl,
+    /// An array of objects; where it is read, also objects one after the other.
+    Json,
     Parquet,
     /// Arrow IPC: the file format in files, the stream format on pipes.
     Arrow,
@@ -65,6 +69,7 @@ impl Format {
             Self::Csv => "csv",
             Self::Tsv => "tsv",
             Self::Jsonl => "jsonl",
+            Self::Json => "json",
             Self::Parquet => "parquet",
             Self::Arrow => "arrow",
             Self::Lines => "lines",
@@ -77,6 +82,7 @@ impl Format {
             Self::Csv => &["csv"],
             Self::Tsv => &["tsv"],
             Self::Jsonl => &["jsonl", "ndjson"],
+            Self::Json => &["json"],
             Self::Parquet => &["parquet", "pq"],
             Self::Arrow => &["arrow", "arrows", "feather", "ipc"],
             Self::Lines => &["txt", "log", "lines"],
@@ -85,7 +91,7 @@ impl Format {
 
     /// Returns whether files of this format are text that is split into records.
     pub fn is_text(self) -> bool {
-        matches!(self, Self::Csv | Self::Tsv | Self::Jsonl | Self::Lines)
+        matches!(self, Self::Csv | Self::Tsv | Self::Jsonl | Self::Json | Self::Lines)
     }
 
     /// Returns whether the name of `path` has one of the format's endings, before the ending of a compression if any.

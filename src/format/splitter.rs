@@ -4,6 +4,7 @@ use csv_core::ReadRecordResult;
 
 use super::dialect::Dialect;
 use super::error::Problem;
+use super::json_splitter::JsonSplitter;
 use super::records::{Limit, Records};
 
 /// Longest record. A longer one is most likely a wrong delimiter or a quote that is never closed, and it has to fit in memory.
@@ -19,6 +20,7 @@ pub(super) const BOM: &[u8] = b"\xef\xbb\xbf";
 pub enum Splitter {
     Csv(Box<CsvSplitter>),
     Lines(LineSplitter),
+    Json(JsonSplitter),
 }
 
 impl Splitter {
@@ -32,12 +34,18 @@ impl Splitter {
         Self::Lines(LineSplitter::default())
     }
 
+    /// For JSON: an array of objects, or objects one after the other.
+    pub fn json() -> Self {
+        Self::Json(JsonSplitter::default())
+    }
+
     /// Takes bytes from the start of `input` until it is used up or `records` is full, and returns how many it took. An
     /// error belongs to the record after those in `records`.
     pub fn push(&mut self, input: &[u8], records: &mut Records, limit: Limit) -> Result<usize, Problem> {
         match self {
             Self::Csv(csv) => csv.push(input, records, limit),
             Self::Lines(lines) => lines.push(input, records, limit),
+            Self::Json(json) => json.push(input, records, limit),
         }
     }
 
@@ -46,6 +54,7 @@ impl Splitter {
         match self {
             Self::Csv(csv) => csv.finish(records),
             Self::Lines(lines) => lines.finish(records),
+            Self::Json(json) => json.finish(records),
         }
     }
 
@@ -53,7 +62,7 @@ impl Splitter {
     pub fn header(&self) -> Option<&[String]> {
         match self {
             Self::Csv(csv) => csv.header.as_deref(),
-            Self::Lines(_) => None,
+            Self::Lines(_) | Self::Json(_) => None,
         }
     }
 
@@ -61,7 +70,7 @@ impl Splitter {
     pub fn width(&self) -> Option<usize> {
         match self {
             Self::Csv(csv) => csv.width,
-            Self::Lines(_) => Some(1),
+            Self::Lines(_) | Self::Json(_) => Some(1),
         }
     }
 }

@@ -80,12 +80,12 @@ fn round_trip(format: Format, name: &str, array: &ArrayRef) {
 
 #[test]
 fn every_type_survives_every_format() {
-    for format in [Format::Csv, Format::Tsv, Format::Jsonl, Format::Parquet, Format::Arrow] {
+    for format in [Format::Csv, Format::Tsv, Format::Jsonl, Format::Json, Format::Parquet, Format::Arrow] {
         for (name, array) in every_type() {
             round_trip(format, name, &array);
         }
     }
-    for format in [Format::Jsonl, Format::Parquet, Format::Arrow] {
+    for format in [Format::Jsonl, Format::Json, Format::Parquet, Format::Arrow] {
         for (name, array) in nested() {
             round_trip(format, name, &array);
         }
@@ -307,7 +307,7 @@ fn lines_of_a_slice_are_written_without_what_lies_around_them() {
 #[test]
 fn no_bytes_are_a_table_without_rows() {
     let declared = [("a".to_owned(), DataType::Int64)];
-    for format in [Format::Csv, Format::Jsonl, Format::Arrow, Format::Parquet] {
+    for format in [Format::Csv, Format::Jsonl, Format::Json, Format::Arrow, Format::Parquet] {
         let read = decode(format, b"", &declared).unwrap();
         assert_eq!((read.num_rows(), types(&read)), (0, vec![DataType::Int64]));
     }
@@ -533,4 +533,29 @@ fn what_would_take_too_much_memory_is_not_unpacked() {
             Err(error) => assert!(!unpacks && error.kind() == ErrorKind::OutOfMemory, "{error}"),
         }
     }
+}
+
+#[test]
+fn json_is_one_array_whatever_the_batches() {
+    let rows = decode(Format::Jsonl, b"{\"a\":1,\"b\":\"x\\ny\"}\n{\"a\":2}\n{\"a\":3}\n", &[]).unwrap();
+    let write = |cuts: &[usize], mode| {
+        let (schema, json) = (rows.schema(), Format::Json);
+        let mut encoder = FileEncoder::new(Vec::new(), json, true, Compression::None, &schema, mode).unwrap();
+        let mut start = 0;
+        for cut in cuts {
+            encoder.write(&rows.slice(start, *cut)).unwrap();
+            start += cut;
+        }
+        String::from_utf8(encoder.finish().unwrap()).unwrap()
+    };
+    let expected = "[\n{\"a\":1,\"b\":\"x\\ny\"},\n{\"a\":2,\"b\":null},\n{\"a\":3,\"b\":null}\n]\n";
+    for cuts in [&[3][..], &[0, 1, 0, 2, 0], &[2, 1]] {
+        for mode in [EncodeMode::File, EncodeMode::Stream] {
+            assert_eq!(write(cuts, mode), expected);
+        }
+    }
+    assert_eq!(write(&[], EncodeMode::File), "[]\n");
+    assert_eq!(decode(Format::Json, expected.as_bytes(), &[]).unwrap(), rows);
+    let error = fails(Format::Json, "[{\"a\": 1},\n{\"a\":\n 2 3}]", &[]);
+    assert_eq!(error, "row 2: not a JSON object: expected `,` or `}` (line 2 of it, column 4)");
 }

@@ -55,7 +55,7 @@ impl TextDecoder {
                 decoder.infer(sample, SAMPLE_ROWS);
                 Decoder::Csv(decoder)
             }
-            Format::Jsonl => {
+            Format::Jsonl | Format::Json => {
                 let decoder = JsonlDecoder::new(sample, SAMPLE_ROWS, declared);
                 Decoder::Jsonl(decoder.map_err(|(chunk, error)| SampleError::Record(chunk, error))?)
             }

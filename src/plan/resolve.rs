@@ -236,7 +236,7 @@ impl Resolver<'_> {
             [path] => format!("the extension of `{path}` does not say how its rows are written"),
             _ => "the extensions of these paths do not say one format for all".to_owned(),
         };
-        let help = "add `format:` with one of csv, tsv, jsonl, parquet, arrow, lines";
+        let help = "add `format:` with one of csv, tsv, jsonl, json, parquet, arrow, lines";
         self.report(Code::PlanUnknownFormat, keys, message).help = Some(help.to_owned());
         None
     }
@@ -560,6 +560,7 @@ fn from_extension(path: &str) -> Option<Format> {
         "csv" => Some(Format::Csv),
         "tsv" => Some(Format::Tsv),
         "jsonl" | "ndjson" => Some(Format::Jsonl),
+        "json" => Some(Format::Json),
         "parquet" => Some(Format::Parquet),
         "arrow" => Some(Format::Arrow),
         "txt" | "log" => Some(Format::Lines),
@@ -572,6 +573,7 @@ fn format(spec: FormatSpec) -> Format {
         FormatSpec::Csv => Format::Csv,
         FormatSpec::Tsv => Format::Tsv,
         FormatSpec::Jsonl => Format::Jsonl,
+        FormatSpec::Json => Format::Json,
         FormatSpec::Parquet => Format::Parquet,
         FormatSpec::Arrow => Format::Arrow,
         FormatSpec::Lines => Format::Lines,

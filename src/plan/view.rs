@@ -221,6 +221,7 @@ fn format_word(format: Format) -> &'static str {
         Format::Csv => "csv",
         Format::Tsv => "tsv",
         Format::Jsonl => "jsonl",
+        Format::Json => "json",
         Format::Parquet => "parquet",
         Format::Arrow => "arrow",
         Format::Lines => "lines",

@@ -82,6 +82,8 @@ pub enum FormatSpec {
     Tsv,
     /// One JSON object per line.
     Jsonl,
+    /// A JSON array of objects; where it is read, also objects one after the other.
+    Json,
     Parquet,
     /// Arrow IPC: the file format in files, the stream format on pipes.
     Arrow,

@@ -1,4 +1,4 @@
-//! [`TextSource`]: files of CSV or JSONL.
+//! [`TextSource`]: files of CSV or JSON.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -78,6 +78,7 @@ impl TextSource {
     ) -> Self {
         let splitter = match read.format {
             Format::Jsonl => Splitter::jsonl(),
+            Format::Json => Splitter::json(),
             _ => Splitter::csv(&read.dialect),
         };
         Self {
