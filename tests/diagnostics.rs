@@ -523,10 +523,13 @@ stages:
   n: { read: { path: a.csv, quote: ab } }
   o: { read: { path: a.csv, encoding: utf16 } }
   q: { read: { path: a.csv, delimiter: ';', quote: ';' } }
+  r: { read: { path: '-', format: binary, schema: { a: string } } }
+  s: { from: f, write: { path: s, format: binary } }
+  t: { from: f, write: { path: t.parquet, compression: xz } }
 ";
     insta::assert_snapshot!(problems(yaml), @r"
-    plan::unknown_format 3:14 the extension of `data/a` does not say how its rows are written (add `format:` with one of csv, tsv, jsonl, json, parquet, arrow, lines)
-    plan::unknown_format 4:22 the extensions of these paths do not say one format for all (add `format:` with one of csv, tsv, jsonl, json, parquet, arrow, lines)
+    plan::unknown_format 3:14 the extension of `data/a` does not say how its rows are written (add `format:` with one of csv, tsv, jsonl, json, parquet, arrow, lines, binary)
+    plan::unknown_format 4:22 the extensions of these paths do not say one format for all (add `format:` with one of csv, tsv, jsonl, json, parquet, arrow, lines, binary)
     plan::reads_own_output 5:14 `c` reads the file that `g` writes (use `from` to take the rows of the stage in front of `g`: its file is there when the run has ended)
     plan::bad_option 6:22 standard input (`-`) cannot be read together with files
     spec::bad_value 7:40 `delimiter` must have at most 1 character(s)
@@ -545,6 +548,10 @@ stages:
     plan::bad_option 16:36 `ab` cannot be a quote: it must be one ASCII character, or `none`
     spec::bad_value 17:39 `encoding` cannot be `utf16` (did you mean `utf-16`?)
     plan::bad_option 18:52 the delimiter cannot be the quote as well
+    plan::bad_option 19:35 binary reads files, one for each row, and no standard input
+    plan::bad_option 19:51 binary has the columns `path` and `bytes`, and no others
+    plan::bad_option 20:43 binary is only for `read`
+    plan::bad_option 21:56 the pages of parquet files are compressed with `zst`, `gz` or `snappy`
     ");
 }
 

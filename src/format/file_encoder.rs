@@ -83,6 +83,7 @@ impl<W: Write + Send> FileEncoder<W> {
                     EncodeMode::Stream => Body::ArrowStream(Box::new(StreamWriter::try_new(output, schema)?)),
                 }
             }
+            Format::Binary => unreachable!("the plan refuses to write it"),
             Format::Csv | Format::Tsv | Format::Jsonl | Format::Json | Format::Lines => {
                 let mut output = Output::new(output, compression)?;
                 output.write_all(&encode_text(format, header, &RecordBatch::new_empty(schema.clone()))?)?;

@@ -67,6 +67,7 @@ pub fn decode(format: Format, bytes: &[u8], declared: &[(String, DataType)]) -> 
         Format::Lines => lines::decode(bytes).map_err(DecodeError::from)?.records().map_err(DecodeError::Arrow),
         Format::Arrow => decode_arrow(bytes, declared),
         Format::Parquet => decode_parquet(bytes, declared),
+        Format::Binary => unreachable!("only files are read so"),
     }
 }
 

@@ -60,6 +60,8 @@ pub enum Format {
     Arrow,
     /// One string column named `line`.
     Lines,
+    /// A row for each file, as it is. Only read.
+    Binary,
 }
 
 impl Format {
@@ -73,10 +75,11 @@ impl Format {
             Self::Parquet => "parquet",
             Self::Arrow => "arrow",
             Self::Lines => "lines",
+            Self::Binary => "binary",
         }
     }
 
-    /// Endings of file names, without the ending of a compression.
+    /// Endings of file names, without the ending of a compression; none if any file will do.
     pub fn extensions(self) -> &'static [&'static str] {
         match self {
             Self::Csv => &["csv"],
@@ -86,6 +89,7 @@ impl Format {
             Self::Parquet => &["parquet", "pq"],
             Self::Arrow => &["arrow", "arrows", "feather", "ipc"],
             Self::Lines => &["txt", "log", "lines"],
+            Self::Binary => &[],
         }
     }
 
@@ -96,6 +100,9 @@ impl Format {
 
     /// Returns whether the name of `path` has one of the format's endings, before the ending of a compression if any.
     pub fn names(self, path: &Path) -> bool {
+        if self.extensions().is_empty() {
+            return true;
+        }
         let bare = match Compression::of(path) {
             Compression::None => path.to_owned(),
             _ => path.with_extension(""),

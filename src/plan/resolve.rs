@@ -112,6 +112,16 @@ impl Resolver<'_> {
         if matches!(options.compression, Some(CompressionSpec::Snappy)) {
             self.report(Code::PlanBadOption, &["read", "compression"], SNAPPY_IS_FOR_PAGES);
         }
+        if format == Format::Binary {
+            if stdin {
+                let message = "binary reads files, one for each row, and no standard input";
+                self.report(Code::PlanBadOption, &["read", "format"], message);
+            }
+            if options.schema.is_some() {
+                let message = "binary has the columns `path` and `bytes`, and no others";
+                self.report(Code::PlanBadOption, &["read", "schema"], message);
+            }
+        }
         let dialect = self.dialect(options, format);
         if options.encoding.is_some() && !format.is_text() {
             self.report(Code::PlanBadOption, &["read", "encoding"], "only text has an `encoding`");
@@ -120,6 +130,7 @@ impl Resolver<'_> {
         Some(Read {
             paths: if stdin { Vec::new() } else { paths.iter().map(|path| self.absolute(path)).collect() },
             stdin,
+            folder: self.document.folder.clone(),
             format,
             compression: options.compression.map(compression),
             schema: self.columns(&["read", "schema"], options.schema.as_ref()),
@@ -181,6 +192,9 @@ impl Resolver<'_> {
             }
         };
         let format = self.format(&["write", "path"], format, std::slice::from_ref(path))?;
+        if format == Format::Binary {
+            self.report(Code::PlanBadOption, &["write", "format"], "binary is only for `read`");
+        }
         self.check_csv("write", "header", header.is_some(), format);
         let target = if path == "-" { WriteTarget::Stdout } else { WriteTarget::File(self.absolute(path)) };
         if target == WriteTarget::Stdout && format == Format::Parquet {
@@ -236,8 +250,9 @@ impl Resolver<'_> {
             [path] => format!("the extension of `{path}` does not say how its rows are written"),
             _ => "the extensions of these paths do not say one format for all".to_owned(),
         };
-        let help = "add `format:` with one of csv, tsv, jsonl, json, parquet, arrow, lines";
-        self.report(Code::PlanUnknownFormat, keys, message).help = Some(help.to_owned());
+        let binary = if keys.first() == Some(&"read") { ", binary" } else { "" };
+        let help = format!("add `format:` with one of csv, tsv, jsonl, json, parquet, arrow, lines{binary}");
+        self.report(Code::PlanUnknownFormat, keys, message).help = Some(help);
         None
     }
 
@@ -577,6 +592,7 @@ fn format(spec: FormatSpec) -> Format {
         FormatSpec::Parquet => Format::Parquet,
         FormatSpec::Arrow => Format::Arrow,
         FormatSpec::Lines => Format::Lines,
+        FormatSpec::Binary => Format::Binary,
     }
 }
 

@@ -184,6 +184,8 @@ pub type ColumnType = arrow::datatypes::DataType;
 #[derive(Clone, Debug)]
 pub struct Read {
     pub paths: Vec<PathBuf>,
+    /// The folder of the pipeline, from which rows tell the paths of files.
+    pub folder: PathBuf,
     pub stdin: bool,
     pub format: Format,
     /// `None`: from each file's extension.

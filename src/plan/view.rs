@@ -225,6 +225,7 @@ fn format_word(format: Format) -> &'static str {
         Format::Parquet => "parquet",
         Format::Arrow => "arrow",
         Format::Lines => "lines",
+        Format::Binary => "binary",
     }
 }
 

@@ -69,6 +69,7 @@ pub fn resident(
     let read = Read {
         paths: vec![path],
         stdin: false,
+        folder: PathBuf::new(),
         format,
         compression: Some(Compression::None),
         schema: command.returns.clone(),

@@ -89,6 +89,8 @@ pub enum FormatSpec {
     Arrow,
     /// Lines of text, in one column named `line`.
     Lines,
+    /// A row for each file, in the columns `path` and `bytes`; only for `read`.
+    Binary,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]

@@ -390,6 +390,7 @@ fn stage(at: usize, shape: &Shape, inputs: Vec<Input>) -> Stage {
     let read = Read {
         paths: Vec::new(),
         stdin: false,
+        folder: std::path::PathBuf::new(),
         format: crate::format::Format::Lines,
         compression: None,
         schema: Vec::new(),

@@ -14,7 +14,7 @@ pub enum ReadError {
     NoMatch { pattern: PathBuf },
     #[error("{} is not a valid pattern: {message}", pattern.display())]
     Pattern { pattern: PathBuf, message: String },
-    #[error("the folder {} has no file whose name ends in .{}", path.display(), extensions.join(" or ."))]
+    #[error("the folder {} has no file{}", path.display(), ending(extensions))]
     EmptyFolder { path: PathBuf, extensions: &'static [&'static str] },
     #[error("{} was there when the run started and is gone", path.display())]
     Vanished { path: PathBuf },
@@ -32,6 +32,10 @@ pub enum ReadError {
     Conform { path: PathBuf, row: u64, source: ConformError },
     #[error("{}: {source}", path.display())]
     Encoding { path: PathBuf, source: NotEncoded },
+    #[error("{} is larger than a batch may be ({limit} bytes); give the stage a larger `batch: {{ bytes: … }}`", path.display())]
+    LargerThanBatch { path: PathBuf, limit: usize },
+    #[error("the path {} is not valid UTF-8, and cannot be the value of a column", path.display())]
+    PathNotText { path: PathBuf },
     #[error("{}: {message}", path.display())]
     TooMuchMemory { path: PathBuf, message: String },
     #[error("{} ends too early: the compressed data is cut off", path.display())]
@@ -52,6 +56,10 @@ impl ReadError {
             other => other,
         }
     }
+}
+
+fn ending(extensions: &[&str]) -> String {
+    if extensions.is_empty() { String::new() } else { format!(" whose name ends in .{}", extensions.join(" or .")) }
 }
 
 fn advice(problem: &Problem) -> String {

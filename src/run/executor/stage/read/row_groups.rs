@@ -183,6 +183,7 @@ mod tests {
         Read {
             paths: vec![path],
             stdin: false,
+            folder: std::path::PathBuf::new(),
             format: Format::Parquet,
             compression: None,
             schema: Vec::new(),

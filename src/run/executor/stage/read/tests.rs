@@ -46,6 +46,7 @@ fn read(format: Format, paths: &[PathBuf]) -> Read {
     Read {
         paths: paths.to_vec(),
         stdin: false,
+        folder: PathBuf::new(),
         format,
         compression: None,
         schema: Vec::new(),
@@ -193,6 +194,36 @@ fn text_in_another_encoding_is_read_and_its_faults_have_a_place() {
     fs::write(folder.path("d.txt"), b"a\n\x81\n").unwrap();
     let found = error(&of(Format::Lines, Encoding::Windows1252, "d.txt"));
     assert_eq!(folder.bare(&found), "d.txt, row 2: the text is not valid windows-1252");
+}
+
+#[test]
+fn binary_is_a_row_for_each_file_as_it_is() {
+    let folder = Folder::new(&[("b.gz", "no gzip"), ("a", ""), ("c.bin", "0123456789"), (".hidden", "x")]);
+    let settings = |path: PathBuf| Read { folder: folder.path(""), ..read(Format::Binary, &[path]) };
+    let found = |cut: Cut| {
+        let mut source = Source::open(&settings(folder.path("")), cut, true, &FileTable::default()).unwrap();
+        let mut found: Vec<Vec<String>> = Vec::new();
+        while let Some(batch) = source.next_batch().unwrap() {
+            let (batch, origin) = parts(&batch);
+            assert_eq!(origin.place(0).unwrap().first, 1);
+            let text = |column: usize| -> Vec<String> {
+                let text = arrow::compute::cast(batch.column(column), &DataType::Utf8).unwrap();
+                text.as_string::<i32>().iter().map(|text| text.unwrap().to_owned()).collect()
+            };
+            found.push(text(0).into_iter().zip(text(1)).map(|(path, bytes)| format!("{path}={bytes}")).collect());
+        }
+        found
+    };
+    let rows = ["a=", "b.gz=no gzip", "c.bin=0123456789"].map(str::to_owned);
+    assert_eq!(found(cut(2)), [rows[..2].to_vec(), rows[2..].to_vec()]);
+    let small = Cut { bytes: 9.try_into().unwrap(), ..cut(100) };
+    let mut source = Source::open(&settings(folder.path("c.bin")), small, true, &FileTable::default()).unwrap();
+    let error = source.next_batch().unwrap_err();
+    let expected = "c.bin is larger than a batch may be (9 bytes); give the stage a larger `batch: { bytes: … }`";
+    assert_eq!(folder.bare(&error), expected);
+    let empty = Folder::new(&[]);
+    let error = Source::open(&settings(empty.path("")), cut(2), true, &FileTable::default()).err().unwrap();
+    assert!(error.to_string().ends_with("has no file"), "{error}");
 }
 
 #[test]
