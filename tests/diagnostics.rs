@@ -302,8 +302,8 @@ stages:
     insta::assert_snapshot!(problems(yaml), @r"
     spec::bad_value 1:10 `version` cannot be `2` (the only choice is `1`)
     spec::bad_value 4:34 `format` cannot be `cvs` (did you mean `csv`?)
-    spec::bad_value 4:52 `compression` cannot be `3` (choose from `gz`, `none`, `snappy`, `zst`)
-    spec::unknown_key 4:55 `read` has no key `attempts` (choose from `path`, `format`, `compression`, `schema`, `delimiter`, `header`)
+    spec::bad_value 4:52 `compression` cannot be `3` (choose from `bz2`, `gz`, `none`, `snappy`, `xz`, `zst`)
+    spec::unknown_key 4:55 `read` has no key `attempts` (choose from `path`, `format`, `compression`, `schema`, `delimiter`, `header`, `quote`, `nulls`, `encoding`)
     spec::unknown_key 4:68 `read` has no key `workers` (`workers` is a key of the stage: move it out of `read`)
     spec::wrong_type 5:14 `workers` must be an integer, a mapping or `auto`, not a string (for example, `workers: 4`)
     spec::bad_value 6:23 `batches` must be at least 1
@@ -313,7 +313,7 @@ stages:
     spec::unknown_key 9:5 the stage `a` has no key `stages` (`stages` belongs at the top level of the file)
     spec::bad_value 10:15 `on_error` cannot be `rejct` (did you mean `reject`?)
     spec::wrong_type 11:6 the stage `b` must be a mapping, not a list
-    spec::bad_value 14:30 `as` cannot be `dataframe` (choose from `arrow`, `numpy`, `pandas`, `row`, `rows`, `stream`)
+    spec::bad_value 14:30 `as` cannot be `dataframe` (choose from `arrow`, `numpy`, `pandas`, `polars`, `row`, `rows`, `stream`)
     spec::unknown_key 15:16 `workers` has no key `mim` (did you mean `min`?)
     spec::bad_value 16:30 an item of `on` cannot be `hang` (choose from `crash`, `exception`, `oom`, `timeout`)
     spec::wrong_type 16:46 `backoff` must be a string, not an integer (for example, `backoff: 1s`)
@@ -789,22 +789,39 @@ stages:
   j: { from: f, write: { path: '-', format: parquet } }
   k: { from: f, write: k.parquet.gz }
   l: { from: f, python: 'no function', batch: { bytes: huge }, queue: { bytes: 0MiB } }
+  m: { read: { path: a.parquet, quote: none, nulls: [], encoding: utf-16 } }
+  n: { read: { path: a.csv, quote: ab } }
+  o: { read: { path: a.csv, encoding: utf16 } }
+  q: { read: { path: a.csv, delimiter: ';', quote: ';' } }
+  r: { read: { path: '-', format: binary, schema: { a: string } } }
+  s: { from: f, write: { path: s, format: binary } }
+  t: { from: f, write: { path: t.parquet, compression: xz } }
 ";
     insta::assert_snapshot!(problems(yaml), @r"
-    plan::unknown_format 3:14 the extension of `data/a` does not say how its rows are written (add `format:` with one of csv, tsv, jsonl, parquet, arrow, lines)
-    plan::unknown_format 4:22 the extensions of these paths do not say one format for all (add `format:` with one of csv, tsv, jsonl, parquet, arrow, lines)
+    plan::unknown_format 3:14 the extension of `data/a` does not say how its rows are written (add `format:` with one of csv, tsv, jsonl, json, parquet, arrow, lines, binary)
+    plan::unknown_format 4:22 the extensions of these paths do not say one format for all (add `format:` with one of csv, tsv, jsonl, json, parquet, arrow, lines, binary)
     plan::reads_own_output 5:14 `c` reads the file that `g` writes (use `from` to take the rows of the stage in front of `g`: its file is there when the run has ended)
     plan::bad_option 6:22 standard input (`-`) cannot be read together with files
     spec::bad_value 7:40 `delimiter` must have at most 1 character(s)
     plan::bad_option 8:39 only csv and tsv have a `header`
     plan::bad_option 8:56 only csv has a `delimiter`
     plan::same_path 10:24 `g` and `h` write to the same path
-    plan::unknown_format 11:24 standard input and output need a `format` (add `format:` with one of csv, tsv, jsonl, parquet, arrow, lines)
+    plan::unknown_format 11:24 standard input and output need a `format` (add `format:` with one of csv, tsv, jsonl, json, parquet, arrow, lines)
     plan::bad_option 12:45 parquet cannot be written to standard output (use `format: arrow`)
     plan::bad_option 13:24 a parquet file compresses its own pages and is not compressed as a whole (end the path in `.parquet`, and choose the codec with `compression`)
     plan::bad_call 14:25 `no function` does not name a function or a class (write `module:name`, such as `cleaning:normalise`)
     plan::bad_size 14:56 `huge` is not a size (write a positive number of bytes, or one with a unit, such as `64MiB`)
     plan::bad_size 14:80 `0MiB` is not a size (write a positive number of bytes, or one with a unit, such as `64MiB`)
+    plan::bad_option 15:40 only csv and tsv have a `quote`
+    plan::bad_option 15:53 only csv and tsv have `nulls`
+    plan::bad_option 15:67 only text has an `encoding`
+    plan::bad_option 16:36 `ab` cannot be a quote: it must be one ASCII character, or `none`
+    spec::bad_value 17:39 `encoding` cannot be `utf16` (did you mean `utf-16`?)
+    plan::bad_option 18:52 the delimiter cannot be the quote as well
+    plan::bad_option 19:35 binary reads files, one for each row, and no standard input
+    plan::bad_option 19:51 binary has the columns `path` and `bytes`, and no others
+    plan::bad_option 20:43 binary is only for `read`
+    plan::bad_option 21:56 the pages of parquet files are compressed with `zst`, `gz` or `snappy`
     ");
 }
 

@@ -9,14 +9,12 @@ import typing
 from collections.abc import Callable
 from typing import Any
 
-from .errors import StageError
-
 DEFAULT = "row"
 
 _TABLE = re.compile(r"(.+\.)?Table")
 # The first that matches decides.
 _CONVENTIONS = [
-    (re.compile(r"(pl|polars)\..*"), "polars"),
+    (re.compile(r"(pl|polars)\.(.+\.)?DataFrame"), "polars"),
     (re.compile(r"(.+\.)?DataFrame"), "pandas"),
     (re.compile(r"(.+\.)?RecordBatch"), "arrow"),
     (_TABLE, "arrow"),
@@ -34,8 +32,6 @@ def infer(function: Callable[..., Any]) -> tuple[str, bool]:
         return DEFAULT, False
     for pattern, convention in _CONVENTIONS:
         if pattern.fullmatch(text):
-            if convention == "polars":
-                raise StageError("polars is not a convention yet; take a `pyarrow.Table` and call `polars.from_arrow`")
             return convention, pattern is _TABLE
     return DEFAULT, False
 

@@ -48,7 +48,7 @@ EVERYTHING = pa.record_batch(
 IDENTITY = "def f(x):\n    return x\n"
 
 
-@pytest.mark.parametrize("convention", ["row", "rows", "arrow", "pandas", "numpy"])
+@pytest.mark.parametrize("convention", ["row", "rows", "arrow", "pandas", "polars", "numpy"])
 def test_untouched_columns_keep_type_and_value(stage: Any, convention: str) -> None:
     result = stage(IDENTITY, as_=convention).run(EVERYTHING)
     assert result.batch.schema == EVERYTHING.schema
@@ -57,13 +57,13 @@ def test_untouched_columns_keep_type_and_value(stage: Any, convention: str) -> N
     assert result.rows == 3
 
 
-@pytest.mark.parametrize("convention", ["row", "rows", "arrow", "pandas", "numpy"])
+@pytest.mark.parametrize("convention", ["row", "rows", "arrow", "pandas", "polars", "numpy"])
 def test_slices_of_every_type(stage: Any, convention: str) -> None:
     result = stage(IDENTITY, as_=convention).run(EVERYTHING.slice(1, 2))
     assert result.batch.equals(EVERYTHING.slice(1, 2))
 
 
-@pytest.mark.parametrize("convention", ["arrow", "pandas", "numpy"])
+@pytest.mark.parametrize("convention", ["arrow", "pandas", "polars", "numpy"])
 def test_a_batch_without_rows_keeps_its_columns(stage: Any, convention: str) -> None:
     result = stage(IDENTITY, as_=convention).run(EVERYTHING.slice(0, 0))
     assert result.batch.num_rows == 0
@@ -81,7 +81,7 @@ def test_none_drops_a_row(stage: Any) -> None:
     assert result.batches == {} and result.error is None and result.rows == 3
 
 
-@pytest.mark.parametrize("convention", ["rows", "arrow", "pandas", "numpy"])
+@pytest.mark.parametrize("convention", ["rows", "arrow", "pandas", "polars", "numpy"])
 def test_a_forgotten_return_is_an_error_unless_nobody_reads_the_rows(stage: Any, convention: str) -> None:
     result = stage("def f(x): x", as_=convention).run(NUMBERS)
     assert result.error is not None and "is a `return` missing?" in result.error["message"]
@@ -218,6 +218,41 @@ def test_pandas_categories_are_decoded(stage: Any) -> None:
     assert worker.run(NUMBERS).batch.equals(NUMBERS)
 
 
+def test_polars_columns_have_plain_types_unless_they_had_others(stage: Any) -> None:
+    worker = stage(
+        """
+        import polars as pl
+
+        def f(df: pl.DataFrame) -> pl.DataFrame:
+            assert isinstance(df, pl.DataFrame)
+            return df.select(
+                large_string=pl.col("large_string").str.to_uppercase(),
+                int8=pl.col("int8") + 1,
+                text=pl.concat_str("string", pl.lit("!")),
+                texts=pl.concat_list("string", "string"),
+                category=pl.col("string").cast(pl.Categorical),
+                float32=pl.col("float64_null").is_nan(),
+                pair=pl.struct("string", "date"),
+            )
+        """
+    )
+    batch = worker.run(EVERYTHING).batch
+    assert batch.schema == pa.schema(
+        {
+            "large_string": pa.large_string(),
+            "int8": pa.int8(),
+            "text": pa.string(),
+            "texts": pa.list_(pa.string()),
+            "category": pa.string(),
+            "float32": pa.bool_(),
+            "pair": pa.struct({"string": pa.string(), "date": pa.date32()}),
+        }
+    )
+    assert batch.column("large_string").to_pylist() == ["A", None, "B"]
+    assert batch.column("text").to_pylist() == ["a!", None, "ü!"]
+    assert batch.column("float32").to_pylist() == [False, None, False]
+
+
 def test_numpy_masks_nulls_and_takes_matrices(stage: Any) -> None:
     worker = stage(
         """
@@ -247,6 +282,10 @@ def test_numpy_masks_nulls_and_takes_matrices(stage: Any) -> None:
         ("x: pd.DataFrame", "pandas"),
         ("x: 'pd.DataFrame'", "pandas"),
         ("x: 'pandas.DataFrame'", "pandas"),
+        ("x: pl.DataFrame", "polars"),
+        ("x: 'pl.DataFrame'", "polars"),
+        ("x: 'polars.DataFrame'", "polars"),
+        ("x: pl.Series", "row"),
         ("x: pa.RecordBatch", "arrow"),
         ("x: 'pa.Table'", "arrow"),
         ("x: dict[str, np.ndarray]", "numpy"),
@@ -257,8 +296,11 @@ def test_numpy_masks_nulls_and_takes_matrices(stage: Any) -> None:
 def test_the_convention_is_inferred(worker: Any, modules: Any, parameter: str, convention: str) -> None:
     from conftest import write_module
 
-    imports = "import numpy as np, pandas as pd, pyarrow as pa, typing\nclass Row(typing.TypedDict): pass\n"
-    module = write_module(modules, f"{imports if 'pandas.' not in parameter else ''}def f({parameter}): ...")
+    imports = (
+        "import numpy as np, pandas as pd, polars as pl, pyarrow as pa, typing\nclass Row(typing.TypedDict): pass\n"
+    )
+    is_unresolved = "pandas." in parameter or "polars." in parameter
+    module = write_module(modules, f"{'' if is_unresolved else imports}def f({parameter}): ...")
     assert worker.open(f"{module}:f") == {"as": convention, "class": False}
 
 
@@ -309,6 +351,7 @@ RETURNS = [["n", "decimal(10,2)"], ["s", "string"]]
         ("row", "{'n': row['n']}"),
         ("rows", "[{'n': r['n'], 's': None} for r in row]"),
         ("pandas", "row"),
+        ("polars", "row"),
         ("arrow", "row"),
     ],
 )
@@ -331,6 +374,9 @@ def test_returns_decides_the_types(stage: Any, convention: str, code: str) -> No
         ("rows", "7", "returned `int`", None),
         ("arrow", "7", "returned `int`", None),
         ("pandas", "[1]", "returned `list`", None),
+        ("polars", "[1]", "returned `list`", None),
+        ("polars", "row.lazy()", "returned a `LazyFrame`", None),
+        ("polars", "__import__('polars').DataFrame({'n': [object()] * 3})", "holds Python objects", None),
         ("numpy", "[1]", "returned `list`", None),
         ("row", "{1: 2}", "column names are strings", None),
     ],

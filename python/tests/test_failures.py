@@ -143,7 +143,6 @@ def test_standard_input_is_empty(stage: Any) -> None:
         ("import no_such_module", "No module named 'no_such_module'"),
         ("def f(:", "invalid syntax"),
         ("class f:\n    def __init__(self): raise OSError('no model')\n    def __call__(self, x): ...", "no model"),
-        ("def f(x: 'pl.DataFrame'): ...", "polars is not a convention yet"),
     ],
 )
 def test_a_stage_that_cannot_be_opened(worker: Any, modules: Path, source: str, message: str) -> None:
@@ -156,7 +155,7 @@ def test_a_stage_that_cannot_be_opened(worker: Any, modules: Path, source: str, 
 def test_an_unknown_type_word_and_convention(worker: Any, modules: Path) -> None:
     module = write_module(modules, "def f(x): ...")
     assert "`integer` is not a column type" in worker.open(f"{module}:f", returns=[["n", "integer"]])["message"]
-    assert "`polars` is not a convention" in worker.open(f"{module}:f", as_="polars")["message"]
+    assert "`vaex` is not a convention" in worker.open(f"{module}:f", as_="vaex")["message"]
 
 
 @pytest.mark.parametrize(

@@ -30,6 +30,7 @@ const SOURCES: &[(&str, &[u8])] = files![
     "codecs/arrow.py",
     "codecs/dataframe.py",
     "codecs/dicts.py",
+    "codecs/polars_frame.py",
     "codecs/table.py",
     "codecs/values.py",
     "column_types.py",

@@ -2,18 +2,27 @@
 
 use std::io::{self, Read, Write};
 
+use bzip2::read::MultiBzDecoder;
+use bzip2::write::BzEncoder;
 use flate2::read::MultiGzDecoder;
 use flate2::write::GzEncoder;
+use lzma_rust2::{XzOptions, XzWriter};
 
 use super::Compression;
+use super::xz::XzReader;
 
-/// Reads what `input` holds. Several gzip members or zstd frames in a row read as one. A cut-off file is an error of the
+/// As `xz` does it when it is not told otherwise.
+const XZ_PRESET: u32 = 6;
+
+/// Reads what `input` holds. Several gzip members, zstd frames, or streams of bzip2 or xz in a row read as one. A cut-off file is an error of the
 /// kind `UnexpectedEof`; an error of the kind `WouldBlock` passes through, and reading can go on after it.
 pub fn decompress<R: Read + Send + 'static>(input: R, compression: Compression) -> io::Result<Box<dyn Read + Send>> {
     Ok(match compression {
         Compression::None => Box::new(input),
         Compression::Gzip => Box::new(MultiGzDecoder::new(input)),
         Compression::Zstd => Box::new(zstd::Decoder::new(input)?),
+        Compression::Bzip2 => Box::new(MultiBzDecoder::new(input)),
+        Compression::Xz => Box::new(XzReader::new(input)),
         Compression::Snappy => return Err(of_pages_only()),
     })
 }
@@ -28,6 +37,8 @@ pub(super) enum Compressor<W: Write> {
     None(W),
     Gzip(GzEncoder<W>),
     Zstd(zstd::Encoder<'static, W>),
+    Bzip2(BzEncoder<W>),
+    Xz(Box<XzWriter<W>>),
 }
 
 impl<W: Write> Compressor<W> {
@@ -36,6 +47,8 @@ impl<W: Write> Compressor<W> {
             Compression::None => Self::None(output),
             Compression::Gzip => Self::Gzip(GzEncoder::new(output, flate2::Compression::default())),
             Compression::Zstd => Self::Zstd(zstd::Encoder::new(output, zstd::DEFAULT_COMPRESSION_LEVEL)?),
+            Compression::Bzip2 => Self::Bzip2(BzEncoder::new(output, bzip2::Compression::default())),
+            Compression::Xz => Self::Xz(Box::new(XzWriter::new(output, XzOptions::with_preset(XZ_PRESET))?)),
             Compression::Snappy => return Err(of_pages_only()),
         })
     }
@@ -46,6 +59,8 @@ impl<W: Write> Compressor<W> {
             Self::None(output) => Ok(output),
             Self::Gzip(encoder) => encoder.finish(),
             Self::Zstd(encoder) => encoder.finish(),
+            Self::Bzip2(encoder) => encoder.finish(),
+            Self::Xz(encoder) => encoder.finish(),
         }
     }
 }
@@ -56,6 +71,8 @@ impl<W: Write> Write for Compressor<W> {
             Self::None(output) => output.write(bytes),
             Self::Gzip(encoder) => encoder.write(bytes),
             Self::Zstd(encoder) => encoder.write(bytes),
+            Self::Bzip2(encoder) => encoder.write(bytes),
+            Self::Xz(encoder) => encoder.write(bytes),
         }
     }
 
@@ -64,6 +81,8 @@ impl<W: Write> Write for Compressor<W> {
             Self::None(output) => output.flush(),
             Self::Gzip(encoder) => encoder.flush(),
             Self::Zstd(encoder) => encoder.flush(),
+            Self::Bzip2(encoder) => encoder.flush(),
+            Self::Xz(encoder) => encoder.flush(),
         }
     }
 }

@@ -5,15 +5,17 @@ use std::sync::Arc;
 use arrow::array::{ArrayRef, RecordBatch, RecordBatchOptions, new_null_array};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 
+use super::dialect::Nulls;
 use super::error::{EncodeError, Problem, RecordError};
 use super::inference::Guess;
 use super::records::{Records, Texts};
 use super::text_value::parse_cells;
 
-/// Turns records into batches, with the types that were declared or inferred. An empty field is null.
+/// Turns records into batches, with the types that were declared or inferred. Fields that stand for missing values are nulls.
 #[derive(Debug)]
 pub(super) struct CsvDecoder {
     columns: Vec<CsvColumn>,
+    nulls: Nulls,
     schema: SchemaRef,
 }
 
@@ -28,7 +30,7 @@ struct CsvColumn {
 
 impl CsvDecoder {
     /// Columns in the order of the file. A declared column that the file does not have is an error.
-    pub(super) fn new(names: &[String], declared: &[(String, DataType)]) -> Result<Self, Problem> {
+    pub(super) fn new(names: &[String], nulls: &Nulls, declared: &[(String, DataType)]) -> Result<Self, Problem> {
         let missing: Vec<_> =
             declared.iter().map(|(name, _)| name).filter(|name| !names.contains(name)).cloned().collect();
         if !missing.is_empty() {
@@ -45,7 +47,8 @@ impl CsvDecoder {
                 None => Ok(CsvColumn { name: name.clone(), field, data_type: DataType::Null, is_declared: false }),
             }
         });
-        let mut decoder = Self { columns: columns.collect::<Result<_, _>>()?, schema: Arc::new(Schema::empty()) };
+        let columns = columns.collect::<Result<_, _>>()?;
+        let mut decoder = Self { columns, nulls: nulls.clone(), schema: Arc::new(Schema::empty()) };
         decoder.update_schema();
         Ok(decoder)
     }
@@ -60,8 +63,8 @@ impl CsvDecoder {
             let field = column.field;
             if column.is_open() {
                 let sample = chunks.iter().flat_map(|chunk| (0..chunk.len()).map(move |row| cell(chunk, row, field)));
-                let cells = sample.take(rows).map(Option::unwrap_or_default);
-                column.data_type = guess(cells).data_type();
+                let values = sample.take(rows).filter_map(|cell| self.nulls.value(cell));
+                column.data_type = guess(values).data_type();
             }
         }
         self.update_schema();
@@ -90,7 +93,7 @@ impl CsvDecoder {
     /// Decodes records, those of open columns as nulls.
     pub(super) fn decode(&self, records: &Records) -> Result<RecordBatch, RecordError> {
         let texts = texts(records)?;
-        let arrays = self.columns.iter().map(|column| column.decode(texts, records.len()));
+        let arrays = self.columns.iter().map(|column| column.decode(texts, &self.nulls, records.len()));
         let arrays = arrays.collect::<Result<Vec<_>, _>>()?;
         let options = RecordBatchOptions::new().with_row_count(Some(records.len()));
         Ok(RecordBatch::try_new_with_options(self.schema(), arrays, &options)
@@ -117,11 +120,11 @@ impl CsvColumn {
         self.data_type == DataType::Null && !self.is_declared
     }
 
-    fn decode(&self, texts: Texts, rows: usize) -> Result<ArrayRef, RecordError> {
+    fn decode(&self, texts: Texts, nulls: &Nulls, rows: usize) -> Result<ArrayRef, RecordError> {
         if self.is_open() {
             return Ok(new_null_array(&DataType::Null, rows));
         }
-        let cells = texts.column(self.field).map(|cell| (!cell.is_empty()).then_some(cell));
+        let cells = texts.column(self.field).map(|cell| nulls.value(cell));
         parse_cells(cells, &self.data_type, !self.is_declared).map_err(|record| RecordError {
             record,
             problem: Problem::Misfit {
@@ -137,10 +140,11 @@ fn texts(records: &Records) -> Result<Texts<'_>, RecordError> {
     records.texts().map_err(|record| RecordError { record, problem: Problem::NotUtf8 })
 }
 
+/// The type of values, of which none is missing: one that is empty is text.
 fn guess<'a>(cells: impl Iterator<Item = &'a str>) -> Guess {
     let mut guess = Guess::Open;
     for cell in cells {
-        guess = guess.merge(Guess::of(cell));
+        guess = guess.merge(if cell.is_empty() { Guess::Text } else { Guess::of(cell) });
         if guess == Guess::Text {
             break;
         }
@@ -149,9 +153,8 @@ fn guess<'a>(cells: impl Iterator<Item = &'a str>) -> Guess {
 }
 
 /// A cell as text; text that is not UTF-8 counts as text like any other while types are inferred, and fails when decoded.
-fn cell(records: &Records, row: usize, column: usize) -> Option<&str> {
-    let field = records.field(row, column);
-    (!field.is_empty()).then(|| std::str::from_utf8(field).unwrap_or("\u{fffd}"))
+fn cell(records: &Records, row: usize, column: usize) -> &str {
+    std::str::from_utf8(records.field(row, column)).unwrap_or("\u{fffd}")
 }
 
 /// Appends rows as CSV. Nulls and empty strings are empty fields, binary values are hexadecimal.

@@ -3,6 +3,8 @@
 use arrow::datatypes::DataType;
 use arrow::error::ArrowError;
 
+use super::encoding::NotEncoded;
+
 /// A record that could not be read.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{problem}")]
@@ -26,6 +28,8 @@ pub enum Problem {
     Ragged { found: usize, expected: usize },
     #[error("the text is not valid UTF-8")]
     NotUtf8,
+    #[error(transparent)]
+    NotEncoded(NotEncoded),
     #[error("{message}")]
     Json { message: String },
     #[error("a quoted field is not closed")]

@@ -83,10 +83,14 @@ impl<W: Write + Send> FileEncoder<W> {
                     EncodeMode::Stream => Body::ArrowStream(Box::new(StreamWriter::try_new(output, schema)?)),
                 }
             }
-            Format::Csv | Format::Tsv | Format::Jsonl | Format::Lines => {
+            Format::Binary => unreachable!("the plan refuses to write it"),
+            Format::Csv | Format::Tsv | Format::Jsonl | Format::Json | Format::Lines => {
                 let mut output = Output::new(output, compression)?;
                 output.write_all(&encode_text(format, header, &RecordBatch::new_empty(schema.clone()))?)?;
-                Body::Text(TextFile { format, output, under_way: VecDeque::new() })
+                if format == Format::Json {
+                    output.write_all(b"[")?;
+                }
+                Body::Text(TextFile { format, output, has_rows: false, under_way: VecDeque::new() })
             }
         };
         let cutter = match mode {
@@ -166,6 +170,8 @@ impl<W: Write + Send> FileEncoder<W> {
 struct TextFile<W: Write> {
     format: Format,
     output: Output<W>,
+    /// Whether anything but a header has been written.
+    has_rows: bool,
     under_way: VecDeque<Deferred<Result<Vec<u8>, EncodeError>>>,
 }
 
@@ -174,7 +180,7 @@ impl<W: Write> TextFile<W> {
     /// earlier batch.
     fn write(&mut self, batch: &RecordBatch, held_back: usize) -> Result<(), EncodeError> {
         if held_back == 0 {
-            return Ok(self.output.write_all(&encode_text(self.format, false, batch)?)?);
+            return self.put(&encode_text(self.format, false, batch)?);
         }
         let (format, batch) = (self.format, batch.clone());
         self.under_way.push_back(Deferred::start(move || encode_text(format, false, &batch)));
@@ -191,13 +197,26 @@ impl<W: Write> TextFile<W> {
 
     fn finish(mut self) -> Result<W, EncodeError> {
         self.drain(0)?;
+        if self.format == Format::Json {
+            self.output.write_all(if self.has_rows { b"\n]\n" } else { b"]\n" })?;
+        }
         Ok(self.output.finish()?)
+    }
+
+    /// Writes encoded rows. Those of JSON have a comma in front of each, which the first of a file does not need.
+    fn put(&mut self, rows: &[u8]) -> Result<(), EncodeError> {
+        if rows.is_empty() {
+            return Ok(());
+        }
+        let is_first = !std::mem::replace(&mut self.has_rows, true);
+        let rows = if is_first && self.format == Format::Json { &rows[1..] } else { rows };
+        Ok(self.output.write_all(rows)?)
     }
 
     fn drain(&mut self, held_back: usize) -> Result<(), EncodeError> {
         while self.under_way.len() > held_back {
             let Some(text) = self.under_way.pop_front() else { break };
-            self.output.write_all(&text.wait()?)?;
+            self.put(&text.wait()?)?;
         }
         Ok(())
     }
@@ -207,6 +226,14 @@ fn encode_text(format: Format, header: bool, batch: &RecordBatch) -> Result<Vec<
     let mut text = Vec::new();
     match format {
         Format::Jsonl => jsonl::encode(batch, &mut text)?,
+        Format::Json => {
+            let mut lines = Vec::new();
+            jsonl::encode(batch, &mut lines)?;
+            for object in lines.split_inclusive(|byte| *byte == b'\n') {
+                text.extend_from_slice(b",\n");
+                text.extend_from_slice(object.strip_suffix(b"\n").unwrap_or(object));
+            }
+        }
         Format::Lines => lines::encode(batch, &mut text)?,
         Format::Tsv => csv::encode(batch, b'\t', header, &mut text)?,
         _ => csv::encode(batch, b',', header, &mut text)?,

@@ -11,6 +11,7 @@ use arrow::ipc::reader::{FileReader, StreamReader};
 use bytes::Bytes;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 
+use super::dialect::{Dialect, Nulls};
 use super::error::{EncodeError, Problem, RecordError};
 use super::file_encoder::{EncodeMode, FileEncoder};
 use super::records::{Limit, Records};
@@ -59,12 +60,14 @@ pub fn decode(format: Format, bytes: &[u8], declared: &[(String, DataType)]) -> 
         _ if bytes.is_empty() && format != Format::Lines => {
             Ok(RecordBatch::new_empty(Arc::new(declared_schema(declared))))
         }
-        Format::Csv => decode_text(format, Splitter::csv(b',', true), bytes, declared),
-        Format::Tsv => decode_text(format, Splitter::csv(b'\t', true), bytes, declared),
+        Format::Csv => decode_text(format, Splitter::csv(&Dialect::default()), bytes, declared),
+        Format::Tsv => decode_text(format, Splitter::csv(&Dialect::with_delimiter(b'\t')), bytes, declared),
         Format::Jsonl => decode_text(format, Splitter::jsonl(), bytes, declared),
+        Format::Json => decode_text(format, Splitter::json(), bytes, declared),
         Format::Lines => lines::decode(bytes).map_err(DecodeError::from)?.records().map_err(DecodeError::Arrow),
         Format::Arrow => decode_arrow(bytes, declared),
         Format::Parquet => decode_parquet(bytes, declared),
+        Format::Binary => unreachable!("only files are read so"),
     }
 }
 
@@ -82,11 +85,12 @@ fn decode_text(
         Some(names) => names.to_vec(),
         None => headerless(splitter.width().unwrap_or(0), declared),
     };
-    let mut decoder =
-        TextDecoder::from_sample(format, &header, declared, &[&records]).map_err(|error| match error {
+    let mut decoder = TextDecoder::from_sample(format, &header, &Nulls::default(), declared, &[&records]).map_err(
+        |error| match error {
             SampleError::Columns(problem) => DecodeError::Columns(problem),
             SampleError::Record(_, error) => error.into(),
-        })?;
+        },
+    )?;
     decoder.decode(&records).map_err(DecodeError::from)
 }
 

@@ -7,10 +7,13 @@
 mod compression;
 mod csv;
 mod deferred;
+mod dialect;
 mod dictionary_choice;
+mod encoding;
 mod error;
 mod file_encoder;
 mod inference;
+mod json_splitter;
 mod jsonl;
 mod line_reader;
 mod lines;
@@ -24,11 +27,14 @@ mod strand;
 mod tests;
 mod text_decoder;
 mod text_value;
+mod xz;
 
 use std::path::Path;
 
 pub use compression::{BlockWriter, decompress};
 pub use deferred::{Deferred, in_the_making};
+pub use dialect::{Dialect, Nulls};
+pub use encoding::{Encoding, NotEncoded, transcode};
 pub use error::{EncodeError, Problem, RecordError};
 pub use file_encoder::{EncodeMode, FileEncoder};
 pub use line_reader::LineReader;
@@ -45,12 +51,17 @@ pub mod column_type;
 pub enum Format {
     Csv,
     Tsv,
+    /// One object per line.
     Jsonl,
+    /// An array of objects; where it is read, also objects one after the other.
+    Json,
     Parquet,
     /// Arrow IPC: the file format in files, the stream format on pipes.
     Arrow,
     /// One string column named `line`.
     Lines,
+    /// A row for each file, as it is. Only read.
+    Binary,
 }
 
 impl Format {
@@ -60,34 +71,41 @@ impl Format {
             Self::Csv => "csv",
             Self::Tsv => "tsv",
             Self::Jsonl => "jsonl",
+            Self::Json => "json",
             Self::Parquet => "parquet",
             Self::Arrow => "arrow",
             Self::Lines => "lines",
+            Self::Binary => "binary",
         }
     }
 
-    /// Endings of file names, without the ending of a compression.
+    /// Endings of file names, without the ending of a compression; none if any file will do.
     pub fn extensions(self) -> &'static [&'static str] {
         match self {
             Self::Csv => &["csv"],
             Self::Tsv => &["tsv"],
             Self::Jsonl => &["jsonl", "ndjson"],
+            Self::Json => &["json"],
             Self::Parquet => &["parquet", "pq"],
             Self::Arrow => &["arrow", "arrows", "feather", "ipc"],
             Self::Lines => &["txt", "log", "lines"],
+            Self::Binary => &[],
         }
     }
 
     /// Returns whether files of this format are text that is split into records.
     pub fn is_text(self) -> bool {
-        matches!(self, Self::Csv | Self::Tsv | Self::Jsonl | Self::Lines)
+        matches!(self, Self::Csv | Self::Tsv | Self::Jsonl | Self::Json | Self::Lines)
     }
 
     /// Returns whether the name of `path` has one of the format's endings, before the ending of a compression if any.
     pub fn names(self, path: &Path) -> bool {
+        if self.extensions().is_empty() {
+            return true;
+        }
         let bare = match Compression::of(path) {
             Compression::None => path.to_owned(),
-            Compression::Gzip | Compression::Zstd | Compression::Snappy => path.with_extension(""),
+            _ => path.with_extension(""),
         };
         bare.extension().is_some_and(|extension| self.extensions().iter().any(|known| extension == *known))
     }
@@ -98,6 +116,8 @@ pub enum Compression {
     None,
     Gzip,
     Zstd,
+    Bzip2,
+    Xz,
     /// Of the pages of Parquet files, never of whole files.
     Snappy,
 }
@@ -108,7 +128,27 @@ impl Compression {
         match path.extension().and_then(|extension| extension.to_str()) {
             Some("gz") => Self::Gzip,
             Some("zst") => Self::Zstd,
+            Some("bz2") => Self::Bzip2,
+            Some("xz") => Self::Xz,
             _ => Self::None,
+        }
+    }
+
+    /// Bytes of memory that it takes to unpack a file, where they are worth counting.
+    pub fn unpacking(self) -> u64 {
+        match self {
+            Self::Bzip2 => 4 << 20,
+            Self::Xz => xz::MEMORY,
+            Self::None | Self::Gzip | Self::Zstd | Self::Snappy => 0,
+        }
+    }
+
+    /// Bytes of memory that it takes to pack a file, where they are worth counting.
+    pub fn packing(self) -> u64 {
+        match self {
+            Self::Bzip2 => 8 << 20,
+            Self::Xz => 96 << 20,
+            Self::None | Self::Gzip | Self::Zstd | Self::Snappy => 0,
         }
     }
 }

@@ -57,6 +57,9 @@ impl<W: Write + Send> ParquetWriter<W> {
             Compression::Gzip => Codec::GZIP(GzipLevel::default()),
             Compression::Zstd => Codec::ZSTD(ZstdLevel::default()),
             Compression::Snappy => Codec::SNAPPY,
+            Compression::Bzip2 | Compression::Xz => {
+                return Err(ParquetError::NYI("pages that are compressed with bzip2 or xz".to_owned()).into());
+            }
         };
         let properties = WriterProperties::builder()
             .set_compression(codec)

@@ -2,7 +2,9 @@
 
 use csv_core::ReadRecordResult;
 
+use super::dialect::Dialect;
 use super::error::Problem;
+use super::json_splitter::JsonSplitter;
 use super::records::{Limit, Records};
 
 /// Longest record. A longer one is most likely a wrong delimiter or a quote that is never closed, and it has to fit in memory.
@@ -18,17 +20,23 @@ pub(super) const BOM: &[u8] = b"\xef\xbb\xbf";
 pub enum Splitter {
     Csv(Box<CsvSplitter>),
     Lines(LineSplitter),
+    Json(JsonSplitter),
 }
 
 impl Splitter {
     /// For CSV and TSV. Without a header, records of any one width are taken.
-    pub fn csv(delimiter: u8, header: bool) -> Self {
-        Self::Csv(Box::new(CsvSplitter::new(delimiter, header)))
+    pub fn csv(dialect: &Dialect) -> Self {
+        Self::Csv(Box::new(CsvSplitter::new(dialect)))
     }
 
     /// For JSONL: lines that are not blank.
     pub fn jsonl() -> Self {
         Self::Lines(LineSplitter::default())
+    }
+
+    /// For JSON: an array of objects, or objects one after the other.
+    pub fn json() -> Self {
+        Self::Json(JsonSplitter::default())
     }
 
     /// Takes bytes from the start of `input` until it is used up or `records` is full, and returns how many it took. An
@@ -37,6 +45,7 @@ impl Splitter {
         match self {
             Self::Csv(csv) => csv.push(input, records, limit),
             Self::Lines(lines) => lines.push(input, records, limit),
+            Self::Json(json) => json.push(input, records, limit),
         }
     }
 
@@ -45,6 +54,7 @@ impl Splitter {
         match self {
             Self::Csv(csv) => csv.finish(records),
             Self::Lines(lines) => lines.finish(records),
+            Self::Json(json) => json.finish(records),
         }
     }
 
@@ -52,7 +62,7 @@ impl Splitter {
     pub fn header(&self) -> Option<&[String]> {
         match self {
             Self::Csv(csv) => csv.header.as_deref(),
-            Self::Lines(_) => None,
+            Self::Lines(_) | Self::Json(_) => None,
         }
     }
 
@@ -60,7 +70,7 @@ impl Splitter {
     pub fn width(&self) -> Option<usize> {
         match self {
             Self::Csv(csv) => csv.width,
-            Self::Lines(_) => Some(1),
+            Self::Lines(_) | Self::Json(_) => Some(1),
         }
     }
 }
@@ -83,14 +93,15 @@ pub struct CsvSplitter {
     /// Quotes in the record so far: an odd number at the end of the file means that one is not closed.
     quotes: usize,
     delimiter: u8,
+    quote: Option<u8>,
 }
 
 impl CsvSplitter {
-    fn new(delimiter: u8, has_header: bool) -> Self {
+    fn new(dialect: &Dialect) -> Self {
         Self {
-            reader: reader(delimiter),
-            has_header,
-            at_header: has_header,
+            reader: reader(dialect),
+            has_header: dialect.header,
+            at_header: dialect.header,
             is_past_first: false,
             header: None,
             width: None,
@@ -99,7 +110,8 @@ impl CsvSplitter {
             ends: vec![0; 64],
             ends_len: 0,
             quotes: 0,
-            delimiter,
+            delimiter: dialect.delimiter,
+            quote: dialect.quote,
         }
     }
 
@@ -125,7 +137,8 @@ impl CsvSplitter {
         let is_inside = self.record_len > 0 || self.ends_len > 0 || self.quotes > 0;
         let (Some(width), false, true) = (self.width, is_inside, self.is_past_first) else { return Ok(0) };
         let window = &input[..input.len().min(PLAIN_WINDOW)];
-        let plain = &window[..memchr::memchr(b'"', window).unwrap_or(window.len())];
+        let quote = self.quote.and_then(|quote| memchr::memchr(quote, window));
+        let plain = &window[..quote.unwrap_or(window.len())];
         let pushed = records.push_plain(plain, self.delimiter, width, limit);
         pushed.map_err(|found| Problem::Ragged { found, expected: width })
     }
@@ -151,7 +164,9 @@ impl CsvSplitter {
         let (result, read, written, ended) = self.reader.read_record(input, record, ends);
         self.record_len += written;
         self.ends_len += ended;
-        self.quotes += input[..read].iter().filter(|byte| **byte == b'"').count();
+        if let Some(quote) = self.quote {
+            self.quotes += input[..read].iter().filter(|byte| **byte == quote).count();
+        }
         if self.record_len > MAX_RECORD {
             return Err(Problem::TooLong { limit: MAX_RECORD });
         }
@@ -191,8 +206,13 @@ impl CsvSplitter {
     }
 }
 
-fn reader(delimiter: u8) -> csv_core::Reader {
-    csv_core::ReaderBuilder::new().delimiter(delimiter).build()
+fn reader(dialect: &Dialect) -> csv_core::Reader {
+    let mut reader = csv_core::ReaderBuilder::new();
+    match dialect.quote {
+        Some(quote) => reader.quote(quote),
+        None => reader.quoting(false),
+    };
+    reader.delimiter(dialect.delimiter).build()
 }
 
 fn header(record: &[u8], ends: &[usize]) -> Result<Vec<String>, Problem> {
@@ -273,11 +293,11 @@ mod tests {
     /// The fields of every record of two files that come in pieces of `sizes`, and whether an error has ended them.
     fn split(
         files: [&[u8]; 2],
-        header: bool,
+        dialect: &Dialect,
         limit: Limit,
         sizes: &[usize],
     ) -> (Vec<Vec<Vec<u8>>>, Vec<usize>, String) {
-        let mut splitter = Splitter::csv(b';', header);
+        let mut splitter = Splitter::csv(dialect);
         let (mut found, mut cuts, mut chunk) = (Vec::new(), Vec::new(), Records::default());
         let mut sizes = sizes.iter().copied().cycle();
         for mut file in files {
@@ -314,10 +334,12 @@ mod tests {
         fn lines_are_split_as_the_parser_does(
             first in "([ab\u{e9}]{0,3};[ab]{0,2}(\n|\r\n|\r|\n\n)|\"[ab;\n]{0,3}\";a?\n|a\"b;\n){0,12}([ab;\"\r\n]{0,4})",
             second in "([ab]{0,3};[ab]{0,2}(\n|\r\n)){0,9}(a;|b;b|;|\"x)?",
-            header: bool, records in 1_usize..6, bytes in 1_usize..20, sizes in prop::collection::vec(1_usize..40, 1..5),
+            header: bool, quote in prop::sample::select(vec![Some(b'"'), Some(b'a'), None]),
+            records in 1_usize..6, bytes in 1_usize..20, sizes in prop::collection::vec(1_usize..40, 1..5),
         ) {
             let (files, limit) = ([first.as_bytes(), second.as_bytes()], Limit { records, bytes });
-            prop_assert_eq!(split(files, header, limit, &sizes), split(files, header, limit, &[1]));
+            let dialect = Dialect { header, quote, ..Dialect::with_delimiter(b';') };
+            prop_assert_eq!(split(files, &dialect, limit, &sizes), split(files, &dialect, limit, &[1]));
         }
     }
 }

@@ -80,12 +80,12 @@ fn round_trip(format: Format, name: &str, array: &ArrayRef) {
 
 #[test]
 fn every_type_survives_every_format() {
-    for format in [Format::Csv, Format::Tsv, Format::Jsonl, Format::Parquet, Format::Arrow] {
+    for format in [Format::Csv, Format::Tsv, Format::Jsonl, Format::Json, Format::Parquet, Format::Arrow] {
         for (name, array) in every_type() {
             round_trip(format, name, &array);
         }
     }
-    for format in [Format::Jsonl, Format::Parquet, Format::Arrow] {
+    for format in [Format::Jsonl, Format::Json, Format::Parquet, Format::Arrow] {
         for (name, array) in nested() {
             round_trip(format, name, &array);
         }
@@ -216,7 +216,7 @@ fn refused_text_names_row_and_column() {
 
 /// Decodes each text as a chunk of its own, the first of which is the sample.
 fn chunks(format: Format, texts: &[&str]) -> Result<Vec<RecordBatch>, RecordError> {
-    let mut splitter = if format == Format::Jsonl { Splitter::jsonl() } else { Splitter::csv(b',', true) };
+    let mut splitter = if format == Format::Jsonl { Splitter::jsonl() } else { Splitter::csv(&Dialect::default()) };
     let all = Limit { records: usize::MAX, bytes: usize::MAX };
     let mut decoder = None;
     let mut batches = Vec::new();
@@ -224,8 +224,9 @@ fn chunks(format: Format, texts: &[&str]) -> Result<Vec<RecordBatch>, RecordErro
         let mut records = Records::default();
         splitter.push(text.as_bytes(), &mut records, all).unwrap();
         let header = splitter.header().unwrap_or_default().to_vec();
-        let decoder =
-            decoder.get_or_insert_with(|| TextDecoder::from_sample(format, &header, &[], &[&records]).unwrap());
+        let decoder = decoder.get_or_insert_with(|| {
+            TextDecoder::from_sample(format, &header, &Nulls::default(), &[], &[&records]).unwrap()
+        });
         batches.push(decoder.decode(&records)?);
     }
     Ok(batches)
@@ -306,7 +307,7 @@ fn lines_of_a_slice_are_written_without_what_lies_around_them() {
 #[test]
 fn no_bytes_are_a_table_without_rows() {
     let declared = [("a".to_owned(), DataType::Int64)];
-    for format in [Format::Csv, Format::Jsonl, Format::Arrow, Format::Parquet] {
+    for format in [Format::Csv, Format::Jsonl, Format::Json, Format::Arrow, Format::Parquet] {
         let read = decode(format, b"", &declared).unwrap();
         assert_eq!((read.num_rows(), types(&read)), (0, vec![DataType::Int64]));
     }
@@ -315,7 +316,7 @@ fn no_bytes_are_a_table_without_rows() {
 #[test]
 fn a_cut_off_file_is_not_a_shorter_file() {
     use std::io::{ErrorKind, Read, Write};
-    for compression in [Compression::Gzip, Compression::Zstd] {
+    for compression in [Compression::Gzip, Compression::Zstd, Compression::Bzip2, Compression::Xz] {
         let mut writer = compression::Compressor::new(Vec::new(), compression).unwrap();
         writer.write_all(&(0..100_000_u32).flat_map(|n| n.wrapping_mul(n).to_le_bytes()).collect::<Vec<_>>()).unwrap();
         let whole = writer.finish().unwrap();
@@ -380,6 +381,8 @@ mod determinism {
                 (Format::Arrow, Compression::Zstd),
                 (Format::Csv, Compression::Gzip),
                 (Format::Jsonl, Compression::Zstd),
+                (Format::Csv, Compression::Bzip2),
+                (Format::Tsv, Compression::Xz),
             ] {
                 let whole = write(format, compression, &table, &[]);
                 prop_assert!(write(format, compression, &table, &cuts) == whole, "{format:?} {compression:?}");
@@ -410,7 +413,7 @@ proptest::proptest! {
     ) {
         let csv = "\u{feff}n,\"te\"\"xt\"\r\n1,\"a\n\u{e9}\"\r\n\r\n2,\n\"\",\"b,\"\"c\"\n3,last";
         let json = "\u{feff}{\"n\":1}\r\n\n{\"n\":2,\"t\":\"\u{e9}\"}\n{}\n{\"n\":3}";
-        let csv_splitter = || Splitter::csv(b',', true);
+        let csv_splitter = || Splitter::csv(&Dialect::default());
         for (text, splitter) in [(csv, csv_splitter as fn() -> _), (json, Splitter::jsonl)] {
             let whole = split(splitter(), text.as_bytes(), &[], usize::MAX);
             proptest::prop_assert_eq!(&whole, &split(splitter(), text.as_bytes(), &cuts, at_once));
@@ -478,4 +481,81 @@ fn a_declared_type_takes_a_text_whole_or_not_at_all() {
         let csv = decode(Format::Csv, format!("a\n{cell}\n").as_bytes(), &declared);
         assert_eq!(csv.is_ok(), fits, "{cell} as {data_type}: {csv:?}");
     }
+}
+
+#[test]
+fn words_that_are_null_replace_the_empty_field() {
+    let decoded = |nulls: &[&str], text: &str, declared: &[(String, DataType)]| {
+        let mut records = Records::default();
+        let mut splitter = Splitter::csv(&Dialect::default());
+        splitter.push(text.as_bytes(), &mut records, Limit { records: usize::MAX, bytes: usize::MAX }).unwrap();
+        let nulls = Nulls::new(nulls.iter().map(|word| (*word).to_owned()).collect());
+        let header = splitter.header().unwrap_or_default().to_vec();
+        let decoder = TextDecoder::from_sample(Format::Csv, &header, &nulls, declared, &[&records]);
+        decoder.unwrap().decode(&records)
+    };
+    let shown = |batch: &RecordBatch| {
+        let show = |row| array_value_to_string(batch.column(0), row).unwrap();
+        (0..batch.num_rows()).map(|row| batch.column(0).is_valid(row).then(|| show(row))).collect::<Vec<_>>()
+    };
+    let some = |value: &str| Some(value.to_owned());
+    let numbers = decoded(&["", "NA", "-999"], "a,b\n1,\nNA,\n,\n\"-999\",\n2,\n", &[]).unwrap();
+    assert_eq!(types(&numbers)[0], DataType::Int64);
+    assert_eq!(shown(&numbers), [some("1"), None, None, None, some("2")]);
+    // Without the empty field in the list, it is a text like any other.
+    let texts = decoded(&["NA"], "a,b\nNA,\n,\n", &[]).unwrap();
+    assert_eq!((types(&texts)[0].clone(), shown(&texts)), (DataType::Utf8, vec![None, some("")]));
+    assert_eq!(shown(&decoded(&[], "a,b\nNA,\n,\n", &[]).unwrap()), [some("NA"), some("")]);
+    let declared = [("a".to_owned(), DataType::Int64)];
+    let error = decoded(&["NA"], "a,b\nNA,\n,\n", &declared).unwrap_err();
+    assert_eq!((error.record, error.to_string().as_str()), (1, "column `a` holds \"\", which is not Int64"));
+}
+
+#[test]
+fn what_would_take_too_much_memory_is_not_unpacked() {
+    use std::io::{ErrorKind, Read, Write};
+    let mut writer = compression::Compressor::new(Vec::new(), Compression::Xz).unwrap();
+    writer.write_all(b"a\n1\n").unwrap();
+    let mut file = writer.finish().unwrap();
+    // The header of the first block: its size, flags, then a filter (LZMA2) with the size of its window, and a checksum.
+    let start = 12;
+    let end = start + 4 * (usize::from(file[start]) + 1) - 4;
+    let window = start + 2 + file[start + 2..end].windows(2).position(|bytes| bytes == [0x21, 1]).unwrap() + 2;
+    for (size, unpacks) in [(28, true), (30, false), (40, false)] {
+        file[window] = size;
+        let mut checksum = flate2::Crc::new();
+        checksum.update(&file[start..end]);
+        file[end..end + 4].copy_from_slice(&checksum.sum().to_le_bytes());
+        let mut text = String::new();
+        let read = decompress(std::io::Cursor::new(file.clone()), Compression::Xz).unwrap().read_to_string(&mut text);
+        match read {
+            Ok(_) => assert!(unpacks && text == "a\n1\n"),
+            Err(error) => assert!(!unpacks && error.kind() == ErrorKind::OutOfMemory, "{error}"),
+        }
+    }
+}
+
+#[test]
+fn json_is_one_array_whatever_the_batches() {
+    let rows = decode(Format::Jsonl, b"{\"a\":1,\"b\":\"x\\ny\"}\n{\"a\":2}\n{\"a\":3}\n", &[]).unwrap();
+    let write = |cuts: &[usize], mode| {
+        let (schema, json) = (rows.schema(), Format::Json);
+        let mut encoder = FileEncoder::new(Vec::new(), json, true, Compression::None, &schema, mode).unwrap();
+        let mut start = 0;
+        for cut in cuts {
+            encoder.write(&rows.slice(start, *cut)).unwrap();
+            start += cut;
+        }
+        String::from_utf8(encoder.finish().unwrap()).unwrap()
+    };
+    let expected = "[\n{\"a\":1,\"b\":\"x\\ny\"},\n{\"a\":2,\"b\":null},\n{\"a\":3,\"b\":null}\n]\n";
+    for cuts in [&[3][..], &[0, 1, 0, 2, 0], &[2, 1]] {
+        for mode in [EncodeMode::File, EncodeMode::Stream] {
+            assert_eq!(write(cuts, mode), expected);
+        }
+    }
+    assert_eq!(write(&[], EncodeMode::File), "[]\n");
+    assert_eq!(decode(Format::Json, expected.as_bytes(), &[]).unwrap(), rows);
+    let error = fails(Format::Json, "[{\"a\": 1},\n{\"a\":\n 2 3}]", &[]);
+    assert_eq!(error, "row 2: not a JSON object: expected `,` or `}` (line 2 of it, column 4)");
 }

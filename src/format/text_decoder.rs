@@ -5,6 +5,7 @@ use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 
 use super::Format;
 use super::csv::CsvDecoder;
+use super::dialect::Nulls;
 use super::error::{Problem, RecordError};
 use super::jsonl::JsonlDecoder;
 use super::records::Records;
@@ -40,24 +41,25 @@ pub enum SampleError {
 
 impl TextDecoder {
     /// Infers the columns that are not `declared` from the first [`SAMPLE_ROWS`] records of `sample`. `header` names the
-    /// columns of CSV; it is not used for other text.
+    /// columns of CSV, and `nulls` its missing values; neither is used for other text.
     pub fn from_sample(
         format: Format,
         header: &[String],
+        nulls: &Nulls,
         declared: &[(String, DataType)],
         sample: &[&Records],
     ) -> Result<Self, SampleError> {
         let decoder = match format {
             Format::Csv | Format::Tsv => {
-                let mut decoder = CsvDecoder::new(header, declared).map_err(SampleError::Columns)?;
+                let mut decoder = CsvDecoder::new(header, nulls, declared).map_err(SampleError::Columns)?;
                 decoder.infer(sample, SAMPLE_ROWS);
                 Decoder::Csv(decoder)
             }
-            Format::Jsonl => {
+            Format::Jsonl | Format::Json => {
                 let decoder = JsonlDecoder::new(sample, SAMPLE_ROWS, declared);
                 Decoder::Jsonl(decoder.map_err(|(chunk, error)| SampleError::Record(chunk, error))?)
             }
-            Format::Lines | Format::Parquet | Format::Arrow => unreachable!("nothing to decode"),
+            Format::Lines | Format::Parquet | Format::Arrow | Format::Binary => unreachable!("nothing to decode"),
         };
         Ok(Self { decoder })
     }

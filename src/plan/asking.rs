@@ -68,7 +68,13 @@ pub fn show(document: &mut Document, asked: &Asked) -> Result<(), AskError> {
         drafts.push(behind(of, &first, "sql", StageSpec { from: Some(tables), sql, ..StageSpec::default() }));
         from = first;
     }
-    let options = WriteOptions { path: asked.to.clone(), format: Some(asked.format), compression: None, header: None };
+    let options = WriteOptions {
+        path: asked.to.clone(),
+        format: Some(asked.format),
+        compression: None,
+        header: None,
+        mode: None,
+    };
     let write = Some(WriteSpec::Options(options));
     let spec = StageSpec { from: Some(FromSpec::One(from)), write, ..StageSpec::default() };
     drafts.push(behind(of, &shown, "write", spec));

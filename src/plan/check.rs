@@ -137,7 +137,12 @@ pub fn concurrency(draft: &StageDraft, kind: Option<&StageKind>) -> Option<Diagn
                 "`as: stream` gets its batches one after the other",
                 "remove it, or let a stage in front of this one do what waits",
             ),
-            Convention::Rows | Convention::Arrow | Convention::Pandas | Convention::Numpy | Convention::Object => (
+            Convention::Rows
+            | Convention::Arrow
+            | Convention::Pandas
+            | Convention::Polars
+            | Convention::Numpy
+            | Convention::Object => (
                 "its function is given whole batches, and not rows",
                 "write `as: row`; or remove it, as an `async def` function of batches can gather what it waits for",
             ),

@@ -9,9 +9,9 @@ use std::num::NonZeroU64;
 
 use super::plan::{Edge, Plan};
 use super::queue::Cut;
-use super::stage::{CommandMode, Convention, PythonTarget, Stage, StageKind, Start};
+use super::stage::{CommandMode, Convention, PythonTarget, Read, Stage, StageKind, Start};
 use super::supply::{Supply, at_once};
-use crate::format::Format;
+use crate::format::{Compression, Format};
 
 /// Bytes of free segments that a process keeps to use them again: the coordinator, and every worker.
 pub const FREE_SEGMENTS: u64 = 64 << 20;
@@ -316,12 +316,15 @@ fn largest_input(plan: &Plan, stage: &Stage) -> u64 {
 }
 
 fn requires_more(plan: &Plan) -> bool {
-    let uses_pandas = |stage: &Stage| matches!(&stage.kind, StageKind::Python(python) if python.convention == Some(Convention::Pandas));
+    let uses_frames = |stage: &Stage| {
+        let frames = [Some(Convention::Pandas), Some(Convention::Polars)];
+        matches!(&stage.kind, StageKind::Python(python) if frames.contains(&python.convention))
+    };
     let python = &plan.python;
     !python.requirements.is_empty()
         || !python.requirement_files.is_empty()
         || python.venv.is_some()
-        || plan.stages.iter().any(uses_pandas)
+        || plan.stages.iter().any(uses_frames)
 }
 
 fn worker(plan: &Plan, stage: &Stage) -> u64 {
@@ -336,9 +339,9 @@ fn native(plan: &Plan, stage: &Stage) -> u64 {
     let at_once = u64::from(plan.workers);
     let of_all = |bytes: u64, supply: Option<Supply>| supply.map_or(bytes, |supply| bytes.min(supply.bytes));
     match &stage.kind {
-        StageKind::Read(_) => {
+        StageKind::Read(read) => {
             let largest = stage.supply.map_or(stage.cut.bytes.get(), |supply| supply.largest);
-            of_all(largest.saturating_mul(at_once + 2), stage.supply)
+            of_all(largest.saturating_mul(at_once + 2), stage.supply).saturating_add(unpacking(read))
         }
         StageKind::Write(write) => {
             let group = match write.format {
@@ -347,13 +350,21 @@ fn native(plan: &Plan, stage: &Stage) -> u64 {
                 _ => 0,
             };
             let under_way = largest_input(plan, stage).saturating_mul(at_once + 2);
-            of_all(under_way.saturating_add(group), stage.supply)
+            of_all(under_way.saturating_add(group), stage.supply).saturating_add(write.compression.packing())
         }
         // Input and output.
         StageKind::Sql(sql) if sql.row_wise => {
             of_all(largest_input(plan, stage).saturating_mul(2 * at_once), stage.supply)
         }
         StageKind::Sql(_) | StageKind::Python(_) | StageKind::Command(_) => 0,
+    }
+}
+
+/// What it takes to unpack one of a source's files, as far as their names tell: they are open one after the other.
+fn unpacking(read: &Read) -> u64 {
+    match read.compression {
+        Some(compression) => compression.unpacking(),
+        None => read.paths.iter().map(|path| Compression::of(path).unpacking()).max().unwrap_or(0),
     }
 }
 

@@ -13,11 +13,11 @@ use super::stage::{
 };
 use super::template::{LoneBrace, Template};
 use crate::diagnostic::{Code, Diagnostic, Span, did_you_mean};
-use crate::format::{Compression, Format, column_type};
+use crate::format::{Compression, Dialect, Encoding, Format, Nulls, column_type};
 use crate::spec::model::{
-    CommandModeSpec, CommandSpec, CompressionSpec, ConventionSpec, CpusSpec, FormatSpec, FromSpec, MaxWorkersSpec,
-    OutputsSpec, PartitionBySpec, PathsSpec, PipeFormatSpec, PythonOptions, PythonSpec, QueueSpec, ReadOptions,
-    ReadSpec, SizeSpec, SpreadSpec, StartSpec, WorkersSpec, WriteOptions, WriteSpec,
+    CommandModeSpec, CommandSpec, CompressionSpec, ConventionSpec, CpusSpec, EncodingSpec, FormatSpec, FromSpec,
+    MaxWorkersSpec, OutputsSpec, PartitionBySpec, PathsSpec, PipeFormatSpec, PythonOptions, PythonSpec, QueueSpec,
+    ReadOptions, ReadSpec, SizeSpec, SpreadSpec, StartSpec, WorkersSpec, WriteModeSpec, WriteOptions, WriteSpec,
 };
 use crate::spec::tree::Node;
 use crate::spec::{Document, Sharing, StageDraft, pattern};
@@ -46,7 +46,7 @@ impl Resolver<'_> {
         if let Sharing::Sink(shared) = &self.draft.sharing {
             let target = WriteTarget::Shared(shared.clone());
             let (format, compression) = (Format::Arrow, Compression::None);
-            return Some(StageKind::Write(Write { target, format, compression, header: true }));
+            return Some(StageKind::Write(Write { target, format, compression, header: true, is_new: false }));
         }
         let spec = &self.draft.spec;
         match kind {
@@ -91,6 +91,9 @@ impl Resolver<'_> {
                     schema: None,
                     delimiter: None,
                     header: None,
+                    quote: None,
+                    nulls: None,
+                    encoding: None,
                 };
                 &short
             }
@@ -117,20 +120,59 @@ impl Resolver<'_> {
         if matches!(options.compression, Some(CompressionSpec::Snappy)) {
             self.report(Code::PlanBadOption, &["read", "compression"], SNAPPY_IS_FOR_PAGES);
         }
-        let delimiter = self.delimiter(options, format);
-        self.check_header("read", options.header, format);
+        if format == Format::Binary {
+            if stdin {
+                let message = "binary reads files, one for each row, and no standard input";
+                self.report(Code::PlanBadOption, &["read", "format"], message);
+            }
+            if options.schema.is_some() {
+                let message = "binary has the columns `path` and `bytes`, and no others";
+                self.report(Code::PlanBadOption, &["read", "schema"], message);
+            }
+        }
+        let dialect = self.dialect(options, format);
+        if options.encoding.is_some() && !format.is_text() {
+            self.report(Code::PlanBadOption, &["read", "encoding"], "only text has an `encoding`");
+        }
         self.check_patterns(&["read", "path"], paths);
         Some(Read {
             paths: if stdin { Vec::new() } else { paths.iter().map(|path| self.absolute(path)).collect() },
             stdin,
+            folder: self.document.folder.clone(),
             format,
             compression: options.compression.map(compression),
             schema,
-            delimiter,
-            header: options.header.unwrap_or(true),
+            dialect,
+            encoding: options.encoding.map_or(Encoding::Utf8, encoding),
             used: None,
             filtered_by: Vec::new(),
         })
+    }
+
+    fn dialect(&mut self, options: &ReadOptions, format: Format) -> Dialect {
+        self.check_csv("read", "header", options.header.is_some(), format);
+        self.check_csv("read", "quote", options.quote.is_some(), format);
+        self.check_csv("read", "nulls", options.nulls.is_some(), format);
+        let delimiter = self.delimiter(options, format);
+        Dialect {
+            delimiter,
+            header: options.header.unwrap_or(true),
+            quote: self.quote(options, delimiter),
+            nulls: options.nulls.clone().map_or_else(Nulls::default, Nulls::new),
+        }
+    }
+
+    fn quote(&mut self, options: &ReadOptions, delimiter: u8) -> Option<u8> {
+        let default = Some(Dialect::QUOTE);
+        let problem = match options.quote.as_deref().map(|quote| (quote, quote.as_bytes())) {
+            None => return default,
+            Some(("none", _)) => return None,
+            Some((_, [byte])) if *byte == delimiter => "the delimiter cannot be the quote as well".to_owned(),
+            Some((_, [byte])) if byte.is_ascii() && !matches!(byte, b'\n' | b'\r') => return Some(*byte),
+            Some((quote, _)) => format!("`{quote}` cannot be a quote: it must be one ASCII character, or `none`"),
+        };
+        self.report(Code::PlanBadOption, &["read", "quote"], problem);
+        default
     }
 
     fn delimiter(&mut self, options: &ReadOptions, format: Format) -> u8 {
@@ -151,22 +193,28 @@ impl Resolver<'_> {
     }
 
     fn write(&mut self, spec: &WriteSpec) -> Option<Write> {
-        let (path, format, given, header) = match spec {
-            WriteSpec::Path(path) => (path, None, None, None),
-            WriteSpec::Options(WriteOptions { path, format, compression, header }) => {
-                (path, *format, *compression, *header)
+        let (path, format, given, header, mode) = match spec {
+            WriteSpec::Path(path) => (path, None, None, None, None),
+            WriteSpec::Options(WriteOptions { path, format, compression, header, mode }) => {
+                (path, *format, *compression, *header, *mode)
             }
         };
         if !self.are_local("write", std::slice::from_ref(path)) || !self.names_a_file(path, format) {
             return None;
         }
         let format = self.format(&["write", "path"], format, std::slice::from_ref(path))?;
-        self.check_header("write", header, format);
+        if format == Format::Binary {
+            self.report(Code::PlanBadOption, &["write", "format"], "binary is only for `read`");
+        }
+        self.check_csv("write", "header", header.is_some(), format);
         let target = if path == "-" { WriteTarget::Stdout } else { WriteTarget::File(self.absolute(path)) };
         if target == WriteTarget::Stdout && format == Format::Parquet {
             let message = "parquet cannot be written to standard output";
             self.report(Code::PlanBadOption, &["write", "format"], message).help =
                 Some("use `format: arrow`".to_owned());
+        }
+        if target == WriteTarget::Stdout && mode.is_some() {
+            self.report(Code::PlanBadOption, &["write", "mode"], "standard output replaces nothing, and has no `mode`");
         }
         let (_, extension) = split_compression(path);
         // Pages of parquet are compressed unless the file says otherwise.
@@ -175,17 +223,26 @@ impl Resolver<'_> {
         if format != Format::Parquet && compression == Compression::Snappy {
             self.report(Code::PlanBadOption, &["write", "compression"], SNAPPY_IS_FOR_PAGES);
         }
+        if format == Format::Parquet && matches!(compression, Compression::Bzip2 | Compression::Xz) {
+            let message = "the pages of parquet files are compressed with `zst`, `gz` or `snappy`";
+            self.report(Code::PlanBadOption, &["write", "compression"], message);
+        }
         if format == Format::Parquet && extension != Compression::None {
             let message = "a parquet file compresses its own pages and is not compressed as a whole";
             self.report(Code::PlanBadOption, &["write", "path"], message).help =
                 Some("end the path in `.parquet`, and choose the codec with `compression`".to_owned());
         }
-        Some(Write { target, format, compression, header: header.unwrap_or(true) })
+        let is_new = mode == Some(WriteModeSpec::Error);
+        Some(Write { target, format, compression, header: header.unwrap_or(true), is_new })
     }
 
-    fn check_header(&mut self, kind: &str, header: Option<bool>, format: Format) {
-        if header.is_some() && !matches!(format, Format::Csv | Format::Tsv) {
-            self.report(Code::PlanBadOption, &[kind, "header"], "only csv and tsv have a `header`");
+    fn check_csv(&mut self, kind: &str, key: &str, is_given: bool, format: Format) {
+        if is_given && !matches!(format, Format::Csv | Format::Tsv) {
+            let message = match key {
+                "nulls" => "only csv and tsv have `nulls`".to_owned(),
+                _ => format!("only csv and tsv have a `{key}`"),
+            };
+            self.report(Code::PlanBadOption, &[kind, key], message);
         }
     }
 
@@ -204,8 +261,9 @@ impl Resolver<'_> {
             [path] => format!("the extension of `{path}` does not say how its rows are written"),
             _ => "the extensions of these paths do not say one format for all".to_owned(),
         };
-        let help = "add `format:` with one of csv, tsv, jsonl, parquet, arrow, lines";
-        self.report(Code::PlanUnknownFormat, keys, message).help = Some(help.to_owned());
+        let binary = if keys.first() == Some(&"read") { ", binary" } else { "" };
+        let help = format!("add `format:` with one of csv, tsv, jsonl, json, parquet, arrow, lines{binary}");
+        self.report(Code::PlanUnknownFormat, keys, message).help = Some(help);
         None
     }
 
@@ -559,7 +617,12 @@ fn is_identifier(word: &str) -> bool {
 }
 
 fn split_compression(path: &str) -> (&str, Compression) {
-    let endings = [(".gz", Compression::Gzip), (".zst", Compression::Zstd)];
+    let endings = [
+        (".gz", Compression::Gzip),
+        (".zst", Compression::Zstd),
+        (".bz2", Compression::Bzip2),
+        (".xz", Compression::Xz),
+    ];
     endings
         .into_iter()
         .find_map(|(ending, compression)| Some((path.strip_suffix(ending)?, compression)))
@@ -574,6 +637,7 @@ fn from_extension(path: &str) -> Option<Format> {
         "csv" => Some(Format::Csv),
         "tsv" => Some(Format::Tsv),
         "jsonl" | "ndjson" => Some(Format::Jsonl),
+        "json" => Some(Format::Json),
         "parquet" => Some(Format::Parquet),
         "arrow" => Some(Format::Arrow),
         "txt" | "log" => Some(Format::Lines),
@@ -586,9 +650,11 @@ fn format(spec: FormatSpec) -> Format {
         FormatSpec::Csv => Format::Csv,
         FormatSpec::Tsv => Format::Tsv,
         FormatSpec::Jsonl => Format::Jsonl,
+        FormatSpec::Json => Format::Json,
         FormatSpec::Parquet => Format::Parquet,
         FormatSpec::Arrow => Format::Arrow,
         FormatSpec::Lines => Format::Lines,
+        FormatSpec::Binary => Format::Binary,
     }
 }
 
@@ -608,6 +674,8 @@ fn compression(spec: CompressionSpec) -> Compression {
         CompressionSpec::None => Compression::None,
         CompressionSpec::Gz => Compression::Gzip,
         CompressionSpec::Zst => Compression::Zstd,
+        CompressionSpec::Bz2 => Compression::Bzip2,
+        CompressionSpec::Xz => Compression::Xz,
         CompressionSpec::Snappy => Compression::Snappy,
     }
 }
@@ -626,12 +694,22 @@ fn start(spec: StartSpec) -> Start {
     }
 }
 
+fn encoding(spec: EncodingSpec) -> Encoding {
+    match spec {
+        EncodingSpec::Utf8 => Encoding::Utf8,
+        EncodingSpec::Latin1 => Encoding::Latin1,
+        EncodingSpec::Windows1252 => Encoding::Windows1252,
+        EncodingSpec::Utf16 => Encoding::Utf16,
+    }
+}
+
 fn convention(spec: ConventionSpec) -> Convention {
     match spec {
         ConventionSpec::Row => Convention::Row,
         ConventionSpec::Rows => Convention::Rows,
         ConventionSpec::Arrow => Convention::Arrow,
         ConventionSpec::Pandas => Convention::Pandas,
+        ConventionSpec::Polars => Convention::Polars,
         ConventionSpec::Numpy => Convention::Numpy,
         ConventionSpec::Stream => Convention::Stream,
     }

@@ -14,7 +14,7 @@ use super::resource::Use;
 use super::supply::Supply;
 use super::task::TaskFiles;
 use super::template::Template;
-use crate::format::{Compression, Format};
+use crate::format::{Compression, Dialect, Encoding, Format};
 use crate::sql::UsedColumns;
 
 /// Name under which an input of a `sql` stage is known in the query.
@@ -203,16 +203,18 @@ pub type ColumnType = arrow::datatypes::DataType;
 #[derive(Clone, Debug)]
 pub struct Read {
     pub paths: Vec<PathBuf>,
+    /// The folder of the pipeline, from which rows tell the paths of files.
+    pub folder: PathBuf,
     pub stdin: bool,
     pub format: Format,
     /// `None`: from each file's extension.
     pub compression: Option<Compression>,
     /// Declared columns; these are not inferred.
     pub schema: Vec<(String, ColumnType)>,
-    /// CSV only: the byte between fields.
-    pub delimiter: u8,
-    /// CSV only: whether the first record names the columns.
-    pub header: bool,
+    /// CSV only.
+    pub dialect: Dialect,
+    /// Of text.
+    pub encoding: Encoding,
     /// The columns that the consumers use; `None` is all.
     pub used: Option<UsedColumns>,
     /// Parquet only: the consumers, if all of them are queries over this source alone that have a `WHERE`. Row groups in which no
@@ -227,6 +229,8 @@ pub struct Write {
     pub compression: Compression,
     /// Whether CSV begins with the names of the columns.
     pub header: bool,
+    /// Whether a file that is there already ends the run, instead of being replaced.
+    pub is_new: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -309,6 +313,7 @@ pub enum Convention {
     Rows,
     Arrow,
     Pandas,
+    Polars,
     Numpy,
     Stream,
     /// Of a source that is called once: any object, kept as it is pickled. What a row is has no meaning then.

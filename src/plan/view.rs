@@ -247,9 +247,11 @@ fn format_word(format: Format) -> &'static str {
         Format::Csv => "csv",
         Format::Tsv => "tsv",
         Format::Jsonl => "jsonl",
+        Format::Json => "json",
         Format::Parquet => "parquet",
         Format::Arrow => "arrow",
         Format::Lines => "lines",
+        Format::Binary => "binary",
     }
 }
 

@@ -22,7 +22,7 @@ pub use outcome::{AccountDifference, EdgeAccount, Ending, LeftOut, Outcome, Stag
 // What events and outcomes consist of: reporters need no more of the scheduler.
 pub use scheduler::{Activity, Scope, Snapshot, StageSnapshot};
 
-use crate::plan::Plan;
+use crate::plan::{Plan, StageKind, Write, WriteTarget};
 use executor::{CheckpointError, Checkpoints, LocalExecutor, Surroundings, Token};
 use publish::{PublishError, RecordedOutcome, RunFolder, RunRecord, Staging};
 use scheduler::{Action, Event, Scheduler};
@@ -116,6 +116,11 @@ pub fn open(
 ) -> Result<OpenRun, RunError> {
     publish::create_state(state_dir)?;
     let recovered = publish::recover(state_dir)?;
+    for stage in &plan.stages {
+        if let StageKind::Write(Write { target: WriteTarget::File(path), is_new: true, .. }) = &stage.kind {
+            publish::check_new(path)?;
+        }
+    }
     let (checkpoints, changed) = Checkpoints::open(plan, state_dir, surroundings)?.unzip();
     let folder = RunFolder::create(state_dir, record)?;
     report(RunEvent::Started {

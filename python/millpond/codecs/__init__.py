@@ -25,7 +25,7 @@ class Codec(Protocol):
 
 
 def codec(convention: str, declared: pa.Schema | None, *, as_table: bool = False) -> Codec:
-    """The codec of a convention; imports pandas or numpy only if the convention is about them."""
+    """The codec of a convention; imports pandas, polars or numpy only if the convention is about them."""
     if convention in ("row", "rows"):
         from .dicts import DictCodec
 
@@ -38,8 +38,17 @@ def codec(convention: str, declared: pa.Schema | None, *, as_table: bool = False
         from .dataframe import DataFrameCodec
 
         return DataFrameCodec()
+    if convention == "polars":
+        try:
+            from .polars_frame import PolarsCodec
+        except ModuleNotFoundError as error:
+            raise StageError(f"`as: polars` needs polars ({error}); add it to `python: {{ requirements }}`") from None
+
+        return PolarsCodec()
     if convention == "numpy":
         from .arrays import ArraysCodec
 
         return ArraysCodec()
-    raise StageError(f"`{convention}` is not a convention; `as` is one of row, rows, arrow, pandas, numpy, stream")
+    raise StageError(
+        f"`{convention}` is not a convention; `as` is one of row, rows, arrow, pandas, polars, numpy, stream"
+    )

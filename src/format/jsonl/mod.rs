@@ -218,11 +218,12 @@ fn parse(line: &[u8]) -> Result<serde_json::Map<String, Value>, Problem> {
     serde_json::from_slice(line).map_err(|error| json_problem(&error))
 }
 
-/// The parser's message without its line number, which is always 1.
+/// The parser's message. Its line number is left out where it is 1, as it always is in a file of lines.
 fn json_problem(error: &serde_json::Error) -> Problem {
     let message = error.to_string();
     let bare = message.split(" at line ").next().unwrap_or(&message);
-    Problem::Json { message: format!("not a JSON object: {bare} (column {})", error.column()) }
+    let line = if error.line() > 1 { format!("line {} of it, ", error.line()) } else { String::new() };
+    Problem::Json { message: format!("not a JSON object: {bare} ({line}column {})", error.column()) }
 }
 
 /// Appends one object per row, nulls included. NaN and infinities are null, decimals are strings, binary values are

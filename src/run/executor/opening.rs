@@ -127,6 +127,7 @@ fn word(convention: Convention) -> &'static str {
         Convention::Rows => "rows",
         Convention::Arrow => "arrow",
         Convention::Pandas => "pandas",
+        Convention::Polars => "polars",
         Convention::Numpy => "numpy",
         Convention::Stream => "stream",
         Convention::Object => "object",

@@ -14,7 +14,7 @@ use super::mailbox::Mailbox;
 use super::resident::{Resident, failure};
 use super::stage::read::{ReadError, Source};
 use crate::batch::FileTable;
-use crate::format::{Compression, Format};
+use crate::format::{Compression, Dialect, Encoding, Format};
 use crate::plan::{Read, Stage, StageKind, Verdict};
 use crate::run::scheduler::{Failure, Scope};
 use crate::run::{Speaker, Stream};
@@ -69,11 +69,12 @@ pub fn resident(
     let read = Read {
         paths: vec![path],
         stdin: false,
+        folder: PathBuf::new(),
         format,
         compression: Some(Compression::None),
         schema: command.returns.clone(),
-        delimiter: if format == Format::Tsv { b'\t' } else { b',' },
-        header: true,
+        dialect: Dialect::with_delimiter(if format == Format::Tsv { b'\t' } else { b',' }),
+        encoding: Encoding::Utf8,
         used: None,
         filtered_by: Vec::new(),
     };

@@ -55,6 +55,21 @@ pub(super) fn rename(from: &Path, to: &Path) -> Result<(), PublishError> {
     sync_folder(parent(to))
 }
 
+/// As [`rename`], but never in the place of something.
+pub(super) fn rename_new(from: &Path, to: &Path) -> Result<(), PublishError> {
+    let renamed = match renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE) {
+        // A file system that cannot promise it: the moment between the look and the rename is all that is left open.
+        Err(Errno::INVAL | Errno::NOSYS) if to.symlink_metadata().is_ok() => Err(Errno::EXIST),
+        Err(Errno::INVAL | Errno::NOSYS) => return rename(from, to),
+        renamed => renamed,
+    };
+    match renamed {
+        Ok(()) => sync_folder(parent(to)),
+        Err(Errno::EXIST) => Err(PublishError::Exists { path: to.to_owned() }),
+        Err(errno) => Err(PublishError::at("rename the staged output to", to)(errno.into())),
+    }
+}
+
 /// Puts a file or a folder in the place of what is at a path, which may be nothing. A folder that was there is gone afterwards.
 pub(super) fn put_in_place(from: &Path, to: &Path) -> Result<(), PublishError> {
     let is_swap = to.is_dir() || (from.is_dir() && to.exists());

@@ -17,6 +17,8 @@ pub enum PublishError {
         "{source}: a run that has died has left it there; remove it yourself, or give this run another `--state-dir`"
     )]
     Leftover { source: Box<PublishError> },
+    #[error("the output {} is there already, and `mode: error` does not replace it", path.display())]
+    Exists { path: PathBuf },
     #[error("two outputs have the path {}", path.display())]
     Twice { path: PathBuf },
     #[error("the journal {} of an interrupted run cannot be understood: {message}", path.display())]
@@ -32,6 +34,7 @@ impl PublishError {
             Self::IsFolder { .. }
             | Self::NotRegular { .. }
             | Self::AroundState { .. }
+            | Self::Exists { .. }
             | Self::Twice { .. }
             | Self::Journal { .. } => None,
         }

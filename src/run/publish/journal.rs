@@ -23,6 +23,8 @@ const JOURNAL: &str = "journal.json";
 pub(super) struct Output {
     pub(super) staged: PathBuf,
     pub(super) target: PathBuf,
+    /// Whether nothing may be there that it would replace.
+    pub(super) is_new: bool,
 }
 
 /// How a run ended: an empty file in its folder.
@@ -59,11 +61,15 @@ pub(super) fn is_published(run: &Path) -> bool {
 
 impl Output {
     pub(super) fn to_json(&self) -> Value {
-        json!({ "staged": path_to_json(&self.staged), "final": path_to_json(&self.target) })
+        json!({ "staged": path_to_json(&self.staged), "final": path_to_json(&self.target), "new": self.is_new })
     }
 
     fn from_json(value: &Value) -> Option<Self> {
-        Some(Self { staged: path_from_json(value.get("staged")?)?, target: path_from_json(value.get("final")?)? })
+        Some(Self {
+            staged: path_from_json(value.get("staged")?)?,
+            target: path_from_json(value.get("final")?)?,
+            is_new: value.get("new").is_some_and(|is_new| *is_new == true),
+        })
     }
 }
 
@@ -73,6 +79,13 @@ pub(super) fn write_journal(run: &Path, outputs: &[Output]) -> Result<(), Publis
     write_file(&draft, json!({ "version": 1, "outputs": outputs }).to_string().as_bytes())?;
     reach("publish.journal_synced");
     fs::rename(&draft, &journal).map_err(PublishError::at("write", &journal))?;
+    sync_folder(run)
+}
+
+/// Takes a journal back of which nothing has been carried out.
+pub(super) fn remove_journal(run: &Path) -> Result<(), PublishError> {
+    let journal = run.join(JOURNAL);
+    fs::remove_file(&journal).map_err(PublishError::at("remove", &journal))?;
     sync_folder(run)
 }
 

@@ -21,4 +21,4 @@ pub use past_run::{PastRun, Phase, Pruned, Pruning, folder_bytes, prune};
 pub use recovery::{Recovered, recover};
 pub use run_folder::{KEPT_RUNS, RunFolder, create_state};
 pub use run_record::{Ended, RecordedOutcome, RunRecord};
-pub use staging::{Reserved, StagedFile, Staging, is_staged, publish_reserved};
+pub use staging::{Reserved, StagedFile, Staging, check_new, is_staged, publish_reserved};

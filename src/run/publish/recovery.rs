@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use super::durable::{parent, remove, rename, sync_folder};
+use super::durable::{parent, remove, rename, rename_new, sync_folder};
 use super::error::PublishError;
 use super::journal::{Ending, has_ended, read_journal, read_record};
 use super::run_folder::{has_spilled, list_runs, lock_state, remove_spilled, try_lock};
@@ -45,7 +45,11 @@ fn recover_run(run: &Path, recovered: &mut Recovered) -> Result<(), PublishError
             // A staged file that is gone has been renamed already; its folder may not have been synced. If that is gone, too, somebody has
             // removed what was published.
             if output.staged.exists() {
-                rename(&output.staged, &output.target)?;
+                if output.is_new {
+                    rename_new(&output.staged, &output.target)
+                } else {
+                    rename(&output.staged, &output.target)
+                }?;
                 recovered.published.push(output.target);
             } else if parent(&output.target).is_dir() {
                 sync_folder(parent(&output.target))?;

@@ -5,9 +5,9 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
 
-use super::durable::{create_folders, parent, put_in_place, remove, rename, sync_all, sync_folder};
+use super::durable::{create_folders, parent, put_in_place, remove, rename, rename_new, sync_all, sync_folder};
 use super::error::PublishError;
-use super::journal::{Ending, Output, RECORD, write_journal};
+use super::journal::{Ending, Output, RECORD, remove_journal, write_journal};
 use super::run_folder::{RunFolder, lock_state};
 use crate::run::fail_point::reach;
 
@@ -58,7 +58,7 @@ impl Reserved {
 
 /// Puts what a task has written, a file or a folder, in the place of its output.
 pub fn publish_reserved(reserved: &Reserved) -> Result<(), PublishError> {
-    let Output { staged, target } = &reserved.output;
+    let Output { staged, target, .. } = &reserved.output;
     sync_all(staged)?;
     put_in_place(staged, target)
 }
@@ -82,13 +82,23 @@ impl Staging {
     /// Creates the file that will replace `target`. Folders above it are created where they are missing; a symbolic
     /// link is followed, so that it stays one.
     pub fn stage(&mut self, target: &Path) -> Result<StagedFile, PublishError> {
+        self.stage_as(target, false)
+    }
+
+    /// As [`Staging::stage`], for a `target` that must not be there: neither now nor when it is published.
+    pub fn stage_new(&mut self, target: &Path) -> Result<StagedFile, PublishError> {
+        check_new(target)?;
+        self.stage_as(target, true)
+    }
+
+    fn stage_as(&mut self, target: &Path, is_new: bool) -> Result<StagedFile, PublishError> {
         let target = resolve(target)?;
         let old = check_target(&target)?;
         if self.outputs.iter().any(|output| output.target == target) {
             return Err(PublishError::Twice { path: target });
         }
         create_folders(parent(&target))?;
-        let output = Output { staged: self.staged_path(&target), target };
+        let output = Output { staged: self.staged_path(&target), target, is_new };
         reach("publish.before_recorded");
         self.record(&output)?;
         self.outputs.push(output.clone());
@@ -115,7 +125,7 @@ impl Staging {
             return Err(PublishError::AroundState { path: target });
         }
         create_folders(parent(&target))?;
-        let output = Output { staged: self.staged_path(&target), target };
+        let output = Output { staged: self.staged_path(&target), target, is_new: false };
         self.record(&output)?;
         self.reserved.push(output.clone());
         Ok(Reserved { output, asked: asked.to_owned() })
@@ -128,10 +138,26 @@ impl Staging {
         // Two runs that publish the same outputs at once would leave some of each.
         let state_dir = self.run.ancestors().nth(2).unwrap_or(&self.run).to_owned();
         let _guard = lock_state(&state_dir)?;
+        // What must be new comes first: as it replaces nothing, it can be taken back.
+        self.outputs.sort_by_key(|output| !output.is_new);
+        let new = self.outputs.iter().take_while(|output| output.is_new).count();
+        self.outputs[..new].iter().try_for_each(|output| check_new(&output.target))?;
         self.is_revocable = false;
         write_journal(&self.run, &self.outputs).inspect_err(|_| self.is_revocable = !self.may_have_journal())?;
         reach("publish.journal_written");
-        for output in &self.outputs {
+        for (at, output) in self.outputs[..new].iter().enumerate() {
+            let renamed = rename_new(&output.staged, &output.target);
+            if matches!(renamed, Err(PublishError::Exists { .. })) {
+                for earlier in &self.outputs[..at] {
+                    rename(&earlier.target, &earlier.staged)?;
+                }
+                remove_journal(&self.run)?;
+                self.is_revocable = true;
+            }
+            renamed?;
+            reach("publish.renamed");
+        }
+        for output in &self.outputs[new..] {
             rename(&output.staged, &output.target)?;
             reach("publish.renamed");
         }
@@ -187,6 +213,15 @@ fn resolve(target: &Path) -> Result<PathBuf, PublishError> {
         Ok(path) => Ok(path),
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(target.to_owned()),
         Err(error) => Err(PublishError::at("resolve", target)(error)),
+    }
+}
+
+/// That nothing is at the path of an output, not even a symbolic link that leads nowhere.
+pub fn check_new(target: &Path) -> Result<(), PublishError> {
+    match target.symlink_metadata() {
+        Ok(_) => Err(PublishError::Exists { path: target.to_owned() }),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(PublishError::at("look at", target)(error)),
     }
 }
 

@@ -313,3 +313,44 @@ fn names_may_be_as_long_as_the_system_allows() {
     staging.commit().unwrap();
     assert!(targets.iter().all(|target| target.is_file()));
 }
+
+#[test]
+fn what_must_be_new_replaces_nothing_and_nothing_else_is_published() {
+    let folder = TempDir::new().unwrap();
+    let path = |name: &str| folder.path().join(name);
+    fs::write(path("old.csv"), "old").unwrap();
+    let stage = || {
+        let run = RunFolder::create(&path("state"), &record()).unwrap();
+        let mut staging = Staging::begin(&run).unwrap();
+        for (name, is_new) in [("old.csv", false), ("a.csv", true), ("b.csv", true)] {
+            let staged = if is_new { staging.stage_new(&path(name)) } else { staging.stage(&path(name)) };
+            staged.unwrap().file.write_all(b"new").unwrap();
+        }
+        (run, staging)
+    };
+    let found = |name: &str| fs::read_to_string(path(name)).ok();
+    let (_run, staging) = stage();
+    fs::write(path("b.csv"), "of somebody else").unwrap();
+    assert!(matches!(staging.commit(), Err(PublishError::Exists { path }) if path.ends_with("b.csv")));
+    assert_eq!([found("old.csv").unwrap(), found("b.csv").unwrap()], ["old", "of somebody else"]);
+    assert_eq!((found("a.csv"), hidden(folder.path())), (None, vec![]));
+
+    let run = RunFolder::create(&path("state"), &record()).unwrap();
+    let refused = Staging::begin(&run).unwrap().stage_new(&path("b.csv"));
+    assert!(matches!(refused, Err(PublishError::Exists { .. })));
+    fs::remove_file(path("b.csv")).unwrap();
+    stage().1.commit().unwrap();
+    assert_eq!(["old.csv", "a.csv", "b.csv"].map(|name| found(name).unwrap()), ["new"; 3]);
+}
+
+#[test]
+fn a_rename_that_must_not_replace_does_not() {
+    let folder = TempDir::new().unwrap();
+    let (from, to) = (folder.path().join("from"), folder.path().join("to"));
+    fs::write(&from, "from").unwrap();
+    std::os::unix::fs::symlink("nowhere", &to).unwrap();
+    assert!(matches!(durable::rename_new(&from, &to), Err(PublishError::Exists { .. })));
+    fs::remove_file(&to).unwrap();
+    durable::rename_new(&from, &to).unwrap();
+    assert_eq!(fs::read_to_string(&to).unwrap(), "from");
+}

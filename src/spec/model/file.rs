@@ -35,6 +35,28 @@ pub struct ReadOptions {
     /// Whether the first record names the columns (csv and tsv only). Without it, it does.
     #[schemars(extend("default" = true))]
     pub header: Option<bool>,
+    /// The character that may stand around a field, or `none` (csv and tsv only). Without it, `"`.
+    #[schemars(example = &"'", example = &"none")]
+    pub quote: Option<String>,
+    /// The fields that are null (csv and tsv only). Without it, the empty one.
+    #[schemars(example = &["", "NA", "NULL"])]
+    pub nulls: Option<Vec<String>>,
+    /// How characters are written as bytes (text only). Without it, UTF-8.
+    pub encoding: Option<EncodingSpec>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
+pub enum EncodingSpec {
+    #[serde(rename = "utf-8")]
+    Utf8,
+    /// ISO 8859-1
+    #[serde(rename = "latin1")]
+    Latin1,
+    #[serde(rename = "windows-1252")]
+    Windows1252,
+    /// In the order of bytes that a byte order mark says, and little-endian without one.
+    #[serde(rename = "utf-16")]
+    Utf16,
 }
 
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
@@ -63,11 +85,15 @@ pub enum FormatSpec {
     Tsv,
     /// One JSON object per line.
     Jsonl,
+    /// A JSON array of objects; where it is read, also objects one after the other.
+    Json,
     Parquet,
     /// Arrow IPC: the file format in files, the stream format on pipes.
     Arrow,
     /// Lines of text, in one column named `line`.
     Lines,
+    /// A row for each file, in the columns `path` and `bytes`; only for `read`.
+    Binary,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
@@ -78,6 +104,10 @@ pub enum CompressionSpec {
     Gz,
     /// Zstandard
     Zst,
+    /// bzip2
+    Bz2,
+    /// xz
+    Xz,
     /// Snappy; for the pages of Parquet files that are written
     Snappy,
 }
@@ -106,4 +136,15 @@ pub struct WriteOptions {
     /// Whether the first line names the columns (csv and tsv only). Without it, it does.
     #[schemars(extend("default" = true))]
     pub header: Option<bool>,
+    /// What becomes of a file that is there already. Without it, it is replaced.
+    pub mode: Option<WriteModeSpec>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum WriteModeSpec {
+    /// It is replaced when the whole run has succeeded.
+    Overwrite,
+    /// It stays, and the run fails before it begins.
+    Error,
 }

@@ -114,6 +114,8 @@ pub enum ConventionSpec {
     Arrow,
     /// A `pandas.DataFrame`.
     Pandas,
+    /// A `polars.DataFrame`.
+    Polars,
     /// A dict of numpy arrays.
     Numpy,
     /// An iterator of all batches (`pyarrow.RecordBatch`); yields batches. It may keep state from its first row to its last.

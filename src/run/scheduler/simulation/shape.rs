@@ -392,11 +392,12 @@ fn stage(at: usize, shape: &Shape, inputs: Vec<Input>) -> Stage {
     let read = Read {
         paths: Vec::new(),
         stdin: false,
+        folder: std::path::PathBuf::new(),
         format: crate::format::Format::Lines,
         compression: None,
         schema: Vec::new(),
-        delimiter: b',',
-        header: true,
+        dialect: crate::format::Dialect::default(),
+        encoding: crate::format::Encoding::Utf8,
         used: None,
         filtered_by: Vec::new(),
     };
@@ -405,6 +406,7 @@ fn stage(at: usize, shape: &Shape, inputs: Vec<Input>) -> Stage {
         format: crate::format::Format::Lines,
         compression: crate::format::Compression::None,
         header: true,
+        is_new: false,
     };
     let kind = match shape.kind {
         Kind::Source { .. } => StageKind::Read(read),

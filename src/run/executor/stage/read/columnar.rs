@@ -20,7 +20,7 @@ use super::row_groups::{Conditions, Consumer, RowGroups, RowNumbers};
 use super::version::Version;
 use super::{FileToRead, Target};
 use crate::batch::{Batch, Columns, Cutter, FileId, FileTable, Origin, Rows};
-use crate::format::{Compression, Format, declare};
+use crate::format::{Compression, Encoding, Format, declare};
 use crate::plan::{Cut, Read};
 use crate::sql::UsedColumns;
 
@@ -196,7 +196,9 @@ impl ColumnarSource {
             (Format::Parquet, Target::Path(path)) => self.open_parquet(path),
             (Format::Parquet, Target::Stdin) => Err(ReadError::NotRegular { path: PathBuf::from(super::input::STDIN) }),
             (_, Target::Path(path)) => self.open_arrow(path, file.compression),
-            (_, Target::Stdin) => self.stream(Input::stdin(file.compression, &self.canceller, &self.bytes_read)?),
+            (_, Target::Stdin) => {
+                self.stream(Input::stdin(file.compression, Encoding::Utf8, &self.canceller, &self.bytes_read)?)
+            }
         }
     }
 
@@ -236,7 +238,7 @@ impl ColumnarSource {
                 return Ok(self.current(path, Some(version), batches, RowNumbers::all(), false, progress));
             }
         }
-        self.stream(Input::open(path, compression, &self.canceller, &self.bytes_read)?)
+        self.stream(Input::open(path, compression, Encoding::Utf8, &self.canceller, &self.bytes_read)?)
     }
 
     /// Reads Arrow's stream format. A file is a stream between a magic number and a footer, so that it, too, can be read from a

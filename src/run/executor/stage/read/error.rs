@@ -4,7 +4,7 @@ use std::io;
 use std::path::PathBuf;
 
 use crate::batch::ConformError;
-use crate::format::Problem;
+use crate::format::{NotEncoded, Problem};
 
 #[derive(Debug, thiserror::Error)]
 pub enum ReadError {
@@ -14,7 +14,7 @@ pub enum ReadError {
     NoMatch { pattern: PathBuf },
     #[error("{} is not a valid pattern: {message}", pattern.display())]
     Pattern { pattern: PathBuf, message: String },
-    #[error("the folder {} has no file whose name ends in .{}", path.display(), extensions.join(" or ."))]
+    #[error("the folder {} has no file{}", path.display(), ending(extensions))]
     EmptyFolder { path: PathBuf, extensions: &'static [&'static str] },
     #[error("{} was there when the run started and is gone", path.display())]
     Vanished { path: PathBuf },
@@ -30,6 +30,14 @@ pub enum ReadError {
     /// The rows of the batch that does not fit; the first may be of an earlier file.
     #[error("{}, row {row} or after it: {source}; declare the column in `schema:`", path.display())]
     Conform { path: PathBuf, row: u64, source: ConformError },
+    #[error("{}: {source}", path.display())]
+    Encoding { path: PathBuf, source: NotEncoded },
+    #[error("{} is larger than a batch may be ({limit} bytes); give the stage a larger `batch: {{ bytes: … }}`", path.display())]
+    LargerThanBatch { path: PathBuf, limit: usize },
+    #[error("the path {} is not valid UTF-8, and cannot be the value of a column", path.display())]
+    PathNotText { path: PathBuf },
+    #[error("{}: {message}", path.display())]
+    TooMuchMemory { path: PathBuf, message: String },
     #[error("{} ends too early: the compressed data is cut off", path.display())]
     Truncated { path: PathBuf },
     #[error("{} is damaged or is not what its name says: {message}", path.display())]
@@ -38,6 +46,20 @@ pub enum ReadError {
     NotRegular { path: PathBuf },
     #[error("reading was cancelled")]
     Cancelled,
+}
+
+impl ReadError {
+    /// The error of a reader that stood in this row, which may be where the bytes are that it tells of.
+    pub(super) fn in_row(self, row: u64) -> Self {
+        match self {
+            Self::Encoding { path, source } => Self::Record { path, row, problem: Problem::NotEncoded(source) },
+            other => other,
+        }
+    }
+}
+
+fn ending(extensions: &[&str]) -> String {
+    if extensions.is_empty() { String::new() } else { format!(" whose name ends in .{}", extensions.join(" or .")) }
 }
 
 fn advice(problem: &Problem) -> String {

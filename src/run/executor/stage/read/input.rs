@@ -13,7 +13,7 @@ use rustix::fs::OFlags;
 
 use super::error::ReadError;
 use super::version::Version;
-use crate::format::{Compression, decompress};
+use crate::format::{Compression, Encoding, NotEncoded, decompress, transcode};
 
 /// How long a pipe may be silent before the rows that have come are passed on as a batch. This is the one place where
 /// timing decides where a batch ends.
@@ -90,28 +90,31 @@ impl Input {
     pub(super) fn open(
         path: &Path,
         compression: Compression,
+        encoding: Encoding,
         canceller: &Canceller,
         bytes_read: &Arc<AtomicU64>,
     ) -> Result<Self, ReadError> {
         let file = open_file(path)?;
-        Self::new(path, file, compression, canceller, bytes_read)
+        Self::new(path, file, compression, encoding, canceller, bytes_read)
     }
 
     pub(super) fn stdin(
         compression: Compression,
+        encoding: Encoding,
         canceller: &Canceller,
         bytes_read: &Arc<AtomicU64>,
     ) -> Result<Self, ReadError> {
         let path = Path::new(STDIN);
         let file = io::stdin().as_fd().try_clone_to_owned().map(File::from);
         let file = file.map_err(|source| ReadError::Unreadable { path: path.to_owned(), source })?;
-        Self::new(path, file, compression, canceller, bytes_read)
+        Self::new(path, file, compression, encoding, canceller, bytes_read)
     }
 
     fn new(
         path: &Path,
         file: File,
         compression: Compression,
+        encoding: Encoding,
         canceller: &Canceller,
         bytes_read: &Arc<AtomicU64>,
     ) -> Result<Self, ReadError> {
@@ -134,7 +137,7 @@ impl Input {
         };
         Ok(Self {
             path: path.to_owned(),
-            reader: decompress(raw, compression).map_err(unreadable)?,
+            reader: transcode(decompress(raw, compression).map_err(unreadable)?, encoding),
             buffer: Vec::new(),
             size,
             start: 0,
@@ -231,8 +234,12 @@ pub(super) fn open_file(path: &Path) -> Result<File, ReadError> {
 /// What a failed read of a file means. Only decompression tells of a file that ends too early or is not what it seems.
 pub(super) fn failure(path: &Path, source: io::Error) -> ReadError {
     let path = path.to_owned();
+    if let Some(not_encoded) = source.get_ref().and_then(|inner| inner.downcast_ref::<NotEncoded>()) {
+        return ReadError::Encoding { path, source: *not_encoded };
+    }
     match source.kind() {
         io::ErrorKind::UnexpectedEof => ReadError::Truncated { path },
+        io::ErrorKind::OutOfMemory => ReadError::TooMuchMemory { path, message: source.to_string() },
         io::ErrorKind::InvalidData | io::ErrorKind::InvalidInput => {
             ReadError::Corrupt { path, message: source.to_string() }
         }

@@ -135,7 +135,8 @@ impl LineSource {
                 }
                 continue;
             };
-            let (fill, count) = current.input.read_into(self.reader.room(), self.pending.is_empty())?;
+            let read = current.input.read_into(self.reader.room(), self.pending.is_empty());
+            let (fill, count) = read.map_err(|error| error.in_row(current.row))?;
             self.reader.advance(count);
             match fill {
                 Fill::Bytes => self.take_lines(LineReader::take_lines),
@@ -171,8 +172,10 @@ impl LineSource {
 
     fn open(&self, file: &FileToRead) -> Result<Current, ReadError> {
         let input = match &file.target {
-            Target::Stdin => Input::stdin(file.compression, &self.canceller, &self.bytes_read)?,
-            Target::Path(path) => Input::open(path, file.compression, &self.canceller, &self.bytes_read)?,
+            Target::Stdin => Input::stdin(file.compression, file.encoding, &self.canceller, &self.bytes_read)?,
+            Target::Path(path) => {
+                Input::open(path, file.compression, file.encoding, &self.canceller, &self.bytes_read)?
+            }
         };
         let file = self.table.register(input.path());
         Ok(Current { input, file, row: 1 })

@@ -4,6 +4,7 @@
 //! decoded a few batches ahead, on other threads, and their batches and errors come in order all the same. Text is handled in
 //! `text.rs` and `lines.rs`, formats that carry their own types in `columnar.rs`; `input.rs` is where bytes come from.
 
+mod binary;
 mod columnar;
 mod error;
 mod input;
@@ -28,12 +29,13 @@ pub use self::input::Canceller;
 pub use self::row_groups::Consumer;
 pub use self::sizes::file_sizes;
 
+use self::binary::{BinarySource, binary_schema};
 use self::columnar::ColumnarSource;
 use self::input::STDIN;
 use self::lines::LineSource;
 use self::text::TextSource;
 use crate::batch::{Batch, FileTable, line_schema};
-use crate::format::{Compression, Format};
+use crate::format::{Compression, Encoding, Format};
 use crate::plan::{Cut, Read};
 
 /// Reads the files of one `read` stage, in order. Used from one thread; [`Canceller`] works from any.
@@ -48,12 +50,14 @@ enum Batches {
     Text(Box<TextSource>),
     Lines(Box<LineSource>),
     Columnar(Box<ColumnarSource>),
+    Binary(Box<BinarySource>),
 }
 
 /// A file that has not been opened yet.
 struct FileToRead {
     target: Target,
     compression: Compression,
+    encoding: Encoding,
 }
 
 enum Target {
@@ -69,20 +73,27 @@ impl Source {
         let canceller = Canceller::new().map_err(unreadable)?;
         let paths = paths::expand(&read.paths, read.format)?;
         let known_size = if read.stdin { None } else { total_size(&paths) };
-        let compression = |path: &Path| read.compression.unwrap_or_else(|| Compression::of(path));
+        let compression = |path: &Path| match read.format {
+            // Bytes stay as they are.
+            Format::Binary => read.compression.unwrap_or(Compression::None),
+            _ => read.compression.unwrap_or_else(|| Compression::of(path)),
+        };
+        let encoding = read.encoding;
         let mut found: Vec<_> = paths
             .into_iter()
-            .map(|path| FileToRead { compression: compression(&path), target: Target::Path(path) })
+            .map(|path| FileToRead { compression: compression(&path), encoding, target: Target::Path(path) })
             .collect();
         if read.stdin {
-            found
-                .push(FileToRead { target: Target::Stdin, compression: read.compression.unwrap_or(Compression::None) });
+            let compression = read.compression.unwrap_or(Compression::None);
+            found.push(FileToRead { compression, encoding, target: Target::Stdin });
         }
         let bytes_read = Arc::new(AtomicU64::new(0));
         let (table, cancel, count) = (files.clone(), canceller.clone(), Arc::clone(&bytes_read));
         let is_known = known_size.is_some();
         let batches = if read.format == Format::Lines {
             Batches::Lines(Box::new(LineSource::new(cut, as_columns, found, is_known, table, cancel, count)))
+        } else if read.format == Format::Binary {
+            Batches::Binary(Box::new(BinarySource::new(read, cut, found, table, cancel, count)))
         } else if read.format.is_text() {
             Batches::Text(Box::new(TextSource::new(read, cut, found, is_known, table, cancel, count)))
         } else {
@@ -111,6 +122,7 @@ impl Source {
             Batches::Text(text) => text.next_batch(),
             Batches::Lines(lines) => lines.next_batch(),
             Batches::Columnar(columnar) => columnar.next_batch(),
+            Batches::Binary(binary) => binary.next_batch(),
         }
     }
 
@@ -126,6 +138,7 @@ impl Source {
             Batches::Text(text) => text.schema(),
             Batches::Lines(_) => Some(line_schema()),
             Batches::Columnar(columnar) => columnar.schema(),
+            Batches::Binary(_) => Some(binary_schema()),
         };
         schema.filter(|schema| !schema.fields().is_empty())
     }

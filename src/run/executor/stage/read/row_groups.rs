@@ -183,11 +183,12 @@ mod tests {
         Read {
             paths: vec![path],
             stdin: false,
+            folder: std::path::PathBuf::new(),
             format: Format::Parquet,
             compression: None,
             schema: Vec::new(),
-            delimiter: b',',
-            header: true,
+            dialect: crate::format::Dialect::default(),
+            encoding: crate::format::Encoding::Utf8,
             used: None,
             filtered_by: Vec::new(),
         }

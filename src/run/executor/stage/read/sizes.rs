@@ -25,6 +25,10 @@ pub fn file_sizes(read: &Read) -> Option<FileSizes> {
     let paths = paths::expand(&read.paths, read.format).ok()?;
     let bytes = total_size(&paths)?;
     let first = paths.first()?;
+    if read.format == Format::Binary {
+        let files = paths.len() as u64;
+        return Some(FileSizes { files, bytes, row: Some(bytes.div_ceil(files).max(1)) });
+    }
     let compression = read.compression.unwrap_or_else(|| Compression::of(first));
     let sample = match read.format {
         Format::Parquet => of_parquet(first),
@@ -101,11 +105,12 @@ mod tests {
         file_sizes(&Read {
             paths: paths.to_vec(),
             stdin: false,
+            folder: PathBuf::new(),
             format: Format::Csv,
             compression: None,
             schema: Vec::new(),
-            delimiter: b',',
-            header: true,
+            dialect: crate::format::Dialect::default(),
+            encoding: crate::format::Encoding::Utf8,
             used: None,
             filtered_by: Vec::new(),
         })

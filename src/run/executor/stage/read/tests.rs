@@ -13,7 +13,7 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::batch::Origin;
-use crate::format::{EncodeMode, FileEncoder};
+use crate::format::{Dialect, EncodeMode, Encoding, FileEncoder, Nulls};
 
 struct Folder(TempDir);
 
@@ -46,11 +46,12 @@ fn read(format: Format, paths: &[PathBuf]) -> Read {
     Read {
         paths: paths.to_vec(),
         stdin: false,
+        folder: PathBuf::new(),
         format,
         compression: None,
         schema: Vec::new(),
-        delimiter: b',',
-        header: true,
+        dialect: crate::format::Dialect::default(),
+        encoding: crate::format::Encoding::Utf8,
         used: None,
         filtered_by: Vec::new(),
     }
@@ -127,7 +128,8 @@ fn a_file_that_is_read_ahead_has_the_batches_of_a_pipe() {
     let folder = Folder::new(&[("a", &text)]);
     for rows in [7, 1000, 8192] {
         let schema = vec![("n".to_owned(), DataType::Int64), ("s".to_owned(), DataType::Utf8)];
-        let settings = |path| Read { schema: schema.clone(), header: false, ..read(Format::Csv, &[path]) };
+        let dialect = Dialect { header: false, ..Dialect::default() };
+        let settings = |path| Read { schema: schema.clone(), dialect: dialect.clone(), ..read(Format::Csv, &[path]) };
         let bare = |found: Vec<(Vec<i64>, String)>| -> Vec<_> {
             found.into_iter().map(|(values, place)| (values, place.split_once(':').unwrap().1.to_owned())).collect()
         };
@@ -138,6 +140,90 @@ fn a_file_that_is_read_ahead_has_the_batches_of_a_pipe() {
         writer.join().unwrap();
         assert_eq!(bare(batches(&settings(folder.path("a")), cut(rows)).unwrap()), bare(piped));
     }
+}
+
+#[test]
+fn a_quote_of_another_kind_is_one_in_every_chunk() {
+    let row = |row: i64| match row % 3 {
+        0 => format!("{row};'a\n\"b'\n"),
+        1 => format!("'{row}';\"x\n"),
+        _ => format!("{row};NA\n"),
+    };
+    let text: String = (0..10_000).map(row).collect();
+    let folder = Folder::new(&[("a.csv", &text), ("b.csv", "0;'a\n1;b'\n2;'c;d'\n")]);
+    let nulls = Nulls::new(vec!["NA".to_owned()]);
+    let dialect = Dialect { delimiter: b';', header: false, quote: Some(b'\''), nulls };
+    let read = Read { dialect, ..read(Format::Csv, &[folder.path("a.csv")]) };
+    let mut source = Source::open(&read, cut(1000), true, &FileTable::default()).unwrap();
+    let (mut numbers, mut texts) = (Vec::new(), Vec::new());
+    while let Some(batch) = source.next_batch().unwrap() {
+        let (batch, _) = parts(&batch);
+        numbers.extend(batch.column(0).as_primitive::<Int64Type>().values().to_vec());
+        texts.extend(batch.column(1).as_string::<i32>().iter().map(|text| text.map(str::to_owned)));
+    }
+    assert_eq!(numbers, (0..10_000).collect::<Vec<_>>());
+    let expected = |row: usize| [Some("a\n\"b"), Some("\"x"), None][row % 3].map(str::to_owned);
+    assert_eq!(texts, (0..10_000).map(expected).collect::<Vec<_>>());
+
+    let dialect = Dialect { delimiter: b';', header: false, quote: None, nulls: Nulls::default() };
+    let read = Read { dialect, paths: vec![folder.path("b.csv")], ..read };
+    let found = error(&read);
+    assert_eq!(folder.bare(&found), "b.csv, row 3: the record has 3 fields, but there are 2 columns");
+}
+
+#[test]
+fn text_in_another_encoding_is_read_and_its_faults_have_a_place() {
+    let folder = Folder::new(&[]);
+    let utf16 = |text: &str| text.encode_utf16().flat_map(u16::to_le_bytes).collect::<Vec<u8>>();
+    fs::write(folder.path("a.csv"), utf16("\u{feff}n,s\n1,é\n2,\"ö\n\"\n")).unwrap();
+    let of = |format, encoding, name: &str| Read { encoding, ..read(format, &[folder.path(name)]) };
+    let mut source =
+        Source::open(&of(Format::Csv, Encoding::Utf16, "a.csv"), cut(9), true, &FileTable::default()).unwrap();
+    let (batch, _) = parts(&source.next_batch().unwrap().unwrap());
+    assert_eq!(batch.column(1).as_string::<i32>().iter().flatten().collect::<Vec<_>>(), ["é", "ö\n"]);
+    assert_eq!(batch.schema().field(0).name(), "n");
+
+    // More rows than are sampled, and half a character in the one after them.
+    let rows: String = (0..5000).map(|row| format!("{row}\n")).collect();
+    fs::write(folder.path("b.csv"), [utf16("n\n"), utf16(&rows), vec![b'x']].concat()).unwrap();
+    let found = error(&of(Format::Csv, Encoding::Utf16, "b.csv"));
+    assert_eq!(folder.bare(&found), "b.csv, row 5001: the text is not valid utf-16");
+    fs::write(folder.path("c.csv"), b"n\n1\n2\x81\n3\n").unwrap();
+    let found = error(&of(Format::Csv, Encoding::Windows1252, "c.csv"));
+    assert_eq!(folder.bare(&found), "c.csv, row 2: the text is not valid windows-1252");
+    fs::write(folder.path("d.txt"), b"a\n\x81\n").unwrap();
+    let found = error(&of(Format::Lines, Encoding::Windows1252, "d.txt"));
+    assert_eq!(folder.bare(&found), "d.txt, row 2: the text is not valid windows-1252");
+}
+
+#[test]
+fn binary_is_a_row_for_each_file_as_it_is() {
+    let folder = Folder::new(&[("b.gz", "no gzip"), ("a", ""), ("c.bin", "0123456789"), (".hidden", "x")]);
+    let settings = |path: PathBuf| Read { folder: folder.path(""), ..read(Format::Binary, &[path]) };
+    let found = |cut: Cut| {
+        let mut source = Source::open(&settings(folder.path("")), cut, true, &FileTable::default()).unwrap();
+        let mut found: Vec<Vec<String>> = Vec::new();
+        while let Some(batch) = source.next_batch().unwrap() {
+            let (batch, origin) = parts(&batch);
+            assert_eq!(origin.place(0).unwrap().first, 1);
+            let text = |column: usize| -> Vec<String> {
+                let text = arrow::compute::cast(batch.column(column), &DataType::Utf8).unwrap();
+                text.as_string::<i32>().iter().map(|text| text.unwrap().to_owned()).collect()
+            };
+            found.push(text(0).into_iter().zip(text(1)).map(|(path, bytes)| format!("{path}={bytes}")).collect());
+        }
+        found
+    };
+    let rows = ["a=", "b.gz=no gzip", "c.bin=0123456789"].map(str::to_owned);
+    assert_eq!(found(cut(2)), [rows[..2].to_vec(), rows[2..].to_vec()]);
+    let small = Cut { bytes: 9.try_into().unwrap(), ..cut(100) };
+    let mut source = Source::open(&settings(folder.path("c.bin")), small, true, &FileTable::default()).unwrap();
+    let error = source.next_batch().unwrap_err();
+    let expected = "c.bin is larger than a batch may be (9 bytes); give the stage a larger `batch: { bytes: … }`";
+    assert_eq!(folder.bare(&error), expected);
+    let empty = Folder::new(&[]);
+    let error = Source::open(&settings(empty.path("")), cut(2), true, &FileTable::default()).err().unwrap();
+    assert!(error.to_string().ends_with("has no file"), "{error}");
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! [`TextSource`]: files of CSV or JSONL.
+//! [`TextSource`]: files of CSV or JSON.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -12,7 +12,7 @@ use super::input::{Canceller, Fill, Input};
 use super::{FileToRead, Target};
 use crate::batch::{Batch, Cutter, FileId, FileTable, Origin};
 use crate::format::{
-    Deferred, Format, Limit, Problem, RecordError, Records, SAMPLE_BYTES, SAMPLE_ROWS, SampleError, Splitter,
+    Deferred, Format, Limit, Nulls, Problem, RecordError, Records, SAMPLE_BYTES, SAMPLE_ROWS, SampleError, Splitter,
     TextDecoder, headerless, in_the_making,
 };
 use crate::plan::{Cut, Read};
@@ -21,6 +21,7 @@ use crate::sql::UsedColumns;
 /// Reads files of text one after the other, as if they were one: a batch may hold the end of one and the start of the next.
 pub(super) struct TextSource {
     format: Format,
+    nulls: Nulls,
     declared: Vec<(String, DataType)>,
     used: Option<UsedColumns>,
     files: VecDeque<FileToRead>,
@@ -77,10 +78,12 @@ impl TextSource {
     ) -> Self {
         let splitter = match read.format {
             Format::Jsonl => Splitter::jsonl(),
-            _ => Splitter::csv(read.delimiter, read.header),
+            Format::Json => Splitter::json(),
+            _ => Splitter::csv(&read.dialect),
         };
         Self {
             format: read.format,
+            nulls: read.dialect.nulls.clone(),
             declared: read.schema.clone(),
             used: read.used.clone(),
             files: files.into(),
@@ -175,7 +178,7 @@ impl TextSource {
             (None, Some(width)) => self.headerless(width)?,
         };
         let sample: Vec<_> = self.sample.iter().map(|chunk| &chunk.records).collect();
-        let decoder = TextDecoder::from_sample(self.format, &header, &self.declared, &sample);
+        let decoder = TextDecoder::from_sample(self.format, &header, &self.nulls, &self.declared, &sample);
         let mut decoder = decoder.map_err(|error| match error {
             SampleError::Record(chunk, error) => located(&self.table, &self.sample[chunk].origin, error),
             SampleError::Columns(problem) => self.in_first_file(problem),
@@ -227,7 +230,8 @@ impl TextSource {
                 continue;
             };
             if current.input.bytes().is_empty() {
-                match current.input.fill(chunk.records.is_empty())? {
+                let filled = current.input.fill(chunk.records.is_empty());
+                match filled.map_err(|error| error.in_row(current.row))? {
                     Fill::Bytes => {}
                     Fill::Silence if chunk.records.is_empty() => continue,
                     Fill::Silence => break,
@@ -248,8 +252,10 @@ impl TextSource {
 
     fn open(&self, file: &FileToRead) -> Result<Current, ReadError> {
         let input = match &file.target {
-            Target::Stdin => Input::stdin(file.compression, &self.canceller, &self.bytes_read)?,
-            Target::Path(path) => Input::open(path, file.compression, &self.canceller, &self.bytes_read)?,
+            Target::Stdin => Input::stdin(file.compression, file.encoding, &self.canceller, &self.bytes_read)?,
+            Target::Path(path) => {
+                Input::open(path, file.compression, file.encoding, &self.canceller, &self.bytes_read)?
+            }
         };
         let file = self.table.register(input.path());
         Ok(Current { input, file, row: 1 })

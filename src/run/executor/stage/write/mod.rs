@@ -75,6 +75,7 @@ impl Sink {
     pub fn create(write: &Write, staging: &mut Staging) -> Result<Self, WriteError> {
         let path = shown(&write.target);
         let file = match &write.target {
+            WriteTarget::File(target) if write.is_new => staging.stage_new(target).map_err(publish_error)?.file,
             WriteTarget::File(target) => staging.stage(target).map_err(publish_error)?.file,
             WriteTarget::Stdout => {
                 let stdout = io::stdout().as_fd().try_clone_to_owned();

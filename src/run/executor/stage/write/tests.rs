@@ -22,8 +22,13 @@ fn publish(format: Format, batches: &[RecordBatch], schema: Option<SchemaRef>) -
     let run = RunFolder::create(&folder.path().join("state"), &RunRecord::of(Path::new("/tested.yaml"))).unwrap();
     let mut staging = Staging::begin(&run).unwrap();
     let target = folder.path().join("new/out");
-    let write =
-        Write { target: WriteTarget::File(target.clone()), format, compression: Compression::None, header: true };
+    let write = Write {
+        target: WriteTarget::File(target.clone()),
+        format,
+        compression: Compression::None,
+        header: true,
+        is_new: false,
+    };
     let mut sink = Sink::create(&write, &mut staging).unwrap();
     for batch in batches {
         sink.write(batch.clone()).unwrap();
@@ -76,7 +81,7 @@ fn batches_with_other_columns_are_refused() {
     let run = RunFolder::create(&folder.path().join("state"), &RunRecord::of(Path::new("/tested.yaml"))).unwrap();
     let mut staging = Staging::begin(&run).unwrap();
     let target = WriteTarget::File(folder.path().join("out.csv"));
-    let write = Write { target, format: Format::Csv, compression: Compression::None, header: true };
+    let write = Write { target, format: Format::Csv, compression: Compression::None, header: true, is_new: false };
     let mut sink = Sink::create(&write, &mut staging).unwrap();
     sink.write(batch(nulls(1), nulls(1))).unwrap();
     let other = RecordBatch::try_from_iter_with_nullable([("a", nulls(1), true)]).unwrap();
@@ -127,8 +132,13 @@ fn child() {
     let Some(folder) = std::env::var_os("MILLPOND_TEST_STDOUT") else { return };
     let run = RunFolder::create(Path::new(&folder), &RunRecord::of(Path::new("/tested.yaml"))).unwrap();
     let mut staging = Staging::begin(&run).unwrap();
-    let write =
-        Write { target: WriteTarget::Stdout, format: Format::Jsonl, compression: Compression::None, header: true };
+    let write = Write {
+        target: WriteTarget::Stdout,
+        format: Format::Jsonl,
+        compression: Compression::None,
+        header: true,
+        is_new: false,
+    };
     let mut sink = Sink::create(&write, &mut staging).unwrap();
     let row = batch(Arc::new(Int64Array::from(vec![1])), nulls(1));
     sink.write(row.clone()).unwrap();

@@ -25,7 +25,7 @@ fn declared_columns_are_cast_in_columnar_files() {
 fn csv_without_a_header_takes_declared_names() {
     let folder = Folder::new(&[("a.csv", "1,x\n2,y\n")]);
     let mut read = read(Format::Csv, &[folder.path("a.csv")]);
-    read.header = false;
+    read.dialect.header = false;
     let names = |read: &Read| -> Result<Vec<String>, ReadError> {
         let mut source = Source::open(read, Cut::default(), true, &FileTable::default())?;
         let (batch, _) = parts(&source.next_batch()?.unwrap());
