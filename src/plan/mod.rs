@@ -4,6 +4,7 @@
 
 mod check;
 mod checkpoint;
+pub mod columns;
 mod compile;
 mod deadlock;
 mod failing;

@@ -5,6 +5,7 @@
 //! `text.rs` and `lines.rs`, formats that carry their own types in `columnar.rs`; `input.rs` is where bytes come from.
 
 mod columnar;
+mod columns;
 mod error;
 mod input;
 mod lines;
@@ -23,6 +24,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use arrow::datatypes::SchemaRef;
 
+pub use self::columns::columns;
 pub use self::error::ReadError;
 pub use self::input::Canceller;
 pub use self::row_groups::Consumer;
@@ -112,6 +114,16 @@ impl Source {
             Batches::Lines(lines) => lines.next_batch(),
             Batches::Columnar(columnar) => columnar.next_batch(),
         }
+    }
+
+    /// Reads no more than decides the columns of all batches, and tells them.
+    fn look(&mut self) -> Result<Option<SchemaRef>, ReadError> {
+        match &mut self.batches {
+            Batches::Text(text) => text.look()?,
+            Batches::Lines(_) => {}
+            Batches::Columnar(columnar) => columnar.look()?,
+        }
+        Ok(self.schema())
     }
 
     /// A handle that ends this source from another thread.
