@@ -13,6 +13,7 @@ use tokio::runtime::Runtime;
 use super::context::{self, Settings};
 use super::error::{SqlError, SqlErrorKind};
 use super::feed::Input;
+use super::lineage;
 use super::query::Query;
 use super::row_wise::RowWise;
 use super::stream;
@@ -87,16 +88,40 @@ impl Checker {
         row_wise: bool,
         settings: &Settings,
     ) -> Result<Option<SchemaRef>, Box<Misfit>> {
-        // A panic of the engine is no fault of the file. If it comes again in a run, that says so.
-        let planned =
-            catch_unwind(AssertUnwindSafe(|| stacker::grow(STACK, || self.plan(query, tables, row_wise, settings))));
-        let names: Vec<&str> = tables.iter().map(|(name, _)| *name).collect();
-        let forgotten = context::forget_tables(&self.state, &names);
-        match (planned, forgotten) {
-            (Ok(Ok(schema)), Ok(())) => Ok(Some(schema)),
-            (Ok(Err(error)), Ok(())) => Misfit::of(error).map_or(Ok(None), |misfit| Err(Box::new(misfit))),
-            _ => Ok(None),
+        match self.with_tables(tables, || self.plan(query, tables, row_wise, settings)) {
+            Some(Ok(schema)) => Ok(Some(schema)),
+            Some(Err(error)) => Misfit::of(error).map_or(Ok(None), |misfit| Err(Box::new(misfit))),
+            None => Ok(None),
         }
+    }
+
+    /// Whether the type of each column of the result would be the same whatever those types of the tables' columns are for which not
+    /// `is_known` (given table and column). `None` if that cannot be told of any.
+    pub fn types_known(
+        &self,
+        query: &Query,
+        tables: &[(&str, SchemaRef)],
+        settings: &Settings,
+        is_known: &dyn Fn(&str, &str) -> bool,
+    ) -> Option<Vec<bool>> {
+        let known = self.with_tables(tables, || {
+            let plan = context::logical_plan(&self.state, query, providers(tables)?, settings)?;
+            lineage::types_known(&plan, is_known)
+        });
+        known?.ok()?
+    }
+
+    /// What `plan` gives, after which its tables are forgotten; `None` if the engine is at fault.
+    fn with_tables<T>(
+        &self,
+        tables: &[(&str, SchemaRef)],
+        plan: impl FnOnce() -> Result<T, DataFusionError>,
+    ) -> Option<Result<T, DataFusionError>> {
+        // A panic of the engine is no fault of the file. If it comes again in a run, that says so.
+        let planned = catch_unwind(AssertUnwindSafe(|| stacker::grow(STACK, plan)));
+        let names: Vec<&str> = tables.iter().map(|(name, _)| *name).collect();
+        context::forget_tables(&self.state, &names).ok()?;
+        planned.ok()
     }
 
     fn plan(
@@ -110,15 +135,21 @@ impl Checker {
             let planned = RowWise::plan_in(&self.state, query, table, Arc::clone(schema), settings)?;
             return Ok(Arc::clone(planned.output_schema()));
         }
-        let mut providers: Vec<(&str, Arc<dyn TableProvider>)> = Vec::new();
-        for (name, schema) in tables {
-            let (_, input) = Input::new(*name, Arc::clone(schema), Arc::new(|| {}));
-            providers.push((name, InputTable::new(input).provider()?));
-        }
-        let planning = stream::physical_plan(&self.state, query, providers, settings);
+        let planning = stream::physical_plan(&self.state, query, providers(tables)?, settings);
         let (_, schema) = self.runtime.block_on(planning)?;
         Ok(schema)
     }
+}
+
+type Providers<'a> = Vec<(&'a str, Arc<dyn TableProvider>)>;
+
+/// Tables that never give a row.
+fn providers<'a>(tables: &[(&'a str, SchemaRef)]) -> Result<Providers<'a>, DataFusionError> {
+    let provider = |(name, schema): &(&'a str, SchemaRef)| {
+        let (_, input) = Input::new(*name, Arc::clone(schema), Arc::new(|| {}));
+        Ok((*name, InputTable::new(input).provider()?))
+    };
+    tables.iter().map(provider).collect()
 }
 
 impl Misfit {

@@ -21,6 +21,7 @@ mod feed;
 mod group_order;
 mod growth;
 mod join_sides;
+mod lineage;
 mod pruning;
 mod query;
 mod row_dependence;
