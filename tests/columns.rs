@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::num::NonZeroU32;
 use std::path::Path;
+use std::process::Command;
 use std::sync::Arc;
 
 use arrow::array::{Int32Array, RecordBatch, StringArray};
@@ -232,9 +233,16 @@ stages:
     assert_eq!(check("SELECT id / 2.0 AS half, name || id AS both FROM people"), "half float64, both string");
     assert_eq!(check("WITH q AS (SELECT name AS x FROM people) SELECT x FROM q ORDER BY x"), "x string");
     // A column without values may get any type, and all that depends on it.
-    assert_eq!(check("SELECT id, note + 1 AS n FROM people"), "id ?, n ?");
+    assert_eq!(check("SELECT id, note + 1 AS n, coalesce(note, name) AS c FROM people"), "id int64, n ?, c ?");
+    assert_eq!(check("SELECT * FROM people WHERE id > $least"), "id int64, name string, born date, note ?");
+    assert_eq!(
+        check("SELECT a.id, max(b.note) AS m FROM people AS a JOIN people AS b ON a.id = b.id GROUP BY a.id"),
+        "id int64, m ?"
+    );
+    assert_eq!(check("SELECT id, (SELECT max(note) FROM people) AS m FROM people"), "id int64, m ?");
+    // It may be anything: a struct, and even a number.
     assert_eq!(check("SELECT note.x.y AS n FROM people"), "n ?");
-    assert_eq!(check("SELECT * FROM people WHERE id > $least"), "id ?, name ?, born ?, note ?");
+    assert_eq!(check("SELECT name - note AS n FROM people"), "unknown");
     let wrong = [
         "SELECT Name FROM people",
         "SELECT note, nmae FROM people",
@@ -323,4 +331,37 @@ fn a_query_that_would_overflow_the_stack_is_planned() {
         "version: 1\nstages:\n  people: {{ read: people.csv }}\n  q: {{ from: people, sql: SELECT {sum}idd AS n FROM people }}\n  out: {{ from: q, write: out.csv }}\n"
     );
     assert!(problems(folder.path(), &yaml).contains("no column is named `idd`"));
+}
+
+#[test]
+fn what_is_known_before_a_run_is_what_comes_in_it() {
+    let folder = folder();
+    let stages = [
+        ("people", "read: people.csv"),
+        ("events", "read: events.jsonl"),
+        ("shown", "from: people, sql: 'SELECT *, id / 2 AS half, upper(name) AS loud, born + 1 AS next FROM people'"),
+        ("sums", "from: shown, sql: 'SELECT count(*) AS n, sum(id) AS s, avg(half) AS a, max(next) AS m FROM shown'"),
+        ("joined", "from: [people, events], sql: 'SELECT name, tags, at FROM people JOIN events ON id = user'"),
+        ("nested", "from: events, sql: 'SELECT unnest(tags) AS tag, at.x AS x, user FROM events'"),
+        ("said", "from: people, command: { mode: row, run: [echo, '{name}'] }"),
+        ("again", "from: said, sql: 'SELECT exit_code + id AS code, stdout, seconds > 0 AS took FROM said'"),
+        ("made", "sql: 'SELECT value AS n, random() AS r, now() AS at FROM generate_series(1, 3)'"),
+        ("lines", "from: made, command: { run: [cat], input: csv, output: lines }"),
+    ];
+    let mut yaml = "version: 1\nstages:\n".to_owned();
+    for (name, stage) in stages {
+        yaml += &format!("  {name}: {{ {stage} }}\n  {name}_out: {{ from: {name}, write: out/{name}.arrow }}\n");
+    }
+    let file = folder.path().join("pipeline.yaml");
+    fs::write(&file, &yaml).expect("a file");
+    let ran = Command::new(env!("CARGO_BIN_EXE_millpond")).arg("run").arg(&file).output().expect("the program starts");
+    assert!(ran.status.success(), "{}", String::from_utf8_lossy(&ran.stderr));
+    let (plan, _) = compile(folder.path(), &yaml).expect("a plan");
+    for (name, _) in stages {
+        let yaml = format!(
+            "version: 1\nstages:\n  written: {{ read: out/{name}.arrow }}\n  out: {{ from: written, write: o.arrow }}\n"
+        );
+        let written = columns(&compile(folder.path(), &yaml).expect("a plan").0, "written", 0);
+        assert_eq!(columns(&plan, name, 0), written, "{name}");
+    }
 }

@@ -15,11 +15,14 @@ use super::link::{After, Link, ports};
 use super::queue::Cut;
 use super::resolve::Resolver;
 use super::stage::{ColumnType, Command, CommandMode, Port, Python, Read, Sql, StageKind};
-use crate::batch::{LINE, is_open, line_schema};
+use crate::batch::{self, LINE, line_schema};
 use crate::diagnostic::{Code, Diagnostic};
 use crate::format::Format;
 use crate::spec::Document;
 use crate::sql::{self, Checker, MisfitKind};
+
+/// Sources that are looked at: a run reads all of them, but `plan` is to answer at once.
+const MOST_SOURCES: usize = 256;
 
 /// The columns of ports.
 #[derive(Default)]
@@ -57,6 +60,7 @@ impl Look<'_> {
         let in_file: Vec<usize> = (0..stages).collect();
         let mut known = KnownColumns { by_stage: vec![BTreeMap::new(); stages] };
         let mut checker = None;
+        let mut looked_at = 0;
         let mut waits = vec![false; stages];
         self.afters.iter().for_each(|after| waits[after.to] = true);
         for &at in order.unwrap_or(&in_file) {
@@ -65,7 +69,7 @@ impl Look<'_> {
                 problems.extend(self.unlike_inputs(at, &known));
             }
             let main = match kind {
-                StageKind::Read(read) => self.of_read(read, self.cuts[at], waits[at]),
+                StageKind::Read(read) => self.of_read(read, self.cuts[at], waits[at], &mut looked_at),
                 StageKind::Sql(sql) => self.of_query(at, sql, &known, &mut checker, problems),
                 StageKind::Python(Python { returns, .. }) if !returns.is_empty() => Some(declared(returns)),
                 StageKind::Command(command) => self.of_command(at, command, &known),
@@ -83,7 +87,7 @@ impl Look<'_> {
     }
 
     /// `waits`: whether what is in front of the source may change its files.
-    fn of_read(&self, read: &Read, cut: Cut, waits: bool) -> Option<SchemaRef> {
+    fn of_read(&self, read: &Read, cut: Cut, waits: bool, looked_at: &mut usize) -> Option<SchemaRef> {
         if read.format == Format::Lines {
             return Some(line_schema());
         }
@@ -91,7 +95,12 @@ impl Look<'_> {
         if is_csv && !read.header && !read.schema.is_empty() {
             return Some(declared(&read.schema));
         }
-        if waits { None } else { (self.settings.columns)(read, cut) }
+        if waits || *looked_at == MOST_SOURCES {
+            return None;
+        }
+        let columns = (self.settings.columns)(read, cut);
+        *looked_at += usize::from(columns.is_some());
+        columns
     }
 
     fn of_command(&self, at: usize, command: &Command, known: &KnownColumns) -> Option<SchemaRef> {
@@ -161,12 +170,22 @@ impl Look<'_> {
         if checker.is_none() {
             *checker = Checker::new(&settings);
         }
-        // Columns have no types as long as they have no values. With them all that depends on types is open.
+        let checker = checker.as_ref()?;
+        // Columns have no types as long as they have no values.
         let is_open = tables.iter().any(|(name, schema)| has_open_columns(sql, name, schema));
-        match checker.as_ref()?.columns(&sql.query, &tables, sql.row_wise, &settings) {
-            Ok(columns) if is_open => columns.map(|columns| without_types(&columns)),
+        match checker.columns(&sql.query, &tables, sql.row_wise, &settings) {
+            Ok(columns) if is_open => {
+                let is_known = |table: &str, column: &str| {
+                    let (_, schema) = tables.iter().find(|(name, _)| *name == table)?;
+                    Some(!batch::is_open(schema.field_with_name(column).ok()?.data_type()))
+                };
+                let is_known = |table: &str, column: &str| is_known(table, column).unwrap_or(false);
+                let known = checker.types_known(&sql.query, &tables, &settings, &is_known);
+                columns.map(|columns| with_types(&columns, known.as_deref().unwrap_or_default()))
+            }
             Ok(columns) => columns,
             Err(misfit) => {
+                // Types may not be what they seem.
                 if !is_open || misfit.kind != MisfitKind::Other {
                     Resolver { document: self.document, draft, problems }.report_misfit(&sql.query, &misfit);
                 }
@@ -212,11 +231,16 @@ fn union<'a>(members: impl Iterator<Item = Option<&'a SchemaRef>>) -> Option<Sch
 fn has_open_columns(sql: &Sql, table: &str, schema: &Schema) -> bool {
     let used = sql.query.columns(table);
     let is_used = |name: &str| used.is_none_or(|used| used.needed.contains(name) || used.perhaps.contains(name));
-    schema.fields().iter().any(|field| is_open(field.data_type()) && is_used(field.name()))
+    schema.fields().iter().any(|field| batch::is_open(field.data_type()) && is_used(field.name()))
 }
 
-fn without_types(schema: &Schema) -> SchemaRef {
-    Arc::new(Schema::new(schema.fields().iter().map(|field| open(field.name())).collect::<Vec<_>>()))
+/// The columns with those of their types that are known.
+fn with_types(schema: &Schema, known: &[bool]) -> SchemaRef {
+    let field = |(at, field): (usize, &Arc<Field>)| match known.get(at) {
+        Some(true) => Arc::clone(field),
+        _ => open(field.name()),
+    };
+    Arc::new(Schema::new(schema.fields().iter().enumerate().map(field).collect::<Vec<_>>()))
 }
 
 fn open(name: &str) -> Arc<Field> {
