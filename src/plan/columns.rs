@@ -173,7 +173,7 @@ impl Look<'_> {
         let checker = checker.as_ref()?;
         // Columns have no types as long as they have no values.
         let is_open = tables.iter().any(|(name, schema)| has_open_columns(sql, name, schema));
-        match checker.columns(&sql.query, &tables, sql.row_wise, &settings) {
+        match checker.columns(&sql.query, &tables, &settings) {
             Ok(columns) if is_open => {
                 let is_known = |table: &str, column: &str| {
                     let (_, schema) = tables.iter().find(|(name, _)| *name == table)?;

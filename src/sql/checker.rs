@@ -7,25 +7,21 @@ use std::sync::Arc;
 use arrow::datatypes::SchemaRef;
 use datafusion::catalog::TableProvider;
 use datafusion::common::{Column, DataFusionError, SchemaError, TableReference};
+use datafusion::datasource::empty::EmptyTable;
 use datafusion::execution::session_state::SessionState;
-use tokio::runtime::Runtime;
+use datafusion::logical_expr::LogicalPlan;
 
 use super::context::{self, Settings};
 use super::error::{SqlError, SqlErrorKind};
-use super::feed::Input;
-use super::lineage;
 use super::query::Query;
-use super::row_wise::RowWise;
-use super::stream;
-use super::table::InputTable;
+use super::{lineage, stream, table_arguments};
 
 /// Bytes of stack, of which only what is used is memory: long expressions are deep trees.
 const STACK: usize = 64 << 20;
 
-/// Plans one query after the other as a run would, and reads nothing.
+/// Plans one query after the other as a run would, as far as that tells names and types, and computes nothing.
 pub struct Checker {
     state: SessionState,
-    runtime: Runtime,
 }
 
 /// Why a query cannot be planned over its tables, so that a run would fail.
@@ -71,13 +67,10 @@ impl Checker {
     /// `None` if the engine cannot be set up. `settings` are those of any of the queries: for all of them, memory and the start of the run
     /// are the same.
     pub fn new(settings: &Settings) -> Option<Self> {
-        let state = context::checking_state(settings).ok()?;
-        let runtime = tokio::runtime::Builder::new_current_thread().build().ok()?;
-        Some(Self { state, runtime })
+        Some(Self { state: context::checking_state(settings).ok()? })
     }
 
-    /// The columns of the result of `query` over tables with these columns. Whether it is `row_wise` decides how it would be run. `Ok(None)`
-    /// if nobody can tell before there are rows.
+    /// The columns of the result of `query` over tables with these columns. `Ok(None)` if nobody can tell before there are rows.
     ///
     /// # Errors
     /// If the query cannot be run over these tables, whatever their rows are.
@@ -85,11 +78,16 @@ impl Checker {
         &self,
         query: &Query,
         tables: &[(&str, SchemaRef)],
-        row_wise: bool,
         settings: &Settings,
     ) -> Result<Option<SchemaRef>, Box<Misfit>> {
-        match self.with_tables(tables, || self.plan(query, tables, row_wise, settings)) {
-            Some(Ok(schema)) => Ok(Some(schema)),
+        let columns = self.with_plan(query, tables, settings, |plan| {
+            // Types are settled, and nothing is computed: a file is checked that nobody may trust. An optimiser calls functions of constants.
+            let plan = self.state.analyzer().execute_and_check(plan, self.state.config_options(), |_, _| {})?;
+            Ok(stream::output_schema(plan.schema().as_arrow()))
+        });
+        match columns {
+            Some(Ok(Ok(columns))) => Ok(Some(columns)),
+            Some(Ok(Err(error))) => Err(Box::new(Misfit::new(error))),
             Some(Err(error)) => Misfit::of(error).map_or(Ok(None), |misfit| Err(Box::new(misfit))),
             None => Ok(None),
         }
@@ -104,52 +102,33 @@ impl Checker {
         settings: &Settings,
         is_known: &dyn Fn(&str, &str) -> bool,
     ) -> Option<Vec<bool>> {
-        let known = self.with_tables(tables, || {
-            let plan = context::logical_plan(&self.state, query, providers(tables)?, settings)?;
-            lineage::types_known(&plan, is_known)
-        });
+        let known = self.with_plan(query, tables, settings, |plan| lineage::types_known(&plan, is_known));
         known?.ok()?
     }
 
-    /// What `plan` gives, after which its tables are forgotten; `None` if the engine is at fault.
-    fn with_tables<T>(
+    /// Plans a query, and forgets its tables after `then`; `None` if the engine is at fault, or would have to compute something.
+    fn with_plan<'t, T>(
         &self,
-        tables: &[(&str, SchemaRef)],
-        plan: impl FnOnce() -> Result<T, DataFusionError>,
+        query: &Query,
+        tables: &[(&'t str, SchemaRef)],
+        settings: &Settings,
+        then: impl FnOnce(LogicalPlan) -> Result<T, DataFusionError>,
     ) -> Option<Result<T, DataFusionError>> {
+        if table_arguments::call_functions(query.statement()) {
+            return None;
+        }
+        let table = |(name, schema): &(&'t str, SchemaRef)| {
+            let table: Arc<dyn TableProvider> = Arc::new(EmptyTable::new(context::planned_schema(schema)));
+            (*name, table)
+        };
+        let plan =
+            || context::logical_plan(&self.state, query, tables.iter().map(table).collect(), settings).and_then(then);
         // A panic of the engine is no fault of the file. If it comes again in a run, that says so.
         let planned = catch_unwind(AssertUnwindSafe(|| stacker::grow(STACK, plan)));
         let names: Vec<&str> = tables.iter().map(|(name, _)| *name).collect();
         context::forget_tables(&self.state, &names).ok()?;
         planned.ok()
     }
-
-    fn plan(
-        &self,
-        query: &Query,
-        tables: &[(&str, SchemaRef)],
-        row_wise: bool,
-        settings: &Settings,
-    ) -> Result<SchemaRef, DataFusionError> {
-        if let ([(table, schema)], true) = (tables, row_wise) {
-            let planned = RowWise::plan_in(&self.state, query, table, Arc::clone(schema), settings)?;
-            return Ok(Arc::clone(planned.output_schema()));
-        }
-        let planning = stream::physical_plan(&self.state, query, providers(tables)?, settings);
-        let (_, schema) = self.runtime.block_on(planning)?;
-        Ok(schema)
-    }
-}
-
-type Providers<'a> = Vec<(&'a str, Arc<dyn TableProvider>)>;
-
-/// Tables that never give a row.
-fn providers<'a>(tables: &[(&'a str, SchemaRef)]) -> Result<Providers<'a>, DataFusionError> {
-    let provider = |(name, schema): &(&'a str, SchemaRef)| {
-        let (_, input) = Input::new(*name, Arc::clone(schema), Arc::new(|| {}));
-        Ok((*name, InputTable::new(input).provider()?))
-    };
-    tables.iter().map(provider).collect()
 }
 
 impl Misfit {
@@ -163,8 +142,12 @@ impl Misfit {
             Some((position(span.start.line, span.start.column)?, position(span.end.line, span.end.column)?))
         });
         let kind = kind(first(&error));
-        let SqlError { message, kind: SqlErrorKind::Plan } = SqlError::from_engine(error, None) else { return None };
-        Some(Self { kind, message, place })
+        let error = SqlError::from_engine(error, None);
+        (error.kind == SqlErrorKind::Plan).then(|| Self { kind, place, ..Self::new(error) })
+    }
+
+    fn new(error: SqlError) -> Self {
+        Self { kind: MisfitKind::Other, message: error.message, place: None }
     }
 }
 

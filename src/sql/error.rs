@@ -47,12 +47,6 @@ impl SyntaxError {
     }
 }
 
-impl From<SqlError> for DataFusionError {
-    fn from(error: SqlError) -> Self {
-        Self::External(Box::new(error))
-    }
-}
-
 fn parse_position(text: &str) -> Option<Location> {
     let (line, column) = text.split_once(", Column: ")?;
     let location = Location { line: line.parse().ok()?, column: column.trim().parse().ok()? };

@@ -5,7 +5,6 @@ use std::sync::Arc;
 
 use arrow::array::{RecordBatch, UInt32Array};
 use arrow::datatypes::{Schema, SchemaRef};
-use datafusion::common::DataFusionError;
 use datafusion::datasource::empty::EmptyTable;
 use datafusion::execution::TaskContext;
 use datafusion::execution::session_state::SessionState;
@@ -38,23 +37,12 @@ impl RowWise {
         assert!(query.is_row_wise(), "the query needs more than a row: {query:?}");
         context::check_params(query, settings)?;
         let state = context::unlimited_state(settings)?;
-        Self::plan_in(&state, query, table, schema, settings)
-            .map_err(|error| SqlError::from_engine(error, Some(settings)))
-    }
-
-    /// The same in a state that does not know the table.
-    pub(super) fn plan_in(
-        state: &SessionState,
-        query: &Query,
-        table: &str,
-        schema: SchemaRef,
-        settings: &Settings,
-    ) -> Result<Self, DataFusionError> {
         let source = Arc::new(EmptyTable::new(context::planned_schema(&schema)));
-        let plan = context::logical_plan(state, query, vec![(table, source)], settings)?;
-        let plan = state.optimize(&plan)?;
-        let steps = step::steps(&plan, state)?;
-        let context = Arc::new(context_of(state));
+        let planned = context::logical_plan(&state, query, vec![(table, source)], settings)
+            .and_then(|plan| state.optimize(&plan))
+            .and_then(|plan| Ok((step::steps(&plan, &state)?, plan)));
+        let (steps, plan) = planned.map_err(|error| SqlError::from_engine(error, Some(settings)))?;
+        let context = Arc::new(context_of(&state));
         let output = last_schema(&steps).unwrap_or_else(|| Arc::clone(plan.schema().inner()));
         Ok(Self { input: schema, output: stream::output_schema(&output)?, steps, context })
     }

@@ -6,11 +6,8 @@ use std::sync::Arc;
 
 use arrow::array::RecordBatch;
 use arrow::datatypes::{Schema, SchemaRef};
-use datafusion::catalog::TableProvider;
-use datafusion::common::DataFusionError;
 use datafusion::execution::SendableRecordBatchStream;
-use datafusion::execution::session_state::SessionState;
-use datafusion::physical_plan::{ExecutionPlan, execute_stream};
+use datafusion::physical_plan::execute_stream;
 use futures::StreamExt;
 use tokio::runtime::Handle;
 
@@ -50,7 +47,10 @@ impl StreamQuery {
         for (name, table) in names.iter().zip(&tables) {
             providers.push((name.as_str(), table.provider().map_err(fail)?));
         }
-        let (plan, schema) = runtime.block_on(physical_plan(&state, query, providers, settings)).map_err(fail)?;
+        let plan = context::logical_plan(&state, query, providers, settings).map_err(fail)?;
+        let plan = group_order::sort_by_keys(plan).map_err(fail)?;
+        let plan = runtime.block_on(state.create_physical_plan(&plan)).map_err(fail)?;
+        let schema = output_schema(&plan.schema())?;
         let context = state.task_ctx();
         for table in &tables {
             table.prepare(&plan, &context);
@@ -93,20 +93,6 @@ impl fmt::Debug for StreamQuery {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.debug_struct("StreamQuery").field("schema", &self.schema).finish_non_exhaustive()
     }
-}
-
-/// Plans `query` over `tables`, and tells the columns of its result.
-pub(super) async fn physical_plan(
-    state: &SessionState,
-    query: &Query,
-    tables: Vec<(&str, Arc<dyn TableProvider>)>,
-    settings: &Settings,
-) -> Result<(Arc<dyn ExecutionPlan>, SchemaRef), DataFusionError> {
-    let plan = context::logical_plan(state, query, tables, settings)?;
-    let plan = group_order::sort_by_keys(plan)?;
-    let plan = state.create_physical_plan(&plan).await?;
-    let schema = output_schema(&plan.schema())?;
-    Ok((plan, schema))
 }
 
 /// The schema of a result: every column may hold nulls, so that it does not depend on how much the engine could prove, and
