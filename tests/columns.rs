@@ -243,6 +243,7 @@ stages:
     // It may be anything: a struct, and even a number.
     assert_eq!(check("SELECT note.x.y AS n FROM people"), "n ?");
     assert_eq!(check("SELECT name - note AS n FROM people"), "unknown");
+    assert_eq!(check("SELECT \"people.note.x\" AS n FROM (SELECT unnest(note) FROM people)"), "unknown");
     let wrong = [
         "SELECT Name FROM people",
         "SELECT note, nmae FROM people",
@@ -265,6 +266,37 @@ stages:
     plan::bad_query 5:35 [name] the query cannot be run over its tables: cannot coerce arithmetic expression Utf8 + Utf8 to valid types
     plan::bad_query 5:27 ["SELECT id, id FROM people" ] the query cannot be run over its tables: two columns are named `id`: give one another name with `AS`
     "#);
+}
+
+#[test]
+fn a_plan_shows_the_columns_of_its_ports() {
+    let folder = folder();
+    let many: Vec<String> = (1..=26).map(|at| format!("id + {at} AS c{at}")).collect();
+    let yaml = format!(
+        "version: 1
+stages:
+  people: {{ read: people.csv }}
+  wide: {{ from: people, sql: 'SELECT {} FROM people' }}
+  coded: {{ from: people, python: 'm:f', on_error: reject }}
+  named: {{ from: people, sql: SELECT id FROM people WHERE name > '' }}
+  out: {{ from: [wide, coded, named], python: 'm:g' }}
+",
+        many.join(", ")
+    );
+    let text = plan::view::text(&compile(folder.path(), &yaml).expect("a plan").0);
+    let is_shown = |line: &&str| line.contains("columns") || (line.starts_with("  ") && !line.starts_with("   "));
+    let shown = text.lines().take_while(|line| !line.starts_with("edges")).filter(is_shown).map(str::trim);
+    insta::assert_snapshot!(shown.collect::<Vec<_>>().join("\n"), @r"
+    people read csv people.csv
+    columns: id int64, name string, born date, note ?
+    wide sql
+    columns: c1 int64, c2 int64, c3 int64, c4 int64, c5 int64, c6 int64, c7 int64, c8 int64, c9 int64, c10 int64, c11 int64, c12 int64, c13 int64, c14 int64, c15 int64, c16 int64, c17 int64, c18 int64, c19 int64, c20 int64, c21 int64, c22 int64, c23 int64, c24 int64, 2 more
+    coded python m:f
+    columns of rejected: id int64, name string, born date, note ?, _stage string, _verdict string, _message string, _traceback string, _attempts uint32, _file string, _row uint64
+    named sql
+    columns: id int64
+    out python m:g
+    ");
 }
 
 #[test]

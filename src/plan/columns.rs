@@ -138,9 +138,11 @@ impl Look<'_> {
             let (with, without) = if names.contains(name) { (link, *other) } else { (*other, link) };
             let (with, without) = (shown(with), shown(without));
             let message = format!("`{with}` has a column `{name}` and `{without}` has none, but both are one input");
-            let problem = Diagnostic::new(Code::PlanUnlikeInputs, link.span, message)
-                .related(other.span, "with these columns")
-                .help("a run ends when rows of both have come: make them alike in front of this stage".to_owned());
+            let help = "a run ends when rows of both have come: make them alike in front of this stage";
+            let problem = Diagnostic::new(Code::PlanUnlikeInputs, link.span, message).help(help.to_owned());
+            // One name may stand for both.
+            let is_elsewhere = other.span != link.span;
+            let problem = if is_elsewhere { problem.related(other.span, "the other one") } else { problem };
             return Some(problem.through(draft.alias));
         }
         None
@@ -173,6 +175,10 @@ impl Look<'_> {
         let checker = checker.as_ref()?;
         // Columns have no types as long as they have no values.
         let is_open = tables.iter().any(|(name, schema)| has_open_columns(sql, name, schema));
+        // The fields of a struct would become columns, with their names.
+        if is_open && sql.query.sql().to_lowercase().contains("unnest") {
+            return None;
+        }
         match checker.columns(&sql.query, &tables, &settings) {
             Ok(columns) if is_open => {
                 let is_known = |table: &str, column: &str| {
