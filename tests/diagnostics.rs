@@ -56,7 +56,7 @@ fn compile(yaml: &str, set: &[(&str, &str)]) -> Result<Compiled, String> {
     let source = source(yaml);
     let document = spec::parse(&source, &given(set, Completeness::Full));
     let two = NonZeroU32::new(2).expect("not zero");
-    plan::compile(&document, &Settings { workers: two, cores: two, file_sizes: |_| None })
+    plan::compile(&document, &Settings { workers: two, cores: two, file_sizes: |_| None, columns: |_, _| None })
         .map_err(|problems| problems.iter().map(|problem| show(problem, &source)).collect::<Vec<_>>().join("\n"))
 }
 
@@ -641,7 +641,7 @@ stages:
   i: { from: b.rejected, write: i.jsonl }
 ";
     insta::assert_snapshot!(problems(yaml), @"
-    plan::bad_input 5:48 `lin` is no column of the rows that `b` gets (did you mean `line`?)
+    plan::unknown_column 5:48 `lin` is no column of the rows that `b` gets (did you mean `line`?)
     plan::on_error_unsupported 5:70 the stage `b` cannot `reject` rows (what a row has done to a state cannot be undone: let a stage in front of this one sort out bad rows)
     plan::on_error_unsupported 6:65 the stage `c` cannot `skip` rows (what a row has done to a state cannot be undone: let a stage in front of this one sort out bad rows)
     plan::bad_option 7:33 a stage without `from` gets no rows, so `as: stream` has no meaning for it (remove it: a source is a generator, which yields rows or batches as it is)
@@ -715,7 +715,7 @@ stages:
     plan::bad_option 7:85 the argument `}` has a `}` without its partner (`{name}` stands for a row's value or an output; write `}}` for the brace itself)
     plan::bad_option 8:77 a command in mode `row` has no `output` (it gets the row in its arguments and gives it with `stdout`, `stderr`, `exit_code` and `seconds`)
     plan::bad_option 8:86 a command in mode `row` gets one row at a time
-    plan::bad_input 9:48 `lime` is no column of the rows that `g` gets (did you mean `line`?)
+    plan::unknown_column 9:48 `lime` is no column of the rows that `g` gets (did you mean `line`?)
     plan::cycle 10:15 the stage `h` waits for itself (a pipeline must not have a cycle)
     plan::bad_option 11:60 a command in mode `stream` has an `output` of a line for each row (write `lines` or `jsonl`; `mode: batch` takes every format, and as many rows as the program gives)
     plan::missing_input 12:3 the stage `j` needs `from`: the stage whose rows it takes

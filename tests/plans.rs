@@ -29,7 +29,7 @@ fn compile_with(yaml: &str, set: &[(&str, &str)], workers: u32, file_sizes: fn(&
     let source = Arc::new(SourceText::new("pipeline.yaml", "/project/pipeline.yaml", yaml));
     let document = spec::parse(&source, &given(set, Completeness::Full));
     let workers = NonZeroU32::new(workers).expect("not zero");
-    let compiled = plan::compile(&document, &Settings { workers, cores: workers, file_sizes });
+    let compiled = plan::compile(&document, &Settings { workers, cores: workers, file_sizes, columns: |_, _| None });
     compiled.unwrap_or_else(|problems| panic!("{problems:#?}")).plan
 }
 
@@ -241,6 +241,7 @@ fn a_plan_is_shown_with_its_bounds() {
           from: score, then clean, then score.rejected
           runs: in workers, one process per batch
           gives: rows to rest; rejected to nobody
+          columns: line string
           workers: 0 to 2; attempts: 1 (exception), 3 (crash); on_error: fail
       rest write jsonl standard output
           from: all

@@ -68,6 +68,7 @@ pub fn document(source: &Arc<SourceText>) -> Document {
 
 pub fn compiled(document: &Document) -> Plan {
     let two = NonZeroU32::MIN.saturating_add(1);
-    let compiled = plan::compile(document, &Settings { workers: two, cores: two, file_sizes: |_| None });
+    let compiled =
+        plan::compile(document, &Settings { workers: two, cores: two, file_sizes: |_| None, columns: |_, _| None });
     compiled.unwrap_or_else(|problems| panic!("{problems:#?}")).plan
 }

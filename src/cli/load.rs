@@ -217,5 +217,5 @@ fn exit_for(problems: &[Diagnostic]) -> Exit {
 pub fn settings(workers: &WorkerArgs) -> Settings {
     let cores = std::thread::available_parallelism().ok().and_then(|cores| NonZeroU32::try_from(cores).ok());
     let cores = cores.unwrap_or(NonZeroU32::MIN);
-    Settings { workers: workers.workers.unwrap_or(cores), cores, file_sizes: read::file_sizes }
+    Settings { workers: workers.workers.unwrap_or(cores), cores, file_sizes: read::file_sizes, columns: read::columns }
 }

@@ -41,6 +41,11 @@ pub enum Code {
     PlanSqlSyntax,
     PlanUnknownTable,
     PlanUnknownSqlParam,
+    PlanUnknownColumn,
+    PlanAmbiguousColumn,
+    PlanUnknownFunction,
+    PlanBadQuery,
+    PlanUnlikeInputs,
     PlanUnknownFormat,
     PlanBadOption,
     PlanBadColumnType,
@@ -94,6 +99,11 @@ impl Code {
         Self::PlanSqlSyntax,
         Self::PlanUnknownTable,
         Self::PlanUnknownSqlParam,
+        Self::PlanUnknownColumn,
+        Self::PlanAmbiguousColumn,
+        Self::PlanUnknownFunction,
+        Self::PlanBadQuery,
+        Self::PlanUnlikeInputs,
         Self::PlanUnknownFormat,
         Self::PlanBadOption,
         Self::PlanBadColumnType,
@@ -147,6 +157,11 @@ impl Code {
             Self::PlanSqlSyntax => "plan::sql_syntax",
             Self::PlanUnknownTable => "plan::unknown_table",
             Self::PlanUnknownSqlParam => "plan::unknown_sql_param",
+            Self::PlanUnknownColumn => "plan::unknown_column",
+            Self::PlanAmbiguousColumn => "plan::ambiguous_column",
+            Self::PlanUnknownFunction => "plan::unknown_function",
+            Self::PlanBadQuery => "plan::bad_query",
+            Self::PlanUnlikeInputs => "plan::unlike_inputs",
             Self::PlanUnknownFormat => "plan::unknown_format",
             Self::PlanBadOption => "plan::bad_option",
             Self::PlanBadColumnType => "plan::bad_column_type",
@@ -165,9 +180,11 @@ impl Code {
 
     pub fn severity(self) -> Severity {
         match self {
-            Self::ParamUnused | Self::PlanNothingRejected | Self::PlanFewRows | Self::PlanResourceUnused => {
-                Severity::Warning
-            }
+            Self::ParamUnused
+            | Self::PlanNothingRejected
+            | Self::PlanFewRows
+            | Self::PlanResourceUnused
+            | Self::PlanUnlikeInputs => Severity::Warning,
             _ => Severity::Error,
         }
     }

@@ -1,9 +1,11 @@
 //! Checks that concern one stage and its inputs, or all files that a pipeline touches.
 
+use std::collections::BTreeSet;
+
+use super::columns::KnownColumns;
 use super::link::{self, After, CommandShape, Link, ports};
 use super::stage::{Command, CommandLine, Convention, Port, StageKind};
 use crate::diagnostic::{Code, Diagnostic, Span, did_you_mean};
-use crate::format::Format;
 use crate::spec::model::{CommandModeSpec, OnErrorWordSpec};
 use crate::spec::schema::{KINDS, SHARED_KINDS};
 use crate::spec::tree::{Node, Value};
@@ -170,20 +172,27 @@ pub fn few_rows(draft: &StageDraft) -> Option<Diagnostic> {
     Some(problem.help(help).through(draft.alias))
 }
 
-/// Columns of a key that the rows of a stage, as far as the file tells their columns, do not have.
-pub fn keys(document: &Document, links: &[Link], kinds: &[Option<StageKind>], into: &[Vec<usize>]) -> Vec<Diagnostic> {
+/// Columns of a key that the rows of a stage, as far as their columns are known, do not have.
+pub fn keys(
+    document: &Document,
+    links: &[Link],
+    kinds: &[Option<StageKind>],
+    into: &[Vec<usize>],
+    columns: &KnownColumns,
+) -> Vec<Diagnostic> {
     let mut problems = Vec::new();
     for (at, (draft, kind)) in document.stages.iter().zip(kinds).enumerate() {
         let Some(StageKind::Python(python)) = kind else { continue };
         let node = draft.find(&["partition_by"]);
         for link in &into[at] {
-            let Some(known) = known_columns(&links[*link], kinds) else { continue };
-            for (position, column) in python.partition_by.iter().enumerate().filter(|(_, name)| !known.contains(name)) {
+            let Some(known) = columns.of_link(&links[*link]) else { continue };
+            let is_missing = |(_, name): &(usize, &String)| known.index_of(name).is_err();
+            for (position, column) in python.partition_by.iter().enumerate().filter(is_missing) {
                 let item = node.and_then(|node| node.items().get(position).or(Some(node)));
                 let span = item.map_or(draft.name_span, |item| item.span);
                 let message = format!("`{column}` is no column of the rows that `{}` gets", draft.name);
-                let help = did_you_mean(column, known.iter().map(String::as_str));
-                let problem = Diagnostic::new(Code::PlanBadInput, span, message).help(help);
+                let help = did_you_mean(column, known.fields().iter().map(|field| field.name().as_str()));
+                let problem = Diagnostic::new(Code::PlanUnknownColumn, span, message).help(help);
                 problems.push(problem.through(item.and_then(|item| item.alias)));
             }
         }
@@ -256,41 +265,31 @@ pub fn cycle(document: &Document, links: &[Link], afters: &[After], edges: &[usi
     Some(problem)
 }
 
-/// What a template asks for that a stage in front of it, whose columns the file tells, does not give.
+/// What a template asks for that a stage in front of it, whose columns are known, does not give.
 /// `into` has the links into every stage.
 pub fn templates(
     document: &Document,
     links: &[Link],
     kinds: &[Option<StageKind>],
     into: &[Vec<usize>],
+    columns: &KnownColumns,
 ) -> Vec<Diagnostic> {
     let mut problems = Vec::new();
     for (at, (draft, kind)) in document.stages.iter().zip(kinds).enumerate() {
         let Some(StageKind::Command(Command { line: CommandLine::Row(templates), .. })) = kind else { continue };
-        let inputs = into[at].iter().map(|&link| known_columns(&links[link], kinds));
+        let inputs = into[at].iter().map(|&link| columns.of_link(&links[link]));
         let Some(known) = inputs.collect::<Option<Vec<_>>>() else { continue };
         let node = draft.find(&["command", "run"]);
         let items = node.map(Node::items).unwrap_or_default();
         for (template, item) in templates.iter().zip(items) {
-            let unknown = |column: &&str| known.iter().any(|columns| columns.iter().all(|known| known != column));
+            let unknown = |column: &&str| known.iter().any(|columns| columns.index_of(column).is_err());
             let Some(column) = template.columns().find(unknown) else { continue };
             let message = format!("`{column}` is no column of the rows that `{}` gets", draft.name);
-            let help = did_you_mean(column, known.iter().flatten().map(String::as_str))
+            let names = known.iter().flat_map(|columns| columns.fields()).map(|field| field.name().as_str());
+            let help = did_you_mean(column, names.collect::<BTreeSet<_>>())
                 .or_else(|| Some("write `{{` and `}}` for braces that are meant as they are".to_owned()));
-            problems.push(Diagnostic::new(Code::PlanBadInput, item.span, message).help(help).through(item.alias));
+            problems.push(Diagnostic::new(Code::PlanUnknownColumn, item.span, message).help(help).through(item.alias));
         }
     }
     problems
-}
-
-/// The columns that come by a link, if the file tells them.
-fn known_columns(link: &Link, kinds: &[Option<StageKind>]) -> Option<Vec<String>> {
-    let declared = match kinds[link.from].as_ref()? {
-        _ if link.port != Port::MAIN => return None,
-        StageKind::Read(read) if read.format == Format::Lines => return Some(vec!["line".to_owned()]),
-        StageKind::Python(python) => &python.returns,
-        StageKind::Command(command) => &command.returns,
-        StageKind::Read(_) | StageKind::Write(_) | StageKind::Sql(_) => return None,
-    };
-    (!declared.is_empty()).then(|| declared.iter().map(|(name, _)| name.clone()).collect())
 }

@@ -3,8 +3,11 @@
 use std::collections::BTreeMap;
 use std::num::{NonZeroU32, NonZeroU64};
 
+use arrow::datatypes::SchemaRef;
+
 use super::check;
 use super::checkpoint::{self, Checkpoint, STORE_REQUESTS};
+use super::columns::{self, KnownColumns};
 use super::deadlock;
 use super::failing::{Budget, OnError, Retry, Timeout};
 use super::graph::StageGraph;
@@ -33,6 +36,8 @@ pub struct Settings {
     pub cores: NonZeroU32,
     /// Looks up the sizes of a source's files; `None` if they are not all regular files that are there.
     pub file_sizes: fn(&Read) -> Option<FileSizes>,
+    /// Looks up the columns that a source would give, by the rows from which a run would infer them; `None` if that cannot be told.
+    pub columns: fn(&Read, Cut) -> Option<SchemaRef>,
 }
 
 /// A plan, and what is odd about the file it comes from.
@@ -50,6 +55,7 @@ struct Analysis {
     afters: Vec<After>,
     resources: Vec<Option<Resource>>,
     resolved: Vec<Resolved>,
+    columns: KnownColumns,
     /// `None` when there is a cycle.
     graph: Option<StageGraph>,
     left_out: Vec<Option<Reason>>,
@@ -74,7 +80,7 @@ struct Resolved {
 
 /// Everything that is wrong or odd, sorted by place, without making a plan. Values that only a run knows are left open.
 pub fn validate(document: &Document) -> Vec<Diagnostic> {
-    let one = Settings { workers: NonZeroU32::MIN, cores: NonZeroU32::MIN, file_sizes: |_| None };
+    let one = Settings { workers: NonZeroU32::MIN, cores: NonZeroU32::MIN, file_sizes: |_| None, columns: |_, _| None };
     let mut problems = document.problems.clone();
     analyse(document, &one, &mut problems);
     document.fold(&mut problems);
@@ -123,8 +129,6 @@ fn analyse(document: &Document, settings: &Settings, problems: &mut Vec<Diagnost
     }
     let kinds: Vec<Option<StageKind>> = resolved.iter().map(|resolved| resolved.kind.clone()).collect();
     problems.extend(check::unused_params(document, &kinds));
-    problems.extend(check::templates(document, &links, &kinds, &into));
-    problems.extend(check::keys(document, &links, &kinds, &into));
     problems.extend(check_python(document));
     let waits = afters.iter().map(|after| (after.from, after.to));
     let edges: Vec<(usize, usize)> = links.iter().map(|link| (link.from, link.to)).chain(waits).collect();
@@ -142,10 +146,19 @@ fn analyse(document: &Document, settings: &Settings, problems: &mut Vec<Diagnost
         kinds.iter().zip(&unsure).map(|(kind, unsure)| kind.clone().filter(|_| unsure.is_none())).collect();
     problems.extend(paths::paths(document, &sure, &edges));
     let left_out = left_out(document, connections, |draft| draft.spec.when != Some(false));
+    let cuts: Vec<Cut> = resolved.iter().map(|resolved| resolved.cut.unwrap_or_default()).collect();
+    // What is left out may have nothing to read.
+    let kept: Vec<Option<StageKind>> =
+        kinds.into_iter().zip(&left_out).map(|(kind, reason)| kind.filter(|_| reason.is_none())).collect();
+    let look =
+        columns::Look { document, links: &links, into: &into, afters: &afters, kinds: &kept, cuts: &cuts, settings };
+    let columns = look.columns(graph.as_ref().map(StageGraph::order), problems);
+    problems.extend(check::templates(document, &links, &kept, &into, &columns));
+    problems.extend(check::keys(document, &links, &kept, &into, &columns));
     if document.stages.is_empty() && problems.iter().all(|problem| !problem.is_error()) {
         problems.push(Diagnostic::without_place(Code::SpecMissingKey, "the pipeline has no stages"));
     }
-    Analysis { links, into, afters, resources, resolved, graph, left_out }
+    Analysis { links, into, afters, resources, resolved, columns, graph, left_out }
 }
 
 impl Analysis {
@@ -239,6 +252,9 @@ fn build(document: &Document, settings: &Settings, analysis: Analysis) -> Result
         let inputs = inputs(&kind, &analysis, at, &ids, &spills, document, &mut edges).ok_or_else(|| unclear(draft))?;
         let after = after[at].iter().map(|awaited| ids[*awaited]).collect();
         let mut stage = Stage { after, ..stage(document, draft, resolved, &analysis.resources, kind, id, inputs) };
+        for port in &mut stage.ports {
+            port.columns = analysis.columns.of(at, &port.name).cloned();
+        }
         size(&mut stage, &stages, &mut edges, resolved.capacity, settings);
         stages.push(stage);
     }
@@ -368,7 +384,7 @@ fn stage(
         description: draft.spec.description.clone(),
         kind,
         inputs,
-        ports: ports.into_iter().map(|name| Port { name: name.to_owned(), edges: Vec::new() }).collect(),
+        ports: ports.into_iter().map(|name| Port { name: name.to_owned(), edges: Vec::new(), columns: None }).collect(),
         workers: resolved.workers,
         memory: resolved.memory,
         timeout: resolved.timeout,

@@ -5,6 +5,7 @@
 mod asking;
 mod check;
 mod checkpoint;
+pub mod columns;
 mod compile;
 mod deadlock;
 pub mod drawing;

@@ -1,5 +1,9 @@
 //! What the consumers of a source let it leave out: columns that none of them uses, and rows that none of them wants.
 
+use std::sync::Arc;
+
+use arrow::datatypes::SchemaRef;
+
 use super::plan::{Edge, StageId};
 use super::stage::{Stage, StageKind};
 use crate::format::Format;
@@ -10,10 +14,22 @@ pub(super) fn push_down(stages: &mut [Stage], edges: &[Edge]) {
     for at in 0..stages.len() {
         let used = used_columns(&stages[at], stages, edges);
         let filtered_by = filtered_by(&stages[at], stages, edges).unwrap_or_default();
-        if let StageKind::Read(read) = &mut stages[at].kind {
+        let Stage { kind, ports, .. } = &mut stages[at];
+        if let StageKind::Read(read) = kind {
+            if let Some(used) = &used {
+                ports.iter_mut().for_each(|port| port.columns = port.columns.take().map(|all| chosen(used, all)));
+            }
             read.used = used;
             read.filtered_by = if read.format == Format::Parquet { filtered_by } else { Vec::new() };
         }
+    }
+}
+
+/// Those columns that are read of all that there are.
+fn chosen(used: &UsedColumns, all: SchemaRef) -> SchemaRef {
+    match used.choose(all.fields().iter().map(|field| field.name().as_str())) {
+        Some(chosen) => Arc::new(all.project(&chosen).expect("places of its own")),
+        None => all,
     }
 }
 

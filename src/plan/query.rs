@@ -6,7 +6,7 @@ use super::stage::Sql;
 use crate::diagnostic::{Code, Span, did_you_mean, nearest};
 use crate::spec::model::{SqlOptions, SqlSpec};
 use crate::spec::tree::{Node, TextStyle};
-use crate::sql::{Query, SyntaxError};
+use crate::sql::{Misfit, MisfitKind, Query, SyntaxError};
 
 impl Resolver<'_> {
     pub(super) fn sql(&mut self, spec: &SqlSpec, links: &[&Link]) -> Option<Sql> {
@@ -75,6 +75,42 @@ impl Resolver<'_> {
             Some(FromSpec::Many(references)) => references.iter().map(table).collect(),
             Some(FromSpec::Named(tables)) => tables.keys().cloned().collect(),
         }
+    }
+
+    /// Says why the query cannot be run over its tables.
+    pub(super) fn report_misfit(&mut self, query: &Query, misfit: &Misfit) {
+        let Some(node) = query_node(self.draft) else { return };
+        let text = query.sql();
+        let (code, name, message, help) = match &misfit.kind {
+            MisfitKind::UnknownColumn { of, name, known } => {
+                let message = match of {
+                    Some(table) => format!("`{table}` has no column `{name}`"),
+                    None => format!("no column is named `{name}`"),
+                };
+                let help = did_you_mean(name, known.iter().map(String::as_str));
+                (Code::PlanUnknownColumn, Some(name), message, help)
+            }
+            MisfitKind::AmbiguousColumn { name } => {
+                let message = format!("the column `{name}` is in several tables");
+                let help = format!("write `table.{name}`");
+                (Code::PlanAmbiguousColumn, Some(name), message, Some(help))
+            }
+            MisfitKind::UnknownFunction { name, similar } => {
+                let help = similar.as_ref().map(|similar| format!("did you mean `{similar}`?"));
+                (Code::PlanUnknownFunction, Some(name), format!("there is no function `{name}`"), help)
+            }
+            MisfitKind::Other => {
+                let message = format!("the query cannot be run over its tables: {}", misfit.message);
+                (Code::PlanBadQuery, None, message, None)
+            }
+        };
+        let told = misfit.place.and_then(|(start, end)| {
+            let (start, end) = (offset_at(text, start.line, start.column)?, offset_at(text, end.line, end.column)?);
+            self.place(node, text, start, end.checked_sub(start)?)
+        });
+        let found = || name.and_then(|name| self.place(node, text, find_word(text, name)?, name.len()));
+        let span = told.or_else(found).unwrap_or(node.span);
+        self.report_at(code, span, node.alias, message).help = help;
     }
 
     fn check_params(&mut self, text: &str, query: &Query) {

@@ -4,6 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::num::{NonZeroU32, NonZeroU64};
 use std::path::PathBuf;
 
+use arrow::datatypes::SchemaRef;
+
 use super::checkpoint::Checkpoint;
 use super::failing::{Budget, OnError, Retry, Timeout};
 use super::log_level::LogLevel;
@@ -177,6 +179,8 @@ pub struct Input {
 pub struct Port {
     pub name: String,
     pub edges: Vec<EdgeId>,
+    /// Its columns, if they are known before a run. The type of a column is `Null` where that is not known.
+    pub columns: Option<SchemaRef>,
 }
 
 impl Port {

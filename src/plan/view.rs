@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::fmt::Write;
 
+use arrow::datatypes::{DataType, FieldRef, Schema};
 use bytesize::ByteSize;
 
 use super::failing::Budget;
@@ -12,11 +13,13 @@ use super::plan::{EdgeId, Plan};
 use super::recycle::Recycle;
 use super::resource::{Devices, Resource, ResourceKind, Use};
 use super::stage::{CommandLine, CommandMode, Cpus, Port, Python, Read, Stage, StageKind, Start, WriteTarget};
-use crate::format::Format;
+use crate::format::{Format, column_type};
 use crate::sql::UsedColumns;
 
 /// Stages of one `foreach` that are named in a list one by one.
 const MOST_NAMES: usize = 3;
+/// Columns of a port that are listed.
+const MOST_COLUMNS: usize = 24;
 
 /// The whole plan: stages in order, edges with their bounds, and the memory that these bounds allow.
 pub fn text(plan: &Plan) -> String {
@@ -96,6 +99,12 @@ fn stage_text(plan: &Plan, stage: &Stage, out: &mut String) {
     let ports: Vec<String> = stage.ports.iter().map(|port| port_text(plan, port)).collect();
     if !ports.is_empty() {
         line(out, format!("      gives: {}", ports.join("; ")));
+    }
+    for port in &stage.ports {
+        if let Some(columns) = &port.columns {
+            let of = if port.name == Port::MAIN { String::new() } else { format!(" of {}", port.name) };
+            line(out, format!("      columns{of}: {}", typed_columns(columns)));
+        }
     }
     if stage.runs_in_workers() {
         let workers = stage.workers;
@@ -230,6 +239,23 @@ fn read_text(plan: &Plan, read: &Read) -> String {
         return "standard input".to_owned();
     }
     read.paths.iter().map(|path| plan.shown(path)).collect::<Vec<_>>().join(", ")
+}
+
+/// Columns with the words for their types; `?` where these are not known.
+fn typed_columns(columns: &Schema) -> String {
+    let typed = |field: &FieldRef| {
+        let data_type = field.data_type();
+        let word = match data_type {
+            DataType::Null => "?".to_owned(),
+            data_type => column_type::word(data_type).unwrap_or_else(|| data_type.to_string()),
+        };
+        format!("{} {word}", field.name())
+    };
+    let mut listed: Vec<String> = columns.fields().iter().take(MOST_COLUMNS).map(typed).collect();
+    if columns.fields().len() > MOST_COLUMNS {
+        listed.push(format!("{} more", columns.fields().len() - MOST_COLUMNS));
+    }
+    listed.join(", ")
 }
 
 fn columns_text(used: &UsedColumns) -> String {

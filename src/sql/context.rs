@@ -7,7 +7,7 @@ use std::time::SystemTime;
 
 use arrow::datatypes::{Schema, SchemaRef};
 use datafusion::catalog::TableProvider;
-use datafusion::common::{ParamValues, ScalarValue};
+use datafusion::common::{DataFusionError, ParamValues, ScalarValue, TableReference};
 use datafusion::execution::SessionStateDefaults;
 use datafusion::execution::context::{ExecutionProps, SQLOptions};
 use datafusion::execution::disk_manager::{DiskManagerBuilder, DiskManagerMode};
@@ -68,17 +68,25 @@ pub(super) fn limited_state(settings: &Settings) -> Result<SessionState, SqlErro
         .with_disk_manager_builder(disk)
         .build_arc()
         .map_err(|error| SqlError::from_engine(error, Some(settings)))?;
-    Ok(state(settings, runtime))
+    Ok(state(settings, runtime, config(settings)))
 }
 
 /// Returns a state for planning and for work on single batches, which neither counts memory nor spills.
 pub(super) fn unlimited_state(settings: &Settings) -> Result<SessionState, SqlError> {
+    let runtime = unlimited_runtime().map_err(|error| SqlError::from_engine(error, Some(settings)))?;
+    Ok(state(settings, runtime, config(settings)))
+}
+
+/// The same, for planning alone: errors tell where in the query they are.
+pub(super) fn checking_state(settings: &Settings) -> Result<SessionState, DataFusionError> {
+    let mut config = config(settings);
+    config.options_mut().sql_parser.collect_spans = true;
+    Ok(state(settings, unlimited_runtime()?, config))
+}
+
+fn unlimited_runtime() -> Result<Arc<RuntimeEnv>, DataFusionError> {
     let disk = DiskManagerBuilder::default().with_mode(DiskManagerMode::Disabled);
-    let runtime = RuntimeEnvBuilder::new()
-        .with_disk_manager_builder(disk)
-        .build_arc()
-        .map_err(|error| SqlError::from_engine(error, Some(settings)))?;
-    Ok(state(settings, runtime))
+    RuntimeEnvBuilder::new().with_disk_manager_builder(disk).build_arc()
 }
 
 /// The schema under which an input is planned. Whether a column may hold nulls is not believed: it decides what the
@@ -89,13 +97,12 @@ pub(super) fn planned_schema(schema: &Schema) -> SchemaRef {
 }
 
 /// Registers what makes values from values; file formats and table factories are left out on purpose.
-fn state(settings: &Settings, runtime: Arc<RuntimeEnv>) -> SessionState {
+fn state(settings: &Settings, runtime: Arc<RuntimeEnv>, config: SessionConfig) -> SessionState {
     let mut functions = SessionStateDefaults::default_scalar_functions();
     // What is left of them reads the place of a row in a file, which no table here has.
     functions.retain(|function| function.signature().volatility != Volatility::Volatile);
     functions.extend(seeded::functions());
     let tables = SessionStateDefaults::default_table_functions();
-    let config = config(settings);
     let properties = ExecutionProps {
         query_execution_start_time: Some(settings.started.into()),
         config_options: Some(Arc::clone(config.options())),
@@ -143,23 +150,28 @@ pub(super) fn logical_plan(
     query: &Query,
     tables: Vec<(&str, Arc<dyn TableProvider>)>,
     settings: &Settings,
-) -> Result<LogicalPlan, SqlError> {
-    let plan = || {
-        for (name, table) in tables {
-            // A bare reference: dots in the name must not be taken for a schema.
-            let reference = datafusion::common::TableReference::bare(name);
-            state.schema_for_ref(reference)?.register_table(name.to_owned(), table)?;
-        }
-        let mut statement = query.statement().clone();
-        table_arguments::bind(&mut statement, &settings.params);
-        let statement = Statement::Statement(Box::new(statement));
-        let plan =
-            state.statement_to_plan(statement).now_or_never().expect("tables in memory are found without waiting")?;
-        query_only().verify_plan(&plan)?;
-        let plan = plan.with_param_values(param_values(settings)?)?;
-        seeded::bind(plan, settings)
-    };
-    plan().map_err(|error| SqlError::from_engine(error, Some(settings)))
+) -> Result<LogicalPlan, DataFusionError> {
+    for (name, table) in tables {
+        // A bare reference: dots in the name must not be taken for a schema.
+        let reference = TableReference::bare(name);
+        state.schema_for_ref(reference)?.register_table(name.to_owned(), table)?;
+    }
+    let mut statement = query.statement().clone();
+    table_arguments::bind(&mut statement, &settings.params);
+    let statement = Statement::Statement(Box::new(statement));
+    let plan =
+        state.statement_to_plan(statement).now_or_never().expect("tables in memory are found without waiting")?;
+    query_only().verify_plan(&plan)?;
+    let plan = plan.with_param_values(param_values(settings)?)?;
+    seeded::bind(plan, settings)
+}
+
+/// Forgets tables, so that a state can be used for another query.
+pub(super) fn forget_tables(state: &SessionState, names: &[&str]) -> Result<(), DataFusionError> {
+    for name in names {
+        state.schema_for_ref(TableReference::bare(*name))?.deregister_table(name)?;
+    }
+    Ok(())
 }
 
 fn query_only() -> SQLOptions {

@@ -208,6 +208,13 @@ fn plan_message(text: &str) -> String {
         let name = name.rsplit('.').next().unwrap_or(name);
         return two_columns(name);
     }
+    // A list of all that was tried follows, each with a prefix of its own.
+    if let Some((function, tried)) = text.split_once(" failed to match any signature, errors:")
+        && let Some((_, found)) = tried.split_once("but received ")
+    {
+        let found = found.split([',', '\n']).next().unwrap_or(found);
+        return format!("{} does not take {}", lower_first(function), found.trim());
+    }
     sentence(text)
 }
 

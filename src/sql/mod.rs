@@ -6,11 +6,14 @@
 //! - [`RowWise`]: where [`Query::is_row_wise`], each batch is worked on by itself, in parallel, and keeps its number.
 //! - [`StreamQuery`]: everything else reads its inputs as streams, within a memory limit, and spills to disk.
 //!
+//! A [`Checker`] plans queries before there are any rows, as both would.
+//!
 //! Nothing in here knows stages, edges or files. A query sees the tables that it is given and nothing else: no path tables,
 //! no object stores, no statements that change something. Results depend on the inputs and the [`Settings`] alone: a query
 //! runs in one partition, clocks stand still, and random functions are seeded.
 
 mod blocking;
+mod checker;
 mod concat;
 mod context;
 mod error;
@@ -18,6 +21,7 @@ mod feed;
 mod group_order;
 mod growth;
 mod join_sides;
+mod lineage;
 mod pruning;
 mod query;
 mod row_dependence;
@@ -34,6 +38,7 @@ mod used_columns;
 #[cfg(test)]
 mod tests;
 
+pub use checker::{Checker, Misfit, MisfitKind, TextPosition};
 pub use context::Settings;
 pub use error::{SqlError, SqlErrorKind, SyntaxError};
 pub use feed::{Feed, Input, OnChange, Refused};

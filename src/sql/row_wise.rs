@@ -38,8 +38,9 @@ impl RowWise {
         context::check_params(query, settings)?;
         let state = context::unlimited_state(settings)?;
         let source = Arc::new(EmptyTable::new(context::planned_schema(&schema)));
-        let plan = context::logical_plan(&state, query, vec![(table, source)], settings)?;
-        let planned = state.optimize(&plan).and_then(|plan| Ok((step::steps(&plan, &state)?, plan)));
+        let planned = context::logical_plan(&state, query, vec![(table, source)], settings)
+            .and_then(|plan| state.optimize(&plan))
+            .and_then(|plan| Ok((step::steps(&plan, &state)?, plan)));
         let (steps, plan) = planned.map_err(|error| SqlError::from_engine(error, Some(settings)))?;
         let context = Arc::new(context_of(&state));
         let output = last_schema(&steps).unwrap_or_else(|| Arc::clone(plan.schema().inner()));

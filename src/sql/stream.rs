@@ -47,7 +47,7 @@ impl StreamQuery {
         for (name, table) in names.iter().zip(&tables) {
             providers.push((name.as_str(), table.provider().map_err(fail)?));
         }
-        let plan = context::logical_plan(&state, query, providers, settings)?;
+        let plan = context::logical_plan(&state, query, providers, settings).map_err(fail)?;
         let plan = group_order::sort_by_keys(plan).map_err(fail)?;
         let plan = runtime.block_on(state.create_physical_plan(&plan)).map_err(fail)?;
         let schema = output_schema(&plan.schema())?;

@@ -6,11 +6,43 @@
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 
-use datafusion::sql::sqlparser::ast::{Expr, Statement, TableFactor, UnaryOperator, Value, VisitMut, VisitorMut};
+use datafusion::sql::sqlparser::ast::{
+    Expr, Statement, TableFactor, UnaryOperator, Value, Visit, VisitMut, Visitor, VisitorMut,
+};
 
 /// Puts the values of params in the places where they are arguments of table functions.
 pub(super) fn bind(statement: &mut Statement, params: &BTreeMap<String, serde_json::Value>) {
     let _ = statement.visit(&mut TableFunctions { params });
+}
+
+/// Whether functions stand among them, which the engine calls while it plans.
+pub(super) fn call_functions(statement: &Statement) -> bool {
+    statement.visit(&mut Calls { in_arguments: false }).is_break()
+}
+
+/// Stops at the first function among the arguments of a table function.
+struct Calls {
+    in_arguments: bool,
+}
+
+impl Visitor for Calls {
+    type Break = ();
+
+    fn pre_visit_table_factor(&mut self, factor: &TableFactor) -> ControlFlow<()> {
+        let mut arguments = Self { in_arguments: true };
+        match factor {
+            TableFactor::Table { args: Some(args), .. } => args.visit(&mut arguments),
+            TableFactor::Function { args, .. } => args.visit(&mut arguments),
+            _ => ControlFlow::Continue(()),
+        }
+    }
+
+    fn pre_visit_expr(&mut self, expr: &Expr) -> ControlFlow<()> {
+        if self.in_arguments && matches!(expr, Expr::Function(_)) {
+            return ControlFlow::Break(());
+        }
+        ControlFlow::Continue(())
+    }
 }
 
 struct TableFunctions<'a> {

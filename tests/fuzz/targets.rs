@@ -61,7 +61,7 @@ fn given(completeness: Completeness) -> Given {
 
 fn settings() -> Settings {
     let two = NonZeroU32::new(2).expect("not zero");
-    Settings { workers: two, cores: two, file_sizes: |_| None }
+    Settings { workers: two, cores: two, file_sizes: |_| None, columns: |_, _| None }
 }
 
 /// Every problem has places in the file, and can be drawn.

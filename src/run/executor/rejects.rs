@@ -5,36 +5,11 @@ use std::sync::Arc;
 
 use arrow::array::{ArrayRef, RecordBatch, RecordBatchOptions, StringArray, UInt32Array, UInt64Array};
 use arrow::compute::concat_batches;
-use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 
 use crate::batch::{Batch, BatchError, FileTable, Origin};
-use crate::plan::Stage;
+use crate::plan::{Stage, columns};
 use crate::run::scheduler::Reject;
 use crate::secrets::masked;
-
-/// What a rejected row gains.
-fn gained() -> [Field; 7] {
-    [
-        Field::new("_stage", DataType::Utf8, true),
-        Field::new("_verdict", DataType::Utf8, true),
-        Field::new("_message", DataType::Utf8, true),
-        Field::new("_traceback", DataType::Utf8, true),
-        Field::new("_attempts", DataType::UInt32, true),
-        Field::new("_file", DataType::Utf8, true),
-        Field::new("_row", DataType::UInt64, true),
-    ]
-}
-
-/// The columns of the rejected rows of a stage with these input columns. A column that comes rejected a second time keeps the name of
-/// the first.
-pub fn columns(input: &Schema) -> SchemaRef {
-    let kept = input.fields().iter().filter(|field| !is_gained(field.name())).map(|field| field.as_ref().clone());
-    Arc::new(Schema::new(kept.chain(gained()).collect::<Vec<_>>()))
-}
-
-fn is_gained(name: &str) -> bool {
-    gained().iter().any(|field| field.name() == name)
-}
 
 /// The rejected rows of a batch, in its order. Files in `folder` are named relative to it, so that what is published does not depend on
 /// where that folder lies. `_row` is empty where a row may come from any of several.
@@ -59,10 +34,10 @@ pub fn batch(
         facts.extend(std::iter::repeat_n(reject, end - start));
     }
     let rows = concat_batches(&records.schema(), &slices)?;
-    let schema = columns(&records.schema());
+    let schema = columns::rejected_columns(&records.schema());
     let mut arrays: Vec<ArrayRef> = Vec::with_capacity(schema.fields().len());
     for (field, column) in records.schema().fields().iter().zip(rows.columns()) {
-        if !is_gained(field.name()) {
+        if !columns::is_gained_by_rejected(field.name()) {
             arrays.push(Arc::clone(column));
         }
     }

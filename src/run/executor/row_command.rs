@@ -5,22 +5,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arrow::array::{ArrayRef, Float64Array, Int64Array, RecordBatch, StringArray};
-use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use arrow::datatypes::{DataType, Schema, SchemaRef};
 use arrow::util::display::{ArrayFormatter, FormatOptions};
 
 use super::resident::failure;
+use crate::plan::columns::row_command_columns;
 use crate::plan::{Piece, Template, Verdict};
 use crate::run::scheduler::{Failure, Scope};
-
-/// What a row gains.
-fn gained() -> [Field; 4] {
-    [
-        Field::new("stdout", DataType::Utf8, true),
-        Field::new("stderr", DataType::Utf8, true),
-        Field::new("exit_code", DataType::Int64, true),
-        Field::new("seconds", DataType::Float64, true),
-    ]
-}
 
 /// What became of the process of a row.
 #[derive(Debug)]
@@ -36,15 +27,12 @@ pub struct Ran {
 /// # Errors
 /// If the input has a column of the same name.
 pub fn columns(input: &Schema) -> Result<SchemaRef, Failure> {
-    if let Some(field) = gained().iter().find(|field| input.index_of(field.name()).is_ok()) {
+    row_command_columns(input).map_err(|name| {
         let message = format!(
-            "the rows have a column `{}` already, which the command would give; rename it in front of the stage",
-            field.name()
+            "the rows have a column `{name}` already, which the command would give; rename it in front of the stage"
         );
-        return Err(failure(Scope::Opening, Verdict::Schema, message));
-    }
-    let fields = input.fields().iter().map(|field| field.as_ref().clone()).chain(gained());
-    Ok(Arc::new(Schema::new(fields.collect::<Vec<_>>())))
+        failure(Scope::Opening, Verdict::Schema, message)
+    })
 }
 
 /// The row with what its command gave.

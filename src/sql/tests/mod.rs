@@ -1,6 +1,7 @@
 //! Tests of queries that run, by batch and by stream.
 
 mod agreement;
+mod checker;
 mod row_wise;
 mod stream;
 

@@ -430,7 +430,7 @@ fn stage(at: usize, shape: &Shape, inputs: Vec<Input>) -> Stage {
     let is_device = |of: &Use| resources()[of.resource.index()].devices.is_some();
     let is_held = |of: &Use| shape.kind == Kind::Map(MapKind::Worker) && is_device(of);
     let (holds, uses) = shape.uses.iter().copied().partition(is_held);
-    let port = |name: &str| Port { name: name.into(), edges: Vec::new() };
+    let port = |name: &str| Port { name: name.into(), edges: Vec::new(), columns: None };
     let one = NonZeroU32::MIN;
     let backoff = Backoff { first: shape.backoff, most: shape.backoff * 3, jitter: 0.5 };
     Stage {

@@ -106,6 +106,11 @@ impl ColumnarSource {
         self.columns.as_ref().and_then(|(_, read)| read.settled())
     }
 
+    /// Reads what decides the columns.
+    pub(super) fn look(&mut self) -> Result<(), ReadError> {
+        self.files.pop_front().map_or(Ok(()), |file| self.start(&file))
+    }
+
     pub(super) fn next_batch(&mut self) -> Result<Option<Batch>, ReadError> {
         loop {
             if let Some((rows, origin)) = self.ready.pop_front() {

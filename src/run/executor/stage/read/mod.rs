@@ -6,6 +6,7 @@
 
 mod binary;
 mod columnar;
+mod columns;
 mod error;
 mod input;
 mod lines;
@@ -24,6 +25,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use arrow::datatypes::SchemaRef;
 
+pub use self::columns::columns;
 pub use self::error::ReadError;
 pub use self::input::Canceller;
 pub use self::row_groups::Consumer;
@@ -124,6 +126,16 @@ impl Source {
             Batches::Columnar(columnar) => columnar.next_batch(),
             Batches::Binary(binary) => binary.next_batch(),
         }
+    }
+
+    /// Reads no more than decides the columns of all batches, and tells them.
+    fn look(&mut self) -> Result<Option<SchemaRef>, ReadError> {
+        match &mut self.batches {
+            Batches::Text(text) => text.look()?,
+            Batches::Lines(_) | Batches::Binary(_) => {}
+            Batches::Columnar(columnar) => columnar.look()?,
+        }
+        Ok(self.schema())
     }
 
     /// A handle that ends this source from another thread.

@@ -105,6 +105,11 @@ impl TextSource {
         self.decoder.as_deref().map(TextDecoder::schema)
     }
 
+    /// Reads what decides the columns.
+    pub(super) fn look(&mut self) -> Result<(), ReadError> {
+        self.take_sample()
+    }
+
     pub(super) fn next_batch(&mut self) -> Result<Option<Batch>, ReadError> {
         if self.decoder.is_none() {
             self.take_sample()?;
