@@ -178,7 +178,7 @@ pub struct StageSpec {
     pub after: Option<AfterSpec>,
     /// Whether the stage is a part of this run, mostly an expression over params. If it is not, what needs its rows is none either: a stage is
     /// left out if all of its inputs are, or a table of its query.
-    #[schemars(example = &"${{ params.publish }}", example = &"${{ params.kind == 'full' }}")]
+    #[schemars(example = &"${{ params.publish }}", example = &"${{ params.kind == 'full' }}", extend("default" = true))]
     pub when: Option<bool>,
     /// A source: reads files.
     #[schemars(example = &"data/*.jsonl")]

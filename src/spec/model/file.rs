@@ -36,12 +36,13 @@ pub struct ReadOptions {
     #[schemars(extend("default" = true))]
     pub header: Option<bool>,
     /// The character that may stand around a field, or `none` (csv and tsv only). Without it, `"`.
-    #[schemars(example = &"'", example = &"none")]
+    #[schemars(example = &"'", example = &"none", extend("default" = "\""))]
     pub quote: Option<String>,
     /// The fields that are null (csv and tsv only). Without it, the empty one.
-    #[schemars(example = &["", "NA", "NULL"])]
+    #[schemars(example = &["", "NA", "NULL"], extend("default" = [""]))]
     pub nulls: Option<Vec<String>>,
     /// How characters are written as bytes (text only). Without it, UTF-8.
+    #[schemars(extend("default" = "utf-8"))]
     pub encoding: Option<EncodingSpec>,
 }
 
@@ -137,6 +138,7 @@ pub struct WriteOptions {
     #[schemars(extend("default" = true))]
     pub header: Option<bool>,
     /// What becomes of a file that is there already. Without it, it is replaced.
+    #[schemars(extend("default" = "overwrite"))]
     pub mode: Option<WriteModeSpec>,
 }
 

@@ -28,6 +28,7 @@ pub struct PythonEnvironmentSpec {
     #[schemars(range(min = 1, max = 1024), example = &2)]
     pub threads: Option<u32>,
     /// How the workers of all stages that do not say it themselves are started. Without it, `template`.
+    #[schemars(extend("default" = "template"))]
     pub start: Option<StartSpec>,
     /// On which cores the workers of all stages may run that do not say it themselves. Without it, wherever millpond itself may.
     #[schemars(example = &"spread", example = &[0, 1])]
