@@ -826,6 +826,17 @@ stages:
 }
 
 #[test]
+fn a_folder_is_no_file_whatever_the_format() {
+    let yaml = "version: 1
+stages:
+  a: { read: a.csv }
+  b: { from: a, write: { path: out/, format: binary } }
+";
+    let found = problems(yaml);
+    assert!(found.contains("`out/` names a folder") && found.contains("such as `out/a.csv`"), "{found}");
+}
+
+#[test]
 fn what_is_wrong_on_the_command_line_has_no_place() {
     let yaml = "version: 1
 params: { n: { type: integer }, kind: { type: string, default: a, choices: [a, b] } }

@@ -569,7 +569,8 @@ impl Resolver<'_> {
         }
         let folder = path.strip_suffix(last).unwrap_or(path);
         let slash = if last.is_empty() { "" } else { "/" };
-        let extension = format.map_or("csv", |given| self::format(given).extensions()[0]);
+        let of_format = format.and_then(|given| self::format(given).extensions().first().copied());
+        let extension = of_format.unwrap_or("csv");
         let message = format!("`{path}` names a folder, and a stage writes one file");
         let input = match &self.draft.spec.from {
             Some(FromSpec::One(name)) => name.replace('.', "_"),
