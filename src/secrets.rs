@@ -18,13 +18,16 @@ const SHORTEST_LINE: usize = 8;
 /// Longest first, so that a secret that contains another one is hidden as a whole.
 static SECRETS: RwLock<Vec<Vec<u8>>> = RwLock::new(Vec::new());
 
-/// Hides these from now on, in all [`forms`]. Returns whether all of them are long enough for that.
-pub fn hide(secrets: impl IntoIterator<Item = impl AsRef<str>>) -> bool {
+/// Whether a secret is long enough to be hidden.
+pub fn can_hide(secret: &str) -> bool {
+    secret.len() >= SHORTEST || secret.is_empty()
+}
+
+/// Hides these from now on, in all [`forms`], but for those that [cannot be](can_hide).
+pub fn hide(secrets: impl IntoIterator<Item = impl AsRef<str>>) {
     let mut hidden = SECRETS.write().unwrap_or_else(std::sync::PoisonError::into_inner);
-    let mut all = true;
     for secret in secrets {
         let secret = secret.as_ref();
-        all &= secret.len() >= SHORTEST || secret.is_empty();
         let lines = secret.lines().filter(|line| line.len() >= SHORTEST_LINE);
         for text in [secret].into_iter().chain(lines).filter(|text| text.len() >= SHORTEST) {
             hidden.extend(forms(text).into_iter().map(String::into_bytes));
@@ -32,7 +35,6 @@ pub fn hide(secrets: impl IntoIterator<Item = impl AsRef<str>>) -> bool {
     }
     hidden.sort_by(|one, other| other.len().cmp(&one.len()).then_with(|| one.cmp(other)));
     hidden.dedup();
-    all
 }
 
 /// A text as it is, as Python shows it within quotes, and all of that as JSON has it.
@@ -101,11 +103,12 @@ mod tests {
     #[test]
     fn lines_and_escaped_forms_are_hidden_too() {
         // A secret of this test alone, as all tests of a process have one set.
-        assert!(hide(["first \"line\" 81723\nsecond line 91827\nx"]));
+        hide(["first \"line\" 81723\nsecond line 91827\nx"]);
         assert_eq!(masked("x second line 91827 first \"line\" 81723"), "x *** ***");
         assert_eq!(masked(r#"('first "line" 81723\nsecond line 91827\nx',)"#), "('***',)");
         assert_eq!(masked(r#"{"a":"first \"line\" 81723\nsecond line 91827\nx"}"#), r#"{"a":"***"}"#);
-        assert!(!hide(["abc"]));
+        assert!(!can_hide("abc") && can_hide("abcd"));
+        hide(["abc"]);
         assert_eq!(masked("abc"), "abc");
     }
 }

@@ -374,7 +374,7 @@ stages:
     spec::unknown_key 24:30 `python` has no key `kwargs` (write `with: { x: 1 }`)
     spec::unknown_key 25:5 the stage `d` has no key `max_fraction` (`max_fraction` belongs under `on_error: { skip: … }`)
     spec::unknown_key 27:5 the stage `d` has no key `bytes` (`bytes` belongs under `batch` or `queue`)
-    spec::unknown_key 28:5 the stage `d` has no key `input` (write `from: a`, with the names of stages)
+    spec::unknown_key 28:5 the stage `d` has no key `input` (rows come from stages (`from: STAGE`) or, in a stage of its own, from files (`read: PATH`))
     spec::unknown_key 29:5 the stage `d` has no key `attempts` (`attempts` belongs under `retry`)
     ");
 }

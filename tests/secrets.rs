@@ -120,6 +120,12 @@ fn plans_tell_no_secret_and_checks_need_none() {
 
     let file = scene.write("secrets", &format!("# of this test\n\nTOKEN={SECRET}\n"));
     assert_eq!(millpond("plan", &["--secrets-file", &file.to_string_lossy()], None), (Some(0), plan));
+    scene.write("secrets", &format!("export TOKEN = '{SECRET}'\n"));
+    assert_eq!(millpond("plan", &["--secrets-file", &file.to_string_lossy()], None).0, Some(0));
+    scene.write("secrets", "TOKN=hunter2000\n");
+    let (code, refused) = millpond("plan", &["--secrets-file", &file.to_string_lossy()], None);
+    assert!(code == Some(3) && refused.contains("the file of `--secrets-file` has `TOKN`"), "{refused}");
+    assert!(millpond("plan", &[], Some("")).1.contains("the secret `TOKEN` is empty"));
     scene.write("secrets", SECRET);
     let (code, refused) = millpond("plan", &["--secrets-file", &file.to_string_lossy()], None);
     assert!(
@@ -127,7 +133,7 @@ fn plans_tell_no_secret_and_checks_need_none() {
         "{refused}"
     );
     let (code, told) = millpond("plan", &[], Some("abc"));
-    assert!(code == Some(0) && told.contains("too short to be hidden"), "{told}");
+    assert!(code == Some(0) && told.contains("the secret `TOKEN` is too short to be hidden"), "{told}");
 }
 
 #[test]

@@ -260,7 +260,7 @@ def count(row):
     return row
 ";
     let scene = scene(STAGES, module, 2);
-    scene.run().ends_with(0).says(&["error: the summary could not be written to ", "summary.json: "]);
+    scene.run().ends_with(0).says(&["error: the summary cannot be written to ", "summary.json`: "]);
 }
 
 #[test]

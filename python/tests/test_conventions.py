@@ -392,6 +392,32 @@ def test_what_does_not_fit_is_a_schema_error(
     assert error["traceback"].startswith("millpond.SchemaError: ")
 
 
+@pytest.mark.parametrize(
+    ("kind", "good", "bad"),
+    [
+        ("int64", "2.0", "1.5"),
+        ("int8", "Decimal('2')", "Decimal('2.5')"),
+        ("bool", "1", "1.5"),
+        ("bool", "0.0", "2"),
+        ("date", "datetime(2026, 1, 2)", "datetime(2026, 1, 2, 3)"),
+        ("decimal(5,1)", "1.5", "1.25"),
+    ],
+)
+@pytest.mark.parametrize("convention", ["row", "rows"])
+def test_a_value_that_would_lose_something_does_not_fit(
+    stage: Any, convention: str, kind: str, good: str, bad: str
+) -> None:
+    imports = "from datetime import datetime; from decimal import Decimal"
+    result = "{{'n': {}}}" if convention == "row" else "[{{'n': {}}}] * 3"
+    for value, fits in [(good, True), (bad, False)]:
+        code = f"{imports}\ndef f(row): return {result.format(value)}"
+        answer = stage(code, as_=convention, returns=[["n", kind]]).run(NUMBERS)
+        if fits:
+            assert len(answer.batch) == 3
+        else:
+            assert answer.error["verdict"] == "schema" and "column `n`, row 1 of the result" in answer.error["message"]
+
+
 def test_mixed_types_name_column_and_row(stage: Any) -> None:
     error = stage("def f(row): return [row, {'n': {1}, 's': row['n'] if row['n'] == 3 else None}]").run(NUMBERS).error
     assert error["verdict"] == "schema" and error["row"] == 0

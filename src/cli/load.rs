@@ -68,8 +68,9 @@ pub fn plan(file: &Path, params: &ParamArgs, workers: &WorkerArgs, extent: Exten
 pub fn plan_of(file: &Path, given: &Given, workers: &WorkerArgs, extent: Extent<'_>) -> Result<Plan, Exit> {
     let source = read(file)?;
     let mut document = spec::parse(&source, given);
-    if !secrets::hide(&document.secrets) {
-        output::warn("a secret is too short to be hidden: who reads what is printed may know it");
+    secrets::hide(document.secrets.keys());
+    for (_, name) in document.secrets.iter().filter(|(secret, _)| !secrets::can_hide(secret)) {
+        output::warn(&format!("the secret `{name}` is too short to be hidden: who reads what is printed may know it"));
     }
     // Of a file with mistakes, these are what there is to tell.
     if let Err(error) = extent.ask(&mut document)
@@ -194,10 +195,15 @@ fn secrets_of(file: &Path) -> Result<BTreeMap<String, String>, Exit> {
         output::complain(&format!("cannot read the secrets in `{}`: {error}", file.display()));
         Exit::Usage
     })?;
-    let lines = text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty() && !line.starts_with('#'));
+    let lines = text.lines().enumerate().map(|(at, line)| (at, line.trim()));
+    let lines = lines.filter(|(_, line)| !line.is_empty() && !line.starts_with('#'));
     lines
         .map(|(at, line)| match line.split_once('=') {
-            Some((name, value)) if !name.trim().is_empty() => Ok((name.trim().to_owned(), value.to_owned())),
+            // As shells have it, whose files these often are.
+            Some((name, value)) if !name.trim().is_empty() => {
+                let name = name.trim().strip_prefix("export ").unwrap_or(name).trim();
+                Ok((name.to_owned(), unquoted(value.trim()).to_owned()))
+            }
             // The line itself may be a secret.
             _ => {
                 output::complain(&format!("`{}` line {}: a secret is a line NAME=value", file.display(), at + 1));
@@ -205,6 +211,11 @@ fn secrets_of(file: &Path) -> Result<BTreeMap<String, String>, Exit> {
             }
         })
         .collect()
+}
+
+fn unquoted(text: &str) -> &str {
+    let inner = |quote: char| text.strip_prefix(quote)?.strip_suffix(quote);
+    inner('"').or_else(|| inner('\'')).unwrap_or(text)
 }
 
 /// Usage comes before the file, as the file may be right for other values.

@@ -26,6 +26,22 @@ const SIMPLE: [(&str, DataType); 16] = [
     ("timestamp", DataType::Timestamp(TimeUnit::Microsecond, None)),
 ];
 
+/// The word for a type that is called `word` in other languages.
+pub fn elsewhere(word: &str) -> Option<&'static str> {
+    Some(match word.to_ascii_lowercase().as_str() {
+        "int" | "integer" | "long" | "bigint" | "i64" => "int64",
+        "i32" => "int32",
+        "float" | "double" | "f64" | "real" | "number" => "float64",
+        "f32" => "float32",
+        "str" | "text" | "varchar" | "char" | "utf8" | "object" => "string",
+        "boolean" => "bool",
+        "bytes" | "blob" => "binary",
+        "datetime" | "datetime64" => "timestamp",
+        "date32" => "date",
+        _ => return None,
+    })
+}
+
 /// The words without arguments, for suggestions.
 pub fn words() -> impl Iterator<Item = &'static str> {
     SIMPLE.iter().map(|(word, _)| *word).chain(["timestamp[UTC]", "decimal(12,2)", "list<string>"])

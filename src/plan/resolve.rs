@@ -278,8 +278,9 @@ impl Resolver<'_> {
             let node = self.draft.find(keys).and_then(|node| node.get(name));
             let (span, alias) = node.map_or((self.draft.span(keys), None), |node| (node.span, node.alias));
             let message = format!("the column `{name}` has the type `{word}`, which does not exist");
+            let meant = column_type::elsewhere(word).map(|ours| format!("did you mean `{ours}`?"));
             self.report_at(Code::PlanBadColumnType, span, alias, message).help =
-                did_you_mean(word, column_type::words());
+                meant.or_else(|| did_you_mean(word, column_type::words()));
         }
         typed
     }

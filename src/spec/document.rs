@@ -1,6 +1,6 @@
 //! [`Document`]: a pipeline file that has been read, with its places, and with holes where it is wrong.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -33,8 +33,8 @@ pub struct Document {
     /// Params that some expression uses.
     pub used_params: BTreeSet<String>,
     pub seed: u64,
-    /// Values of secrets that expressions use, and what they made of them. They must not be told.
-    pub secrets: BTreeSet<String>,
+    /// Values of secrets that expressions use, and what they made of them, which must not be told; and what they are called.
+    pub secrets: BTreeMap<String, String>,
     /// Names of stages, if not all of the pipeline is asked for, but only what these do.
     pub asked_for: BTreeSet<String>,
     pub problems: Vec<Diagnostic>,

@@ -23,7 +23,11 @@ const SYNONYMS: &[(&str, &[&str], &str)] = &[
         &["script", "scripts", "cmd", "exec", "executable", "bash", "sh", "program", "entrypoint", "args"],
         "write `command: [program, argument]`, or `command: { shell: … }` for a script",
     ),
-    ("stage", &["input", "inputs", "source", "sources", "in"], "write `from: {}`, with the names of stages"),
+    (
+        "stage",
+        &["input", "inputs", "source", "sources", "in"],
+        "rows come from stages (`from: STAGE`) or, in a stage of its own, from files (`read: PATH`)",
+    ),
     (
         "stage",
         &["output", "outputs", "sink", "sinks", "target", "destination", "dest", "out"],
@@ -102,6 +106,8 @@ const SYNONYMS: &[(&str, &[&str], &str)] = &[
     ("stage", &["type", "kind", "op", "operator"], "the kind of a stage is a key of its own: {kinds}"),
     ("stage", &["name", "id"], "a stage's name is the key in front of it"),
     ("stage", &["cache", "cached", "memoize", "persist"], "write `checkpoint: true`"),
+    ("stage", &["maxtasksperchild", "max_tasks_per_child"], "write `recycle: { batches: {} }`"),
+    ("stage", &["on_failure", "onerror"], "write `on_error:` with `fail`, `skip` or `reject`"),
     ("shared", &["query"], "write `sql: {}`"),
     ("shared", &["file", "files", "path"], "write `read: {}`"),
     ("command", &["args", "argv", "cmd", "program", "exec", "command"], "write `run: [program, argument]`"),
@@ -110,7 +116,8 @@ const SYNONYMS: &[(&str, &[&str], &str)] = &[
     ("command", &["stdout"], "write `output: jsonl`, or another format"),
     ("read", &["file", "files", "filename", "paths", "glob", "src", "uri", "url", "location"], "write `path: {}`"),
     ("read", &["sep", "separator", "delim"], "write `delimiter: {}`"),
-    ("read", &["columns", "types", "dtypes", "dtype"], "write `schema: {}`"),
+    ("read", &["columns", "usecols", "select"], "a `sql` stage behind it chooses columns, and no others are read"),
+    ("read", &["types", "dtypes", "dtype"], "write `schema: {}`"),
     ("read", &["has_header", "headers", "skip_header"], "write `header:` with `true` or `false`"),
     ("read", &["type"], "write `format: {}`"),
     ("write", &["file", "filename", "dest", "uri", "url", "location"], "write `path: {}`"),
@@ -158,15 +165,16 @@ impl<'a> Hints<'a> {
     /// Help for the key `name`, which the mapping at `path` cannot have. `object` is the mapping's schema.
     pub fn for_key(&self, object: &Json, path: &[Step], name: &str) -> Option<String> {
         let allowed: Vec<&str> = keys(object).collect();
-        if let Some(near) = nearest(name, allowed.iter().copied()) {
-            return Some(format!("did you mean `{near}`?"));
-        }
         let below = self.below(object, path, name);
         if let Some(below) = below.as_ref().filter(|below| below.is_written) {
             return Some(below.text.clone());
         }
+        // A word of another tool is meant as such, even if it looks like one of ours.
         if let Some(help) = self.synonym(path, name) {
             return Some(help);
+        }
+        if let Some(near) = nearest(name, allowed.iter().copied()) {
+            return Some(format!("did you mean `{near}`?"));
         }
         if let Some(below) = below {
             return Some(below.text);

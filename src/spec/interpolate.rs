@@ -10,7 +10,7 @@ use super::foreach::Each;
 use super::given::{Completeness, Given};
 use super::params::Param;
 use super::tree::{Node, Step, Text, TextStyle, Value};
-use crate::diagnostic::{Code, Diagnostic, SourceText, Span, did_you_mean};
+use crate::diagnostic::{Code, Diagnostic, SourceText, Span, did_you_mean, nearest};
 
 /// Bytes that an expression may have: its parser calls itself for each of its operators.
 const LENGTH_MAX: usize = 1000;
@@ -35,8 +35,8 @@ pub struct Found {
     pub problems: Vec<Diagnostic>,
     /// Params that some expression uses.
     pub used: BTreeSet<String>,
-    /// Values of secrets, and of expressions with secrets.
-    pub secrets: BTreeSet<String>,
+    /// Values of secrets, and of expressions with secrets, and what they are called.
+    pub secrets: BTreeMap<String, String>,
 }
 
 impl<'a> Names<'a> {
@@ -80,7 +80,9 @@ impl<'a> Names<'a> {
 
     /// A secret of that name: of the file of secrets, or else of the environment.
     fn secret(&self, name: &str) -> Option<&str> {
-        self.secrets.get(name).or_else(|| self.env.get(name)).map(String::as_str)
+        let given = self.secrets.get(name).or_else(|| self.env.get(name)).map(String::as_str);
+        // A workflow gives an empty text for one that it does not have.
+        given.filter(|secret| !secret.is_empty())
     }
 
     /// Substitutes in every string from `node` down. `path` is the path to `node`.
@@ -220,6 +222,13 @@ impl Scalar<'_> {
         let help = match expression.trim().strip_prefix("params.") {
             Some(name) if code == Code::ExprInSql => format!("write `${name}`: it is bound as a value"),
             Some(name) => format!("write `\"${name}\"`: params are environment variables of the script"),
+            None if expression.trim().starts_with("secrets.") && code == Code::ExprInShell => {
+                let name = expression.trim().trim_start_matches("secrets.");
+                format!(
+                    "write `env: {{ {name}: \"${{{{ secrets.{name} }}}}\" }}` in the stage, and `\"${name}\"` in the script"
+                )
+            }
+            None if expression.trim().starts_with("secrets.") => "a query cannot use secrets".to_owned(),
             None if code == Code::ExprInShell && expression.trim().starts_with("each.") => {
                 "give it to the script as a variable, with `env`".to_owned()
             }
@@ -262,7 +271,7 @@ impl Scalar<'_> {
         };
         let secrets = variables.iter().filter_map(|name| name.strip_prefix("secrets."));
         let secrets: BTreeMap<&str, &str> = secrets.filter_map(|name| Some((name, names.secret(name)?))).collect();
-        found.secrets.extend(secrets.values().map(|secret| (*secret).to_owned()));
+        found.secrets.extend(secrets.iter().map(|(name, secret)| ((*secret).to_owned(), (*name).to_owned())));
         let has_secret = !secrets.is_empty();
         match compiled.eval(names.values(&secrets)) {
             Ok(value) if value.is_undefined() => failed("it is undefined".to_owned()),
@@ -270,7 +279,7 @@ impl Scalar<'_> {
                 Ok(value) => {
                     // A filter may have made something else of it, which is one as well.
                     if let (true, Json::String(text)) = (has_secret, &value) {
-                        found.secrets.insert(text.clone());
+                        found.secrets.entry(text.clone()).or_insert_with(|| expression.trim().to_owned());
                     }
                     Ok(Evaluated::Known(value))
                 }
@@ -312,8 +321,16 @@ impl Scalar<'_> {
             // A check needs none.
             ("secrets", Some(_)) if self.names.completeness == Completeness::Partial => Ok(true),
             ("secrets", Some(name)) if self.names.secret(name).is_none() => {
-                let help = format!("set the environment variable `{name}`, or give it in the file of `--secrets-file`");
-                unknown(format!("the secret `{name}` is not given"), Some(help))
+                let near = nearest(name, self.names.secrets.keys().map(String::as_str));
+                let help = match near {
+                    Some(near) => format!("the file of `--secrets-file` has `{near}`"),
+                    None => {
+                        format!("set the environment variable `{name}`, or give it in the file of `--secrets-file`")
+                    }
+                };
+                let is_empty = self.names.secrets.contains_key(name) || self.names.env.contains_key(name);
+                let what = if is_empty { "is empty" } else { "is not given" };
+                unknown(format!("the secret `{name}` {what}"), Some(help))
             }
             ("run", Some(name)) if !["seed", "name"].contains(&name) => {
                 unknown(format!("`run` has no `{name}`"), did_you_mean(name, ["seed", "name"]))

@@ -82,7 +82,7 @@ fn empty(source: &Arc<SourceText>, given: &Given, problems: Vec<Diagnostic>) -> 
         defaults_span: None,
         used_params: BTreeSet::new(),
         seed: given.seed,
-        secrets: BTreeSet::new(),
+        secrets: BTreeMap::new(),
         asked_for: BTreeSet::new(),
         problems,
     }

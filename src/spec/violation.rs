@@ -217,9 +217,13 @@ impl<'a> Reader<'a> {
             _ if expected.is_empty() => {
                 Diagnostic::new(Code::SpecBadValue, span, format!("{place} {}", requirement(error)))
             }
-            Some(text) if expected.types.is_empty() || nearest(text, expected.words()).is_some() => {
+            Some(text)
+                if expected.types.is_empty()
+                    || nearest(text, expected.words()).is_some()
+                    || elsewhere(text, expected.words()).is_some() =>
+            {
                 Diagnostic::new(Code::SpecBadValue, span, format!("{place} cannot be `{text}`"))
-                    .help(did_you_mean(text, expected.words()))
+                    .help(elsewhere(text, expected.words()).or_else(|| did_you_mean(text, expected.words())))
             }
             _ => Diagnostic::new(Code::SpecWrongType, span, format!("{place} must be {expected}, not {found}"))
                 .label(format!("this is {found}"))
@@ -395,13 +399,45 @@ fn scalar_text(node: &Node) -> Option<String> {
 pub(super) fn flow(value: &Json) -> String {
     let several = |parts: Vec<String>| parts.join(", ");
     match value {
-        Json::String(text) => text.clone(),
+        Json::String(text) if is_plain(text) => text.clone(),
+        Json::String(text) => Json::from(text.as_str()).to_string(),
         Json::Array(items) => format!("[{}]", several(items.iter().map(flow).collect())),
         Json::Object(entries) => {
             format!("{{ {} }}", several(entries.iter().map(|(key, value)| format!("{key}: {}", flow(value))).collect()))
         }
         other => other.to_string(),
     }
+}
+
+/// Whether YAML takes the text for a string without quotes.
+fn is_plain(text: &str) -> bool {
+    !matches!(text.to_ascii_lowercase().as_str(), "" | "null" | "true" | "false" | "~" | "-")
+}
+
+/// Words of other tools for a value, and what they are called here.
+const VALUES: &[(&str, &[&str])] = &[
+    ("gz", &["gzip"]),
+    ("zst", &["zstd", "zstandard"]),
+    ("bz2", &["bzip2"]),
+    ("xz", &["lzma"]),
+    ("jsonl", &["ndjson", "json-lines", "json_lines"]),
+    ("windows-1252", &["cp1252", "windows1252", "ansi"]),
+    ("latin1", &["latin-1", "iso-8859-1", "iso8859-1", "iso_8859_1"]),
+    ("utf-8", &["utf8", "UTF-8", "UTF8"]),
+    ("utf-16", &["utf16", "UTF-16", "UTF16"]),
+    ("skip", &["continue", "ignore", "drop", "warn"]),
+    ("fail", &["raise", "abort", "stop", "error"]),
+    ("integer", &["int", "number", "bigint", "long"]),
+    ("float", &["double", "decimal", "real"]),
+    ("string", &["str", "text"]),
+    ("boolean", &["bool"]),
+    ("path", &["file", "folder", "directory"]),
+];
+
+/// "did you mean" for a word of another tool.
+fn elsewhere<'a>(text: &str, mut expected: impl Iterator<Item = &'a str>) -> Option<String> {
+    let (ours, _) = VALUES.iter().find(|(_, theirs)| theirs.contains(&text))?;
+    expected.any(|word| word == *ours).then(|| format!("did you mean `{ours}`?"))
 }
 
 fn type_phrase(kind: JsonType) -> &'static str {

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from datetime import datetime, time
+from decimal import Decimal
 from typing import Any
 
 import pyarrow as pa
@@ -166,10 +168,29 @@ def _row_maker(names: tuple[str, ...]) -> Callable[[list[list[Any]]], Iterator[d
 
 
 def _declared_array(name: str, values: list[Any], declared: pa.DataType) -> pa.Array:
+    kinds = set(map(type, values))
+    loses = _loss(kinds, declared)
+    if loses is not None:
+        for row, value in enumerate(values):
+            if loses(value):
+                raise SchemaError(f"{value!r} is not {declared} without losing something", column=name, row=row)
+    if pa.types.is_decimal(declared) and float in kinds:  # As it is written, and not its nearest neighbour in binary.
+        values = [Decimal(repr(value)) if isinstance(value, float) else value for value in values]
     try:
         return _one_array(name, pa.array(values, type=declared))
     except _CONVERSION_ERRORS:  # Such as text for a number: Arrow casts what it does not convert.
         return _converted(name, values, lambda part: cast_array(pa.array(part), declared))
+
+
+def _loss(kinds: set[type], declared: pa.DataType) -> Callable[[Any], bool] | None:
+    """What tells of a value that Arrow would make something else of, if values of these kinds may be such."""
+    if pa.types.is_integer(declared) and any(issubclass(kind, (float, Decimal)) for kind in kinds):
+        return lambda value: isinstance(value, (float, Decimal)) and value == value and value % 1 != 0
+    if pa.types.is_boolean(declared) and any(issubclass(kind, (int, float)) for kind in kinds - {bool}):
+        return lambda value: isinstance(value, (int, float)) and value not in (0, 1)
+    if pa.types.is_date(declared) and any(issubclass(kind, datetime) for kind in kinds):
+        return lambda value: isinstance(value, datetime) and value.time() != time()
+    return None
 
 
 def _converted(name: str, values: list[Any], convert: Callable[[list[Any]], pa.Array]) -> pa.Array:

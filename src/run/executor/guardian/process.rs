@@ -186,11 +186,13 @@ impl Guard {
                         signal: status.terminating_signal(),
                         is_overdue: started.deadline.as_ref().is_some_and(Deadline::is_over),
                     };
-                    self.report(&started, end);
+                    let time = started.since.elapsed();
+                    // A core is free now; the coordinator can wait for the time that a start takes.
                     if started.has_slot {
                         self.turns.give_back(end.is_good());
                         self.start_waiting();
                     }
+                    self.report(started.process, end, time);
                 }
                 Ok(None) | Err(Errno::CHILD) => return,
                 Err(Errno::INTR) => {}
@@ -199,10 +201,10 @@ impl Guard {
         }
     }
 
-    fn report(&mut self, started: &Started, end: ProcessEnd) {
+    fn report(&mut self, process: u64, end: ProcessEnd, time: Duration) {
         let mut frame = Frame::new(Kind::ProcessExited);
-        frame.attempt = started.process;
-        frame.length = u64::try_from(started.since.elapsed().as_nanos()).unwrap_or(u64::MAX);
+        frame.attempt = process;
+        frame.length = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
         frame.text = serde_json::to_vec(&end).expect("numbers are JSON");
         self.connection.send(frame);
     }
