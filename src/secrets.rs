@@ -4,6 +4,7 @@
 //! every place that prints or records asks [`masked`].
 
 use std::borrow::Cow;
+use std::collections::BTreeSet;
 use std::sync::RwLock;
 
 use memchr::memmem;
@@ -37,16 +38,74 @@ pub fn hide(secrets: impl IntoIterator<Item = impl AsRef<str>>) {
     hidden.dedup();
 }
 
-/// A text as it is, as Python shows it within quotes, and all of that as JSON has it.
-fn forms(text: &str) -> Vec<String> {
-    let plain = text.replace('\\', "\\\\").replace('\n', "\\n").replace('\t', "\\t").replace('\r', "\\r");
-    let quoted = plain.replace('\'', "\\'");
-    let mut forms = vec![text.to_owned(), plain, quoted];
-    for at in 0..forms.len() {
-        let escaped = serde_json::to_string(&forms[at]).expect("text is JSON");
-        forms.push(escaped[1..escaped.len() - 1].to_owned());
+/// A text as it is, and as JSON and Python show it; and what they show of that once more, as one is often told within the other.
+fn forms(text: &str) -> BTreeSet<String> {
+    let once: BTreeSet<String> = shown(text).into_iter().chain([text.to_owned()]).collect();
+    let twice = once.iter().flat_map(|form| shown(form)).collect::<Vec<_>>();
+    once.into_iter().chain(twice).collect()
+}
+
+/// A text within quotes, but without them: in JSON, with and without other letters than those of ASCII; and in Python, as `repr` and `ascii` have
+/// it of text, and `repr` of its bytes.
+fn shown(text: &str) -> [String; 8] {
+    let json = serde_json::to_string(text).expect("text is JSON");
+    let json = json[1..json.len() - 1].to_owned();
+    let json_ascii = escaped(&json, |letter| {
+        let mut units = [0; 2];
+        let is_plain = letter.is_ascii() && letter != '\u{7f}';
+        (!is_plain).then(|| letter.encode_utf16(&mut units).iter().map(|unit| format!("\\u{unit:04x}")).collect())
+    });
+    let python = escaped(text, |letter| simple(letter).or_else(|| (!is_printable(letter)).then(|| numbered(letter))));
+    let python_ascii = escaped(text, |letter| {
+        simple(letter).or_else(|| (!letter.is_ascii() || letter.is_control()).then(|| numbered(letter)))
+    });
+    let bytes = escaped(text, |letter| {
+        let mut bytes = [0; 4];
+        let is_plain = letter.is_ascii() && !letter.is_control();
+        let numbered = || letter.encode_utf8(&mut bytes).bytes().map(|byte| format!("\\x{byte:02x}")).collect();
+        simple(letter).or_else(|| (!is_plain).then(numbered))
+    });
+    let quoted = |text: &String| text.replace('\'', "\\'");
+    let (python_quoted, ascii_quoted, bytes_quoted) = (quoted(&python), quoted(&python_ascii), quoted(&bytes));
+    [json, json_ascii, python, python_ascii, bytes, python_quoted, ascii_quoted, bytes_quoted]
+}
+
+fn escaped(text: &str, mut escape: impl FnMut(char) -> Option<String>) -> String {
+    text.chars().fold(String::new(), |mut shown, letter| {
+        match escape(letter) {
+            Some(escape) => shown.push_str(&escape),
+            None => shown.push(letter),
+        }
+        shown
+    })
+}
+
+/// What Python writes with a letter of its own.
+fn simple(letter: char) -> Option<String> {
+    let short = match letter {
+        '\\' => "\\\\",
+        '\n' => "\\n",
+        '\r' => "\\r",
+        '\t' => "\\t",
+        _ => return None,
+    };
+    Some(short.to_owned())
+}
+
+fn numbered(letter: char) -> String {
+    match u32::from(letter) {
+        number @ ..0x100 => format!("\\x{number:02x}"),
+        number @ ..0x1_0000 => format!("\\u{number:04x}"),
+        number => format!("\\U{number:08x}"),
     }
-    forms
+}
+
+/// Whether Python shows the letter as it is. Of those that few secrets have, it may think otherwise.
+fn is_printable(letter: char) -> bool {
+    let is_space = letter.is_whitespace() && letter != ' ';
+    !letter.is_control()
+        && !is_space
+        && !matches!(letter, '\u{ad}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{feff}')
 }
 
 /// The text without secrets.
@@ -107,6 +166,19 @@ mod tests {
         assert_eq!(masked("x second line 91827 first \"line\" 81723"), "x *** ***");
         assert_eq!(masked(r#"('first "line" 81723\nsecond line 91827\nx',)"#), "('***',)");
         assert_eq!(masked(r#"{"a":"first \"line\" 81723\nsecond line 91827\nx"}"#), r#"{"a":"***"}"#);
+        let secret = "P\u{e4}ss'w\"\u{f6}rt\\\u{200b}\u{1f511}";
+        hide([secret]);
+        let printed = [
+            r#"{"t": "P\u00e4ss'w\"\u00f6rt\\\u200b\ud83d\udd11"}"#,
+            r#"'P\xe4ss\'w"\xf6rt\\\u200b\U0001f511'"#,
+            "'P\u{e4}ss\\'w\"\u{f6}rt\\\\\\u200b\u{1f511}'",
+            r#"b'P\xc3\xa4ss\'w"\xc3\xb6rt\\\xe2\x80\x8b\xf0\x9f\x94\x91'"#,
+            r#""{\"t\": \"P\\u00e4ss'w\\\"\\u00f6rt\\\\\\u200b\\ud83d\\udd11\"}""#,
+        ];
+        for printed in printed {
+            let told = masked(printed);
+            assert!(told.contains("***") && !told.contains("rt"), "{printed}: {told}");
+        }
         assert!(!can_hide("abc") && can_hide("abcd"));
         hide(["abc"]);
         assert_eq!(masked("abc"), "abc");

@@ -40,6 +40,7 @@ called:
   python: { call: 'work:Client', as: row, with: { token: '${{ secrets.TOKEN }}' } }
   env: { TOKEN: '${{ secrets.TOKEN }}' }
   on_error: reject
+  checkpoint: true
 told:
   after: called
   command: [sh, -c, 'echo \"$0\"; echo \"$0\" >&2', '${{ secrets.TOKEN }}']
@@ -129,7 +130,7 @@ fn plans_tell_no_secret_and_checks_need_none() {
     scene.write("secrets", SECRET);
     let (code, refused) = millpond("plan", &["--secrets-file", &file.to_string_lossy()], None);
     assert!(
-        code == Some(2) && refused.contains("line 1: a secret is a line NAME=value") && !refused.contains(SENTINEL),
+        code == Some(2) && refused.contains("line 1: a secret is a line NAME=value, ") && !refused.contains(SENTINEL),
         "{refused}"
     );
     let (code, told) = millpond("plan", &[], Some("abc"));
@@ -149,9 +150,11 @@ stages:
     let mut program = std::process::Command::new(env!("CARGO_BIN_EXE_millpond"));
     let ended = program.arg("validate").arg(folder.path().join("p.yaml")).output().expect("the program starts");
     let said = String::from_utf8_lossy(&ended.stderr).into_owned();
-    for expected in
-        ["a default cannot use secrets", "an environment of packages cannot use secrets", "write `secrets.NAME`"]
-    {
+    for expected in [
+        "a default cannot use secrets",
+        "a secret cannot stand here, as what stands here is written down",
+        "write `secrets.NAME`",
+    ] {
         assert!(said.contains(expected), "{said}");
     }
 }

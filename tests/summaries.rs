@@ -2,6 +2,9 @@
 
 mod support;
 
+use std::process::Command;
+use std::time::Duration;
+
 use support::{Scene, numbers};
 
 const STAGES: &str = "
@@ -19,7 +22,7 @@ fn scene(data: &str) -> Scene {
 #[test]
 fn a_summary_is_written_where_it_is_asked_for() {
     let scene = scene(&numbers(1..=5));
-    scene.write("summary.json", "of an earlier run");
+    scene.write("summary.json", "{\"v\": 1, \"exit_code\": 1}");
     scene.run().args(&["--summary", "summary.json"]).inside(&scene.path("")).ends_with(0);
     let summary: serde_json::Value = serde_json::from_str(&scene.read("summary.json")).expect("it is JSON");
     assert_eq!(summary, scene.summary());
@@ -48,6 +51,25 @@ fn a_summary_that_cannot_be_written_is_an_error() {
     let ran = scene.run().args(&["--summary", "/dev/full"]).ends_with(6);
     ran.says(&["done in", "the summary cannot be written to `/dev/full`"]);
     assert!(scene.exists("out.csv"));
+}
+
+#[test]
+fn what_is_no_summary_is_not_replaced_by_one() {
+    let scene = scene(&numbers(1..=5));
+    let refused = |file: &str, why: &str| {
+        let ran =
+            scene.run().args(&["--summary", file]).inside(&scene.path("")).within(Duration::from_secs(20)).ends_with(6);
+        ran.says(&[why]);
+        assert!(!scene.exists("out.csv"), "{file}");
+    };
+    refused("numbers.csv", "there is a file, and it is no summary");
+    refused("pipeline.yaml", "there is a file, and it is no summary");
+    refused("out.csv", "a sink of the pipeline writes there");
+    assert_eq!(scene.read("numbers.csv"), numbers(1..=5));
+    // A pipe that nobody reads is no place to wait at.
+    let pipe = scene.path("pipe");
+    assert!(Command::new("mkfifo").arg(&pipe).status().is_ok_and(|status| status.success()));
+    refused("pipe", "the summary cannot be written to `pipe`");
 }
 
 #[test]

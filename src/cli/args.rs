@@ -199,7 +199,7 @@ pub struct ShowArgs {
     /// The stage, or `stage.port`.
     pub stage: String,
     /// So many rows.
-    #[arg(long, value_name = "N", default_value_t = 20)]
+    #[arg(long, value_name = "N", default_value_t = 20, value_parser = clap::value_parser!(u64).range(..=u64::from(u32::MAX)))]
     pub limit: u64,
     #[arg(long, value_enum, default_value_t = RowsFormat::Table)]
     pub format: RowsFormat,

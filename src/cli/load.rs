@@ -200,13 +200,17 @@ fn secrets_of(file: &Path) -> Result<BTreeMap<String, String>, Exit> {
     lines
         .map(|(at, line)| match line.split_once('=') {
             // As shells have it, whose files these often are.
-            Some((name, value)) if !name.trim().is_empty() => {
+            Some((name, value)) if !name.trim().is_empty() && !value.contains('\0') => {
                 let name = name.trim().strip_prefix("export ").unwrap_or(name).trim();
                 Ok((name.to_owned(), unquoted(value.trim()).to_owned()))
             }
             // The line itself may be a secret.
             _ => {
-                output::complain(&format!("`{}` line {}: a secret is a line NAME=value", file.display(), at + 1));
+                output::complain(&format!(
+                    "`{}` line {}: a secret is a line NAME=value, without a zero byte",
+                    file.display(),
+                    at + 1
+                ));
                 Err(Exit::Usage)
             }
         })

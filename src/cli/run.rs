@@ -10,7 +10,7 @@ use super::args::{Progress, RunArgs};
 use super::exit_code::Exit;
 use super::load::{self, Extent};
 use super::resume::{self, Earlier, Purpose};
-use super::summary_file::{SummaryFile, append};
+use super::summary_file::{SummaryFile, append, write_own};
 use super::{cores, env, output};
 use crate::environment::usable_cores;
 use crate::plan::{Asked, Plan, StageId, StageKind, WriteTarget};
@@ -136,7 +136,7 @@ fn forced(args: &RunArgs, plan: &Plan) -> Result<BTreeSet<StageId>, Exit> {
 
 fn carry_out(args: &RunArgs, plan: Plan, record: &RunRecord, surroundings: Surroundings, signals: &Signals) -> Exit {
     let state_dir = args.state.folder(&plan);
-    let summary_file = match args.summary.as_deref().map(SummaryFile::create).transpose() {
+    let summary_file = match args.summary.as_deref().map(|path| SummaryFile::create(path, &plan)).transpose() {
         Ok(file) => file,
         Err(error) => return output::failed(&error),
     };
@@ -169,8 +169,7 @@ fn carry_out(args: &RunArgs, plan: Plan, record: &RunRecord, surroundings: Surro
             let summary = RunSummary::new(&shown, &outcome, exit.code(), message.as_deref());
             // Before anything is shown: the records wait for nobody who reads it. What is published is published: if the run's own cannot be
             // written, the exit code stays.
-            let own = SummaryFile::create(&run.folder().join("summary.json"));
-            if let Err(error) = own.and_then(|file| file.write(&summary.text())) {
+            if let Err(error) = write_own(&run.folder().join("summary.json"), &summary.text()) {
                 output::complain(&error.to_string());
             }
             let asked_for = summary_file.map_or(Ok(()), |file| file.write(&summary.text()));

@@ -9,6 +9,7 @@ use std::fmt::Write;
 use super::plan::Plan;
 use super::stage::{Port, Stage};
 use super::view::kind_text;
+use crate::secrets::masked;
 
 /// Pixels.
 const NODE_HEIGHT: f64 = 44.0;
@@ -282,7 +283,8 @@ fn draw(plan: &Plan, layers: &[Vec<usize>], places: &[Place], connections: &[Con
 
 /// What the stage does, in a few letters.
 fn detail(plan: &Plan, stage: &Stage) -> String {
-    let text = kind_text(plan, stage);
+    // Before it is cut: half a secret would not be found.
+    let text = masked(&kind_text(plan, stage)).into_owned();
     match text.char_indices().nth(LONGEST_DETAIL) {
         None => text,
         Some((end, _)) => format!("{}…", &text[..end]),

@@ -104,7 +104,7 @@ impl<'a> Names<'a> {
             }
             Value::String(text) if text.text.contains("${{") => {
                 let text = text.clone();
-                let is_recorded = matches!(path.first(), Some(Step::Key(key)) if key == "python");
+                let is_recorded = is_recorded(path);
                 let scalar = Scalar { names: self, text: &text, span: node.span, alias: node.alias, is_recorded };
                 node.value = scalar.value(forbidden(path), found);
                 if let (true, Value::Number(_) | Value::Bool(_)) = (is_argument(path), &node.value) {
@@ -113,6 +113,22 @@ impl<'a> Names<'a> {
             }
             _ => {}
         }
+    }
+}
+
+/// Whether the value is recorded on disk by a run, where it has to be what it is: packages, paths, names.
+fn is_recorded(path: &[Step]) -> bool {
+    const KEYS: [&str; 8] = ["foreach", "read", "write", "inputs", "outputs", "cwd", "checkpoint", "uses"];
+    let keys = path.iter().filter_map(|step| match step {
+        Step::Key(key) => Some(key.as_str()),
+        Step::Index(_) => None,
+    });
+    match keys.collect::<Vec<_>>().as_slice() {
+        ["stages" | "shared", _, rest @ ..] => {
+            rest.iter().take(2).any(|key| KEYS.contains(key)) && !matches!(rest, ["env" | "python", ..])
+        }
+        [section, ..] => *section != "x",
+        [] => true,
     }
 }
 
@@ -312,8 +328,8 @@ impl Scalar<'_> {
                 Some("use the secret where it is needed: `${{ secrets.NAME }}`".to_owned()),
             ),
             ("secrets", _) if self.is_recorded => unknown(
-                "an environment of packages cannot use secrets, as what it is made of is written down".to_owned(),
-                Some("tell the installer by its own means, such as `PIP_INDEX_URL` or `.netrc`".to_owned()),
+                "a secret cannot stand here, as what stands here is written down".to_owned(),
+                Some("give it to code with `with` or `env`; an installer of packages has means of its own, such as `.netrc`".to_owned()),
             ),
             ("secrets", None) => {
                 unknown("which of the secrets is meant?".to_owned(), Some("write `secrets.NAME`".to_owned()))

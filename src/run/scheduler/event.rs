@@ -63,6 +63,39 @@ pub enum Scope {
     Internal,
 }
 
+impl Event {
+    /// What it says went wrong.
+    pub fn failures_mut(&mut self) -> impl Iterator<Item = &mut Failure> {
+        let (one, many) = match self {
+            Self::StageFailed { failure, .. }
+            | Self::AttemptFailed { failure, .. }
+            | Self::AttemptThrottled { failure, .. }
+            | Self::WorkerExited { failure, .. }
+            | Self::CommitFailed { failure } => (Some(failure), None),
+            Self::AttemptDone { failed, .. } => (None, Some(failed)),
+            Self::Produced { .. }
+            | Self::Taken { .. }
+            | Self::InputClosed { .. }
+            | Self::Ended { .. }
+            | Self::Queued { .. }
+            | Self::PortsFinished { .. }
+            | Self::AttemptStandsStill { .. }
+            | Self::AttemptGoesOn { .. }
+            | Self::AttemptWaits { .. }
+            | Self::AttemptLost { .. }
+            | Self::Opened { .. }
+            | Self::WorkerReady { .. }
+            | Self::WorkerRetired { .. }
+            | Self::Recalled { .. }
+            | Self::Kept { .. }
+            | Self::Woken
+            | Self::Interrupted
+            | Self::Committed => (None, None),
+        };
+        one.into_iter().chain(many.into_iter().flatten().map(|(_, failure)| failure))
+    }
+}
+
 #[derive(Clone, Debug)]
 pub enum Event {
     /// A resident stage gave what one [`Pull`](super::Action::Pull) asked for.

@@ -10,6 +10,7 @@ mod processes;
 mod publishing;
 mod tasks;
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io;
 use std::os::fd::OwnedFd;
@@ -35,6 +36,7 @@ use crate::plan::{EdgeId, Plan, StageId, StageKind, Verdict};
 use crate::run::StateSummary;
 use crate::run::publish::{RunFolder, Staging};
 use crate::run::scheduler::{Action, AttemptId, BatchId, Device, Event, Failure, Meta, Output, Scope};
+use crate::secrets::masked;
 pub use checkpoints::{CheckpointError, Checkpoints, Digests, Kept, Known, StageChange};
 use filters::Filters;
 pub use keyed::InPartitions;
@@ -195,7 +197,15 @@ impl LocalExecutor {
 
     /// Whether events are ready without waiting.
     pub fn next_event(&mut self) -> Option<Event> {
-        let event = self.events.pop_front()?;
+        let mut event = self.events.pop_front()?;
+        // Before it comes to rejects, checkpoints, events: nobody behind this has to think of it.
+        event.failures_mut().for_each(|failure| {
+            for text in [&mut failure.message, &mut failure.traceback] {
+                if let Cow::Owned(masked) = masked(text) {
+                    *text = masked;
+                }
+            }
+        });
         Some(match &mut self.chaos {
             Some(chaos) => chaos.forgive(event),
             None => event,
