@@ -22,6 +22,7 @@ pub enum Code {
     ExprFailed,
     ExprInSql,
     ExprInShell,
+    ExprAsText,
     ParamBadDefault,
     ParamMissing,
     ParamUnknown,
@@ -80,6 +81,7 @@ impl Code {
         Self::ExprFailed,
         Self::ExprInSql,
         Self::ExprInShell,
+        Self::ExprAsText,
         Self::ParamBadDefault,
         Self::ParamMissing,
         Self::ParamUnknown,
@@ -138,6 +140,7 @@ impl Code {
             Self::ExprFailed => "expr::failed",
             Self::ExprInSql => "expr::in_sql",
             Self::ExprInShell => "expr::in_shell",
+            Self::ExprAsText => "expr::as_text",
             Self::ParamBadDefault => "param::bad_default",
             Self::ParamMissing => "param::missing",
             Self::ParamUnknown => "param::unknown",
@@ -180,7 +183,8 @@ impl Code {
 
     pub fn severity(self) -> Severity {
         match self {
-            Self::ParamUnused
+            Self::ExprAsText
+            | Self::ParamUnused
             | Self::PlanNothingRejected
             | Self::PlanFewRows
             | Self::PlanResourceUnused

@@ -85,6 +85,22 @@ impl<'a> Names<'a> {
         given.filter(|secret| !secret.is_empty())
     }
 
+    /// Text that looks like an expression of this or another tool, and is none.
+    fn nearly(&self, text: &Text, span: Span, alias: Option<Span>) -> Option<Diagnostic> {
+        let starts = ["{{", "${"].into_iter().filter_map(|start| Some((text.text.find(start)?, start)));
+        let (at, start) = starts.min()?;
+        let inner = text.text[at + start.len()..].trim_start();
+        let name = |namespace: &str| {
+            let name = inner.strip_prefix(namespace)?.strip_prefix('.')?;
+            let end = name.find(|letter: char| !letter.is_alphanumeric() && letter != '_').unwrap_or(name.len());
+            (end > 0).then(|| format!("{namespace}.{}", &name[..end]))
+        };
+        let name = ["params", "env", "secrets", "run", "each"].into_iter().find_map(name)?;
+        let problem =
+            Diagnostic::new(Code::ExprAsText, span, format!("`{start}` begins no expression, so that this is text"));
+        Some(problem.help(format!("did you mean `${{{{ {name} }}}}`?")).through(alias))
+    }
+
     /// Substitutes in every string from `node` down. `path` is the path to `node`.
     pub fn substitute(&self, node: &mut Node, path: &mut Vec<Step>, found: &mut Found) {
         match &mut node.value {
@@ -102,7 +118,10 @@ impl<'a> Names<'a> {
                     path.pop();
                 }
             }
-            Value::String(text) if text.text.contains("${{") => {
+            Value::String(text) if !text.text.contains("${{") => {
+                found.problems.extend(self.nearly(text, node.span, node.alias));
+            }
+            Value::String(text) => {
                 let text = text.clone();
                 let is_recorded = is_recorded(path);
                 let scalar = Scalar { names: self, text: &text, span: node.span, alias: node.alias, is_recorded };
@@ -111,7 +130,7 @@ impl<'a> Names<'a> {
                     node.value = string(as_text(&node.to_json()), TextStyle::Quoted);
                 }
             }
-            _ => {}
+            Value::Null | Value::Bool(_) | Value::Number(_) | Value::Unresolved(_) => {}
         }
     }
 }
