@@ -428,7 +428,7 @@ stages:
   c: { from: b, write: gs://bucket/c.csv }
   d: { from: b, write: { path: out/dir/, format: jsonl } }
   e: { from: b, write: { path: .., format: csv } }
-  f: { read: file:///tmp/a.csv }
+  f: { read: file:///data/a.csv }
   g: { read: 'a:b//c.csv' }
 ";
     insta::assert_snapshot!(problems(yaml), @r"
@@ -437,7 +437,7 @@ stages:
     plan::bad_option 5:24 `gs://bucket/c.csv` is a URL, and `write` takes paths of files alone (write a file, and copy it when the run has ended)
     plan::bad_option 6:32 `out/dir/` names a folder, and a stage writes one file (name the file, such as `out/dir/b.jsonl`)
     plan::bad_option 7:32 `..` names a folder, and a stage writes one file (name the file, such as `../b.csv`)
-    plan::bad_option 8:14 `file:///tmp/a.csv` is a URL, and `read` takes paths of files alone (write the path alone)
+    plan::bad_option 8:14 `file:///data/a.csv` is a URL, and `read` takes paths of files alone (write the path alone)
     ");
 }
 

@@ -10,6 +10,7 @@ mod compile;
 mod deadlock;
 pub mod drawing;
 mod failing;
+mod file;
 mod fit;
 mod graph;
 mod left_out;

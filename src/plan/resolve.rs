@@ -8,16 +8,15 @@ use serde_json::{Map, Value};
 use super::link::{CommandShape, Link};
 use super::queue::{Cut, GivenCapacity};
 use super::stage::{
-    Call, ColumnType, Command, CommandLine, CommandMode, Convention, Cpus, Python, PythonTarget, Read, StageKind,
-    Start, WorkerLimits, Write, WriteTarget,
+    Call, ColumnType, Command, CommandLine, CommandMode, Convention, Cpus, Python, PythonTarget, StageKind, Start,
+    WorkerLimits, Write, WriteTarget,
 };
 use super::template::{LoneBrace, Template};
 use crate::diagnostic::{Code, Diagnostic, Span, did_you_mean};
-use crate::format::{Compression, Dialect, Encoding, Format, Nulls, column_type};
+use crate::format::{Compression, Format, column_type};
 use crate::spec::model::{
-    CommandModeSpec, CommandSpec, CompressionSpec, ConventionSpec, CpusSpec, EncodingSpec, FormatSpec, FromSpec,
-    MaxWorkersSpec, OutputsSpec, PartitionBySpec, PathsSpec, PipeFormatSpec, PythonOptions, PythonSpec, QueueSpec,
-    ReadOptions, ReadSpec, SizeSpec, SpreadSpec, StartSpec, WorkersSpec, WriteModeSpec, WriteOptions, WriteSpec,
+    CommandModeSpec, CommandSpec, ConventionSpec, CpusSpec, MaxWorkersSpec, OutputsSpec, PartitionBySpec,
+    PipeFormatSpec, PythonOptions, PythonSpec, QueueSpec, SizeSpec, SpreadSpec, StartSpec, WorkersSpec,
 };
 use crate::spec::tree::Node;
 use crate::spec::{Document, Sharing, StageDraft, pattern};
@@ -26,8 +25,6 @@ use crate::spec::{Document, Sharing, StageDraft, pattern};
 const SMALLEST_MEMORY: (u64, &str) = (64 << 20, "a worker takes before its first batch");
 /// The least for a query.
 const SMALLEST_QUERY_MEMORY: (u64, &str) = (1 << 20, "a query takes for its first rows");
-
-const SNAPPY_IS_FOR_PAGES: &str = "`snappy` compresses the pages of parquet files that are written, and nothing else";
 
 /// Resolves the parts of one stage and collects what is wrong with them.
 pub struct Resolver<'a> {
@@ -79,195 +76,7 @@ impl Resolver<'_> {
         self.problems.last_mut().expect("just pushed")
     }
 
-    fn read(&mut self, spec: &ReadSpec) -> Option<Read> {
-        let short;
-        let options = match spec {
-            ReadSpec::Options(options) => options,
-            ReadSpec::Path(path) => {
-                short = ReadOptions {
-                    path: PathsSpec::One(path.clone()),
-                    format: None,
-                    compression: None,
-                    schema: None,
-                    delimiter: None,
-                    header: None,
-                    quote: None,
-                    nulls: None,
-                    encoding: None,
-                };
-                &short
-            }
-        };
-        let schema = self.columns(&["read", "schema"], options.schema.as_ref());
-        let paths = options.path.all();
-        let stdin = paths.iter().any(|path| path == "-");
-        if stdin && paths.len() > 1 {
-            self.report(
-                Code::PlanBadOption,
-                &["read", "path"],
-                "standard input (`-`) cannot be read together with files",
-            );
-            return None;
-        }
-        if !self.are_local("read", paths) {
-            return None;
-        }
-        let format = self.format(&["read", "path"], options.format, paths)?;
-        if stdin && format == Format::Parquet {
-            let message = "parquet cannot be read from standard input, as it is read from its end";
-            self.report(Code::PlanBadOption, &["read", "format"], message);
-        }
-        if matches!(options.compression, Some(CompressionSpec::Snappy)) {
-            self.report(Code::PlanBadOption, &["read", "compression"], SNAPPY_IS_FOR_PAGES);
-        }
-        if format == Format::Binary {
-            if stdin {
-                let message = "binary reads files, one for each row, and no standard input";
-                self.report(Code::PlanBadOption, &["read", "format"], message);
-            }
-            if options.schema.is_some() {
-                let message = "binary has the columns `path` and `bytes`, and no others";
-                self.report(Code::PlanBadOption, &["read", "schema"], message);
-            }
-        }
-        let dialect = self.dialect(options, format);
-        if options.encoding.is_some() && !format.is_text() {
-            self.report(Code::PlanBadOption, &["read", "encoding"], "only text has an `encoding`");
-        }
-        self.check_patterns(&["read", "path"], paths);
-        Some(Read {
-            paths: if stdin { Vec::new() } else { paths.iter().map(|path| self.absolute(path)).collect() },
-            stdin,
-            folder: self.document.folder.clone(),
-            format,
-            compression: options.compression.map(compression),
-            schema,
-            dialect,
-            encoding: options.encoding.map_or(Encoding::Utf8, encoding),
-            used: None,
-            filtered_by: Vec::new(),
-        })
-    }
-
-    fn dialect(&mut self, options: &ReadOptions, format: Format) -> Dialect {
-        self.check_csv("read", "header", options.header.is_some(), format);
-        self.check_csv("read", "quote", options.quote.is_some(), format);
-        self.check_csv("read", "nulls", options.nulls.is_some(), format);
-        let delimiter = self.delimiter(options, format);
-        Dialect {
-            delimiter,
-            header: options.header.unwrap_or(true),
-            quote: self.quote(options, delimiter),
-            nulls: options.nulls.clone().map_or_else(Nulls::default, Nulls::new),
-        }
-    }
-
-    fn quote(&mut self, options: &ReadOptions, delimiter: u8) -> Option<u8> {
-        let default = Some(Dialect::QUOTE);
-        let problem = match options.quote.as_deref().map(|quote| (quote, quote.as_bytes())) {
-            None => return default,
-            Some(("none", _)) => return None,
-            Some((_, [byte])) if *byte == delimiter => "the delimiter cannot be the quote as well".to_owned(),
-            Some((_, [byte])) if byte.is_ascii() && !matches!(byte, b'\n' | b'\r') => return Some(*byte),
-            Some((quote, _)) => format!("`{quote}` cannot be a quote: it must be one ASCII character, or `none`"),
-        };
-        self.report(Code::PlanBadOption, &["read", "quote"], problem);
-        default
-    }
-
-    fn delimiter(&mut self, options: &ReadOptions, format: Format) -> u8 {
-        let default = if format == Format::Tsv { b'\t' } else { b',' };
-        let Some(delimiter) = &options.delimiter else { return default };
-        if format != Format::Csv {
-            self.report(Code::PlanBadOption, &["read", "delimiter"], "only csv has a `delimiter`");
-            return default;
-        }
-        match delimiter.as_bytes() {
-            [byte] if !matches!(byte, b'"' | b'\n' | b'\r') => *byte,
-            _ => {
-                let message = format!("`{delimiter}` cannot be a delimiter: it must be one ASCII character");
-                self.report(Code::PlanBadOption, &["read", "delimiter"], message);
-                default
-            }
-        }
-    }
-
-    fn write(&mut self, spec: &WriteSpec) -> Option<Write> {
-        let (path, format, given, header, mode) = match spec {
-            WriteSpec::Path(path) => (path, None, None, None, None),
-            WriteSpec::Options(WriteOptions { path, format, compression, header, mode }) => {
-                (path, *format, *compression, *header, *mode)
-            }
-        };
-        if !self.are_local("write", std::slice::from_ref(path)) || !self.names_a_file(path, format) {
-            return None;
-        }
-        let format = self.format(&["write", "path"], format, std::slice::from_ref(path))?;
-        if format == Format::Binary {
-            self.report(Code::PlanBadOption, &["write", "format"], "binary is only for `read`");
-        }
-        self.check_csv("write", "header", header.is_some(), format);
-        let target = if path == "-" { WriteTarget::Stdout } else { WriteTarget::File(self.absolute(path)) };
-        if target == WriteTarget::Stdout && format == Format::Parquet {
-            let message = "parquet cannot be written to standard output";
-            self.report(Code::PlanBadOption, &["write", "format"], message).help =
-                Some("use `format: arrow`".to_owned());
-        }
-        if target == WriteTarget::Stdout && mode.is_some() {
-            self.report(Code::PlanBadOption, &["write", "mode"], "standard output replaces nothing, and has no `mode`");
-        }
-        let (_, extension) = split_compression(path);
-        // Pages of parquet are compressed unless the file says otherwise.
-        let implied = if format == Format::Parquet { Compression::Zstd } else { extension };
-        let compression = given.map_or(implied, compression);
-        if format != Format::Parquet && compression == Compression::Snappy {
-            self.report(Code::PlanBadOption, &["write", "compression"], SNAPPY_IS_FOR_PAGES);
-        }
-        if format == Format::Parquet && matches!(compression, Compression::Bzip2 | Compression::Xz) {
-            let message = "the pages of parquet files are compressed with `zst`, `gz` or `snappy`";
-            self.report(Code::PlanBadOption, &["write", "compression"], message);
-        }
-        if format == Format::Parquet && extension != Compression::None {
-            let message = "a parquet file compresses its own pages and is not compressed as a whole";
-            self.report(Code::PlanBadOption, &["write", "path"], message).help =
-                Some("end the path in `.parquet`, and choose the codec with `compression`".to_owned());
-        }
-        let is_new = mode == Some(WriteModeSpec::Error);
-        Some(Write { target, format, compression, header: header.unwrap_or(true), is_new })
-    }
-
-    fn check_csv(&mut self, kind: &str, key: &str, is_given: bool, format: Format) {
-        if is_given && !matches!(format, Format::Csv | Format::Tsv) {
-            let message = match key {
-                "nulls" => "only csv and tsv have `nulls`".to_owned(),
-                _ => format!("only csv and tsv have a `{key}`"),
-            };
-            self.report(Code::PlanBadOption, &[kind, key], message);
-        }
-    }
-
-    /// The format that is given, or else the one that all paths' extensions name.
-    fn format(&mut self, keys: &[&str], given: Option<FormatSpec>, paths: &[String]) -> Option<Format> {
-        if let Some(given) = given {
-            return Some(format(given));
-        }
-        let mut formats = paths.iter().map(|path| from_extension(path));
-        let first = formats.next().flatten();
-        if first.is_some() && formats.all(|format| format == first) {
-            return first;
-        }
-        let message = match paths {
-            [path] if path == "-" => "standard input and output need a `format`".to_owned(),
-            [path] => format!("the extension of `{path}` does not say how its rows are written"),
-            _ => "the extensions of these paths do not say one format for all".to_owned(),
-        };
-        let binary = if keys.first() == Some(&"read") { ", binary" } else { "" };
-        let help = format!("add `format:` with one of csv, tsv, jsonl, json, parquet, arrow, lines{binary}");
-        self.report(Code::PlanUnknownFormat, keys, message).help = Some(help);
-        None
-    }
-
-    fn columns(&mut self, keys: &[&str], columns: Option<&Map<String, Value>>) -> Vec<(String, ColumnType)> {
+    pub(super) fn columns(&mut self, keys: &[&str], columns: Option<&Map<String, Value>>) -> Vec<(String, ColumnType)> {
         let mut typed = Vec::new();
         for (name, word) in columns.into_iter().flatten() {
             let word = word.as_str().unwrap_or_default();
@@ -545,43 +354,6 @@ impl Resolver<'_> {
         }
     }
 
-    /// Whether paths are those of files of this machine.
-    fn are_local(&mut self, kind: &str, paths: &[String]) -> bool {
-        let Some((at, path)) = paths.iter().enumerate().find(|(_, path)| scheme(path).is_some()) else { return true };
-        let scheme = scheme(path).unwrap_or_default();
-        let node = self.draft.find(&[kind, "path"]);
-        let node = node.map(|node| node.items().get(at).unwrap_or(node));
-        let (span, alias) = node.map_or((self.draft.name_span, None), |node| (node.span, node.alias));
-        let help = match (scheme, kind) {
-            ("file", _) => "write the path alone".to_owned(),
-            (_, "read") => "let a `command` stage fetch it to a file, and make this stage `after` that one".to_owned(),
-            _ => "write a file, and copy it when the run has ended".to_owned(),
-        };
-        let message = format!("`{path}` is a URL, and `{kind}` takes paths of files alone");
-        self.report_at(Code::PlanBadOption, span, alias, message).help = Some(help);
-        false
-    }
-
-    /// Whether the path of a sink ends in the name of a file.
-    fn names_a_file(&mut self, path: &str, format: Option<FormatSpec>) -> bool {
-        let last = path.rsplit('/').next().unwrap_or_default();
-        if !matches!(last, "" | "." | "..") {
-            return true;
-        }
-        let folder = path.strip_suffix(last).unwrap_or(path);
-        let slash = if last.is_empty() { "" } else { "/" };
-        let of_format = format.and_then(|given| self::format(given).extensions().first().copied());
-        let extension = of_format.unwrap_or("csv");
-        let message = format!("`{path}` names a folder, and a stage writes one file");
-        let input = match &self.draft.spec.from {
-            Some(FromSpec::One(name)) => name.replace('.', "_"),
-            _ => self.draft.name.clone(),
-        };
-        self.report(Code::PlanBadOption, &["write", "path"], message).help =
-            Some(format!("name the file, such as `{folder}{last}{slash}{input}.{extension}`"));
-        false
-    }
-
     pub(super) fn absolute(&self, path: &str) -> PathBuf {
         absolute(&self.document.folder, path)
     }
@@ -598,14 +370,6 @@ pub fn variable(value: &Value) -> String {
     value.as_str().map_or_else(|| value.to_string(), str::to_owned)
 }
 
-/// The scheme of a URL.
-fn scheme(path: &str) -> Option<&str> {
-    let (scheme, _) = path.split_once("://")?;
-    let is_scheme = scheme.starts_with(|first: char| first.is_ascii_alphabetic())
-        && scheme.chars().all(|character| character.is_ascii_alphanumeric() || matches!(character, '+' | '-' | '.'));
-    is_scheme.then_some(scheme)
-}
-
 fn call(text: &str) -> Option<Call> {
     let (module, name) = text.split_once(':')?;
     let is_path = |path: &str| path.split('.').all(is_identifier);
@@ -618,48 +382,6 @@ fn is_identifier(word: &str) -> bool {
         && word.chars().all(|character| character.is_alphanumeric() || character == '_')
 }
 
-fn split_compression(path: &str) -> (&str, Compression) {
-    let endings = [
-        (".gz", Compression::Gzip),
-        (".zst", Compression::Zstd),
-        (".bz2", Compression::Bzip2),
-        (".xz", Compression::Xz),
-    ];
-    endings
-        .into_iter()
-        .find_map(|(ending, compression)| Some((path.strip_suffix(ending)?, compression)))
-        .unwrap_or((path, Compression::None))
-}
-
-fn from_extension(path: &str) -> Option<Format> {
-    let (path, _) = split_compression(path);
-    let name = path.rsplit('/').next()?;
-    let (_, extension) = name.rsplit_once('.')?;
-    match extension.to_ascii_lowercase().as_str() {
-        "csv" => Some(Format::Csv),
-        "tsv" => Some(Format::Tsv),
-        "jsonl" | "ndjson" => Some(Format::Jsonl),
-        "json" => Some(Format::Json),
-        "parquet" => Some(Format::Parquet),
-        "arrow" => Some(Format::Arrow),
-        "txt" | "log" => Some(Format::Lines),
-        _ => None,
-    }
-}
-
-fn format(spec: FormatSpec) -> Format {
-    match spec {
-        FormatSpec::Csv => Format::Csv,
-        FormatSpec::Tsv => Format::Tsv,
-        FormatSpec::Jsonl => Format::Jsonl,
-        FormatSpec::Json => Format::Json,
-        FormatSpec::Parquet => Format::Parquet,
-        FormatSpec::Arrow => Format::Arrow,
-        FormatSpec::Lines => Format::Lines,
-        FormatSpec::Binary => Format::Binary,
-    }
-}
-
 fn pipe_format(spec: PipeFormatSpec) -> Option<Format> {
     match spec {
         PipeFormatSpec::Lines => Some(Format::Lines),
@@ -668,17 +390,6 @@ fn pipe_format(spec: PipeFormatSpec) -> Option<Format> {
         PipeFormatSpec::Tsv => Some(Format::Tsv),
         PipeFormatSpec::Arrow => Some(Format::Arrow),
         PipeFormatSpec::None => None,
-    }
-}
-
-fn compression(spec: CompressionSpec) -> Compression {
-    match spec {
-        CompressionSpec::None => Compression::None,
-        CompressionSpec::Gz => Compression::Gzip,
-        CompressionSpec::Zst => Compression::Zstd,
-        CompressionSpec::Bz2 => Compression::Bzip2,
-        CompressionSpec::Xz => Compression::Xz,
-        CompressionSpec::Snappy => Compression::Snappy,
     }
 }
 
@@ -693,15 +404,6 @@ fn start(spec: StartSpec) -> Start {
     match spec {
         StartSpec::Template => Start::Template,
         StartSpec::Exec => Start::Exec,
-    }
-}
-
-fn encoding(spec: EncodingSpec) -> Encoding {
-    match spec {
-        EncodingSpec::Utf8 => Encoding::Utf8,
-        EncodingSpec::Latin1 => Encoding::Latin1,
-        EncodingSpec::Windows1252 => Encoding::Windows1252,
-        EncodingSpec::Utf16 => Encoding::Utf16,
     }
 }
 
