@@ -4,7 +4,7 @@ use super::args::ExplainArgs;
 use super::exit_code::Exit;
 use super::output;
 use crate::diagnostic::explanation::Explanation;
-use crate::diagnostic::{Code, did_you_mean, nearest};
+use crate::diagnostic::{Code, did_you_mean};
 
 pub fn explain(args: &ExplainArgs) -> Exit {
     let Some(word) = &args.code else { return output::print(&list()) };
@@ -13,9 +13,7 @@ pub fn explain(args: &ExplainArgs) -> Exit {
     match Code::ALL.iter().find(is_meant) {
         Some(code) => output::print(&long_form(*code)),
         None => {
-            let words = || Code::ALL.iter().map(|code| code.word());
-            let help = nearest(word, words())
-                .and_then(|near| did_you_mean(word, [near]))
+            let help = did_you_mean(word, Code::ALL.iter().map(|code| code.word()))
                 .unwrap_or_else(|| "`millpond explain` lists them all".to_owned());
             output::complain(&format!("there is no code `{word}` ({help})"));
             Exit::Usage
@@ -29,7 +27,6 @@ fn list() -> String {
 
 fn long_form(code: Code) -> String {
     let Explanation { text, example } = Explanation::of(code);
-    let example = example.unwrap_or_default();
     let indented: String = example.lines().map(|line| format!("    {line}\n")).collect();
     format!("{} ({})\n\n{text}\n\nFor example:\n\n{indented}", code.word(), code.severity().word())
 }

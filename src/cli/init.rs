@@ -8,6 +8,7 @@ use super::args::InitArgs;
 use super::exit_code::Exit;
 use super::output;
 use crate::diagnostic::did_you_mean;
+use crate::report::table;
 
 /// A pipeline of the examples, with what it needs.
 struct Template {
@@ -103,8 +104,8 @@ pub fn init(args: &InitArgs) -> Exit {
 }
 
 fn list() -> String {
-    let widest = TEMPLATES.iter().map(|template| template.name.len()).max().unwrap_or(0);
-    TEMPLATES.iter().map(|template| format!("{:<widest$}  {}\n", template.name, template.about)).collect()
+    let rows: Vec<_> = TEMPLATES.iter().map(|template| [template.name, template.about].map(str::to_owned)).collect();
+    table(&rows, |_| false)
 }
 
 /// Never replaces a file, not even one that has come just now.

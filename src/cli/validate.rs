@@ -80,7 +80,7 @@ fn json_text(checked: &[Checked]) -> Exit {
         match checked {
             Ok((source, problems)) => values.extend(render::json(problems, source)),
             Err(error) => values.push(json!({
-                "code": "file::unreadable", "severity": "error", "message": error.to_string(), "file": error.path(),
+                "code": SourceTextError::CODE, "severity": "error", "message": error.to_string(), "file": error.path(),
                 "line": null, "column": null, "end_line": null, "end_column": null, "help": null, "related": [],
             })),
         }

@@ -10,9 +10,6 @@ use super::{Code, Diagnostic, Label, SourceText, SourceTextError};
 
 const SCHEMA: &str = "https://docs.oasis-open.org/sarif/sarif/v2.1.0/errata01/os/schemas/sarif-schema-2.1.0.json";
 
-/// What of a file cannot be told by a [`Code`], as it could not be read.
-const UNREADABLE: &str = "file::unreadable";
-
 /// One log with one run, SARIF 2.1.0: a result for each problem, a rule for each code that has one.
 pub fn sarif(checked: &[Result<(&SourceText, &[Diagnostic]), &SourceTextError>]) -> Value {
     let mut codes = BTreeSet::new();
@@ -28,14 +25,14 @@ pub fn sarif(checked: &[Result<(&SourceText, &[Diagnostic]), &SourceTextError>])
                 has_unreadable = true;
                 let place = json!({"physicalLocation": {"artifactLocation": {"uri": uri(error.path())}}});
                 results.push(json!({
-                    "ruleId": UNREADABLE, "level": "error", "message": {"text": error.to_string()}, "locations": [place],
+                    "ruleId": SourceTextError::CODE, "level": "error", "message": {"text": error.to_string()}, "locations": [place],
                 }));
             }
         }
     }
     let mut rules: Vec<Value> = codes.into_iter().map(rule).collect();
     if has_unreadable {
-        rules.push(json!({"id": UNREADABLE, "fullDescription": {"text": "The file cannot be read."}}));
+        rules.push(json!({"id": SourceTextError::CODE, "fullDescription": {"text": "The file cannot be read."}}));
     }
     let driver = json!({"name": "millpond", "version": env!("CARGO_PKG_VERSION"), "rules": rules});
     json!({

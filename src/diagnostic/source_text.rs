@@ -54,6 +54,9 @@ pub enum SourceTextError {
 }
 
 impl SourceTextError {
+    /// What stands in the place of a code for programs: the file has no text to say a code of.
+    pub const CODE: &str = "file::unreadable";
+
     pub fn path(&self) -> &Path {
         match self {
             Self::Read { path, .. } | Self::TooLarge { path, .. } | Self::NotUtf8 { path, .. } => path,

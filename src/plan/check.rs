@@ -172,11 +172,22 @@ pub fn few_rows(draft: &StageDraft) -> Option<Diagnostic> {
     Some(problem.help(help).through(draft.alias))
 }
 
+/// A name at `span` that is none of the `columns` that the stage gets.
+fn unknown_column<'a>(
+    draft: &StageDraft,
+    name: &str,
+    span: Span,
+    columns: impl IntoIterator<Item = &'a str>,
+) -> Diagnostic {
+    let message = format!("`{name}` is no column of the rows that `{}` gets", draft.name);
+    Diagnostic::new(Code::PlanUnknownColumn, span, message).help(did_you_mean(name, columns))
+}
+
 /// Columns of a key that the rows of a stage, as far as their columns are known, do not have.
 pub fn keys(
     document: &Document,
     links: &[Link],
-    kinds: &[Option<StageKind>],
+    kinds: &[Option<&StageKind>],
     into: &[Vec<usize>],
     columns: &KnownColumns,
 ) -> Vec<Diagnostic> {
@@ -190,9 +201,8 @@ pub fn keys(
             for (position, column) in python.partition_by.iter().enumerate().filter(is_missing) {
                 let item = node.and_then(|node| node.items().get(position).or(Some(node)));
                 let span = item.map_or(draft.name_span, |item| item.span);
-                let message = format!("`{column}` is no column of the rows that `{}` gets", draft.name);
-                let help = did_you_mean(column, known.fields().iter().map(|field| field.name().as_str()));
-                let problem = Diagnostic::new(Code::PlanUnknownColumn, span, message).help(help);
+                let columns = known.fields().iter().map(|field| field.name().as_str());
+                let problem = unknown_column(draft, column, span, columns);
                 problems.push(problem.through(item.and_then(|item| item.alias)));
             }
         }
@@ -201,7 +211,7 @@ pub fn keys(
 }
 
 /// Params that nothing uses. Python code can use any of them, so that nothing is said in a pipeline with a python stage.
-pub fn unused_params(document: &Document, kinds: &[Option<StageKind>]) -> Vec<Diagnostic> {
+pub fn unused_params(document: &Document, kinds: &[Option<&StageKind>]) -> Vec<Diagnostic> {
     let unclear =
         document.stages.iter().zip(kinds).any(|(draft, kind)| kind.is_none() || draft.kind() == Some("python"));
     if unclear {
@@ -270,7 +280,7 @@ pub fn cycle(document: &Document, links: &[Link], afters: &[After], edges: &[usi
 pub fn templates(
     document: &Document,
     links: &[Link],
-    kinds: &[Option<StageKind>],
+    kinds: &[Option<&StageKind>],
     into: &[Vec<usize>],
     columns: &KnownColumns,
 ) -> Vec<Diagnostic> {
@@ -284,11 +294,11 @@ pub fn templates(
         for (template, item) in templates.iter().zip(items) {
             let unknown = |column: &&str| known.iter().any(|columns| columns.index_of(column).is_err());
             let Some(column) = template.columns().find(unknown) else { continue };
-            let message = format!("`{column}` is no column of the rows that `{}` gets", draft.name);
             let names = known.iter().flat_map(|columns| columns.fields()).map(|field| field.name().as_str());
-            let help = did_you_mean(column, names.collect::<BTreeSet<_>>())
-                .or_else(|| Some("write `{{` and `}}` for braces that are meant as they are".to_owned()));
-            problems.push(Diagnostic::new(Code::PlanUnknownColumn, item.span, message).help(help).through(item.alias));
+            let mut problem = unknown_column(draft, column, item.span, names.collect::<BTreeSet<_>>());
+            problem.help =
+                problem.help.or_else(|| Some("write `{{` and `}}` for braces that are meant as they are".to_owned()));
+            problems.push(problem.through(item.alias));
         }
     }
     problems

@@ -48,7 +48,7 @@ pub struct Look<'a> {
     /// Indices of the links into every stage.
     pub into: &'a [Vec<usize>],
     pub afters: &'a [After],
-    pub kinds: &'a [Option<StageKind>],
+    pub kinds: &'a [Option<&'a StageKind>],
     pub cuts: &'a [Cut],
     pub settings: &'a Settings,
 }
@@ -64,7 +64,7 @@ impl Look<'_> {
         let mut waits = vec![false; stages];
         self.afters.iter().for_each(|after| waits[after.to] = true);
         for &at in order.unwrap_or(&in_file) {
-            let Some(kind) = &self.kinds[at] else { continue };
+            let Some(kind) = self.kinds[at] else { continue };
             if matches!(kind, StageKind::Sql(_) | StageKind::Write(_)) {
                 problems.extend(self.unlike_inputs(at, &known));
             }

@@ -127,7 +127,7 @@ fn analyse(document: &Document, settings: &Settings, problems: &mut Vec<Diagnost
         problems.extend(check::concurrency(draft, resolved.kind.as_ref()));
         problems.extend(check::few_rows(draft));
     }
-    let kinds: Vec<Option<StageKind>> = resolved.iter().map(|resolved| resolved.kind.clone()).collect();
+    let kinds: Vec<Option<&StageKind>> = resolved.iter().map(|resolved| resolved.kind.as_ref()).collect();
     problems.extend(check::unused_params(document, &kinds));
     problems.extend(check_python(document));
     let waits = afters.iter().map(|after| (after.from, after.to));
@@ -142,14 +142,11 @@ fn analyse(document: &Document, settings: &Settings, problems: &mut Vec<Diagnost
     // Where it is not known which of two stages is there, they are not in each other's way.
     let is_sure = |draft: &StageDraft| draft.spec.when != Some(false) && !draft.is_lost("when");
     let unsure = left_out(document, connections, is_sure);
-    let sure: Vec<Option<StageKind>> =
-        kinds.iter().zip(&unsure).map(|(kind, unsure)| kind.clone().filter(|_| unsure.is_none())).collect();
-    problems.extend(paths::paths(document, &sure, &edges));
+    problems.extend(paths::paths(document, &staying(&kinds, &unsure), &edges));
     let left_out = left_out(document, connections, |draft| draft.spec.when != Some(false));
     let cuts: Vec<Cut> = resolved.iter().map(|resolved| resolved.cut.unwrap_or_default()).collect();
     // What is left out may have nothing to read.
-    let kept: Vec<Option<StageKind>> =
-        kinds.into_iter().zip(&left_out).map(|(kind, reason)| kind.filter(|_| reason.is_none())).collect();
+    let kept = staying(&kinds, &left_out);
     let look =
         columns::Look { document, links: &links, into: &into, afters: &afters, kinds: &kept, cuts: &cuts, settings };
     let columns = look.columns(graph.as_ref().map(StageGraph::order), problems);
@@ -159,6 +156,11 @@ fn analyse(document: &Document, settings: &Settings, problems: &mut Vec<Diagnost
         problems.push(Diagnostic::without_place(Code::SpecMissingKey, "the pipeline has no stages"));
     }
     Analysis { links, into, afters, resources, resolved, columns, graph, left_out }
+}
+
+/// The kinds of the stages that are not left out.
+fn staying<'a>(kinds: &[Option<&'a StageKind>], left_out: &[Option<Reason>]) -> Vec<Option<&'a StageKind>> {
+    kinds.iter().zip(left_out).map(|(kind, reason)| kind.filter(|_| reason.is_none())).collect()
 }
 
 impl Analysis {

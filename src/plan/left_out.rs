@@ -92,6 +92,10 @@ fn missing_input(
     at: usize,
 ) -> Option<Reason> {
     let inputs = || into[at].iter().map(|link| &links[*link]);
+    // Nearly always; and there may be thousands of them.
+    if inputs().all(|link| reasons[link.from].is_none()) {
+        return None;
+    }
     let is_sql = document.stages[at].kind() == Some("sql");
     let is_there = |link: &Link, of: &Link| (!is_sql || link.table == of.table) && reasons[link.from].is_none();
     let missing = inputs().find(|of| !inputs().any(|link| is_there(link, of)))?;

@@ -20,7 +20,7 @@ struct Written<'a> {
 
 /// No path is written by two, and what the run writes is read only after it is there. `kinds` has an entry per stage; `waits` are the pairs
 /// of stages of which the second waits for the first, for rows or for its end.
-pub fn paths(document: &Document, kinds: &[Option<StageKind>], waits: &[(usize, usize)]) -> Vec<Diagnostic> {
+pub fn paths(document: &Document, kinds: &[Option<&StageKind>], waits: &[(usize, usize)]) -> Vec<Diagnostic> {
     let mut problems = Vec::new();
     let mut written: BTreeMap<PathBuf, Written<'_>> = BTreeMap::new();
     for (at, (draft, kind)) in document.stages.iter().zip(kinds).enumerate() {

@@ -9,7 +9,7 @@ use arrow::ipc::reader::FileReader;
 use arrow::util::display::{ArrayFormatter, FormatOptions};
 
 use super::reporter::harmless;
-use super::words::counted;
+use super::words::{counted, table, widths};
 
 /// Characters of a value that are shown.
 const WIDEST: usize = 60;
@@ -28,8 +28,10 @@ pub fn rows(path: &Path) -> Result<String, ArrowError> {
     for batch in reader {
         add(&batch?, &mut lines)?;
     }
-    let number = lines.len() - 2;
-    Ok(format!("{}{}\n", aligned(&lines), counted(number as u64, "row")))
+    let number = counted((lines.len() - 2) as u64, "row");
+    let rule = widths(&lines).into_iter().map(|width| "-".repeat(width)).collect();
+    lines.insert(2, rule);
+    Ok(format!("{}{number}\n", table(&lines, |_| false)))
 }
 
 fn add(batch: &RecordBatch, lines: &mut Vec<Vec<String>>) -> Result<(), ArrowError> {
@@ -51,19 +53,6 @@ fn shown(text: &str) -> String {
         None => text.into_owned(),
         Some((end, _)) => format!("{}…", &text[..end]),
     }
-}
-
-fn aligned(lines: &[Vec<String>]) -> String {
-    let columns = lines.first().map_or(0, Vec::len);
-    let width = |column: usize| lines.iter().map(|line| line[column].chars().count()).max().unwrap_or(0);
-    let widths: Vec<usize> = (0..columns).map(width).collect();
-    let line = |line: &Vec<String>| {
-        let cells = line.iter().zip(&widths).map(|(cell, &width)| format!("{cell:<width$}"));
-        format!("{}\n", cells.collect::<Vec<_>>().join("  ").trim_end())
-    };
-    let rule: String = widths.iter().map(|width| "-".repeat(*width)).collect::<Vec<_>>().join("  ");
-    let (head, rows) = lines.split_at(2);
-    head.iter().map(line).chain([format!("{rule}\n")]).chain(rows.iter().map(line)).collect()
 }
 
 #[cfg(test)]

@@ -47,15 +47,22 @@ pub fn duration(duration: Duration) -> String {
     }
 }
 
-/// Lines of cells in columns as wide as their widest cell.
-pub fn table<const N: usize>(rows: &[[String; N]], is_number: impl Fn(usize) -> bool) -> String {
-    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
-    let widths: [usize; N] = std::array::from_fn(width);
-    let line = |row: &[String; N]| {
-        let cells = row.iter().zip(&widths).enumerate().map(|(column, (cell, &width))| match is_number(column) {
-            false => format!("{cell:<width$}"),
-            true => format!("{cell:>width$}"),
-        });
+/// The letters of the widest cell of each column.
+pub(super) fn widths(rows: &[impl AsRef<[String]>]) -> Vec<usize> {
+    let columns = rows.first().map_or(0, |row| row.as_ref().len());
+    let width = |column: usize| rows.iter().map(|row| row.as_ref()[column].chars().count()).max().unwrap_or(0);
+    (0..columns).map(width).collect()
+}
+
+/// Lines of cells in columns as wide as their widest cell. All rows have the same number of cells.
+pub fn table<R: AsRef<[String]>>(rows: &[R], is_number: impl Fn(usize) -> bool) -> String {
+    let widths = widths(rows);
+    let line = |row: &R| {
+        let cells =
+            row.as_ref().iter().zip(&widths).enumerate().map(|(column, (cell, &width))| match is_number(column) {
+                false => format!("{cell:<width$}"),
+                true => format!("{cell:>width$}"),
+            });
         format!("{}\n", cells.collect::<Vec<_>>().join("  ").trim_end())
     };
     rows.iter().map(line).collect()
