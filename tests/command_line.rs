@@ -41,6 +41,44 @@ fn validate_gives_json_on_standard_output_and_nothing_else() {
 }
 
 #[test]
+fn validate_gives_a_log_for_code_scanning() {
+    let output = millpond(&["validate", "--format", "sarif", "mistakes.yaml", "sound.yaml", "no-such-file.yaml"]);
+    assert_eq!((output.status.code(), text(&output.stderr)), (Some(3), String::new()));
+    let log: serde_json::Value = serde_json::from_slice(&output.stdout).expect("is JSON");
+    assert_eq!(log["version"], "2.1.0");
+    let run = &log["runs"][0];
+    let list = |value: &serde_json::Value| value.as_array().expect("a list").clone();
+    let rules: Vec<_> = list(&run["tool"]["driver"]["rules"]).iter().map(|rule| rule["id"].clone()).collect();
+    let results = list(&run["results"]);
+    assert_eq!(results.len(), 14);
+    for result in &results {
+        assert!(rules.contains(&result["ruleId"]), "{result}");
+        assert!(result["message"]["text"].is_string() && result["level"].is_string(), "{result}");
+    }
+    let first = &results[0];
+    assert_eq!((&first["ruleId"], &first["level"]), (&"spec::unknown_key".into(), &"error".into()));
+    let place = &first["locations"][0]["physicalLocation"];
+    assert_eq!(place["artifactLocation"]["uri"], "mistakes.yaml");
+    let region = serde_json::json!({"startLine": 2, "startColumn": 1, "endLine": 2, "endColumn": 5});
+    assert_eq!(place["region"], region);
+    assert!(text(&output.stdout).contains("\"file::unreadable\""));
+}
+
+#[test]
+fn codes_are_explained() {
+    let explained = millpond(&["explain", "plan::cycle"]);
+    let shown = text(&explained.stdout);
+    assert!(shown.starts_with("plan::cycle (error)\n\nStages wait for each other"), "{shown}");
+    assert!(shown.contains("\n    stages:\n") && !shown.contains("<!--") && !shown.contains("```"), "{shown}");
+    assert_eq!(text(&millpond(&["explain", "cycle"]).stdout), shown);
+    let listed = text(&millpond(&["explain"]).stdout);
+    assert!(listed.contains("error   plan::cycle\n") && listed.contains("warning param::unused\n"), "{listed}");
+    let unknown = millpond(&["explain", "plan::cycel"]);
+    assert_eq!(unknown.status.code(), Some(2));
+    assert_eq!(text(&unknown.stderr), "error: there is no code `plan::cycel` (did you mean `plan::cycle`?)\n");
+}
+
+#[test]
 fn nothing_is_coloured_where_there_is_no_terminal() {
     let output = millpond(&["validate", "mistakes.yaml"]);
     let drawn = text(&output.stderr);

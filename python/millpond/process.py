@@ -6,10 +6,14 @@ import ctypes
 import os
 import signal
 import sys
+from collections.abc import Callable
 from typing import NoReturn
 
 # The status of a process that user code forked and that came back from it.
 EXIT_FORKED = 71
+
+# The status of a worker that could not be started, or came back from its work: an error of millpond.
+EXIT_BROKEN = 70
 
 # The signal at which a worker shows what all its threads are doing. `executor/worker_clock.rs` has the same number.
 SHOW_STACKS = 62
@@ -97,6 +101,19 @@ def end_copy() -> NoReturn:
     socket and its shared memory: it would answer a second time, and write over what the worker gives."""
     print("a process that this stage's code forked came back from the code; it ends here", file=sys.stderr)
     os._exit(EXIT_FORKED)
+
+
+def end_with(run: Callable[[], None]) -> NoReturn:
+    """Calls `run`, which ends the process itself, and ends it as one that has broken if that comes back or raises."""
+    try:
+        run()
+    except BaseException:
+        import traceback
+
+        traceback.print_exc()
+        flush_stdio()
+    finally:
+        os._exit(EXIT_BROKEN)
 
 
 def flush_stdio() -> None:

@@ -123,7 +123,8 @@ def _preload(module: str) -> None:
 
 def _become_worker(frame: Frame, template: int) -> NoReturn:
     """The forked child: a session of its own, its own socket and output, nothing else of the template's."""
-    try:
+
+    def run() -> None:
         os.setsid()
         process.die_with_parent(template)
         process.reset_signals()
@@ -135,13 +136,8 @@ def _become_worker(frame: Frame, template: int) -> NoReturn:
         if start.text.get("preload") is not None:
             start.execute()
         start.run()
-    except BaseException:
-        import traceback
 
-        traceback.print_exc()
-        process.flush_stdio()
-    finally:
-        os._exit(70)
+    process.end_with(run)
 
 
 def _set_stdio(stdout: int, stderr: int) -> None:

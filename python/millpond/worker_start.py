@@ -96,7 +96,8 @@ def preload_codecs() -> None:
 
 def main() -> NoReturn:
     process.forget_folder()
-    try:
+
+    def run() -> None:
         with open(int(sys.argv[1]), encoding="utf-8") as told:
             told.seek(0)
             start = WorkerStart(**json.load(told))
@@ -108,13 +109,8 @@ def main() -> NoReturn:
         for module in start.text["preload"]:
             preload(module)
         start.run()
-    except BaseException:
-        import traceback
 
-        traceback.print_exc()
-        process.flush_stdio()
-    finally:
-        os._exit(70)
+    process.end_with(run)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,6 @@
 //! From a file and the command line to a document and a plan.
 
 use std::cmp::Reverse;
-use std::collections::BTreeMap;
 use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -10,7 +9,7 @@ use bytesize::ByteSize;
 
 use super::args::{ParamArgs, WorkerArgs};
 use super::exit_code::Exit;
-use super::{cgroup, output, params_file};
+use super::{cgroup, output, params_file, secrets_file};
 use crate::diagnostic::{Diagnostic, SourceText, SourceTextError};
 use crate::plan::memory::MemoryBound;
 use crate::plan::{self, AskError, Asked, Compiled, Plan, Settings};
@@ -175,7 +174,7 @@ pub fn given(params: &ParamArgs, completeness: Completeness) -> Result<Given, Ex
 pub fn surroundings(
     set: Vec<(String, String)>,
     seed: u64,
-    secrets_file: Option<&Path>,
+    file_of_secrets: Option<&Path>,
     completeness: Completeness,
 ) -> Result<Given, Exit> {
     let current_dir = std::env::current_dir().map_err(|error| {
@@ -185,41 +184,8 @@ pub fn surroundings(
     let env = std::env::vars_os()
         .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
         .collect();
-    let secrets = secrets_file.map(secrets_of).transpose()?.unwrap_or_default();
+    let secrets = file_of_secrets.map(secrets_file::read).transpose()?.unwrap_or_default();
     Ok(Given { set, env, secrets, current_dir, seed, completeness })
-}
-
-/// The secrets in a file; prints why there are none.
-fn secrets_of(file: &Path) -> Result<BTreeMap<String, String>, Exit> {
-    let text = std::fs::read_to_string(file).map_err(|error| {
-        output::complain(&format!("cannot read the secrets in `{}`: {error}", file.display()));
-        Exit::Usage
-    })?;
-    let lines = text.lines().enumerate().map(|(at, line)| (at, line.trim()));
-    let lines = lines.filter(|(_, line)| !line.is_empty() && !line.starts_with('#'));
-    lines
-        .map(|(at, line)| match line.split_once('=') {
-            // As shells have it, whose files these often are.
-            Some((name, value)) if !name.trim().is_empty() && !value.contains('\0') => {
-                let name = name.trim().strip_prefix("export ").unwrap_or(name).trim();
-                Ok((name.to_owned(), unquoted(value.trim()).to_owned()))
-            }
-            // The line itself may be a secret.
-            _ => {
-                output::complain(&format!(
-                    "`{}` line {}: a secret is a line NAME=value, without a zero byte",
-                    file.display(),
-                    at + 1
-                ));
-                Err(Exit::Usage)
-            }
-        })
-        .collect()
-}
-
-fn unquoted(text: &str) -> &str {
-    let inner = |quote: char| text.strip_prefix(quote)?.strip_suffix(quote);
-    inner('"').or_else(|| inner('\'')).unwrap_or(text)
 }
 
 /// Usage comes before the file, as the file may be right for other values.

@@ -17,6 +17,7 @@ mod resume;
 mod run;
 mod runs;
 mod schema;
+mod secrets_file;
 mod show;
 mod summary_file;
 mod validate;

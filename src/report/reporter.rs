@@ -160,7 +160,8 @@ impl Desk {
     }
 }
 
-/// Text of user code and data may hold anything: secrets are hidden, and what would steer the terminal is shown as what it is.
+/// Text of user code and data may hold anything: secrets are hidden, and what would steer the terminal is shown as what it is. In this
+/// order, as a secret is not found in what is shown in another way.
 pub fn harmless(text: &str) -> std::borrow::Cow<'_, str> {
     match masked(text) {
         std::borrow::Cow::Borrowed(text) => without_steering(text),

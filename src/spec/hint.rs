@@ -150,6 +150,26 @@ const SYNONYMS: &[(&str, &[&str], &str)] = &[
     ("file", &["schedule", "cron", "on", "triggers"], "what starts a run, such as cron or CI, stands outside the file"),
 ];
 
+/// Words of other tools for a value, and what they are called here.
+const VALUES: &[(&str, &[&str])] = &[
+    ("gz", &["gzip"]),
+    ("zst", &["zstd", "zstandard"]),
+    ("bz2", &["bzip2"]),
+    ("xz", &["lzma"]),
+    ("jsonl", &["ndjson", "json-lines", "json_lines"]),
+    ("windows-1252", &["cp1252", "windows1252", "ansi"]),
+    ("latin1", &["latin-1", "iso-8859-1", "iso8859-1", "iso_8859_1"]),
+    ("utf-8", &["utf8", "UTF-8", "UTF8"]),
+    ("utf-16", &["utf16", "UTF-16", "UTF16"]),
+    ("skip", &["continue", "ignore", "drop", "warn"]),
+    ("fail", &["raise", "abort", "stop", "error"]),
+    ("integer", &["int", "number", "bigint", "long"]),
+    ("float", &["double", "decimal", "real"]),
+    ("string", &["str", "text"]),
+    ("boolean", &["bool"]),
+    ("path", &["file", "folder", "directory"]),
+];
+
 /// What the schema tells of where keys belong.
 #[derive(Clone, Copy)]
 pub struct Hints<'a> {
@@ -382,6 +402,12 @@ pub fn last_key(path: &[Step]) -> &str {
             Step::Index(_) => None,
         })
         .unwrap_or_default()
+}
+
+/// "did you mean" for a value that another tool has a word for, if it is one of the `expected`.
+pub(super) fn value_of_others<'a>(text: &str, mut expected: impl Iterator<Item = &'a str>) -> Option<String> {
+    let (ours, _) = VALUES.iter().find(|(_, theirs)| theirs.contains(&text))?;
+    expected.any(|word| word == *ours).then(|| format!("did you mean `{ours}`?"))
 }
 
 #[cfg(test)]

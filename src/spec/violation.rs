@@ -5,7 +5,7 @@ use jsonschema::{JsonType, ValidationError};
 use serde_json::Value as Json;
 
 use super::defaults::DEFAULTS;
-use super::hint::{Hints, keys, last_key};
+use super::hint::{Hints, keys, last_key, value_of_others};
 use super::schema::{EXPRESSION_PATTERN, NAME_PATTERN};
 use super::tree::{Node, Step, Value};
 use crate::diagnostic::{Code, Diagnostic, Span, did_you_mean, nearest};
@@ -220,10 +220,10 @@ impl<'a> Reader<'a> {
             Some(text)
                 if expected.types.is_empty()
                     || nearest(text, expected.words()).is_some()
-                    || elsewhere(text, expected.words()).is_some() =>
+                    || value_of_others(text, expected.words()).is_some() =>
             {
                 Diagnostic::new(Code::SpecBadValue, span, format!("{place} cannot be `{text}`"))
-                    .help(elsewhere(text, expected.words()).or_else(|| did_you_mean(text, expected.words())))
+                    .help(value_of_others(text, expected.words()).or_else(|| did_you_mean(text, expected.words())))
             }
             _ => Diagnostic::new(Code::SpecWrongType, span, format!("{place} must be {expected}, not {found}"))
                 .label(format!("this is {found}"))
@@ -412,32 +412,6 @@ pub(super) fn flow(value: &Json) -> String {
 /// Whether YAML takes the text for a string without quotes.
 fn is_plain(text: &str) -> bool {
     !matches!(text.to_ascii_lowercase().as_str(), "" | "null" | "true" | "false" | "~" | "-")
-}
-
-/// Words of other tools for a value, and what they are called here.
-const VALUES: &[(&str, &[&str])] = &[
-    ("gz", &["gzip"]),
-    ("zst", &["zstd", "zstandard"]),
-    ("bz2", &["bzip2"]),
-    ("xz", &["lzma"]),
-    ("jsonl", &["ndjson", "json-lines", "json_lines"]),
-    ("windows-1252", &["cp1252", "windows1252", "ansi"]),
-    ("latin1", &["latin-1", "iso-8859-1", "iso8859-1", "iso_8859_1"]),
-    ("utf-8", &["utf8", "UTF-8", "UTF8"]),
-    ("utf-16", &["utf16", "UTF-16", "UTF16"]),
-    ("skip", &["continue", "ignore", "drop", "warn"]),
-    ("fail", &["raise", "abort", "stop", "error"]),
-    ("integer", &["int", "number", "bigint", "long"]),
-    ("float", &["double", "decimal", "real"]),
-    ("string", &["str", "text"]),
-    ("boolean", &["bool"]),
-    ("path", &["file", "folder", "directory"]),
-];
-
-/// "did you mean" for a word of another tool.
-fn elsewhere<'a>(text: &str, mut expected: impl Iterator<Item = &'a str>) -> Option<String> {
-    let (ours, _) = VALUES.iter().find(|(_, theirs)| theirs.contains(&text))?;
-    expected.any(|word| word == *ours).then(|| format!("did you mean `{ours}`?"))
 }
 
 fn type_phrase(kind: JsonType) -> &'static str {
