@@ -19,7 +19,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("secrets", &[]),
     ("format", &["batch"]),
     ("spec", &["diagnostic"]),
-    ("plan", &["spec", "diagnostic", "batch", "format", "sql", "secrets"]),
+    ("plan", &["spec", "diagnostic", "batch", "format", "sql"]),
     // Events and outcomes, and the loop that connects scheduler and executor.
     ("run", &["plan", "batch", "environment", "run::scheduler", "run::executor", "run::publish", "run::fail_point"]),
     ("run::fail_point", &[]),

@@ -6,31 +6,13 @@ use std::time::Duration;
 
 use millpond::run::fail_point::PUBLISH;
 use rustix::process::Signal;
-use support::{Scene, until};
+use support::{DETACH, Scene, until};
 
 /// After the death of the coordinator nothing that it started lives longer.
 const GONE: Duration = Duration::from_secs(2);
 const START: Duration = Duration::from_secs(40);
 
-const MODULE: &str = "
-import os, subprocess, time
-def rows(count):
-    for number in range(count):
-        yield {'n': number}
-
-def detach(rows):
-    if os.path.exists('calm'):
-        return rows
-    subprocess.Popen(['setsid', 'sleep', '300'])
-    if os.fork() == 0:
-        os.setsid()
-        if os.fork() == 0:
-            open('daemon', 'w').close()
-            time.sleep(300)
-        os._exit(0)
-    time.sleep(300)
-    return rows
-";
+const SOURCE: &str = "def rows(count):\n    for number in range(count):\n        yield {'n': number}\n";
 
 const STAGES: &str = "
 rows:
@@ -50,7 +32,7 @@ second:
 ";
 
 fn disturbed_scene() -> Scene {
-    let scene = Scene::new(STAGES, MODULE);
+    let scene = Scene::new(STAGES, &format!("{SOURCE}{DETACH}"));
     scene.write("out/first.jsonl", "old");
     scene.write("out/second.jsonl", "old");
     scene

@@ -371,7 +371,7 @@ fn in_a_picture_stages_lie_right_of_what_they_need_and_beside_each_other() {
             );
         }
         let plan = compile(&yaml, &[]);
-        let svg = drawing::svg(&plan);
+        let svg = drawing::svg(&plan, &str::to_owned);
         let places = boxes(&svg);
         assert_eq!(places.len(), 30);
         for stage in &plan.stages {

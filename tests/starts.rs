@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use rustix::process::Signal;
-use support::{Scene, python, until};
+use support::{DETACH, Scene, python, until};
 
 const SOURCE: &str = "def rows(count):\n    for number in range(count):\n        yield {'n': number}\n";
 
@@ -144,21 +144,8 @@ fn an_interpreter_that_takes_too_long_shows_what_it_does() {
 
 #[test]
 fn nothing_outlives_a_coordinator_that_is_killed() {
-    let module = format!(
-        "{SOURCE}
-import os, subprocess, time
-def work(rows):
-    subprocess.Popen(['setsid', 'sleep', '300'])
-    if os.fork() == 0:
-        os.setsid()
-        if os.fork() == 0:
-            open('daemon', 'w').close()
-            time.sleep(300)
-        os._exit(0)
-    time.sleep(300)
-"
-    );
-    let scene = Scene::with_python(&exec(), &stages(20, "call: work:work, as: rows", ""), &module);
+    let module = format!("{SOURCE}{DETACH}");
+    let scene = Scene::with_python(&exec(), &stages(20, "call: work:detach, as: rows", ""), &module);
     let going = scene.run().args(&["--workers", "2"]).start();
     until("a worker has detached a process", Duration::from_secs(40), || scene.exists("daemon"));
     going.signal(Signal::KILL);

@@ -5,6 +5,7 @@ use super::exit_code::Exit;
 use super::load::{self, Extent};
 use super::output;
 use crate::plan::{drawing, view};
+use crate::secrets::masked;
 
 pub fn graph(args: &GraphArgs) -> Exit {
     match load::plan(&args.file, &args.params, &WorkerArgs { workers: None, memory: None }, Extent::Whole) {
@@ -12,7 +13,7 @@ pub fn graph(args: &GraphArgs) -> Exit {
             GraphFormat::Text => view::graph_text(&plan),
             GraphFormat::Mermaid => view::mermaid(&plan),
             GraphFormat::Dot => view::dot(&plan),
-            GraphFormat::Svg => drawing::svg(&plan),
+            GraphFormat::Svg => drawing::svg(&plan, &|text| masked(text).into_owned()),
         }),
         Err(exit) => exit,
     }

@@ -9,7 +9,6 @@ use std::fmt::Write;
 use super::plan::Plan;
 use super::stage::{Port, Stage};
 use super::view::kind_text;
-use crate::secrets::masked;
 
 /// Pixels.
 const NODE_HEIGHT: f64 = 44.0;
@@ -50,7 +49,8 @@ struct Connection {
 }
 
 /// A picture that can be read in a light and in a dark surrounding. Every stage has its description as what is shown when one points at it.
-pub fn svg(plan: &Plan) -> String {
+/// `told` says what may be told of a text: it is asked before a text is cut, as nothing is found in half of it.
+pub fn svg(plan: &Plan, told: &dyn Fn(&str) -> String) -> String {
     let mut places: Vec<Place> = layers(plan)
         .into_iter()
         .map(|layer| Place { layer, height: NODE_HEIGHT, y: 0.0, before: Vec::new(), behind: Vec::new() })
@@ -61,7 +61,8 @@ pub fn svg(plan: &Plan) -> String {
     places.iter().enumerate().for_each(|(at, place)| layers[place.layer].push(at));
     order(&mut layers, &places);
     align(&layers, &mut places);
-    draw(plan, &layers, &places, &connections)
+    let details: Vec<String> = plan.stages.iter().map(|stage| detail(&told(&kind_text(plan, stage)))).collect();
+    draw(plan, &details, &layers, &places, &connections)
 }
 
 /// The layer of every stage: behind the last one that it needs.
@@ -205,9 +206,15 @@ fn mean(values: impl Iterator<Item = f64>) -> Option<f64> {
     (count > 0).then(|| sum / count as f64)
 }
 
-fn draw(plan: &Plan, layers: &[Vec<usize>], places: &[Place], connections: &[Connection]) -> String {
+fn draw(
+    plan: &Plan,
+    details: &[String],
+    layers: &[Vec<usize>],
+    places: &[Place],
+    connections: &[Connection],
+) -> String {
     let width_of = |stage: &Stage| {
-        let (name, what) = (stage.name.chars().count() as f64, detail(plan, stage).chars().count() as f64);
+        let (name, what) = (stage.name.chars().count() as f64, details[stage.id.index()].chars().count() as f64);
         (name * LETTER).max(what * SMALL_LETTER) + 2.0 * PADDING
     };
     let widths: Vec<f64> = plan.stages.iter().map(width_of).collect();
@@ -274,19 +281,17 @@ fn draw(plan: &Plan, layers: &[Vec<usize>], places: &[Place], connections: &[Con
             escaped(&stage.name),
             x + PADDING,
             y + 34.0,
-            escaped(&detail(plan, stage)),
+            escaped(&details[stage.id.index()]),
         );
     }
     out.push_str("</svg>\n");
     out
 }
 
-/// What the stage does, in a few letters.
-fn detail(plan: &Plan, stage: &Stage) -> String {
-    // Before it is cut: half a secret would not be found.
-    let text = masked(&kind_text(plan, stage)).into_owned();
+/// What a stage does, in a few letters.
+fn detail(text: &str) -> String {
     match text.char_indices().nth(LONGEST_DETAIL) {
-        None => text,
+        None => text.to_owned(),
         Some((end, _)) => format!("{}…", &text[..end]),
     }
 }

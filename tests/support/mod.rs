@@ -17,6 +17,22 @@ use std::time::{Duration, Instant};
 
 /// A run that takes longer is taken to hang.
 pub const PATIENCE: Duration = Duration::from_secs(90);
+/// A function that leaves a daemon and other processes behind, and never ends, unless there is a file `calm`.
+pub const DETACH: &str = "
+import os, subprocess, time
+def detach(rows):
+    if os.path.exists('calm'):
+        return rows
+    subprocess.Popen(['setsid', 'sleep', '300'])
+    if os.fork() == 0:
+        os.setsid()
+        if os.fork() == 0:
+            open('daemon', 'w').close()
+            time.sleep(300)
+        os._exit(0)
+    time.sleep(300)
+    return rows
+";
 /// Every process of a scene has this variable with a value of the scene's own.
 const MARK: &str = "MILLPOND_TEST_MARK";
 /// Folder of a scene for the temporary files of its runs.
