@@ -180,6 +180,7 @@ impl Generator<'_> {
             message if message.contains("column") => {
                 &["string", "int64", "decimal(38,0)", "timestamp[Europe/Berlin]", "list< list<date> >", " bool "]
             }
+            message if message.contains("port") => &["good", "b2_", "Bad", "é", ""],
             _ => match key {
                 "sql" | "query" => &["SELECT 1 AS one", "SELECT * FROM raw", "nonsense ("],
                 // Without expressions, which scripts cannot have.

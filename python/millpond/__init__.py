@@ -5,7 +5,7 @@ hand: `stage/sequence`, the same for every attempt, so that it can serve as an i
 that runs the code, and tells which attempt it runs.
 
 `lock`, `semaphore`, `event` and `barrier` are shared by all workers of the run, by name, and so are `counter` and what
-`state` has. `shared` has what the pipeline makes once for all of them.
+`state` has. `reject` says that a row is wrong. `shared` has what the pipeline makes once for all of them.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ from typing import Any
 
 from . import context
 from .context import log, params, worker
-from .errors import MillpondError, NoTerminalError, SchemaError, Throttled
+from .errors import MillpondError, NoTerminalError, Rejected, SchemaError, Throttled
+from .rejecting import reject
 from .run_state import counter, state
 from .shared import shared
 from .sync import DeadlockError, barrier, event, lock, semaphore
@@ -23,6 +24,7 @@ __all__ = [
     "DeadlockError",
     "MillpondError",
     "NoTerminalError",
+    "Rejected",
     "SchemaError",
     "Throttled",
     "barrier",
@@ -32,6 +34,7 @@ __all__ = [
     "lock",
     "log",
     "params",
+    "reject",
     "semaphore",
     "shared",
     "state",

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
 from . import context, process, stacks
-from .errors import Throttled, told
+from .errors import told
 from .parts import Call
 from .run_state import Apart, Done
 
@@ -28,7 +28,7 @@ DEFAULT = 100
 class Begun:
     """The rows of an attempt that have been begun, and what has come of them, by their places."""
 
-    def __init__(self, at_once: int, until: float, *, skips: bool) -> None:
+    def __init__(self, at_once: int, until: float, leaves_out: Callable[[BaseException], bool]) -> None:
         self.rows = 0
         self.calls: dict[int, Call] = {}
         # To the state of the run.
@@ -37,7 +37,7 @@ class Begun:
         self.failed: dict[int, dict[str, Any]] = {}
         self._at_once = at_once
         self._until = until
-        self._skips = skips
+        self._leaves_out = leaves_out
         self._errors: dict[int, BaseException] = {}
 
     def may_begin(self, index: int) -> bool:
@@ -47,7 +47,7 @@ class Begun:
 
     def fail(self, index: int, error: BaseException, *, is_exit: bool) -> None:
         """The function has raised for a row."""
-        if self._skips and not is_exit and not isinstance(error, Throttled):
+        if not is_exit and self._leaves_out(error):
             self.failed[index] = told(error, index)
         else:
             self._errors[index] = error
@@ -62,7 +62,7 @@ class Crew(Protocol):
 
     at_once: int
 
-    def run(self, rows: Iterator[dict[str, Any]], until: float, *, skips: bool) -> Begun:
+    def run(self, rows: Iterator[dict[str, Any]], until: float, leaves_out: Callable[[BaseException], bool]) -> Begun:
         """Calls the function for rows until `until`, and returns when all that were begun have ended."""
 
     def close(self) -> None: ...
@@ -80,8 +80,8 @@ class Threads:
         self._busy: dict[int, int] = {}  # Thread -> place of its row.
         stacks.sources.append(self._stacks)
 
-    def run(self, rows: Iterator[dict[str, Any]], until: float, *, skips: bool) -> Begun:
-        begun = Begun(self.at_once, until, skips=skips)
+    def run(self, rows: Iterator[dict[str, Any]], until: float, leaves_out: Callable[[BaseException], bool]) -> Begun:
+        begun = Begun(self.at_once, until, leaves_out)
         free = threading.Semaphore(self.at_once)
         for index, row in enumerate(rows):
             free.acquire()

@@ -79,19 +79,32 @@ class SchemaError(MillpondError):
         self.row = row
 
 
+class Rejected(MillpondError):
+    """A row is wrong, says the code of a stage (`millpond.reject`). The message is the reason."""
+
+    __module__ = PUBLIC
+
+
 def report(error: BaseException, row: int | None = None, rows: tuple[int, int] | None = None) -> dict[str, Any]:
     """The text of an `ERROR` frame. Never raises, whatever the exception does when it is looked at."""
     return {
         "type": _safely(lambda: _type_name(type(error)), "Exception"),
         "message": cut_middle(_safely(lambda: str(error), "<the exception has no readable message>"), MESSAGE_LIMIT),
-        "traceback": cut_middle(
-            _safely(lambda: _format(error), "<the traceback could not be formatted>"), TRACEBACK_LIMIT
-        ),
+        # That a row is rejected is no accident that one would look for in code.
+        "traceback": ""
+        if isinstance(error, Rejected)
+        else cut_middle(_safely(lambda: _format(error), "<the traceback could not be formatted>"), TRACEBACK_LIMIT),
         "row": row,
         "rows": rows,
-        "verdict": "schema" if isinstance(error, SchemaError) else "exception",
+        "verdict": _verdict(error),
         "throttled": {"seconds": error.retry_after} if isinstance(error, Throttled) else None,
     }
+
+
+def _verdict(error: BaseException) -> str:
+    if isinstance(error, SchemaError):
+        return "schema"
+    return "contract" if isinstance(error, Rejected) else "exception"
 
 
 def told(error: BaseException, row: int) -> dict[str, Any]:

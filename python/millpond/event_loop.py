@@ -104,8 +104,8 @@ class Tasks:
         self._call = call
         self._pid = os.getpid()
 
-    def run(self, rows: Iterator[dict[str, Any]], until: float, *, skips: bool) -> Begun:
-        begun = Begun(self.at_once, until, skips=skips)
+    def run(self, rows: Iterator[dict[str, Any]], until: float, leaves_out: Callable[[BaseException], bool]) -> Begun:
+        begun = Begun(self.at_once, until, leaves_out)
         run(self._run(rows, begun))
         return begun
 

@@ -19,14 +19,14 @@ from typing import Any, TypeVar
 
 import pyarrow as pa
 
-from . import annotation, concurrency, context, parts, run_state
+from . import annotation, concurrency, context, parts, rejecting, run_state
 from .codecs import codec
 from .codecs.dicts import DictCodec
 from .codecs.table import finish
 from .codecs.values import Given, as_rows, rows_of
 from .column_types import declared_schema
 from .draws import Draws
-from .errors import SchemaError, StageError, Throttled, told
+from .errors import Rejected, SchemaError, StageError, Throttled, told
 from .source import Source
 from .stream import Stream
 
@@ -98,11 +98,16 @@ class Stage:
         self.name: str = spec["name"]
         self._seed: int = spec["seed"]
         self._ports: list[str] = spec["ports"] or ["out"]
-        self._declared = declared_schema(spec.get("returns") or [])
+        # With several outputs, a result is a dict of them.
+        self._has_ports: bool = spec.get("has_ports", len(self._ports) > 1)
+        returns: Mapping[str, Any] = spec.get("returns") or {}
+        self._declared = [declared_schema(returns.get(port) or []) for port in self._ports]
         # Nobody reads the rows of a stage that works by its side effects: it need not give any.
         self._unread: bool = spec.get("unread", False)
         # A row that a row function raises for is left out, and told.
         self._skips: bool = spec.get("skips", False)
+        # The same for a row that it rejects, however often what it raises for is tried.
+        self._may_reject: bool = spec.get("may_reject", self._skips)
         self._failed: dict[int, dict[str, Any]] = {}
         self.row: int | None = None
         self.partition: int | None = None  # Of a stage with state.
@@ -120,15 +125,15 @@ class Stage:
         bound = self.is_class or not spec["with"]
         self._call: Callable[..., Any] = function if bound else functools.partial(target, **spec["with"])
         self.convention, as_table = _convention(spec, function)
-        self._codec = codec(self.convention, self._declared, as_table=as_table)
+        self._codecs = [codec(self.convention, declared, as_table=as_table) for declared in self._declared]
         self._draws = Draws()
         self._finished: dict[int, pa.Schema] = {}  # By port.
-        self._rows_codec = DictCodec(self._declared)
+        self._rows_codecs = [DictCodec(declared) for declared in self._declared]
         self._crew = self._hire(spec)
         if self._is_async and self._crew is None and not spec["source"]:
             self._call = functools.partial(self._complete, self._call)
         self._source = self._open_source(spec) if spec["source"] else None
-        self._stream = Stream(self._call) if self.convention == "stream" else None
+        self._stream = Stream(self._call, self._by_port) if self.convention == "stream" else None
 
     def run(self, batch: pa.RecordBatch, sequence: int, share: Share | None = None) -> Ran:
         """Calls the function on one batch, or on each row of it. When it raises, `row` is the row at fault."""
@@ -141,14 +146,28 @@ class Stage:
             return self._run_in_turn(batch)
         if self._stream is not None:
             return Ran(self._yielded(self._stream.give(batch)), batch.num_rows)
-        argument, given = self._codec.give(batch)
-        result = self._call(argument)
-        if result is None and len(self._ports) <= 1 and not self._unread:
+        argument, given = self._codecs[0].give(batch)
+        rejections = rejecting.Batch(batch.num_rows, argument)
+        rejecting.enter(rejections)
+        try:
+            result = self._call(argument)
+        finally:
+            rejecting.enter(None)
+        failed = self._rejected(rejections)
+        if result is None and not self._has_ports and not self._unread:
             raise SchemaError(
                 f"returned `None`, but `as: {self.convention}` gives rows back; is a `return` missing? "
                 "(A result without rows is an empty one of its kind)"
             )
-        return Ran(self._taken(result, given), batch.num_rows)
+        return Ran(self._taken(result, given), batch.num_rows, failed=failed)
+
+    def _rejected(self, rejections: rejecting.Batch) -> list[dict[str, Any]]:
+        """The texts of the rows that a function has rejected that sees whole batches."""
+        rejected = rejections.rejected()
+        if not rejected or self._may_reject:
+            return [told(Rejected(reason), row) for row, reason in rejected]
+        self.row, reason = rejected[0]
+        raise Rejected(reason)
 
     def finish(self, sequence: int) -> list[Output]:
         """What a stage with state gives at its end: a stream until it returns, a class by `finish()` if it has one."""
@@ -179,14 +198,14 @@ class Stage:
     def set_state(self, state: Any) -> None:
         self._instance.set_state(state)
 
-    def _yielded(self, batches: list[pa.RecordBatch]) -> list[Output]:
-        return [Output(0, self._finish(0, batch)) for batch in batches]
+    def _yielded(self, batches: list[tuple[int, pa.RecordBatch]]) -> list[Output]:
+        return [Output(port, self._finish(port, batch)) for port, batch in batches]
 
     def _taken(self, result: Any, given: Given) -> list[Output]:
         """What a function gave that sees whole batches."""
         outputs = []
         for port, part in self._by_port(result):
-            taken = None if part is None else self._codec.take(part, given)
+            taken = None if part is None else self._codecs[port].take(part, given)
             if taken is not None:
                 outputs.append(Output(port, self._finish(port, taken)))
         return outputs
@@ -257,8 +276,8 @@ class Stage:
     def _open_source(self, spec: Mapping[str, Any]) -> Source:
         return Source(
             self._call,
-            self._codec,
-            self._declared,
+            self._codecs[0],
+            self._declared[0],
             spec["batch_rows"],
             spec["batch_bytes"],
             functools.partial(context.enter_attempt, self._seed, self.name),
@@ -306,7 +325,7 @@ class Stage:
         made = [_Made() for _ in self._ports]
         if self.partition is None:
             context.enter_rows(lambda: len(made[0].rows) if self.row is None else self.row)
-        called = self._run_while_one_to_one(rows, made[0]) if len(made) == 1 else 0
+        called = 0 if self._has_ports else self._run_while_one_to_one(rows, made[0])
         for index, row in enumerate(rows, called):
             self.row = index
             try:
@@ -324,14 +343,20 @@ class Stage:
 
     def _skip(self, index: int, error: Exception) -> None:
         """Goes on without a row that the function raised for, if the stage may."""
-        if not self._skips or isinstance(error, Throttled):
+        if not self._leaves_out(error):
             raise error
         run_state.forget_row()
         self._failed[index] = told(error, index)
 
+    def _leaves_out(self, error: BaseException) -> bool:
+        """Whether the stage goes on without a row that the function has raised this for."""
+        if isinstance(error, Rejected):
+            return self._may_reject
+        return self._skips and not isinstance(error, Throttled)
+
     def _apart(self, rows: Iterator[Item]) -> Iterator[Item]:
         """The rows. Where those that fail are left out, they are apart: what these do to the state does not count."""
-        return run_state.each(rows) if self._skips else rows
+        return run_state.each(rows) if self._may_reject else rows
 
     def _run_some(self, batch: pa.RecordBatch, share: Share, given: Given) -> tuple[dict[int, parts.Call], int]:
         """Calls the function row by row until the time is over, but on one row at least.
@@ -364,7 +389,7 @@ class Stage:
         """The same for several rows at once, and for the first ones in any case. They share the random generators."""
         assert self._crew is not None, "only called with one"
         context.seed_batch()
-        begun = self._crew.run(rows_of(batch, given), _end_of(share), skips=self._skips)
+        begun = self._crew.run(rows_of(batch, given), _end_of(share), self._leaves_out)
         first = begun.first_error()
         rows = begun.rows
         if first is not None:
@@ -424,7 +449,7 @@ class Stage:
         self, port: int, rows: list[Mapping[Any, Any]], origin: array.array[int] | None, given: Given
     ) -> Output | None:
         try:
-            batch = self._rows_codec.batch_of(rows, given)
+            batch = self._rows_codecs[port].batch_of(rows, given)
             return None if batch is None else Output(port, self._finish(port, batch), origin)
         except SchemaError as error:
             if error.row is not None:
@@ -435,21 +460,23 @@ class Stage:
         """What is sent of `batch`. One that looks like what came out the last time is finished as it is."""
         last = self._finished.get(port)
         if last is None or not batch.schema.equals(last, check_metadata=True):
-            batch = finish(batch, self._declared)
+            batch = finish(batch, self._declared[port])
             self._finished[port] = batch.schema
         return batch
 
     def _by_port(self, result: Any) -> Iterable[tuple[int, Any]]:
-        """With several ports, a result is a dict of them."""
-        if len(self._ports) <= 1 or result is None:
+        """What a result has for each port."""
+        if not self._has_ports or result is None:
             return [(0, result)]
         if not isinstance(result, Mapping):
+            made = "yielded" if self.convention == "stream" else "returned"
             raise SchemaError(
-                f"returned `{type(result).__name__}`, but a stage with ports gives a dict of port and rows"
+                f"{made} `{type(result).__name__}`, but a stage with `ports` gives a dict of port and rows: "
+                f"`{{{self._ports[0]!r}: …}}`"
             )
         for name in result:
             if name not in self._ports:
-                raise SchemaError(f"there is no port {name!r}; the ports are {', '.join(self._ports)}")
+                raise SchemaError(f"there is no port {name!r}; `ports` declares {', '.join(self._ports)}")
         return [(self._ports.index(name), part) for name, part in result.items()]
 
 

@@ -34,19 +34,25 @@ class _Closed(BaseException):
 class Stream:
     """The code of one stage, or of one partition of it, on its way through the batches."""
 
-    def __init__(self, call: Callable[[Iterator[pa.RecordBatch]], Any]) -> None:
+    def __init__(
+        self,
+        call: Callable[[Iterator[pa.RecordBatch]], Any],
+        by_port: Callable[[Any], Iterable[tuple[int, Any]]] = lambda item: [(0, item)],
+    ) -> None:
+        """`by_port`: what one thing that the code has yielded has for each port."""
         self._call = call
+        self._by_port = by_port
         self._given: queue.SimpleQueue[pa.RecordBatch | _Word] = queue.SimpleQueue()
         self._answers: queue.SimpleQueue[_Word | BaseException] = queue.SimpleQueue()
-        self._made: list[pa.RecordBatch] = []
+        self._made: list[tuple[int, pa.RecordBatch]] = []
         self._thread: threading.Thread | None = None
         self._is_over = False
 
-    def give(self, batch: pa.RecordBatch) -> list[pa.RecordBatch]:
-        """Gives the code its next batch; what it yields until it asks for the one after that."""
+    def give(self, batch: pa.RecordBatch) -> list[tuple[int, pa.RecordBatch]]:
+        """Gives the code its next batch; what it yields until it asks for the one after that, with its port."""
         return self._exchange(batch)
 
-    def end(self) -> list[pa.RecordBatch]:
+    def end(self) -> list[tuple[int, pa.RecordBatch]]:
         """Tells the code that there are no more batches; what it yields until it returns."""
         return self._exchange(_Word.END)
 
@@ -55,7 +61,7 @@ class Stream:
         if self._thread is not None:
             self._exchange(_Word.CLOSE)
 
-    def _exchange(self, given: pa.RecordBatch | _Word) -> list[pa.RecordBatch]:
+    def _exchange(self, given: pa.RecordBatch | _Word) -> list[tuple[int, pa.RecordBatch]]:
         if self._is_over:  # It wants no more.
             return []
         self._given.put(given)
@@ -78,7 +84,9 @@ class Stream:
             if isinstance(result, (str, bytes, Mapping, pa.Table, pa.RecordBatch)) or not isinstance(result, Iterable):
                 raise SchemaError(f"`as: stream` yields batches; this function returned `{type(result).__name__}`")
             for item in result:
-                self._made.append(_batch(item))
+                for port, part in self._by_port(item):
+                    self._made.append((port, _batch(part)))
+                    del part
                 del item  # What is kept here could not be handed on without a copy.
             self._answers.put(_Word.OVER)
         except _Closed:

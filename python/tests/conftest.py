@@ -363,6 +363,7 @@ class Worker:
 
 def open_text(function: str, **spec: Any) -> dict[str, Any]:
     module, _, name = function.partition(":")
+    returns = spec.pop("returns", [])
     return {
         "name": "stage",
         "module": module,
@@ -370,7 +371,7 @@ def open_text(function: str, **spec: Any) -> dict[str, Any]:
         "as": spec.pop("as_", None),
         "with": spec.pop("with_", {}),
         "ports": ["out"],
-        "returns": [],
+        "returns": returns if isinstance(returns, dict) else {"out": returns},
         "source": False,
         "has_state": False,
         "by_key": True,

@@ -13,7 +13,7 @@ use super::resume::{self, Earlier, Purpose};
 use super::summary_file::{SummaryFile, append, write_own};
 use super::{cores, env, output};
 use crate::environment::usable_cores;
-use crate::plan::{Asked, Plan, StageId, StageKind, WriteTarget};
+use crate::plan::{Asked, Plan, StageId, StageKind, Verdict, WriteTarget};
 use crate::report::{self, Reporter, RunSummary, Style};
 use crate::run::executor::{ChaosOptions, Surroundings};
 use crate::run::publish::{Ended, RecordedOutcome, RunRecord};
@@ -252,6 +252,7 @@ fn exit_of(plan: &Plan, outcome: &Outcome, signals: &Signals) -> Exit {
     match &outcome.ending {
         Ending::Succeeded => Exit::Success,
         Ending::Failed(failure) => match failure.failure.scope {
+            Scope::Rows | Scope::Opening if failure.failure.verdict == Verdict::Contract => Exit::BudgetExceeded,
             Scope::Rows | Scope::Opening => Exit::StageFailed,
             Scope::Budget => Exit::BudgetExceeded,
             Scope::Input | Scope::Output => Exit::InputOutput,

@@ -47,6 +47,7 @@ const SOURCES: &[(&str, &[u8])] = files![
     "outputs.py",
     "parts.py",
     "printed.py",
+    "rejecting.py",
     "process.py",
     "py.typed",
     "run_state.py",

@@ -71,10 +71,12 @@ impl Look<'_> {
             let main = match kind {
                 StageKind::Read(read) => self.of_read(read, self.cuts[at], waits[at], &mut looked_at),
                 StageKind::Sql(sql) => self.of_query(at, sql, &known, &mut checker, problems),
-                StageKind::Python(Python { returns, .. }) if !returns.is_empty() => Some(declared(returns)),
                 StageKind::Command(command) => self.of_command(at, command, &known),
                 StageKind::Python(_) | StageKind::Write(_) => None,
             };
+            if let StageKind::Python(Python { returns, .. }) = kind {
+                known.by_stage[at].extend(returns.iter().map(|(port, columns)| (port.clone(), declared(columns))));
+            }
             let has = ports(&self.document.stages[at]).unwrap_or_default();
             let rejected = has.contains(&Port::REJECTED).then(|| self.input(at, &known)).flatten();
             let rejected = rejected.map(|input| rejected_columns(&input));

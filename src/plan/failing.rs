@@ -59,6 +59,8 @@ impl Retry {
             Verdict::Oom => self.oom.get(),
             Verdict::Timeout => self.timeout.get(),
             Verdict::Exception | Verdict::Schema => self.exception.get(),
+            // It is known, and not a matter of luck.
+            Verdict::Contract => 1,
         }
     }
 }
@@ -85,6 +87,8 @@ pub enum Verdict {
     Timeout,
     /// What the stage returned does not fit its declared or settled columns.
     Schema,
+    /// The row breaks what was agreed on: the user's code or the stage's `expect` says so.
+    Contract,
 }
 
 impl Verdict {
@@ -95,11 +99,14 @@ impl Verdict {
             Self::Oom => "oom",
             Self::Timeout => "timeout",
             Self::Schema => "schema",
+            Self::Contract => "contract",
         }
     }
 
     pub fn from_word(word: &str) -> Option<Self> {
-        [Self::Exception, Self::Crash, Self::Oom, Self::Timeout, Self::Schema].into_iter().find(|it| it.word() == word)
+        [Self::Exception, Self::Crash, Self::Oom, Self::Timeout, Self::Schema, Self::Contract]
+            .into_iter()
+            .find(|it| it.word() == word)
     }
 }
 

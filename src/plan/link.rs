@@ -5,7 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::stage::Port;
 use crate::diagnostic::{Code, Diagnostic, Span, did_you_mean};
 use crate::spec::model::{
-    AfterSpec, CommandModeSpec, CommandSpec, ConventionSpec, FromSpec, OnErrorWordSpec, PipeFormatSpec, PythonSpec,
+    AfterSpec, CommandModeSpec, CommandSpec, ConventionSpec, FromSpec, OnErrorWordSpec, PipeFormatSpec, PortsSpec,
+    PythonSpec,
 };
 use crate::spec::tree::Node;
 use crate::spec::{Document, Sharing, StageDraft};
@@ -245,6 +246,12 @@ fn check_port(producer: &StageDraft, port: &str, reference: &Reference<'_>) -> O
         return None;
     }
     if port == Port::MAIN {
+        if let Some(declared) = declared_ports(producer) {
+            let message = format!("stage `{name}` has several outputs: say which");
+            let problem = Diagnostic::new(Code::PlanUnknownPort, reference.span, message).through(reference.through);
+            let names: Vec<_> = declared.names().iter().map(|port| format!("`{name}.{port}`")).collect();
+            return Some(problem.help(format!("read from {}", names.join(" or "))));
+        }
         let message = format!("stage `{name}` gives no rows, so nothing can read from it");
         let problem = Diagnostic::new(Code::PlanSinkAsInput, reference.span, message).through(reference.through);
         let help = match producer.kind() {
@@ -275,10 +282,9 @@ fn check_tables(draft: &StageDraft, links: &[Link], problems: &mut Vec<Diagnosti
     }
 }
 
-/// The ports of a stage, the main one first; `None` when its kind is not clear.
-pub fn ports(draft: &StageDraft) -> Option<Vec<&'static str>> {
+/// The ports of a stage, `rejected` the last; `None` when its kind is not clear.
+pub fn ports(draft: &StageDraft) -> Option<Vec<&str>> {
     let kind = draft.kind()?;
-    let rejects = kind == "python" && draft.has("from") && !keeps_state(draft);
     match kind {
         "write" => Some(Vec::new()),
         "command" => {
@@ -288,8 +294,20 @@ pub fn ports(draft: &StageDraft) -> Option<Vec<&'static str>> {
             let rejected = (shape.mode != CommandModeSpec::Once).then_some(Port::REJECTED);
             Some(main.into_iter().chain(rejected).collect())
         }
-        _ if rejects => Some(vec![Port::MAIN, Port::REJECTED]),
+        "python" => {
+            let rejected = (draft.has("from") && !keeps_state(draft)).then_some(Port::REJECTED);
+            let given = declared_ports(draft).map_or_else(|| vec![Port::MAIN], PortsSpec::names);
+            Some(given.into_iter().filter(|name| *name != Port::REJECTED).chain(rejected).collect())
+        }
         _ => Some(vec![Port::MAIN]),
+    }
+}
+
+/// Several outputs of a function, if it has them.
+pub fn declared_ports(draft: &StageDraft) -> Option<&PortsSpec> {
+    match &draft.spec.python {
+        Some(PythonSpec::Options(options)) => options.ports.as_ref(),
+        _ => None,
     }
 }
 

@@ -1,5 +1,6 @@
 //! The kinds of stages with their defaults applied, here and nowhere else. What cannot be resolved is a diagnostic.
 
+use std::collections::BTreeMap;
 use std::num::{NonZeroU32, NonZeroU64};
 use std::path::{Path, PathBuf};
 
@@ -8,15 +9,15 @@ use serde_json::{Map, Value};
 use super::link::{CommandShape, Link};
 use super::queue::{Cut, GivenCapacity};
 use super::stage::{
-    Call, ColumnType, Command, CommandLine, CommandMode, Convention, Cpus, Python, PythonTarget, StageKind, Start,
-    WorkerLimits, Write, WriteTarget,
+    Call, ColumnType, Command, CommandLine, CommandMode, Convention, Cpus, Port, Python, PythonTarget, StageKind,
+    Start, WorkerLimits, Write, WriteTarget,
 };
 use super::template::{LoneBrace, Template};
 use crate::diagnostic::{Code, Diagnostic, Span, did_you_mean};
 use crate::format::{Compression, Format, column_type};
 use crate::spec::model::{
     CommandModeSpec, CommandSpec, ConventionSpec, CpusSpec, MaxWorkersSpec, OutputsSpec, PartitionBySpec,
-    PipeFormatSpec, PythonOptions, PythonSpec, QueueSpec, SizeSpec, SpreadSpec, StartSpec, WorkersSpec,
+    PipeFormatSpec, PortsSpec, PythonOptions, PythonSpec, QueueSpec, SizeSpec, SpreadSpec, StartSpec, WorkersSpec,
 };
 use crate::spec::tree::Node;
 use crate::spec::{Document, Sharing, StageDraft, pattern};
@@ -104,13 +105,14 @@ impl Resolver<'_> {
                     convention: None,
                     with: None,
                     returns: None,
+                    ports: None,
                     start: None,
                     cpus: None,
                 };
                 &short
             }
         };
-        let returns = self.columns(&["python", "returns"], options.returns.as_ref());
+        let returns = self.returns(options);
         let Some(call) = call(&options.call) else {
             let message = format!("`{}` does not name a function or a class", options.call);
             let of_file = options.call.split_once(".py:").map(|(file, name)| (file.replace('/', "."), name));
@@ -135,6 +137,7 @@ impl Resolver<'_> {
             convention: options.convention.map(convention).or(is_made.then_some(Convention::Object)),
             with: options.with.clone().unwrap_or_default(),
             returns,
+            has_ports: options.ports.is_some(),
             is_source: !self.draft.has("from"),
             concurrency: self.draft.spec.concurrency.and_then(NonZeroU32::new),
             partition_by: self.partition_by(),
@@ -142,6 +145,50 @@ impl Resolver<'_> {
             start: options.start.or(self.document.python.start).map(start).unwrap_or_default(),
             cpus: options.cpus.as_ref().or(self.document.python.cpus.as_ref()).map(cpus).unwrap_or_default(),
         })
+    }
+
+    /// The declared columns of each port.
+    fn returns(&mut self, options: &PythonOptions) -> BTreeMap<String, Vec<(String, ColumnType)>> {
+        const RETURNS: [&str; 2] = ["python", "returns"];
+        const PORTS: [&str; 2] = ["python", "ports"];
+        let mut returns = BTreeMap::new();
+        if let Some(columns) = &options.returns {
+            returns.insert(Port::MAIN.to_owned(), self.columns(&RETURNS, Some(columns)));
+        }
+        let Some(ports) = &options.ports else { return returns };
+        if options.returns.is_some() {
+            let message = "`returns` has no meaning for a stage with `ports`";
+            let help = "write the columns with the ports: `ports: { name: { column: type } }`";
+            self.report(Code::PlanBadOption, &RETURNS, message).help = Some(help.to_owned());
+        }
+        if !self.draft.has("from") {
+            let message = "a stage without `from` has one output, so `ports` has no meaning for it";
+            let help = "remove it, and let a stage behind this one tell the rows apart";
+            self.report(Code::PlanBadOption, &PORTS, message).help = Some(help.to_owned());
+        }
+        let names = ports.names();
+        for (at, name) in names.iter().enumerate().filter(|(_, name)| !pattern::is_port(name)) {
+            let items = self.draft.find(&PORTS).map(Node::items).unwrap_or_default();
+            let span = items.get(at).map_or(self.draft.span(&PORTS), |item| item.span);
+            self.report_at(Code::SpecBadName, span, None, format!("`{name}` cannot be the name of a port")).help =
+                Some("a name has small letters, digits and `_`, and begins with a letter".to_owned());
+        }
+        if names.contains(&Port::REJECTED) {
+            let message = "a port cannot be named `rejected`: that is where rows go that are rejected";
+            self.report(Code::PlanBadOption, &PORTS, message);
+        }
+        if let Some(at) = (1..names.len()).find(|&at| names[..at].contains(&names[at])) {
+            self.report(Code::PlanBadOption, &PORTS, format!("`ports` names `{}` twice", names[at]));
+        }
+        if let PortsSpec::Columns(of_ports) = ports {
+            for name in names {
+                let columns = of_ports.get(name).and_then(Value::as_object).filter(|columns| !columns.is_empty());
+                if let Some(columns) = columns {
+                    returns.insert(name.to_owned(), self.columns(&["python", "ports", name], Some(columns)));
+                }
+            }
+        }
+        returns
     }
 
     /// The columns of the key, each once.

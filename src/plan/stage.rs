@@ -32,8 +32,8 @@ pub struct Stage {
     pub kind: StageKind,
     /// A `sql` stage has an input per table; another stage has one input or none.
     pub inputs: Vec<Input>,
-    /// The main output first (named `out`), then declared ports, then `rejected` where the stage can reject rows. Sinks
-    /// and tasks without output have none.
+    /// The outputs: one named `out`, or those that `ports` declares; then `rejected` where the stage can reject rows. Sinks and tasks
+    /// without output have none.
     pub ports: Vec<Port>,
     pub workers: WorkerLimits,
     /// Bytes of its own that a worker of the stage may have, where `None` is without a limit; of a query over whole streams, what
@@ -261,8 +261,10 @@ pub struct Python {
     pub convention: Option<Convention>,
     /// Keyword arguments for the function or the class's constructor.
     pub with: serde_json::Map<String, serde_json::Value>,
-    /// Declared output columns.
-    pub returns: Vec<(String, ColumnType)>,
+    /// Declared output columns, of each port that has any.
+    pub returns: BTreeMap<String, Vec<(String, ColumnType)>>,
+    /// Whether it has several outputs: its function gives a dict of them.
+    pub has_ports: bool,
     /// A stage without inputs: the function is a generator.
     pub is_source: bool,
     /// For how many rows of a batch a worker may call the function at once. `None` is what the worker thinks fit for the function.

@@ -130,6 +130,7 @@ const SYNONYMS: &[(&str, &[&str], &str)] = &[
     ),
     ("python", &["kwargs", "args", "params", "parameters", "arguments", "config", "options"], "write `with: {}`"),
     ("python", &["convention", "mode", "type", "style"], "write `as: row`, or another form"),
+    ("python", &["outputs"], "write `ports: {}`"),
     ("python", &["output_schema", "schema", "output_types"], "write `returns: {}`"),
     ("sql", &["text", "statement", "sql"], "write `query: {}`"),
     ("retry", &["max", "count", "retries", "max_attempts", "max_retries", "tries", "times"], "write `attempts: {}`"),

@@ -80,6 +80,12 @@ pub const COLUMN_TYPE: Pattern = Pattern {
               timestamp[ZONE], decimal(PRECISION,SCALE), list<TYPE>.",
 };
 
+/// The name of an output.
+pub const PORT: Pattern = Pattern {
+    pattern: || "[a-z][a-z0-9_]*".to_owned(),
+    message: "The name of a port has small letters, digits and `_`, and begins with a letter.",
+};
+
 impl Pattern {
     /// The schema of such text.
     pub fn schema(&self) -> Map<String, Value> {
@@ -107,6 +113,11 @@ pub fn is_size(text: &str) -> bool {
 
 pub fn is_duration(text: &str) -> bool {
     static COMPILED: LazyLock<Regex> = LazyLock::new(|| DURATION.compiled());
+    COMPILED.is_match(text)
+}
+
+pub fn is_port(text: &str) -> bool {
+    static COMPILED: LazyLock<Regex> = LazyLock::new(|| PORT.compiled());
     COMPILED.is_match(text)
 }
 

@@ -110,6 +110,20 @@ pub(super) fn columns(_: &mut SchemaGenerator) -> Schema {
     })
 }
 
+/// A list of names of ports.
+pub(super) fn ports(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({ "type": "array", "minItems": 1, "items": pattern::PORT.schema() })
+}
+
+/// A mapping from names of ports to columns.
+pub(super) fn columns_by_port(generator: &mut SchemaGenerator) -> Schema {
+    json_schema!({
+        "type": "object",
+        "minProperties": 1,
+        "patternProperties": { NAME_PATTERN: columns(generator) },
+    })
+}
+
 /// A number of bytes with a unit.
 pub(super) fn size(_: &mut SchemaGenerator) -> Schema {
     of(&pattern::SIZE)

@@ -6,7 +6,7 @@ use serde_json::json;
 
 use super::frame::{FLAG_JOIN, FLAG_PART, Frame, Kind};
 use crate::format::column_type;
-use crate::plan::{Convention, Devices, OnError, Plan, Port, Python, Stage, StageId, StageKind, Start};
+use crate::plan::{ColumnType, Convention, Devices, OnError, Plan, Port, Python, Stage, StageId, StageKind, Start};
 use crate::run::scheduler::{AttemptId, Device, Work};
 
 /// The folders that modules are imported from.
@@ -35,14 +35,15 @@ pub fn preload(plan: &Plan) -> Vec<&'static str> {
 /// The frame that prepares a stage in a worker.
 pub fn open(plan: &Plan, stage: &Stage) -> Frame {
     let StageKind::Python(python) = &stage.kind else { unreachable!("only python stages are opened in workers") };
-    let Python { call, convention, with, returns, is_source, concurrency, partition_by, .. } = python;
-    let returns: Vec<_> = returns
-        .iter()
-        .map(|(column, data_type)| json!([column, column_type::word(data_type).expect("it was parsed from a word")]))
-        .collect();
+    let Python { call, convention, with, returns, has_ports, is_source, concurrency, partition_by, .. } = python;
+    let typed = |(column, data_type): &(String, ColumnType)| {
+        json!([column, column_type::word(data_type).expect("it was parsed from a word")])
+    };
+    let returns: BTreeMap<&str, Vec<_>> =
+        returns.iter().map(|(port, columns)| (port.as_str(), columns.iter().map(typed).collect())).collect();
     // Rejected rows are the coordinator's to make.
-    let ports: Vec<_> = stage.ports.iter().map(|port| &port.name).filter(|name| *name != Port::REJECTED).collect();
-    let is_unread = stage.ports.iter().all(|port| port.name != Port::MAIN || port.edges.is_empty());
+    let ports: Vec<_> = ports_given(stage).map(|port| &port.name).collect();
+    let is_unread = ports_given(stage).all(|port| port.edges.is_empty());
     let mut frame = Frame::new(Kind::Open).with_text(&json!({
         "name": stage.name,
         "module": call.module,
@@ -51,6 +52,7 @@ pub fn open(plan: &Plan, stage: &Stage) -> Frame {
         "concurrency": concurrency,
         "with": with,
         "ports": ports,
+        "has_ports": has_ports,
         "returns": returns,
         "source": is_source,
         "has_state": stage.has_state(),
@@ -58,6 +60,7 @@ pub fn open(plan: &Plan, stage: &Stage) -> Frame {
         "unread": is_unread,
         // One attempt is all that a row gets which raises, so that the others need not be tried again for it.
         "skips": stage.on_error != OnError::Fail && stage.retry.exception.get() == 1,
+        "may_reject": stage.on_error != OnError::Fail,
         "tell_files": stage.checkpoint.is_some(),
         "seed": plan.seed,
         "params": plan.params,
@@ -68,6 +71,11 @@ pub fn open(plan: &Plan, stage: &Stage) -> Frame {
     }));
     frame.stage = stage.id.0;
     frame
+}
+
+/// The ports that the code gives rows for.
+fn ports_given(stage: &Stage) -> impl Iterator<Item = &Port> {
+    stage.ports.iter().filter(|port| port.name != Port::REJECTED)
 }
 
 /// The variables that tell a process which devices it has.

@@ -191,9 +191,12 @@ fn conformed(base: &Rows, contents: &[Rows]) -> Result<Vec<Rows>, ConformError> 
 }
 
 fn first_columns(stage: &Stage, port: usize) -> Columns {
-    let is_main = stage.ports[port].name == Port::MAIN;
+    let name = stage.ports[port].name.as_str();
+    let is_main = name == Port::MAIN;
     match &stage.kind {
-        StageKind::Python(python) if is_main && !python.returns.is_empty() => Columns::declared(&python.returns),
+        StageKind::Python(python) => {
+            python.returns.get(name).map_or_else(Columns::from_first, |it| Columns::declared(it))
+        }
         StageKind::Command(command) if is_main && !command.returns.is_empty() => Columns::declared(&command.returns),
         // Lines have one column whether there are any or not.
         StageKind::Command(command) if is_main && command.output == Some(Format::Lines) => {

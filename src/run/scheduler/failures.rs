@@ -191,7 +191,7 @@ impl Tries {
             Verdict::Crash => &mut self.crash,
             Verdict::Oom => &mut self.oom,
             Verdict::Timeout => &mut self.timeout,
-            Verdict::Exception | Verdict::Schema => &mut self.exception,
+            Verdict::Exception | Verdict::Schema | Verdict::Contract => &mut self.exception,
         };
         *tries += 1;
         *tries

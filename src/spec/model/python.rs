@@ -76,7 +76,7 @@ pub enum RequirementsSpec {
 pub enum PythonSpec {
     /// `module:name` of a function or a class.
     Call(#[schemars(schema_with = "crate::spec::schema::call")] String),
-    Options(PythonOptions),
+    Options(Box<PythonOptions>),
 }
 
 /// A Python function or class, `module:name`, run in worker processes. Without `from` it is a generator.
@@ -97,11 +97,37 @@ pub struct PythonOptions {
     #[serde(default)]
     #[schemars(schema_with = "crate::spec::schema::columns")]
     pub returns: Option<Map<String, Value>>,
+    /// Names of several outputs, read with `from: stage.port`: the function gives a dict of port and rows. A mapping says the columns of
+    /// each port and their types, as `returns` does for a stage with one output.
+    #[schemars(example = &["good", "doubtful"], example = &serde_json::json!({ "good": { "id": "int64" }, "doubtful": {} }))]
+    pub ports: Option<PortsSpec>,
     /// How the workers of this stage are started. Without it, as `python: { start: … }` of the pipeline says.
     pub start: Option<StartSpec>,
     /// On which cores the workers of this stage may run. Without it, as `python: { cpus: … }` of the pipeline says.
     #[schemars(example = &"spread", example = &[0, 1])]
     pub cpus: Option<CpusSpec>,
+}
+
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(untagged)]
+#[schemars(inline)]
+pub enum PortsSpec {
+    /// Their names.
+    Names(#[schemars(schema_with = "crate::spec::schema::ports")] Vec<String>),
+    /// Their columns, by their names.
+    Columns(#[schemars(schema_with = "crate::spec::schema::columns_by_port")] Map<String, Value>),
+}
+
+impl PortsSpec {
+    /// In the order of the file.
+    pub fn names(&self) -> Vec<&str> {
+        match self {
+            Self::Names(names) => names.iter().map(String::as_str).collect(),
+            Self::Columns(columns) => {
+                columns.keys().map(String::as_str).filter(|name| !name.starts_with("x-")).collect()
+            }
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]

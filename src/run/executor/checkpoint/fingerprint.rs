@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use super::code::imported;
 use super::digest::Hash;
 use crate::format::column_type;
-use crate::plan::{Command, CommandLine, Plan, Python, Stage, StageKind, TaskFiles};
+use crate::plan::{Command, CommandLine, Plan, Port, Python, Stage, StageKind, TaskFiles};
 use crate::run::executor::glob::{self, GlobError};
 use crate::run::publish::is_staged;
 use crate::secrets::masked;
@@ -140,7 +140,15 @@ impl Making<'_> {
         let call = format!("{}:{}", python.call.module, python.call.name);
         self.value("call", &json!([call, format!("{:?}", python.convention)]));
         self.value("with", &json!(python.with));
-        self.columns(&python.returns);
+        let mut returns = python.returns.clone();
+        self.columns(&returns.remove(Port::MAIN).unwrap_or_default());
+        if python.has_ports {
+            let ports: Vec<&str> = self.stage.ports.iter().map(|port| port.name.as_str()).collect();
+            self.value("ports", &json!(ports));
+            for (port, columns) in &returns {
+                self.value(&format!("returns {port}"), &typed(columns));
+            }
+        }
         let files = imported(&plan.python.path, &python.call.module);
         let files = files.map_err(|(path, source)| FingerprintError::File { path, source })?;
         for (path, content) in &files {
@@ -200,9 +208,7 @@ impl Making<'_> {
     }
 
     fn columns(&mut self, columns: &[(String, crate::plan::ColumnType)]) {
-        let columns: Vec<_> =
-            columns.iter().map(|(name, data_type)| json!([name, column_type::word(data_type)])).collect();
-        self.value("returns", &json!(columns));
+        self.value("returns", &typed(columns));
     }
 
     fn files_named_in(&mut self, value: &Value) -> Result<(), FingerprintError> {
@@ -295,6 +301,10 @@ pub(super) fn file_digest(path: &Path) -> io::Result<String> {
 
 fn contains(text: &[u8], word: &[u8]) -> bool {
     text.windows(word.len()).any(|window| window == word)
+}
+
+fn typed(columns: &[(String, crate::plan::ColumnType)]) -> Value {
+    columns.iter().map(|(name, data_type)| json!([name, column_type::word(data_type)])).collect()
 }
 
 #[cfg(test)]

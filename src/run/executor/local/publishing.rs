@@ -58,6 +58,7 @@ impl LocalExecutor {
             Err(error) => {
                 let word = match self.plan.stage(stage).kind {
                     StageKind::Read(_) => "declare the column in `schema:`",
+                    StageKind::Python(ref python) if python.has_ports => "declare the columns with `ports:`",
                     StageKind::Python(_) | StageKind::Command(_) => "declare the columns with `returns:`",
                     _ => "make every batch have the same columns",
                 };

@@ -166,7 +166,7 @@ fn user_failure(text: ErrorText, is_opening: bool) -> Failure {
     if text.kind == NO_SHARED_MEMORY {
         return failure(Scope::Output, Verdict::Exception, text.message);
     }
-    let verdict = if text.verdict == Verdict::Schema.word() { Verdict::Schema } else { Verdict::Exception };
+    let verdict = Verdict::from_word(&text.verdict).unwrap_or(Verdict::Exception);
     let scope = if is_opening { Scope::Opening } else { Scope::Rows };
     let way_out = if is_opening && text.kind == "ModuleNotFoundError" {
         "; add its package to `requirements`, or its folder to `path`, both under `python:`"
