@@ -2,12 +2,16 @@
 //!
 //! Documents are made from the schema, and most of them are then spoilt a little. Every one of them is held against the schema, as any
 //! validator of JSON Schema would do it, and is loaded. `MILLPOND_AGREEMENT_SEED`, `MILLPOND_AGREEMENT_FIRST` and
-//! `MILLPOND_AGREEMENT_DOCUMENTS` make other documents, and more of them.
+//! `MILLPOND_AGREEMENT_DOCUMENTS` make other documents, and more of them. `MILLPOND_AGREEMENT_INTO` is a folder into which the first
+//! two thousand are written, in `taken` or `refused`, for the validators that `tests/validators` asks.
 
 #[path = "random_pipelines/rng.rs"]
 mod rng;
 
 use std::collections::BTreeMap;
+use std::fs;
+use std::io::ErrorKind;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use millpond::diagnostic::{Code, SourceText};
@@ -17,6 +21,8 @@ use rng::Rng;
 use serde_json::{Map, Value, json};
 
 const DOCUMENTS: u64 = 10_000;
+/// Those that other validators are given.
+const WRITTEN: u64 = 2_000;
 
 /// The problems that a schema can find. All others are about more than one place of the file (names, inputs, kinds and the keys that go
 /// with them), about what expressions, queries and paths say, or about what a run is given.
@@ -349,8 +355,22 @@ fn number(name: &str, default: u64) -> u64 {
     std::env::var(name).map_or(default, |text| text.parse().expect("a number"))
 }
 
+/// Where documents are written, made anew.
+fn written_into() -> Option<PathBuf> {
+    let folder = PathBuf::from(std::env::var_os("MILLPOND_AGREEMENT_INTO")?);
+    match fs::remove_dir_all(&folder) {
+        Err(error) if error.kind() != ErrorKind::NotFound => panic!("{}: {error}", folder.display()),
+        _ => {}
+    }
+    for part in ["taken", "refused"] {
+        fs::create_dir_all(folder.join(part)).expect("a folder");
+    }
+    Some(folder)
+}
+
 #[test]
 fn the_schema_refuses_what_the_loader_refuses() {
+    let into = written_into();
     let schema = schema::schema();
     let validator = jsonschema::validator_for(&schema).expect("the schema is one");
     let seed = number("MILLPOND_AGREEMENT_SEED", 1);
@@ -374,6 +394,10 @@ fn the_schema_refuses_what_the_loader_refuses() {
                 "document {number} of seed {seed}:\n{document:#}\nthe schema says: {:#?}\nthe loader says: {by_loader:#?}",
                 validator.iter_errors(&document).map(|error| error.to_string()).collect::<Vec<_>>(),
             );
+            if let Some(into) = into.as_ref().filter(|_| number < first + WRITTEN) {
+                let part = if is_valid { "taken" } else { "refused" };
+                fs::write(into.join(part).join(format!("seed-{seed}-{number}.json")), &text).expect("a file");
+            }
             if is_valid { taken += 1 } else { refused += 1 }
         }
         (refused, taken)

@@ -3,6 +3,10 @@
 //!
 //! A block of YAML is a complete pipeline, which is run in a folder with the examples of this repository, unless
 //! `<!-- fragment -->` stands in the line before it, or `<!-- wrong -->`: then it has the problem in whose section it stands, and no other.
+//!
+//! A page that builds something up has blocks with other marks, which are done one after the other in one folder: `<!-- file: NAME -->`
+//! is a file that is saved, `<!-- run -->` what is typed, or `<!-- run: 1 -->` what ends with that exit code, and each line of
+//! `<!-- prints -->` is in what came of it.
 
 #[allow(dead_code)]
 mod program;
@@ -11,19 +15,28 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Output};
 
 use program::{errors, files, repository, run};
 use serde_json::Value;
 
 const FRAGMENT: &str = "<!-- fragment -->";
 const WRONG: &str = "<!-- wrong -->";
+const FILE: &str = "<!-- file: ";
+const RUN: &str = "<!-- run";
+const PRINTS: &str = "<!-- prints -->";
 
 /// README.md and the pages in docs.
 fn pages() -> Vec<PathBuf> {
-    let mut pages = files(&repository().join("docs"));
-    pages.retain(|page| page.extension().is_some_and(|extension| extension == "md"));
+    let mut pages = book();
     pages.push(repository().join("README.md"));
+    pages
+}
+
+/// The pages in docs.
+fn book() -> Vec<PathBuf> {
+    let mut pages = ["docs", "docs/how_to"].map(|folder| files(&repository().join(folder))).concat();
+    pages.retain(|page| page.extension().is_some_and(|extension| extension == "md"));
     pages
 }
 
@@ -36,6 +49,7 @@ struct Block {
     page: PathBuf,
     /// Of its first line of text, 1-based.
     line: usize,
+    language: String,
     /// What stands in the line before it.
     mark: String,
     /// What stands in the last heading before it.
@@ -50,12 +64,19 @@ impl Block {
 }
 
 fn yaml_blocks(page: &Path) -> Vec<Block> {
+    let mut blocks = blocks(page);
+    blocks.retain(|block| block.language == "yaml");
+    blocks
+}
+
+fn blocks(page: &Path) -> Vec<Block> {
     let text = read(page);
     let lines: Vec<&str> = text.lines().collect();
-    let starts = (0..lines.len()).filter(|&at| lines[at] == "```yaml");
+    let starts = (0..lines.len()).filter(|&at| lines[at].starts_with("```") && lines[at] != "```");
     let block = |at: usize| Block {
         page: page.to_owned(),
         line: at + 2,
+        language: lines[at].trim_start_matches('`').to_owned(),
         mark: at.checked_sub(1).map_or_else(String::new, |before| lines[before].to_owned()),
         heading: lines[..at]
             .iter()
@@ -76,8 +97,8 @@ fn workplace() -> tempfile::TempDir {
 #[test]
 fn every_pipeline_runs() {
     let blocks: Vec<Block> = pages().iter().flat_map(|page| yaml_blocks(page)).collect();
-    let pipelines: Vec<&Block> =
-        blocks.iter().filter(|block| ![FRAGMENT, WRONG].contains(&block.mark.as_str())).collect();
+    let is_whole = |mark: &str| ![FRAGMENT, WRONG].contains(&mark) && !mark.starts_with(FILE);
+    let pipelines: Vec<&Block> = blocks.iter().filter(|block| is_whole(&block.mark)).collect();
     assert!(pipelines.len() > 10, "only {} pipelines were found", pipelines.len());
     for pipeline in pipelines {
         assert!(pipeline.text.starts_with("version: 1\n"), "{}: is this a fragment?", pipeline.place());
@@ -93,6 +114,43 @@ fn every_pipeline_runs() {
         run(&file, &folder.path().join("state"), &["--workers", "2"]);
         assert!(!files(&folder.path().join("out")).is_empty(), "{}: nothing was published", pipeline.place());
     }
+}
+
+#[test]
+fn what_is_built_up_step_by_step_works() {
+    let mut steps = 0;
+    for page in book() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let mut printed = String::new();
+        for block in blocks(&page) {
+            let place = block.place();
+            if let Some(name) = block.mark.strip_prefix(FILE) {
+                fs::write(folder.path().join(name.trim_end_matches(" -->")), &block.text).expect("a file");
+            } else if let Some(code) = block.mark.strip_prefix(RUN) {
+                let code = code.trim_matches([' ', ':', '-', '>']);
+                let code = if code.is_empty() { 0 } else { code.parse().expect("an exit code") };
+                let done = typed(folder.path(), &block.text);
+                printed = format!("{}{}", String::from_utf8_lossy(&done.stdout), errors(&done));
+                assert_eq!(done.status.code(), Some(code), "{place}\n{printed}");
+                steps += 1;
+            } else if block.mark == PRINTS {
+                for line in block.text.lines() {
+                    assert!(printed.contains(line), "{place}: `{line}` is not in\n{printed}");
+                }
+            }
+        }
+    }
+    assert!(steps > 5, "only {steps} steps were found");
+}
+
+/// What comes of a script in a folder, with the program on the `PATH`.
+fn typed(folder: &Path, script: &str) -> Output {
+    let program = Path::new(env!("CARGO_BIN_EXE_millpond")).parent().expect("a folder").to_owned();
+    let inherited = std::env::var_os("PATH").unwrap_or_default();
+    let path = std::env::join_paths([program].into_iter().chain(std::env::split_paths(&inherited))).expect("a path");
+    let mut bash = Command::new("bash");
+    bash.args(["-euo", "pipefail", "-c", script]).current_dir(folder).env("PATH", path);
+    bash.output().expect("bash starts")
 }
 
 #[test]
@@ -143,7 +201,7 @@ fn links_lead_somewhere() {
             let target_page = if path.is_empty() { page.clone() } else { page.parent().expect("a folder").join(path) };
             if !target_page.exists() {
                 faults.push(format!("{}: {target} is not there", page.display()));
-            } else if !anchor.is_empty() && !headings(&read(&target_page)).contains(anchor) {
+            } else if !anchor.is_empty() && !anchors(&read(&target_page)).contains(anchor) {
                 faults.push(format!("{}: {target} has no such heading", page.display()));
             }
         }
@@ -157,15 +215,29 @@ fn links(text: &str) -> Vec<String> {
     targets.map(|(target, _)| target.to_owned()).filter(|target| !target.contains("://")).collect()
 }
 
-/// The anchors of a page's headings, as GitHub makes them.
-fn headings(text: &str) -> BTreeSet<String> {
+/// The anchors that a page has itself, and those of its headings, as GitHub makes them.
+fn anchors(text: &str) -> BTreeSet<String> {
+    let own = text.split("<a id=\"").skip(1).filter_map(|rest| rest.split('"').next());
     let headings = text.lines().filter(|line| line.starts_with('#')).map(|line| line.trim_start_matches('#').trim());
     let letter = |letter: char| match letter {
         ' ' => Some('-'),
         letter if letter.is_alphanumeric() || letter == '-' || letter == '_' => Some(letter.to_ascii_lowercase()),
         _ => None,
     };
-    headings.map(|heading| heading.chars().filter_map(letter).collect()).collect()
+    let of_headings = headings.map(|heading| heading.chars().filter_map(letter).collect());
+    own.map(str::to_owned).chain(of_headings).collect()
+}
+
+/// `docs/SUMMARY.md`, from which a book is made, names every page once, and no other.
+#[test]
+fn the_book_has_every_page() {
+    let summary = repository().join("docs/SUMMARY.md");
+    let named: Vec<PathBuf> = links(&read(&summary)).iter().map(|link| repository().join("docs").join(link)).collect();
+    let mut pages = book();
+    pages.retain(|page| *page != summary);
+    let set = |pages: &[PathBuf]| pages.iter().cloned().collect::<BTreeSet<_>>();
+    assert_eq!(set(&named), set(&pages));
+    assert_eq!(named.len(), pages.len(), "a page is named twice");
 }
 
 /// The names of the headings of the third level: the events.

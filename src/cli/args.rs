@@ -284,6 +284,8 @@ pub enum SchemaOf {
     Pipeline,
     /// What `run --summary` writes.
     Summary,
+    /// Pipeline files, as a page of Markdown for people.
+    Reference,
 }
 
 #[derive(Debug, Args)]

@@ -1,14 +1,15 @@
-//! `millpond schema`: the JSON Schema of pipeline files, and of summaries.
+//! `millpond schema`: the JSON Schema of pipeline files, and of summaries; for people, the former as a page.
 
 use super::args::{SchemaArgs, SchemaOf};
 use super::exit_code::Exit;
 use super::output;
 use crate::report::RunSummary;
-use crate::spec::schema as pipeline;
+use crate::spec::{reference, schema as pipeline};
 
 pub fn schema(args: &SchemaArgs) -> Exit {
     output::print(&match args.of {
         SchemaOf::Pipeline => pipeline::text(),
         SchemaOf::Summary => RunSummary::schema(),
+        SchemaOf::Reference => reference::markdown(),
     })
 }

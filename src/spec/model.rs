@@ -39,7 +39,7 @@ pub struct PipelineSpec {
     /// What the pipeline is for.
     #[schemars(example = &"Clean product reviews, score them, and publish them as Parquet.")]
     pub description: Option<String>,
-    /// Typed inputs of a run, set with `--set name=value` or `--params-file`, and used as `${{ params.name }}`; in SQL as `$name`.
+    /// Typed inputs of a run by name, set with `--set name=value` or `--params-file`, and used as `${{ params.name }}`; in SQL as `$name`.
     #[serde(default)]
     #[schemars(schema_with = "super::schema::named::<ParamSpec>", example = &serde_json::json!({ "floor": { "type": "integer", "default": 3 } }))]
     pub params: Option<BTreeMap<String, ParamSpec>>,
@@ -105,10 +105,15 @@ fn present<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<V
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum ParamType {
+    /// Text.
     String,
+    /// A whole number of 64 bits.
     Integer,
+    /// A number with a fraction.
     Float,
+    /// `true` or `false`.
     Boolean,
+    /// A file or a folder, which is made absolute.
     Path,
 }
 
@@ -153,7 +158,7 @@ pub struct SharedSpec {
     #[serde(default)]
     #[schemars(schema_with = "super::schema::scalar_map", example = &serde_json::json!({ "OMP_NUM_THREADS": 2 }))]
     pub env: Option<Map<String, Value>>,
-    /// Working directory of the process that makes it, relative to this file. Without it, the folder of this file.
+    /// Working directory of the process that makes it, relative to this file.
     #[schemars(example = &"work", extend("default" = "."))]
     pub cwd: Option<String>,
 }
@@ -232,7 +237,7 @@ pub struct StageSpec {
     /// How often a batch that fails is tried.
     #[schemars(example = &serde_json::json!({ "attempts": 3, "backoff": "1s" }))]
     pub retry: Option<RetrySpec>,
-    /// What happens to rows that keep failing. `skip` and `reject` may have a limit, beyond which the run fails.
+    /// What happens to rows that keep failing, when all attempts are used up. `skip` and `reject` may have a limit, beyond which the run fails.
     #[schemars(example = &"reject", example = &serde_json::json!({ "reject": { "max_fraction": 0.01 } }), extend("default" = "fail"))]
     pub on_error: Option<OnErrorSpec>,
     /// Whether finished batches are kept, so that a later run need not do them again: batches of which the rows, the code, and all else
@@ -240,14 +245,15 @@ pub struct StageSpec {
     /// or `row`.
     #[schemars(example = &true, example = &serde_json::json!({ "depends": "models/*.bin" }), extend("default" = false))]
     pub checkpoint: Option<CheckpointSpec>,
-    /// What workers tell of what the code of a `python` stage logs: records of less weight are not told. Without it, what `--log-level` says, or `info`.
+    /// What workers tell of what the code of a `python` stage logs: records of less weight are not told. `run --log-level` is
+    /// the default of a run.
     #[schemars(extend("default" = "info"))]
     pub log_level: Option<LogLevelSpec>,
     /// Environment variables of the stage's processes, on top of the inherited ones.
     #[serde(default)]
     #[schemars(schema_with = "super::schema::scalar_map", example = &serde_json::json!({ "OMP_NUM_THREADS": 2 }))]
     pub env: Option<Map<String, Value>>,
-    /// Working directory of the stage's processes, relative to this file. Without it, the folder of this file.
+    /// Working directory of the stage's processes, relative to this file.
     #[schemars(example = &"work", extend("default" = "."))]
     pub cwd: Option<String>,
 }
@@ -290,6 +296,7 @@ pub enum PartitionBySpec {
 pub enum SqlSpec {
     /// The query.
     Query(String),
+    /// The query as a key, beside which others may stand.
     Options(SqlOptions),
 }
 
@@ -329,5 +336,6 @@ pub struct QueueSpec {
 pub enum SizeSpec {
     /// A number with a unit, like `64MiB`.
     Text(#[schemars(schema_with = "super::schema::size")] String),
+    /// A number of bytes.
     Bytes(#[schemars(range(min = 1))] u64),
 }

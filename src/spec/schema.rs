@@ -7,6 +7,7 @@ use schemars::transform::{Transform, transform_subschemas};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde_json::{Map, Value, json};
 
+use super::hover;
 use super::model::{PipelineSpec, StageSpec};
 use super::pattern::{self, Pattern};
 
@@ -33,6 +34,13 @@ pub static DOCUMENT: LazyLock<Value> = LazyLock::new(schema);
 
 /// The schema as a JSON document.
 pub fn schema() -> Value {
+    let mut schema = plain();
+    hover::complete(&mut schema);
+    schema.to_value()
+}
+
+/// The schema in which every text stands once, in the place that it is about.
+pub(super) fn plain() -> Schema {
     let settings = SchemaSettings::draft2020_12().for_deserialize();
     let mut schema = settings.into_generator().into_root_schema_for::<PipelineSpec>();
     tidy.transform(&mut schema);
@@ -47,7 +55,7 @@ pub fn schema() -> Value {
         }
     }
     complete_stage(&mut schema);
-    schema.to_value()
+    schema
 }
 
 /// The schema as it is kept in `schema/pipeline.schema.json`.
@@ -171,6 +179,7 @@ pub(super) fn paths_by_name(_: &mut SchemaGenerator) -> Schema {
 fn tidy(schema: &mut Schema) {
     if let Some(object) = schema.as_object_mut() {
         drop_null(object);
+        list_words(object);
         let is_struct = object.contains_key("properties") || object.contains_key("patternProperties");
         if is_struct {
             object.insert("additionalProperties".to_owned(), false.into());
@@ -212,6 +221,21 @@ fn drop_null(object: &mut Map<String, Value>) {
     }
 }
 
+/// Words that are described one by one are one list, so that an editor shows all of them at the key.
+fn list_words(object: &mut Map<String, Value>) {
+    let Some(choices) = object.get("oneOf").and_then(Value::as_array) else { return };
+    let words: Option<Vec<&Value>> = choices.iter().map(|choice| choice.get("const")).collect();
+    let Some(words) = words else { return };
+    let words: Value = words.into_iter().cloned().collect();
+    let text =
+        |choice: &Value| choice.get("description").and_then(Value::as_str).unwrap_or_default().replace('\n', " ");
+    let descriptions: Value = choices.iter().map(text).collect();
+    object.remove("oneOf");
+    object.insert("type".to_owned(), "string".into());
+    object.insert("enum".to_owned(), words);
+    object.insert("enumDescriptions".to_owned(), descriptions);
+}
+
 /// Lets an expression stand where a number, a boolean or one of some words is expected.
 fn accept_expressions(schema: &mut Schema) {
     if let Some(object) = schema.as_object_mut() {
@@ -223,14 +247,15 @@ fn accept_expressions(schema: &mut Schema) {
             let message = format!("This takes {kind}s, and expressions such as `${{{{ params.name }}}}`.");
             object.insert("patternErrorMessage".to_owned(), message.into());
         }
-        for words in ["enum", "oneOf"] {
-            if let Some(choices) = object.remove(words) {
-                object.remove("type");
-                let any =
-                    json!([{ "type": "string", words: choices }, { "type": "string", "pattern": EXPRESSION_PATTERN }]);
-                object.insert("anyOf".to_owned(), any);
-                return;
+        if let Some(choices) = object.remove("enum") {
+            object.remove("type");
+            let mut words = json!({ "type": "string", "enum": choices });
+            if let Some(descriptions) = object.remove("enumDescriptions") {
+                words["enumDescriptions"] = descriptions;
             }
+            let any = json!([words, { "type": "string", "pattern": EXPRESSION_PATTERN }]);
+            object.insert("anyOf".to_owned(), any);
+            return;
         }
     }
     transform_subschemas(&mut accept_expressions, schema);
@@ -318,6 +343,34 @@ mod tests {
             .map(|(key, _)| key)
             .collect();
         assert!(bare.is_empty(), "without a description, or without a default and an example: {bare:?}");
+    }
+
+    /// Of a value that may be written in several ways, each is explained, and so is each of some words.
+    #[test]
+    fn editors_can_explain_every_choice() {
+        fn bare(schema: &Value, at: &str, found: &mut Vec<String>) {
+            let text = |schema: &Value| schema["description"].as_str().is_some_and(|text| !text.is_empty());
+            let is_expression = |choice: &Value| choice["pattern"] == EXPRESSION_PATTERN && choice["type"] == "string";
+            for choice in schema["anyOf"].as_array().into_iter().flatten() {
+                if !is_expression(choice) && choice.get("enum").is_none() && !text(choice) {
+                    found.push(format!("{at}: {choice}"));
+                }
+            }
+            for (number, word) in schema["enum"].as_array().into_iter().flatten().enumerate() {
+                let described = schema["enumDescriptions"][number].as_str();
+                if described.is_none_or(str::is_empty) {
+                    found.push(format!("{at}: {word}"));
+                }
+            }
+            match schema {
+                Value::Object(entries) => entries.iter().for_each(|(key, it)| bare(it, &format!("{at}/{key}"), found)),
+                Value::Array(items) => items.iter().for_each(|it| bare(it, at, found)),
+                _ => {}
+            }
+        }
+        let mut found = Vec::new();
+        bare(&plain().to_value(), "", &mut found);
+        assert!(found.is_empty(), "without a description: {found:#?}");
     }
 
     /// What the schema says in examples and defaults is right by the schema.

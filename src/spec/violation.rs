@@ -301,7 +301,7 @@ impl<'a> Reader<'a> {
 
     fn takes_only_words(&self, error: &ValidationError<'_>) -> bool {
         let schema = self.parent_schema(error);
-        schema.get("enum").is_some() || schema.get("oneOf").is_some() || schema.get("const").is_some()
+        schema.get("enum").is_some() || schema.get("const").is_some()
     }
 
     /// The schema whose keyword is violated.
@@ -377,13 +377,8 @@ fn is_kind_choice(error: &ValidationError<'_>) -> bool {
 }
 
 fn words(schema: &Json) -> Vec<String> {
-    let consts = schema.get("oneOf").and_then(Json::as_array).into_iter().flatten();
-    let consts = consts.flat_map(|choice| choice.get("const").into_iter().chain(listed(choice)));
-    consts.chain(listed(schema)).filter_map(Json::as_str).map(str::to_owned).collect()
-}
-
-fn listed(schema: &Json) -> impl Iterator<Item = &Json> {
-    schema.get("enum").and_then(Json::as_array).into_iter().flatten()
+    let listed = schema.get("enum").and_then(Json::as_array).into_iter().flatten();
+    listed.filter_map(Json::as_str).map(str::to_owned).collect()
 }
 
 fn scalar_text(node: &Node) -> Option<String> {

@@ -106,10 +106,15 @@ class Server:
 
     def diagnose(self, name: str, text: str) -> list[tuple[int, str]]:
         """Line (1-based) and message of everything that the server marks."""
-        uri = self.open(name, text)
-        while uri not in self.diagnostics:
+        return self.diagnose_all({name: text})[name]
+
+    def diagnose_all(self, texts: dict[str, str]) -> dict[str, list[tuple[int, str]]]:
+        """The same for many files at once, as the server waits a while before it looks at one."""
+        uris = {name: self.open(name, text) for name, text in texts.items()}
+        while not self.diagnostics.keys() >= set(uris.values()):
             self.next_message()
-        return [(it["range"]["start"]["line"] + 1, it["message"]) for it in self.diagnostics[uri]]
+        marks = {name: self.diagnostics[uri] for name, uri in uris.items()}
+        return {name: [(it["range"]["start"]["line"] + 1, it["message"]) for it in of] for name, of in marks.items()}
 
     def complete(self, name: str, text: str) -> dict[str, str]:
         """What is inserted for each label, at the `|` of the text."""

@@ -16,6 +16,9 @@ from ..errors import SchemaError
 from .table import cast, from_columns, plain_type
 from .values import Given
 
+# What polars raises for types that it does not have; it panics for decimals of 256 bits.
+_REFUSALS = (pl.exceptions.PolarsError, pl.exceptions.PanicException, NotImplementedError, TypeError, ValueError)
+
 
 class PolarsGiven(Given):
     """What a function was given, with the polars types of its columns."""
@@ -41,14 +44,17 @@ class PolarsCodec:
 def _series(name: str, column: pa.Array) -> pl.Series:
     try:
         return pl.Series(name, column)
-    except (pl.exceptions.PolarsError, NotImplementedError, TypeError, ValueError) as error:
+    except _REFUSALS as error:
         raise SchemaError(f"polars cannot hold `{column.type}`: {error}", column=name) from None
 
 
 def _array(series: pl.Series, given: Given) -> pa.Array:
     if series.dtype == pl.Object:
         raise SchemaError("holds Python objects, which have no type in Arrow", column=series.name)
-    array = series.to_arrow()
+    try:
+        array = series.to_arrow()
+    except pa.ArrowException as error:  # Such as for integers of 128 bits.
+        raise SchemaError(f"Arrow cannot hold `{series.dtype}`: {error}", column=series.name) from None
     before = given.type_of(series.name)
     is_unchanged = isinstance(given, PolarsGiven) and given.types.get(series.name) == series.dtype
     if before is None or not is_unchanged:

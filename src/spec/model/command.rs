@@ -12,6 +12,7 @@ use super::PathsSpec;
 pub enum CommandSpec {
     /// Program and arguments; no shell is involved.
     Argv(#[schemars(length(min = 1))] Vec<String>),
+    /// The program, and how rows reach it.
     Options(Box<CommandOptions>),
 }
 

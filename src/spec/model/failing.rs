@@ -22,7 +22,7 @@ pub struct TimeoutLimitsSpec {
     #[schemars(schema_with = "crate::spec::schema::duration", example = &"60s")]
     pub attempt: String,
     /// Preparing the stage in a new worker (`python` only): imports, and the constructor of a class; and closing it, but no longer than a
-    /// minute. Without it, ten minutes, or as long as an attempt if that is more.
+    /// minute. Without it, `10m`, or as long as an attempt if that is more.
     #[serde(default)]
     #[schemars(schema_with = "crate::spec::schema::duration", example = &"5m", extend("default" = "10m"))]
     pub open: Option<String>,
@@ -32,19 +32,18 @@ pub struct TimeoutLimitsSpec {
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[schemars(example = serde_json::json!({ "attempts": 3 }))]
 pub struct RetrySpec {
-    /// Attempts in all, the first one included. Without it, 3.
+    /// Attempts in all, the first one included.
     #[schemars(range(min = 1, max = 1000), example = &5, extend("default" = 3))]
     pub attempts: Option<u32>,
     /// How long to wait before the second attempt; before each further one, twice as long. Without it, no time.
     #[serde(default)]
     #[schemars(schema_with = "crate::spec::schema::duration", example = &"1s")]
     pub backoff: Option<String>,
-    /// The longest wait. Without it, one minute, or `backoff` if that is more.
+    /// The longest wait. Without it, `1m`, or `backoff` if that is more.
     #[serde(default)]
     #[schemars(schema_with = "crate::spec::schema::duration", example = &"30s", extend("default" = "1m"))]
     pub max_backoff: Option<String>,
-    /// Part of each wait that is left to chance, so that attempts do not come all at once: with 0.5, between half of it and all. Without
-    /// it, 0.
+    /// Part of each wait that is left to chance, so that attempts do not come all at once: with 0.5, between half of it and all.
     #[schemars(range(min = 0.0, max = 1.0), example = &0.5, extend("default" = 0))]
     pub jitter: Option<f64>,
     /// The failures that `attempts` is for; the others get one attempt. Without it, all.
@@ -69,9 +68,9 @@ pub enum VerdictSpec {
 #[serde(untagged)]
 #[schemars(inline)]
 pub enum CheckpointSpec {
-    /// Whether they are.
+    /// Whether they are kept.
     Flag(bool),
-    /// They are, with options.
+    /// They are kept, and this says what else counts, and who else may have them.
     Options(CheckpointOptions),
 }
 
@@ -92,9 +91,11 @@ pub struct CheckpointOptions {
 #[serde(untagged)]
 #[schemars(inline)]
 pub enum OnErrorSpec {
-    /// Without a limit.
+    /// What becomes of any number of rows.
     Word(OnErrorWordSpec),
+    /// They are left out, up to a limit.
     Skip(SkipSpec),
+    /// They go to the port `rejected`, up to a limit.
     Reject(RejectSpec),
 }
 

@@ -10,6 +10,7 @@ use serde_json::{Map, Value};
 pub enum ReadSpec {
     /// Path or glob pattern of the files; `-` is standard input.
     Path(String),
+    /// The files, and how they are written.
     Options(ReadOptions),
 }
 
@@ -19,7 +20,7 @@ pub struct ReadOptions {
     /// Path or glob pattern of the files, or a list of them, relative to this file. `-` is standard input.
     #[schemars(example = &"data/*.jsonl")]
     pub path: PathsSpec,
-    /// How the rows are written. Without it, from the file's extension.
+    /// How the rows are written, such as `csv` or `jsonl`. Without it, from the file's extension.
     #[schemars(example = &"jsonl")]
     pub format: Option<FormatSpec>,
     /// How the files are compressed. Without it, from each file's extension.
@@ -29,30 +30,32 @@ pub struct ReadOptions {
     #[serde(default)]
     #[schemars(schema_with = "crate::spec::schema::columns")]
     pub schema: Option<Map<String, Value>>,
-    /// The character between fields (csv only). Without it, a comma.
+    /// The character between fields (csv only).
     #[schemars(length(equal = 1), example = &";", extend("default" = ","))]
     pub delimiter: Option<String>,
-    /// Whether the first record names the columns (csv and tsv only). Without it, it does.
+    /// Whether the first record names the columns (csv and tsv only).
     #[schemars(extend("default" = true))]
     pub header: Option<bool>,
-    /// The character that may stand around a field, or `none` (csv and tsv only). Without it, `"`.
+    /// The character that may stand around a field, or `none` (csv and tsv only).
     #[schemars(example = &"'", example = &"none", extend("default" = "\""))]
     pub quote: Option<String>,
-    /// The fields that are null (csv and tsv only). Without it, the empty one.
+    /// The fields that are null (csv and tsv only).
     #[schemars(example = &["", "NA", "NULL"], extend("default" = [""]))]
     pub nulls: Option<Vec<String>>,
-    /// How characters are written as bytes (text only). Without it, UTF-8.
+    /// How characters are written as bytes (text only).
     #[schemars(extend("default" = "utf-8"))]
     pub encoding: Option<EncodingSpec>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
 pub enum EncodingSpec {
+    /// Unicode; a byte order mark is skipped.
     #[serde(rename = "utf-8")]
     Utf8,
-    /// ISO 8859-1
+    /// ISO 8859-1: a character for every byte.
     #[serde(rename = "latin1")]
     Latin1,
+    /// Western European Windows.
     #[serde(rename = "windows-1252")]
     Windows1252,
     /// In the order of bytes that a byte order mark says, and little-endian without one.
@@ -64,7 +67,9 @@ pub enum EncodingSpec {
 #[serde(untagged)]
 #[schemars(inline)]
 pub enum PathsSpec {
+    /// A path or glob pattern.
     One(String),
+    /// Several, in this order.
     Many(#[schemars(length(min = 1))] Vec<String>),
 }
 
@@ -88,6 +93,7 @@ pub enum FormatSpec {
     Jsonl,
     /// A JSON array of objects; where it is read, also objects one after the other.
     Json,
+    /// Apache Parquet.
     Parquet,
     /// Arrow IPC: the file format in files, the stream format on pipes.
     Arrow,
@@ -100,16 +106,17 @@ pub enum FormatSpec {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum CompressionSpec {
+    /// As it is.
     None,
-    /// gzip
+    /// gzip.
     Gz,
-    /// Zstandard
+    /// Zstandard.
     Zst,
-    /// bzip2
+    /// bzip2.
     Bz2,
-    /// xz
+    /// xz.
     Xz,
-    /// Snappy; for the pages of Parquet files that are written
+    /// Snappy; for the pages of Parquet files that are written.
     Snappy,
 }
 
@@ -119,6 +126,7 @@ pub enum CompressionSpec {
 pub enum WriteSpec {
     /// Path of the file; `-` is standard output.
     Path(String),
+    /// The file, and how it is written.
     Options(WriteOptions),
 }
 
@@ -128,16 +136,16 @@ pub struct WriteOptions {
     /// Path of the file, relative to this file. `-` is standard output.
     #[schemars(example = &"out/result.parquet")]
     pub path: String,
-    /// How the rows are written. Without it, from the file's extension.
+    /// How the rows are written, such as `csv` or `parquet`. Without it, from the file's extension.
     #[schemars(example = &"parquet")]
     pub format: Option<FormatSpec>,
     /// How the file is compressed. Without it, from the file's extension.
     #[schemars(example = &"zst")]
     pub compression: Option<CompressionSpec>,
-    /// Whether the first line names the columns (csv and tsv only). Without it, it does.
+    /// Whether the first line names the columns (csv and tsv only).
     #[schemars(extend("default" = true))]
     pub header: Option<bool>,
-    /// What becomes of a file that is there already. Without it, it is replaced.
+    /// What becomes of a file that is there already.
     #[schemars(extend("default" = "overwrite"))]
     pub mode: Option<WriteModeSpec>,
 }

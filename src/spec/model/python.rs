@@ -11,7 +11,7 @@ pub struct PythonEnvironmentSpec {
     /// Packages as pip reads them, or the path of a requirements file.
     #[schemars(example = &"requirements.txt")]
     pub requirements: Option<RequirementsSpec>,
-    /// Folders that modules are imported from, relative to this file. Without it, the folder of this file.
+    /// Folders that modules are imported from, relative to this file.
     #[serde(default)]
     #[schemars(example = &["."], extend("default" = ["."]))]
     pub path: Vec<String>,
@@ -21,13 +21,13 @@ pub struct PythonEnvironmentSpec {
     /// A virtual environment to use as it is.
     #[schemars(example = &".venv")]
     pub venv: Option<String>,
-    /// How much the workers give way to other programs, as `nice` has it. Without it, as much as millpond itself.
+    /// How much the workers give way to other programs, as `nice` has it: added to the niceness of millpond itself.
     #[schemars(range(min = 0, max = 19), example = &5, extend("default" = 0))]
     pub nice: Option<u8>,
     /// How many threads numerical libraries may use in each worker (`OMP_NUM_THREADS` and its like). Without it, the cores divided by the workers.
     #[schemars(range(min = 1, max = 1024), example = &2)]
     pub threads: Option<u32>,
-    /// How the workers of all stages that do not say it themselves are started. Without it, `template`.
+    /// How the workers of all stages that do not say it themselves are started.
     #[schemars(extend("default" = "template"))]
     pub start: Option<StartSpec>,
     /// On which cores the workers of all stages may run that do not say it themselves. Without it, wherever millpond itself may.
@@ -39,6 +39,7 @@ pub struct PythonEnvironmentSpec {
 #[serde(untagged)]
 #[schemars(inline)]
 pub enum CpusSpec {
+    /// Each worker on one core.
     Spread(SpreadSpec),
     /// The numbers of the cores, as Linux counts them from 0.
     Only(#[schemars(length(min = 1), inner(range(max = 1023)))] Vec<u32>),
@@ -76,6 +77,7 @@ pub enum RequirementsSpec {
 pub enum PythonSpec {
     /// `module:name` of a function or a class.
     Call(#[schemars(schema_with = "crate::spec::schema::call")] String),
+    /// The function, and how it is called.
     Options(Box<PythonOptions>),
 }
 
@@ -135,15 +137,15 @@ impl PortsSpec {
 pub enum ConventionSpec {
     /// One row as a dict; gives a dict, `None` to drop it, or an iterable of dicts.
     Row,
-    /// A list of dicts.
+    /// The rows of a batch as a list of dicts; gives a list of dicts.
     Rows,
-    /// A `pyarrow.RecordBatch`.
+    /// A batch as a `pyarrow.RecordBatch`; gives one, a `pyarrow.Table`, or several.
     Arrow,
-    /// A `pandas.DataFrame`.
+    /// A batch as a `pandas.DataFrame`; gives one.
     Pandas,
-    /// A `polars.DataFrame`.
+    /// A batch as a `polars.DataFrame`; gives one.
     Polars,
-    /// A dict of numpy arrays.
+    /// A batch as a dict of numpy arrays; gives one.
     Numpy,
     /// An iterator of all batches (`pyarrow.RecordBatch`); yields batches. It may keep state from its first row to its last.
     Stream,

@@ -5,13 +5,15 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-/// What stages share.
+/// Something that stages share: a number of units, a rate, or devices.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(untagged)]
 pub enum ResourceSpec {
     /// So many units, which are given back.
     Units(#[schemars(range(min = 1, max = 1_000_000_000))] u32),
+    /// So much in a time.
     Rate(RateSpec),
+    /// Units that are told apart.
     Devices(DevicesSpec),
 }
 
@@ -47,7 +49,9 @@ pub struct DevicesSpec {
 #[serde(untagged)]
 #[schemars(inline)]
 pub enum DeviceIdSpec {
+    /// A number.
     Number(#[schemars(range(min = 0, max = 1_000_000_000))] u32),
+    /// Any other text.
     Text(String),
 }
 
@@ -69,13 +73,14 @@ pub enum UsesSpec {
 pub enum UseSpec {
     /// So much for each attempt.
     Units(#[schemars(range(min = 1, max = 1_000_000_000))] u32),
+    /// So much, for each attempt or for each row.
     Options(UseOptions),
 }
 
 /// How much is taken.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 pub struct UseOptions {
-    /// How much. Without it, 1.
+    /// How much.
     #[schemars(range(min = 1, max = 1_000_000_000), example = &2, extend("default" = 1))]
     pub units: Option<u32>,
     /// For what.

@@ -11,12 +11,14 @@ pub enum WorkersSpec {
     Max(#[schemars(range(min = 1, max = 1024))] u32),
     /// As many as there are usable cores.
     Auto(AutoSpec),
+    /// From so many to so many.
     Limits(WorkerLimitsSpec),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum AutoSpec {
+    /// As many as there are cores that may be used.
     Auto,
 }
 
@@ -36,16 +38,22 @@ pub struct WorkerLimitsSpec {
 #[serde(untagged)]
 #[schemars(inline)]
 pub enum MaxWorkersSpec {
+    /// At most so many.
     Count(#[schemars(range(min = 1, max = 1024))] u32),
+    /// As many as there are usable cores.
     Auto(AutoSpec),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum LogLevelSpec {
+    /// All records.
     Debug,
+    /// Records of `INFO` and more weight.
     Info,
+    /// Warnings and errors.
     Warning,
+    /// Errors alone.
     Error,
 }
 
