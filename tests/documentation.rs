@@ -228,6 +228,16 @@ fn anchors(text: &str) -> BTreeSet<String> {
     own.map(str::to_owned).chain(of_headings).collect()
 }
 
+/// The list at the top of `docs/errors.md` has every code, in the order of the page.
+#[test]
+fn every_code_is_in_the_list() {
+    let page = read(&repository().join("docs/errors.md"));
+    let (top, sections) = page.split_once("\n## ").expect("a section of the page");
+    let listed: Vec<&str> = top.split("[`").skip(1).filter_map(|rest| Some(rest.split_once("`](#")?.0)).collect();
+    let headings = sections.lines().filter_map(|line| line.strip_prefix("### `")?.strip_suffix('`'));
+    assert_eq!(listed, headings.collect::<Vec<_>>());
+}
+
 /// `docs/SUMMARY.md`, from which a book is made, names every page once, and no other.
 #[test]
 fn the_book_has_every_page() {

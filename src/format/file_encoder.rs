@@ -6,8 +6,8 @@ use std::num::{NonZeroU32, NonZeroU64};
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, RecordBatch, RecordBatchOptions};
-use arrow::compute::cast;
-use arrow::datatypes::{DataType, Field, FieldRef, Fields, Schema, SchemaRef};
+use arrow::compute::{CastOptions, cast_with_options};
+use arrow::datatypes::{DataType, Field, FieldRef, Fields, Schema, SchemaRef, TimeUnit};
 use arrow::ipc::writer::{FileWriter, StreamWriter};
 
 use super::compression::{BlockWriter, Compressor};
@@ -45,9 +45,8 @@ pub struct FileEncoder<W: Write + Send> {
     body: Body<W>,
     cutter: Cutter,
     mode: EncodeMode,
-    /// The schema without dictionaries: an Arrow file has one dictionary per column, and which one a batch has depends on how
-    /// its rows were cut.
-    decoded: Option<SchemaRef>,
+    /// The schema as the file has it, where that is another one than that of the batches.
+    stored: Option<SchemaRef>,
 }
 
 enum Body<W: Write + Send> {
@@ -67,11 +66,14 @@ impl<W: Write + Send> FileEncoder<W> {
         schema: &SchemaRef,
         mode: EncodeMode,
     ) -> Result<Self, EncodeError> {
-        let decoded = match (format, mode) {
-            (Format::Arrow, EncodeMode::File | EncodeMode::Memory) => Some(without_dictionaries(schema)),
+        let stored = match (format, mode) {
+            (Format::Arrow, EncodeMode::File | EncodeMode::Memory) => Some(stored_schema(schema, decoded)),
+            (Format::Parquet, _) => {
+                Some(stored_schema(schema, with_unit)).filter(|stored| has_other_types(stored, schema))
+            }
             _ => None,
         };
-        let schema = decoded.as_ref().unwrap_or(schema);
+        let schema = stored.as_ref().unwrap_or(schema);
         let body = match format {
             Format::Parquet => Body::Parquet(Box::new(ParquetWriter::new(output, schema.clone(), compression)?)),
             Format::Arrow => {
@@ -97,7 +99,7 @@ impl<W: Write + Send> FileEncoder<W> {
             EncodeMode::Memory => Cutter::new(NonZeroU32::MAX, MEMORY_BYTES),
             EncodeMode::File | EncodeMode::Stream => Cutter::new(ROWS, BYTES),
         };
-        Ok(Self { body, cutter, mode, decoded })
+        Ok(Self { body, cutter, mode, stored })
     }
 
     /// Writes lines. Where they are the format, they are written as they are.
@@ -111,7 +113,7 @@ impl<W: Write + Send> FileEncoder<W> {
 
     pub fn write(&mut self, batch: &RecordBatch) -> Result<(), EncodeError> {
         if self.cuts_again() {
-            let batch = match &self.decoded {
+            let batch = match &self.stored {
                 Some(schema) => cast_to(batch, schema)?,
                 None => batch.clone(),
             };
@@ -241,18 +243,42 @@ fn encode_text(format: Format, header: bool, batch: &RecordBatch) -> Result<Vec<
     Ok(text)
 }
 
-fn without_dictionaries(schema: &SchemaRef) -> SchemaRef {
-    let fields = schema.fields().iter().map(|field| decoded_field(field)).collect::<Fields>();
+/// The type that a file has in the place of one that is not nested.
+type StoredType = fn(&DataType) -> DataType;
+
+/// Without dictionaries: an Arrow file has one dictionary per column, and which one a batch has depends on how its rows were cut.
+fn decoded(data_type: &DataType) -> DataType {
+    match data_type {
+        DataType::Dictionary(_, value) => value.as_ref().clone(),
+        other => other.clone(),
+    }
+}
+
+/// Parquet has no times in seconds, and no dates in milliseconds: other programs would read numbers.
+fn with_unit(data_type: &DataType) -> DataType {
+    match data_type {
+        DataType::Timestamp(TimeUnit::Second, zone) => DataType::Timestamp(TimeUnit::Millisecond, zone.clone()),
+        DataType::Time32(TimeUnit::Second) => DataType::Time32(TimeUnit::Millisecond),
+        DataType::Date64 => DataType::Date32,
+        other => other.clone(),
+    }
+}
+
+fn stored_schema(schema: &SchemaRef, stored: StoredType) -> SchemaRef {
+    let fields = schema.fields().iter().map(|field| stored_field(field, stored)).collect::<Fields>();
     Arc::new(Schema::new(fields))
 }
 
-fn decoded_field(field: &Field) -> FieldRef {
+fn has_other_types(one: &Schema, other: &Schema) -> bool {
+    one.fields().iter().zip(other.fields()).any(|(one, other)| one.data_type() != other.data_type())
+}
+
+fn stored_field(field: &Field, stored: StoredType) -> FieldRef {
     let data_type = match field.data_type() {
-        DataType::Dictionary(_, value) => value.as_ref().clone(),
-        DataType::List(item) => DataType::List(decoded_field(item)),
-        DataType::LargeList(item) => DataType::LargeList(decoded_field(item)),
-        DataType::Struct(fields) => DataType::Struct(fields.iter().map(|field| decoded_field(field)).collect()),
-        other => other.clone(),
+        DataType::List(item) => DataType::List(stored_field(item, stored)),
+        DataType::LargeList(item) => DataType::LargeList(stored_field(item, stored)),
+        DataType::Struct(fields) => DataType::Struct(fields.iter().map(|field| stored_field(field, stored)).collect()),
+        other => stored(other),
     };
     Arc::new(Field::new(field.name(), data_type, field.is_nullable()))
 }
@@ -260,7 +286,7 @@ fn decoded_field(field: &Field) -> FieldRef {
 fn cast_to(batch: &RecordBatch, schema: &SchemaRef) -> Result<RecordBatch, EncodeError> {
     let cast_column = |(column, field): (&ArrayRef, &FieldRef)| match field.data_type() {
         same if same == column.data_type() => Ok(Arc::clone(column)),
-        other => cast(column, other),
+        other => cast_with_options(column, other, &CastOptions { safe: false, ..CastOptions::default() }),
     };
     let columns = batch.columns().iter().zip(schema.fields()).map(cast_column).collect::<Result<Vec<_>, _>>()?;
     let options = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));

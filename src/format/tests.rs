@@ -92,6 +92,34 @@ fn every_type_survives_every_format() {
     }
 }
 
+/// Without a logical type of Parquet, other programs would read the numbers that times are stored as.
+#[test]
+fn times_are_times_in_parquet() {
+    let seconds: ArrayRef = Arc::new(TimestampSecondArray::from(vec![Some(1_706_702_400), None]));
+    let fields = vec![Field::new("at", seconds.data_type().clone(), true)];
+    let columns: Vec<(&str, ArrayRef)> = vec![
+        ("seconds", Arc::clone(&seconds)),
+        ("zoned", Arc::new(TimestampSecondArray::from(vec![Some(0), None]).with_timezone("UTC"))),
+        ("time", Arc::new(Time32SecondArray::from(vec![Some(25_380), None]))),
+        ("date", Arc::new(Date64Array::from(vec![Some(1_706_659_200_000), None]))),
+        ("nested", Arc::new(StructArray::new(fields.into(), vec![seconds], None))),
+    ];
+    let written = batch(columns);
+    let mut bytes = Vec::new();
+    encode(Format::Parquet, &written, &mut bytes).unwrap();
+    let reader = parquet::file::reader::SerializedFileReader::new(bytes::Bytes::from(bytes.clone())).unwrap();
+    let leaves = parquet::file::reader::FileReader::metadata(&reader).file_metadata().schema_descr().columns().to_vec();
+    assert!(leaves.iter().all(|leaf| leaf.logical_type_ref().is_some()), "{leaves:?}");
+    let read = decode(Format::Parquet, &bytes, &[]).unwrap();
+    for (before, after) in written.columns().iter().zip(read.columns()).take(4) {
+        assert_eq!(&arrow::compute::cast(after, before.data_type()).unwrap(), before);
+    }
+    assert_eq!(
+        text(Format::Csv, &read.project(&[0, 2, 3]).unwrap()),
+        "seconds,time,date\n2024-01-31T12:00:00,07:03:00,2024-01-31\n,,\n"
+    );
+}
+
 #[test]
 fn nested_columns_are_refused_by_csv() {
     let (name, list) = nested().remove(0);

@@ -156,8 +156,9 @@ impl Page<'_> {
         for (name, pattern) in TEXTS {
             let schema = pattern.schema();
             let message = schema["patternErrorMessage"].as_str().unwrap_or_default();
-            // Cells end where a bar stands.
-            writeln!(text, "| {name} | {} |", message.replace('|', "\\|")).expect("text takes text");
+            // A bar would end the cell, and an angle bracket begin HTML.
+            let message = message.replace('|', "\\|").replace('<', "\\<");
+            writeln!(text, "| {name} | {message} |").expect("text takes text");
         }
         text.push('\n');
     }
@@ -262,7 +263,11 @@ impl Page<'_> {
             ["object", ..] => self.mapping(schema),
             ["array"] => {
                 let items = self.forms(&schema["items"]).into_iter().map(|(form, _)| form).collect::<Vec<_>>();
-                format!("list of {}{}", items.join(" or "), bounds(schema, "minItems", "maxItems"))
+                let items = items.join(" or ");
+                match bounds(schema, "minItems", "maxItems") {
+                    only if only == ", at least 1" => format!("list of {items}, not empty"),
+                    bounds => format!("list of {items}{bounds}"),
+                }
             }
             // A list, or an expression that gives one.
             ["array", ..] => "list".to_owned(),
@@ -283,7 +288,7 @@ impl Page<'_> {
         match values {
             Some(values @ Value::Object(_)) => {
                 let forms: Vec<String> = self.forms(values).into_iter().map(|(form, _)| form).collect();
-                format!("mapping from names to: {}", forms.join(", or "))
+                format!("mapping from names to {}", forms.join(", or to "))
             }
             _ => "mapping".to_owned(),
         }

@@ -117,7 +117,10 @@ def test_a_whole_stage_is_completed_from_its_kind(server: Server, kind: str) -> 
         body = re.sub(r"\$\{\d+(?::([^${}]*)|\|([^,|]*)[^}]*)\}", lambda it: it[1] or it[2] or "", body)
     body = re.sub(r"\n *", lambda it: "\n    " + it[0][1:], body)
     assert f"{kind}:" in body
-    assert server.diagnose(f"whole-{kind}.yaml", f"version: 1\nstages:\n  stage: {{ read: x.csv }}\n  a:\n    {body}\n") == []
+    assert (
+        server.diagnose(f"whole-{kind}.yaml", f"version: 1\nstages:\n  stage: {{ read: x.csv }}\n  a:\n    {body}\n")
+        == []
+    )
 
 
 def test_no_pipeline_of_this_repository_is_marked(server: Server) -> None:
