@@ -85,7 +85,7 @@ pub fn show(document: &mut Document, asked: &Asked) -> Result<(), AskError> {
 
 fn asked_stage<'a>(document: &'a Document, asked: &Asked) -> Result<&'a StageDraft, AskError> {
     let name = asked.of.split_once('.').map_or(asked.of.as_str(), |(stage, _)| stage);
-    let mut written = document.stages.iter().filter(|draft| !matches!(draft.sharing, Sharing::Sink(_)));
+    let mut written = document.stages.iter().filter(|draft| draft.is_written());
     let names = written.clone().map(StageDraft::written_name);
     let missing = || AskError::NoStage { name: name.to_owned(), help: did_you_mean(name, names) };
     written.find(|draft| draft.name == name || draft.written_name() == name).ok_or_else(missing)
@@ -121,6 +121,7 @@ fn behind(of: &StageDraft, name: &str, kind: &'static str, spec: StageSpec) -> S
         spec,
         kinds: vec![(kind, of.name_span)],
         sharing: Sharing::None,
+        checks: None,
         lost: BTreeSet::new(),
     }
 }

@@ -6,6 +6,7 @@ use super::columns::KnownColumns;
 use super::link::{self, After, CommandShape, Link, ports};
 use super::stage::{Command, CommandLine, Convention, Port, StageKind};
 use crate::diagnostic::{Code, Diagnostic, Span, did_you_mean};
+use crate::spec::expect::EXPECT;
 use crate::spec::model::{CommandModeSpec, OnErrorWordSpec};
 use crate::spec::schema::{KINDS, SHARED_KINDS};
 use crate::spec::tree::{Node, Value};
@@ -47,7 +48,7 @@ fn misspells(draft: &StageDraft, key: &str) -> bool {
 /// A stage has inputs if and only if its kind takes them.
 pub fn inputs(draft: &StageDraft, kind: Option<&StageKind>) -> Option<Diagnostic> {
     let word = draft.kind()?;
-    if let Sharing::Sink(_) = draft.sharing {
+    if !draft.is_written() {
         return None;
     }
     let name = &draft.name;
@@ -95,11 +96,15 @@ pub fn on_error(draft: &StageDraft) -> Option<Diagnostic> {
         OnErrorWordSpec::Reject => "reject",
     };
     let ports = ports(draft)?;
+    // Rows that are not as they must be can always be told apart.
+    if draft.has(EXPECT) {
+        return None;
+    }
     let message = format!("the stage `{}` cannot `{word}` rows", draft.name);
     let help = if link::keeps_state(draft) {
         "what a row has done to a state cannot be undone: let a stage in front of this one sort out bad rows"
     } else {
-        "python stages with `from` and commands in mode `batch` or `row` can"
+        "python stages with `from` and commands in mode `batch` or `row` can, and stages with `expect`"
     };
     let problem = Diagnostic::new(Code::PlanOnErrorUnsupported, draft.span(&["on_error"]), message)
         .help(help.to_owned())
@@ -235,6 +240,10 @@ fn uses_param(kind: &StageKind, name: &str) -> bool {
             CommandLine::Shell(script) => script.contains(name),
             CommandLine::Argv(_) | CommandLine::Row(_) => false,
         },
+        StageKind::Expect(expect) => expect
+            .conditions
+            .iter()
+            .any(|condition| condition.sql.query.parameters().iter().any(|parameter| parameter == name)),
         StageKind::Read(_) | StageKind::Write(_) | StageKind::Python(_) => false,
     }
 }

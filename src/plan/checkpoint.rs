@@ -85,7 +85,9 @@ impl Resolver<'_> {
             }
             StageKind::Command(command) if command.mode == CommandMode::Once => Some("its command gets no batches"),
             StageKind::Python(_) | StageKind::Command(_) => None,
-            StageKind::Read(_) | StageKind::Write(_) | StageKind::Sql(_) => Some("what it does is cheap to do again"),
+            StageKind::Read(_) | StageKind::Write(_) | StageKind::Sql(_) | StageKind::Expect(_) => {
+                Some("what it does is cheap to do again")
+            }
         };
         if let Some(problem) = problem {
             let message = format!("the stage `{}` cannot keep finished batches: {problem}", self.draft.name);

@@ -11,15 +11,17 @@ use std::time::SystemTime;
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 
 use super::compile::Settings;
+use super::expect::Expect;
 use super::link::{After, Link, ports};
 use super::queue::Cut;
 use super::resolve::Resolver;
 use super::stage::{ColumnType, Command, CommandMode, Port, Python, Read, Sql, StageKind};
 use crate::batch::{self, LINE, line_schema};
-use crate::diagnostic::{Code, Diagnostic};
-use crate::format::Format;
-use crate::spec::Document;
-use crate::sql::{self, Checker, MisfitKind};
+use crate::diagnostic::{Code, Diagnostic, did_you_mean};
+use crate::format::{Format, column_type};
+use crate::spec::expect::{EXPECT, ROWS};
+use crate::spec::{Document, StageDraft};
+use crate::sql::{self, Checker, Misfit, MisfitKind};
 
 /// Sources that are looked at: a run reads all of them, but `plan` is to answer at once.
 const MOST_SOURCES: usize = 256;
@@ -72,6 +74,7 @@ impl Look<'_> {
                 StageKind::Read(read) => self.of_read(read, self.cuts[at], waits[at], &mut looked_at),
                 StageKind::Sql(sql) => self.of_query(at, sql, &known, &mut checker, problems),
                 StageKind::Command(command) => self.of_command(at, command, &known),
+                StageKind::Expect(expect) => self.of_expect(at, expect, &known, &mut checker, problems),
                 StageKind::Python(_) | StageKind::Write(_) => None,
             };
             if let StageKind::Python(Python { returns, .. }) = kind {
@@ -158,7 +161,6 @@ impl Look<'_> {
         checker: &mut Option<Checker>,
         problems: &mut Vec<Diagnostic>,
     ) -> Option<SchemaRef> {
-        let draft = &self.document.stages[at];
         let columns_of = |table: &str| {
             let members = self.into[at].iter().map(|&link| &self.links[link]).filter(|link| link.table == table);
             union(members.map(|link| known.of_link(link)))
@@ -170,36 +172,91 @@ impl Look<'_> {
         }
         let names = sql.query.tables().iter().map(String::as_str);
         let tables = names.map(|name| Some((name, columns_of(name)?))).collect::<Option<Vec<_>>>()?;
-        let settings = self.settings_of(&draft.name, sql)?;
+        let draft = &self.document.stages[at];
+        match self.planned(draft, sql, &tables, checker) {
+            Ok(columns) => columns,
+            Err(misfit) => {
+                Resolver { document: self.document, draft, problems }.report_misfit(&sql.query, &misfit);
+                None
+            }
+        }
+    }
+
+    /// The columns of a query over tables; an error if it cannot be run over them.
+    fn planned(
+        &self,
+        draft: &StageDraft,
+        sql: &Sql,
+        tables: &[(&str, SchemaRef)],
+        checker: &mut Option<Checker>,
+    ) -> Result<Option<SchemaRef>, Box<Misfit>> {
+        let Some(settings) = self.settings_of(&draft.name, sql) else { return Ok(None) };
         if checker.is_none() {
             *checker = Checker::new(&settings);
         }
-        let checker = checker.as_ref()?;
+        let Some(checker) = checker.as_ref() else { return Ok(None) };
         // Columns have no types as long as they have no values.
         let is_open = tables.iter().any(|(name, schema)| has_open_columns(sql, name, schema));
         // The fields of a struct would become columns, with their names.
         if is_open && sql.query.sql().to_lowercase().contains("unnest") {
-            return None;
+            return Ok(None);
         }
-        match checker.columns(&sql.query, &tables, &settings) {
+        match checker.columns(&sql.query, tables, &settings) {
             Ok(columns) if is_open => {
                 let is_known = |table: &str, column: &str| {
                     let (_, schema) = tables.iter().find(|(name, _)| *name == table)?;
                     Some(!batch::is_open(schema.field_with_name(column).ok()?.data_type()))
                 };
                 let is_known = |table: &str, column: &str| is_known(table, column).unwrap_or(false);
-                let known = checker.types_known(&sql.query, &tables, &settings, &is_known);
-                columns.map(|columns| with_types(&columns, known.as_deref().unwrap_or_default()))
+                let known = checker.types_known(&sql.query, tables, &settings, &is_known);
+                Ok(columns.map(|columns| with_types(&columns, known.as_deref().unwrap_or_default())))
             }
-            Ok(columns) => columns,
-            Err(misfit) => {
-                // Types may not be what they seem.
-                if !is_open || misfit.kind != MisfitKind::Other {
-                    Resolver { document: self.document, draft, problems }.report_misfit(&sql.query, &misfit);
-                }
-                None
+            Ok(columns) => Ok(columns),
+            // Types may not be what they seem.
+            Err(misfit) if is_open && misfit.kind == MisfitKind::Other => Ok(None),
+            Err(misfit) => Err(misfit),
+        }
+    }
+
+    /// What is expected of rows whose columns are known.
+    fn of_expect(
+        &self,
+        at: usize,
+        expect: &Expect,
+        known: &KnownColumns,
+        checker: &mut Option<Checker>,
+        problems: &mut Vec<Diagnostic>,
+    ) -> Option<SchemaRef> {
+        let columns = self.input(at, known)?;
+        let draft = &self.document.stages[at];
+        for (number, condition) in expect.conditions.iter().enumerate() {
+            let tables = [(ROWS, Arc::clone(&columns))];
+            if let Err(misfit) = self.planned(draft, &condition.sql, &tables, checker) {
+                let mut resolver = Resolver { document: self.document, draft, problems };
+                let Some(node) = resolver.condition_node(number).cloned() else { continue };
+                resolver.report_misfit_in(&node, node.as_str().unwrap_or_default(), 1, &misfit);
             }
         }
+        let mut resolver = Resolver { document: self.document, draft, problems };
+        let names = || columns.fields().iter().map(|field| field.name().as_str());
+        let wanted = expect.schema.iter().map(|(name, data_type)| ("schema", name, Some(data_type)));
+        for (key, name, data_type) in wanted.chain(expect.not_null.iter().map(|name| ("not_null", name, None))) {
+            let span = resolver.column_span(&[EXPECT, key], name);
+            match (columns.field_with_name(name), data_type) {
+                (Err(_), _) => {
+                    let message = format!("there is no column `{name}`");
+                    resolver.report_at(Code::PlanUnknownColumn, span, None, message).help = did_you_mean(name, names());
+                }
+                (Ok(field), Some(wanted)) if !batch::is_open(field.data_type()) && field.data_type() != wanted => {
+                    let word = |of: &DataType| column_type::word(of).unwrap_or_else(|| of.to_string());
+                    let is = word(field.data_type());
+                    let message = format!("the column `{name}` is {is}, and `expect` wants {}", word(wanted));
+                    resolver.report_at(Code::PlanUnexpectedType, span, None, message);
+                }
+                (Ok(_), _) => {}
+            }
+        }
+        Some(columns)
     }
 
     /// `None` if a param of the query has no value.

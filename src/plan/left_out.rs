@@ -3,7 +3,8 @@
 use std::collections::BTreeSet;
 
 use super::link::{After, Link};
-use crate::spec::{Document, StageDraft};
+use crate::spec::expect::EXPECT;
+use crate::spec::{Checks, Document, StageDraft};
 
 /// A stage that a run does without.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -66,7 +67,7 @@ pub fn left_out(
         afters.iter().filter(|after| reasons[after.to].is_none()).map(|after| after.from).collect();
     for &at in order.iter().rev() {
         // Code of the user's may do more than give rows; queries and reading do not.
-        let gives_rows_alone = matches!(document.stages[at].kind(), Some("read" | "sql"));
+        let gives_rows_alone = matches!(document.stages[at].kind(), Some("read" | "sql" | EXPECT));
         let all_gone = !consumers[at].is_empty() && consumers[at].iter().all(|to| reasons[*to].is_some());
         if reasons[at].is_none() && gives_rows_alone && all_gone && !awaited.contains(&at) {
             reasons[at] = Some(Reason::Unread);
@@ -111,8 +112,18 @@ fn needed(document: &Document, connections: Connections<'_>, reasons: &[Option<R
     let is_asked_for = |at: &usize| document.asked_for.contains(&document.stages[*at].name);
     let mut needed: BTreeSet<usize> = (0..document.stages.len()).filter(is_asked_for).collect();
     let mut open: Vec<usize> = needed.iter().copied().collect();
-    while let Some(at) = open.pop() {
-        open.extend(before[at].iter().copied().filter(|from| reasons[*from].is_none() && needed.insert(*from)));
+    loop {
+        while let Some(at) = open.pop() {
+            open.extend(before[at].iter().copied().filter(|from| reasons[*from].is_none() && needed.insert(*from)));
+        }
+        // What is expected of their rows is checked, too, though nobody reads what checks it.
+        for (at, draft) in document.stages.iter().enumerate() {
+            let Some(Checks::Duplicates(of)) = &draft.checks else { continue };
+            let is_needed = needed.iter().any(|needed| document.stages[*needed].name == *of);
+            open.extend((is_needed && reasons[at].is_none() && needed.insert(at)).then_some(at));
+        }
+        if open.is_empty() {
+            return needed;
+        }
     }
-    needed
 }

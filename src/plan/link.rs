@@ -4,12 +4,13 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::stage::Port;
 use crate::diagnostic::{Code, Diagnostic, Span, did_you_mean};
+use crate::spec::expect::{EXPECT, ROWS};
 use crate::spec::model::{
     AfterSpec, CommandModeSpec, CommandSpec, ConventionSpec, FromSpec, OnErrorWordSpec, PipeFormatSpec, PortsSpec,
     PythonSpec,
 };
 use crate::spec::tree::Node;
-use crate::spec::{Document, Sharing, StageDraft};
+use crate::spec::{Checks, Document, Sharing, StageDraft};
 
 /// One entry of a stage's `from`, with names resolved to positions in [`Document::stages`].
 #[derive(Clone, Debug)]
@@ -53,6 +54,10 @@ pub fn links(document: &Document, problems: &mut Vec<Diagnostic>) -> Vec<Link> {
                 span: draft.name_span,
             };
             links.extend(stages.called(shared).iter().map(of));
+            continue;
+        }
+        if let Some(from) = stages.checked_by(draft).or_else(|| stages.check_before(to)) {
+            links.push(Link { from, port: Port::MAIN.to_owned(), to, table: ROWS.to_owned(), span: draft.name_span });
             continue;
         }
         for reference in references(draft) {
@@ -138,7 +143,9 @@ fn resolve_after(
         problems.push(problem.related(sink.name_span, "this sink").help(help.to_owned()));
         return Vec::new();
     }
-    awaited.iter().map(|&from| After { from, to, span: reference.span }).collect()
+    // And that what is expected of them is so.
+    let awaited = awaited.iter().flat_map(|&from| [Some(from), stages.checks.get(&from).copied()]);
+    awaited.flatten().map(|from| After { from, to, span: reference.span }).collect()
 }
 
 /// The positions of stages by name.
@@ -146,20 +153,58 @@ struct Stages<'a> {
     one: BTreeMap<&'a str, usize>,
     /// What a `foreach` made, by the name in the file.
     made: BTreeMap<&'a str, Vec<usize>>,
+    /// The stages that check the rows of others, by those.
+    checks: BTreeMap<usize, usize>,
+    /// The stages that look for keys, by the stages whose rows these are of.
+    keys: BTreeMap<&'a str, usize>,
+    drafts: &'a [StageDraft],
 }
 
 impl<'a> Stages<'a> {
     fn of(document: &'a Document) -> Self {
-        let is_written = |(_, draft): &(usize, &StageDraft)| !matches!(draft.sharing, Sharing::Sink(_));
-        let stages = document.stages.iter().enumerate().filter(is_written);
-        let one = stages.map(|(at, draft)| (draft.name.as_str(), at)).collect();
+        let stages = document.stages.iter().enumerate().filter(|(_, draft)| draft.is_written());
+        let one: BTreeMap<&str, usize> = stages.map(|(at, draft)| (draft.name.as_str(), at)).collect();
+        let (mut checks, mut keys) = (BTreeMap::new(), BTreeMap::new());
+        for (at, draft) in document.stages.iter().enumerate() {
+            match &draft.checks {
+                Some(Checks::Rows(of)) => checks.extend(one.get(of.as_str()).map(|of| (*of, at))),
+                Some(Checks::Keys(of)) => keys.extend([(of.as_str(), at)]),
+                Some(Checks::Duplicates(_)) | None => {}
+            }
+        }
         let mut made: BTreeMap<&str, Vec<usize>> = BTreeMap::new();
         for (at, draft) in document.stages.iter().enumerate() {
-            if let Some(name) = &draft.foreach {
+            if let Some(name) = draft.foreach.as_ref().filter(|_| draft.is_written()) {
                 made.entry(name).or_default().push(at);
             }
         }
-        Self { one, made }
+        Self { one, made, checks, keys, drafts: &document.stages }
+    }
+
+    /// The stage whose rows a stage checks that is not written in the file.
+    fn checked_by(&self, draft: &StageDraft) -> Option<usize> {
+        match draft.checks.as_ref()? {
+            Checks::Rows(of) => {
+                let of = *self.one.get(of.as_str())?;
+                (self.drafts[of].kind() != Some("write")).then_some(of)
+            }
+            Checks::Keys(of) => self.checks.get(self.one.get(of.as_str())?).copied(),
+            Checks::Duplicates(of) => self.keys.get(of.as_str()).copied(),
+        }
+    }
+
+    /// Of a sink, the stage that checks the rows that it is given.
+    fn check_before(&self, sink: usize) -> Option<usize> {
+        self.checks.get(&sink).copied().filter(|_| self.drafts[sink].kind() == Some("write"))
+    }
+
+    /// The stage and its port from which the rows of a port come.
+    fn giving<'p>(&self, stage: usize, port: &'p str) -> (usize, &'p str) {
+        match (self.checks.get(&stage), port) {
+            (Some(check), Port::MAIN) => (*check, Port::MAIN),
+            (Some(check), Port::UNEXPECTED) => (*check, Port::REJECTED),
+            _ => (stage, port),
+        }
     }
 
     /// The stages that a name stands for: all that a `foreach` made, in their order, if it is that of a stage with one.
@@ -226,7 +271,10 @@ fn resolve(
     let table = reference
         .alias
         .map_or_else(|| if port == Port::MAIN { stage.to_owned() } else { format!("{stage}_{port}") }, str::to_owned);
-    let link = |&from: &usize| Link { from, port: port.to_owned(), to, table: table.clone(), span: reference.span };
+    let link = |&from: &usize| {
+        let (from, port) = stages.giving(from, port);
+        Link { from, port: port.to_owned(), to, table: table.clone(), span: reference.span }
+    };
     producers.iter().map(link).collect()
 }
 
@@ -235,7 +283,8 @@ fn check_port(producer: &StageDraft, port: &str, reference: &Reference<'_>) -> O
     let name = producer.written_name();
     let rejects = producer.is_lost("on_error")
         || producer.spec.on_error.as_ref().is_some_and(|on_error| on_error.word() == OnErrorWordSpec::Reject);
-    if port == Port::REJECTED && ports.contains(&port) {
+    let can_reject = port == Port::REJECTED && ports.contains(&port);
+    if can_reject || (port == Port::UNEXPECTED && producer.has(EXPECT)) {
         let message = format!("nothing ever arrives from `{name}.{port}`");
         let warning = Diagnostic::new(Code::PlanNothingRejected, reference.span, message)
             .help(format!("add `on_error: reject` to the stage `{name}`"));
@@ -261,6 +310,12 @@ fn check_port(producer: &StageDraft, port: &str, reference: &Reference<'_>) -> O
         return Some(problem.related(producer.name_span, "this stage").help(help.to_owned()));
     }
     let message = format!("stage `{name}` has no port `{port}`");
+    if port == Port::UNEXPECTED {
+        let help = Some(format!("say what the rows of `{name}` must be like, with `expect`"));
+        return Some(
+            Diagnostic::new(Code::PlanUnknownPort, reference.span, message).help(help).through(reference.through),
+        );
+    }
     let help = if ports.is_empty() { None } else { did_you_mean(port, ports) };
     Some(Diagnostic::new(Code::PlanUnknownPort, reference.span, message).help(help).through(reference.through))
 }
@@ -287,6 +342,7 @@ pub fn ports(draft: &StageDraft) -> Option<Vec<&str>> {
     let kind = draft.kind()?;
     match kind {
         "write" => Some(Vec::new()),
+        EXPECT => Some(vec![Port::MAIN, Port::REJECTED]),
         "command" => {
             let shape = CommandShape::of(draft)?;
             let gives_rows = shape.output != PipeFormatSpec::None || shape.mode == CommandModeSpec::Row;

@@ -356,6 +356,7 @@ fn native(plan: &Plan, stage: &Stage) -> u64 {
         StageKind::Sql(sql) if sql.row_wise => {
             of_all(largest_input(plan, stage).saturating_mul(2 * at_once), stage.supply)
         }
+        StageKind::Expect(_) => of_all(largest_input(plan, stage).saturating_mul(2 * at_once), stage.supply),
         StageKind::Sql(_) | StageKind::Python(_) | StageKind::Command(_) => 0,
     }
 }

@@ -6,7 +6,7 @@ use super::stage::Sql;
 use crate::diagnostic::{Code, Span, did_you_mean, nearest};
 use crate::spec::model::{SqlOptions, SqlSpec};
 use crate::spec::tree::{Node, TextStyle};
-use crate::sql::{Misfit, MisfitKind, Query, SyntaxError};
+use crate::sql::{Misfit, MisfitKind, Query, SyntaxError, TextPosition};
 
 impl Resolver<'_> {
     pub(super) fn sql(&mut self, spec: &SqlSpec, links: &[&Link]) -> Option<Sql> {
@@ -14,7 +14,9 @@ impl Resolver<'_> {
         let query = match Query::parse(text) {
             Ok(query) => query,
             Err(error) => {
-                self.report_syntax(text, &error);
+                if let Some(node) = query_node(self.draft).cloned() {
+                    self.report_syntax_in(&node, text, &error, "the query is not valid SQL");
+                }
                 return None;
             }
         };
@@ -24,14 +26,14 @@ impl Resolver<'_> {
         Some(Sql { query, row_wise })
     }
 
-    fn report_syntax(&mut self, text: &str, error: &SyntaxError) {
-        let Some(node) = query_node(self.draft) else { return };
+    /// `what` is wrong with a text at `node`.
+    pub(super) fn report_syntax_in(&mut self, node: &Node, text: &str, error: &SyntaxError, what: &str) {
         let offset = error.line.zip(error.column).and_then(|(line, column)| offset_at(text, line, column));
         let span =
             offset.and_then(|offset| self.place(node, text, offset, word_length(text, offset))).unwrap_or(node.span);
         // The place is shown; saying it again in words, counted in the query, would confuse.
         let message = error.message.split(" at Line:").next().unwrap_or(&error.message);
-        self.report_at(Code::PlanSqlSyntax, span, node.alias, format!("the query is not valid SQL: {message}"));
+        self.report_at(Code::PlanSqlSyntax, span, node.alias, format!("{what}: {message}"));
     }
 
     fn check_tables(&mut self, text: &str, query: &Query, links: &[&Link]) {
@@ -79,8 +81,12 @@ impl Resolver<'_> {
 
     /// Says why the query cannot be run over its tables.
     pub(super) fn report_misfit(&mut self, query: &Query, misfit: &Misfit) {
-        let Some(node) = query_node(self.draft) else { return };
-        let text = query.sql();
+        let Some(node) = query_node(self.draft).cloned() else { return };
+        self.report_misfit_in(&node, query.sql(), 0, misfit);
+    }
+
+    /// The same for a text at `node`, which begins so many lines behind the beginning of the query that was planned.
+    pub(super) fn report_misfit_in(&mut self, node: &Node, text: &str, lines_before: usize, misfit: &Misfit) {
         let (code, name, message, help) = match &misfit.kind {
             MisfitKind::UnknownColumn { of, name, known } => {
                 let message = match of {
@@ -100,12 +106,15 @@ impl Resolver<'_> {
                 (Code::PlanUnknownFunction, Some(name), format!("there is no function `{name}`"), help)
             }
             MisfitKind::Other => {
-                let message = format!("the query cannot be run over its tables: {}", misfit.message);
+                let what = if lines_before == 0 { "the query" } else { "the condition" };
+                let message = format!("{what} cannot be run over its tables: {}", misfit.message);
                 (Code::PlanBadQuery, None, message, None)
             }
         };
         let told = misfit.place.and_then(|(start, end)| {
-            let (start, end) = (offset_at(text, start.line, start.column)?, offset_at(text, end.line, end.column)?);
+            let at =
+                |position: TextPosition| offset_at(text, position.line.checked_sub(lines_before)?, position.column);
+            let (start, end) = (at(start)?, at(end)?);
             self.place(node, text, start, end.checked_sub(start)?)
         });
         let found = || name.and_then(|name| self.place(node, text, find_word(text, name)?, name.len()));
@@ -130,7 +139,7 @@ impl Resolver<'_> {
     }
 
     /// The place in the file of `length` bytes at `offset` of a scalar's text, where its style lets it be known.
-    fn place(&self, node: &Node, text: &str, offset: usize, length: usize) -> Option<Span> {
+    pub(super) fn place(&self, node: &Node, text: &str, offset: usize, length: usize) -> Option<Span> {
         let style = node.as_text()?.style;
         let source = self.document.source.slice(node.span);
         let start = match style {

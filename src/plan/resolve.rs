@@ -15,12 +15,13 @@ use super::stage::{
 use super::template::{LoneBrace, Template};
 use crate::diagnostic::{Code, Diagnostic, Span, did_you_mean};
 use crate::format::{Compression, Format, column_type};
+use crate::spec::expect::EXPECT;
 use crate::spec::model::{
-    CommandModeSpec, CommandSpec, ConventionSpec, CpusSpec, MaxWorkersSpec, OutputsSpec, PartitionBySpec,
-    PipeFormatSpec, PortsSpec, PythonOptions, PythonSpec, QueueSpec, SizeSpec, SpreadSpec, StartSpec, WorkersSpec,
+    CommandModeSpec, CommandSpec, ConventionSpec, CpusSpec, MaxWorkersSpec, OutputsSpec, PipeFormatSpec, PortsSpec,
+    PythonOptions, PythonSpec, QueueSpec, SizeSpec, SpreadSpec, StartSpec, WorkersSpec,
 };
 use crate::spec::tree::Node;
-use crate::spec::{Document, Sharing, StageDraft, pattern};
+use crate::spec::{Checks, Document, Sharing, StageDraft, pattern};
 
 /// The least that `memory` can be, and why: an interpreter that has imported pyarrow and numpy takes half of it.
 const SMALLEST_MEMORY: (u64, &str) = (64 << 20, "a worker takes before its first batch");
@@ -46,12 +47,17 @@ impl Resolver<'_> {
             let (format, compression) = (Format::Arrow, Compression::None);
             return Some(StageKind::Write(Write { target, format, compression, header: true, is_new: false }));
         }
+        if let Some(Checks::Duplicates(_)) = &self.draft.checks {
+            let (target, format, compression) = (WriteTarget::Nothing, Format::Csv, Compression::None);
+            return Some(StageKind::Write(Write { target, format, compression, header: true, is_new: false }));
+        }
         let spec = &self.draft.spec;
         match kind {
             "read" => self.read(spec.read.as_ref()?).map(StageKind::Read),
             "write" => self.write(spec.write.as_ref()?).map(StageKind::Write),
             "sql" => self.sql(spec.sql.as_ref()?, links).map(StageKind::Sql),
             "python" => self.python(spec.python.as_ref()?).map(StageKind::Python),
+            EXPECT => self.expect(spec.expect.as_ref()?).map(StageKind::Expect),
             _ => self.command(spec.command.as_ref()?).map(StageKind::Command),
         }
     }
@@ -195,8 +201,7 @@ impl Resolver<'_> {
     fn partition_by(&mut self) -> Vec<String> {
         let columns = match &self.draft.spec.partition_by {
             None => return Vec::new(),
-            Some(PartitionBySpec::One(column)) => std::slice::from_ref(column),
-            Some(PartitionBySpec::Many(columns)) => columns,
+            Some(columns) => columns.names(),
         };
         if let Some(at) = (1..columns.len()).find(|&at| columns[..at].contains(&columns[at])) {
             let message = format!("`partition_by` names the column `{}` twice", columns[at]);

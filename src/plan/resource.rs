@@ -185,7 +185,9 @@ impl Resolver<'_> {
                 Some("its command is fed one batch after the other")
             }
             Some(StageKind::Python(_) | StageKind::Command(_)) => None,
-            Some(StageKind::Read(_) | StageKind::Write(_) | StageKind::Sql(_)) => Some("it runs no code of yours"),
+            Some(StageKind::Read(_) | StageKind::Write(_) | StageKind::Sql(_) | StageKind::Expect(_)) => {
+                Some("it runs no code of yours")
+            }
         };
         if let Some(problem) = problem {
             let message = format!("`uses` has no meaning for the stage `{}`: {problem}", self.draft.name);
@@ -281,7 +283,7 @@ fn is_given_rows(kind: &StageKind) -> bool {
     match kind {
         StageKind::Python(python) => !python.is_source && python.partition_by.is_empty() && !python.is_stream(),
         StageKind::Command(command) => command.mode != CommandMode::Once,
-        StageKind::Read(_) | StageKind::Write(_) | StageKind::Sql(_) => false,
+        StageKind::Read(_) | StageKind::Write(_) | StageKind::Sql(_) | StageKind::Expect(_) => false,
     }
 }
 

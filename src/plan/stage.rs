@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use arrow::datatypes::SchemaRef;
 
 use super::checkpoint::Checkpoint;
+use super::expect::Expect;
 use super::failing::{Budget, OnError, Retry, Timeout};
 use super::log_level::LogLevel;
 use super::plan::{EdgeId, StageId};
@@ -79,6 +80,15 @@ impl Stage {
             StageKind::Sql(_) => "sql",
             StageKind::Python(_) => "python",
             StageKind::Command(_) => "command",
+            StageKind::Expect(_) => "expect",
+        }
+    }
+
+    /// The stage of the file whose rows it rejects.
+    pub fn rejects_of(&self) -> &str {
+        match &self.kind {
+            StageKind::Expect(expect) => &expect.of,
+            _ => &self.name,
         }
     }
 
@@ -186,6 +196,8 @@ pub struct Port {
 impl Port {
     pub const MAIN: &'static str = "out";
     pub const REJECTED: &'static str = "rejected";
+    /// How `from` names the rejected rows of the stage that checks what the rows of a stage must be like.
+    pub const UNEXPECTED: &'static str = "unexpected";
     /// What is kept of the updates of the run's state that came with a batch: no port, as nobody can read from it.
     pub const STATE: &'static str = "_state";
 }
@@ -197,6 +209,8 @@ pub enum StageKind {
     Sql(Sql),
     Python(Python),
     Command(Command),
+    /// Not written as a stage: checks the rows of one.
+    Expect(Expect),
 }
 
 /// Arrow type of a declared column, kept as the word the user wrote (`int64`, `string`, ...) and resolved by
@@ -244,6 +258,8 @@ pub enum WriteTarget {
     Stdout,
     /// Memory that all workers can map, under this name.
     Shared(String),
+    /// Nowhere: that there are rows is what is wrong.
+    Nothing,
 }
 
 /// A query whose syntax has been checked and whose tables are the stage's inputs.

@@ -65,7 +65,7 @@ impl Supply {
             StageKind::Sql(sql) => Self::sum(inputs)?.queried(sql),
             StageKind::Python(_) | StageKind::Command(_) if cut.rows.get() < FEW_ROWS => None,
             StageKind::Python(_) | StageKind::Command(_) => Some(Self::sum(inputs)?.worked_on()),
-            StageKind::Write(_) => Self::sum(inputs),
+            StageKind::Write(_) | StageKind::Expect(_) => Self::sum(inputs),
         }
     }
 
@@ -178,6 +178,7 @@ pub fn at_once(stage: &Stage, workers: u32) -> u32 {
     let parallel = match &stage.kind {
         StageKind::Read(_) | StageKind::Write(_) => false,
         StageKind::Sql(sql) => sql.row_wise,
+        StageKind::Expect(_) => true,
         // Without keys, a state sees one batch after the other.
         StageKind::Python(python) => !python.is_source && (stage.has_keys() || !stage.has_state()),
         StageKind::Command(command) => command.mode != CommandMode::Once,

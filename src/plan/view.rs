@@ -216,10 +216,12 @@ pub(super) fn kind_text(plan: &Plan, stage: &Stage) -> String {
                 WriteTarget::File(path) => plan.shown(path),
                 WriteTarget::Stdout => "standard output".to_owned(),
                 WriteTarget::Shared(name) => format!("shared memory, as `{name}`"),
+                WriteTarget::Nothing => return "expect no rows".to_owned(),
             };
             format!("write {} {target}", format_word(write.format))
         }
         StageKind::Sql(_) => "sql".to_owned(),
+        StageKind::Expect(expect) => format!("expect {}", expect.describe()).trim_end().to_owned(),
         StageKind::Python(python) => format!("python {}:{}", python.call.module, python.call.name),
         StageKind::Command(command) => {
             let what = match &command.line {
@@ -297,7 +299,11 @@ fn inputs_text(plan: &Plan, stage: &Stage) -> String {
 
 /// Ports as they are written in `from`. Many in a row that one `foreach` made are told by its name and their number.
 fn names<'a>(ports: impl Iterator<Item = (&'a Stage, &'a str)>) -> Vec<String> {
-    let written = |name: &str, port: &str| if port == Port::MAIN { name.to_owned() } else { format!("{name}.{port}") };
+    let written = |name: &str, port: &str| match (name.strip_suffix(".expect"), port) {
+        (_, Port::MAIN) => name.to_owned(),
+        (Some(of), Port::REJECTED) => format!("{of}.{}", Port::UNEXPECTED),
+        _ => format!("{name}.{port}"),
+    };
     let ports: Vec<_> = ports.collect();
     let is_alike = |one: &(&Stage, &str), other: &(&Stage, &str)| {
         one.0.foreach.is_some() && one.0.foreach == other.0.foreach && one.1 == other.1
@@ -316,8 +322,14 @@ fn running_text(stage: &Stage) -> String {
     match &stage.kind {
         StageKind::Read(_) => "native, streaming".to_owned(),
         StageKind::Write(_) if stage.is_shared() => "native, streaming; kept until the run has ended".to_owned(),
+        StageKind::Write(write) if write.target == WriteTarget::Nothing => {
+            "native, streaming; a row ends the run".to_owned()
+        }
         StageKind::Write(_) => "native, streaming; published when the run has succeeded".to_owned(),
         StageKind::Sql(sql) if sql.row_wise => "native, row-wise: per batch, in order and in parallel".to_owned(),
+        StageKind::Expect(_) => {
+            format!("native: per batch, in order and in parallel; on_error: {}", on_error_text(stage))
+        }
         StageKind::Sql(_) => {
             let memory = stage.memory.map(|limit| format!(", in {}", size(limit.get()))).unwrap_or_default();
             format!("native, over the whole stream{memory}")
@@ -426,7 +438,7 @@ pub fn mermaid(plan: &Plan) -> String {
     for stage in &plan.stages {
         let (open, close) = match stage.kind {
             StageKind::Read(_) | StageKind::Write(_) => ("[(", ")]"),
-            StageKind::Sql(_) => ("[", "]"),
+            StageKind::Sql(_) | StageKind::Expect(_) => ("[", "]"),
             StageKind::Python(_) => ("([", "])"),
             StageKind::Command(_) => ("[[", "]]"),
         };

@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 
+use super::expect::EXPECT;
 use super::schema::KINDS;
 use super::tree::{Entry, Node, Step, Value};
 
@@ -82,7 +83,8 @@ fn takes(stage: &Node, key: &str) -> bool {
         _ => false,
     };
     match key {
-        "on_error" | "checkpoint" => loses_rows,
+        "on_error" => loses_rows || stage.get(EXPECT).is_some(),
+        "checkpoint" => loses_rows,
         "recycle" => *kind == "python" && loses_rows,
         "memory" | "log_level" => *kind == "python",
         "timeout" => *kind == "python" || (*kind == "command" && !(mode == "once" && gives_rows)),

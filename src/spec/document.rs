@@ -56,6 +56,8 @@ pub struct StageDraft {
     /// The kinds that are written, with the places of their keys.
     pub kinds: Vec<(&'static str, Span)>,
     pub sharing: Sharing,
+    /// What it checks, of a stage that is not written in the file.
+    pub checks: Option<Checks>,
     /// Keys of the stage whose value is wrong or not known, and so is not in `spec`.
     pub lost: BTreeSet<String>,
 }
@@ -69,6 +71,17 @@ pub enum Sharing {
     Source,
     /// It keeps what the stage with this name makes, so that all workers find it. It is not written in the file.
     Sink(String),
+}
+
+/// What a stage checks, for the `expect` of the stage with this name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Checks {
+    /// Each row, and their number.
+    Rows(String),
+    /// Which keys are there several times.
+    Keys(String),
+    /// That there are no such keys.
+    Duplicates(String),
 }
 
 /// A resource as it was written.
@@ -101,6 +114,11 @@ impl Document {
 }
 
 impl StageDraft {
+    /// Whether it stands in the file.
+    pub fn is_written(&self) -> bool {
+        self.checks.is_none() && !matches!(self.sharing, Sharing::Sink(_))
+    }
+
     /// The name in the file.
     pub fn written_name(&self) -> &str {
         self.foreach.as_deref().unwrap_or(&self.name)

@@ -37,6 +37,11 @@ const SYNONYMS: &[(&str, &[&str], &str)] = &[
     ("stage", &["transform", "filter", "where", "map"], "write it as `sql`, or as a function: `python: module:name`"),
     ("stage", &["file", "files", "filename", "glob", "src"], "write `read: {}` for a source, `write: {}` for a sink"),
     ("stage", &["env_vars", "environment", "envs", "environ", "env_variables", "variables"], "write `env: {}`"),
+    (
+        "stage",
+        &["validate", "checks", "check", "contract", "assert", "assertions", "constraints"],
+        "write `expect: {}`",
+    ),
     ("stage", &["if", "condition", "only_if", "enabled"], "write `when: {}`"),
     (
         "stage",

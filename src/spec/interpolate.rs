@@ -171,6 +171,7 @@ fn forbidden(path: &[Step]) -> Option<Code> {
         .collect();
     match keys.as_slice() {
         ["stages" | "shared", _, "sql"] | ["stages" | "shared", _, "sql", "query"] => Some(Code::ExprInSql),
+        ["stages", _, "expect", "where"] => Some(Code::ExprInSql),
         ["stages", _, "command", "shell"] => Some(Code::ExprInShell),
         _ => None,
     }

@@ -6,6 +6,7 @@
 
 mod defaults;
 mod document;
+pub mod expect;
 mod foreach;
 mod given;
 mod hint;
@@ -23,7 +24,7 @@ pub mod tree;
 mod violation;
 pub mod yaml;
 
-pub use document::{Document, ResourceDraft, Sharing, StageDraft};
+pub use document::{Checks, Document, ResourceDraft, Sharing, StageDraft};
 pub use given::{Completeness, Given};
 pub use hint::means;
 pub use params::{Allowed, Param};

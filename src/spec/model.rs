@@ -6,6 +6,7 @@
 
 mod command;
 mod defaults;
+mod expect;
 mod failing;
 mod file;
 mod python;
@@ -20,6 +21,7 @@ use serde_json::{Map, Value};
 
 pub use command::*;
 pub use defaults::*;
+pub use expect::*;
 pub use failing::*;
 pub use file::*;
 pub use python::*;
@@ -219,7 +221,7 @@ pub struct StageSpec {
     /// Columns whose values are the key of a row (`python` with `from` only). All rows with one key go to one instance of the stage's code, in
     /// their order, so that it may keep state per key; `finish()` of a class may give rows at the end.
     #[schemars(example = &"user", example = &["country", "user"])]
-    pub partition_by: Option<PartitionBySpec>,
+    pub partition_by: Option<ColumnsSpec>,
     /// What an attempt of one batch takes of `resources` before it begins, and has while it runs (`python` and `command` only): the name of one, a
     /// list, or units by names.
     #[schemars(example = &"connections", example = &serde_json::json!({ "connections": 1, "api": { "per": "row" } }))]
@@ -240,6 +242,10 @@ pub struct StageSpec {
     /// What happens to rows that keep failing, when all attempts are used up. `skip` and `reject` may have a limit, beyond which the run fails.
     #[schemars(example = &"reject", example = &serde_json::json!({ "reject": { "max_fraction": 0.01 } }), extend("default" = "fail"))]
     pub on_error: Option<OnErrorSpec>,
+    /// What the rows that the stage gives must be like, or of a sink, the rows that it is given. Rows that are not are as failing rows to
+    /// `on_error`, and `reject` gives them to the port `unexpected`.
+    #[schemars(example = &serde_json::json!({ "where": "stars BETWEEN 1 AND 5", "not_null": ["id"], "unique": "id", "rows": { "min": 1 } }))]
+    pub expect: Option<ExpectSpec>,
     /// Whether finished batches are kept, so that a later run need not do them again: batches of which the rows, the code, and all else
     /// that decides what comes of them are the same. Of `python` functions and classes that keep no state, and of commands in mode `batch`
     /// or `row`.
@@ -283,11 +289,20 @@ pub enum AfterSpec {
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(untagged)]
 #[schemars(inline)]
-pub enum PartitionBySpec {
+pub enum ColumnsSpec {
     /// A column.
     One(String),
     /// Several columns, whose values together are the key.
     Many(#[schemars(length(min = 1))] Vec<String>),
+}
+
+impl ColumnsSpec {
+    pub fn names(&self) -> &[String] {
+        match self {
+            Self::One(name) => std::slice::from_ref(name),
+            Self::Many(names) => names,
+        }
+    }
 }
 
 #[derive(Clone, Debug, Deserialize, JsonSchema)]

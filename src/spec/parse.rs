@@ -8,6 +8,7 @@ use serde::de::DeserializeOwned;
 
 use super::defaults::{self, DEFAULTS};
 use super::document::{Document, ResourceDraft, Sharing, StageDraft};
+use super::expect;
 use super::foreach::{self, Expansion};
 use super::given::Given;
 use super::indentation;
@@ -48,6 +49,7 @@ pub fn parse(source: &Arc<SourceText>, given: &Given) -> Document {
     }
     let shared = read_stages(SHARED, source, &root, &pruned, &holes, &mut problems);
     share(shared, &mut stages, &mut problems);
+    expect::add_checks(&mut stages);
     let python = pruned.get("python").map(|node| read_typed(node, &mut problems)).unwrap_or_default();
     let resources = read_resources(&root, &pruned, &mut problems);
     let description = pruned.get("description").and_then(Node::as_str).map(str::to_owned);
@@ -272,6 +274,7 @@ fn read_stages(
                 spec: spec.unwrap_or_default(),
                 kinds: kinds(if section == SHARED { &SHARED_KINDS } else { &KINDS }, &entry.value),
                 sharing: Sharing::None,
+                checks: None,
                 lost,
             }
         })

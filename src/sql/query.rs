@@ -66,6 +66,24 @@ impl Query {
         Ok(Self { parsed: Arc::new(parsed) })
     }
 
+    /// A query that tells of each row of `table`, in a column of its own, whether a condition is true. The condition has a line, or several,
+    /// to itself, behind the first one.
+    pub fn of_condition(condition: &str, table: &str) -> Result<Self, SyntaxError> {
+        stacker::grow(STACK, || {
+            let tokens = tokenize(condition)?;
+            refuse_endless_chains(&tokens)?;
+            let mut parser = Parser::new(&GenericDialect {}).with_tokens_with_locations(tokens);
+            parser.parse_expr().map_err(|error| SyntaxError::from_parser(error, condition))?;
+            let next = parser.next_token();
+            if next.token != Token::EOF {
+                let message = format!("expected the end of the condition, found `{}`", next.token);
+                return Err(SyntaxError::new(message).at(next.span.start));
+            }
+            // It is one expression, so that no bracket of it can be the partner of these.
+            Self::parse_here(&format!("SELECT (\n{condition}\n) IS TRUE AS holds FROM {table}"))
+        })
+    }
+
     /// The text as it was written.
     pub fn sql(&self) -> &str {
         &self.parsed.sql

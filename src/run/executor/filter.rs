@@ -243,7 +243,7 @@ impl Filter {
         self.mailbox.send(match found {
             Ok(found) => {
                 let batch = Some(Batch::new(found, portion.batch.origin().clone()));
-                Message::AttemptDone { attempt, rows: rows as u64, batch }
+                Message::AttemptDone { attempt, rows: rows as u64, batch, failed: Vec::new() }
             }
             Err(failure) => Message::AttemptFailed { attempt, failure },
         });

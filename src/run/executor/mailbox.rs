@@ -55,6 +55,8 @@ pub enum Message {
         attempt: AttemptId,
         rows: u64,
         batch: Option<Batch>,
+        /// Rows that are not as they must be, by their places among those of the attempt. `batch` has nothing of them.
+        failed: Vec<(u64, Failure)>,
     },
     AttemptFailed {
         attempt: AttemptId,

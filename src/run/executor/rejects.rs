@@ -43,7 +43,7 @@ pub fn batch(
     let text = |of: &dyn Fn(&Reject) -> String| -> ArrayRef {
         Arc::new(StringArray::from_iter_values(facts.iter().map(|reject| of(reject))))
     };
-    arrays.push(text(&|_| stage.name.clone()));
+    arrays.push(text(&|_| stage.rejects_of().to_owned()));
     arrays.push(text(&|reject| reject.failure.verdict.word().to_owned()));
     arrays.push(text(&|reject| reject.failure.message.clone()));
     let traceback = |reject: &Reject| (!reject.failure.traceback.is_empty()).then(|| reject.failure.traceback.clone());

@@ -113,8 +113,12 @@ impl Resident {
             out.send(match result {
                 Ok(()) => Message::Ended { stage, schema: None },
                 Err(error) => {
-                    let scope = if matches!(error, WriteError::Closed) { Scope::ClosedPipe } else { Scope::Output };
-                    Message::StageFailed { stage, failure: failure(scope, Verdict::Exception, error.to_string()) }
+                    let (scope, verdict) = match error {
+                        WriteError::Closed => (Scope::ClosedPipe, Verdict::Exception),
+                        WriteError::Unexpected(_) => (Scope::Opening, Verdict::Contract),
+                        _ => (Scope::Output, Verdict::Exception),
+                    };
+                    Message::StageFailed { stage, failure: failure(scope, verdict, error.to_string()) }
                 }
             });
         });

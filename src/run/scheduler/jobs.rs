@@ -44,7 +44,7 @@ impl Scheduler {
         }
         if self.has_no_more(stage) {
             self.set_ready(stage, false);
-            if self.jobs(stage).jobs.is_empty() && self.keeps_to_budget(stage) {
+            if self.jobs(stage).jobs.is_empty() && self.keeps_to_budget(stage) && self.has_expected_rows(stage) {
                 self.finish_ports(stage);
             }
             return;

@@ -5,7 +5,7 @@ use super::action::{Action, Reject};
 use super::event::{Failure, Scope};
 use super::queue::Reservation;
 use super::scheduler::Scheduler;
-use crate::plan::{EdgeId, OnError, Port, StageId, Verdict};
+use crate::plan::{EdgeId, OnError, Port, StageId, StageKind, Verdict};
 use crate::run::{RunEvent, StageFailure};
 
 impl Scheduler {
@@ -82,6 +82,20 @@ impl Scheduler {
         let most = (budget.max_fraction.unwrap_or_default() * 1e8).round() / 1e6;
         let message = format!("{} of {all}, and `on_error` allows {most} %", rows_have_failed(failed));
         let failure = Failure { verdict: Verdict::Exception, scope: Scope::Budget, message, traceback: String::new() };
+        self.fail(StageFailure::of_stage(stage, failure));
+        false
+    }
+}
+
+impl Scheduler {
+    /// Whether the stage has as many rows as `expect` wants, now that it has seen all. If not, the run has failed. Where nobody wanted
+    /// all of them, that is not known.
+    pub(super) fn has_expected_rows(&mut self, stage: StageId) -> bool {
+        let StageKind::Expect(expect) = &self.plan.stage(stage).kind else { return true };
+        let account = &self.stages[stage.index()].account;
+        let rows = account.rows_in - account.rows_failed();
+        let Some(message) = expect.wrong_number(rows).filter(|_| !self.is_unwanted(stage)) else { return true };
+        let failure = Failure { verdict: Verdict::Contract, scope: Scope::Opening, message, traceback: String::new() };
         self.fail(StageFailure::of_stage(stage, failure));
         false
     }

@@ -58,6 +58,7 @@ impl Role {
             StageKind::Read(_) | StageKind::Write(_) => Self::Resident,
             StageKind::Sql(sql) if sql.row_wise && !stage.inputs.is_empty() => Self::Map(MapHost::Native),
             StageKind::Sql(_) => Self::Resident,
+            StageKind::Expect(_) => Self::Map(MapHost::Native),
             StageKind::Python(python) if python.is_source => Self::Generator(class()),
             StageKind::Python(_) if stage.has_state() => Self::Keyed(class()),
             StageKind::Python(_) => Self::Map(MapHost::Worker(class())),

@@ -56,7 +56,9 @@ impl Fingerprint {
         match &stage.kind {
             StageKind::Python(python) => made.python(python, environment)?,
             StageKind::Command(command) => made.command(command)?,
-            StageKind::Read(_) | StageKind::Write(_) | StageKind::Sql(_) => unreachable!("they keep no batches"),
+            StageKind::Read(_) | StageKind::Write(_) | StageKind::Sql(_) | StageKind::Expect(_) => {
+                unreachable!("they keep no batches")
+            }
         }
         for pattern in stage.checkpoint.iter().flat_map(|checkpoint| &checkpoint.depends) {
             made.depends(pattern)?;

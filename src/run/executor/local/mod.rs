@@ -4,6 +4,7 @@
 mod attempts;
 mod checkpoints;
 mod ending;
+mod expecting;
 mod filters;
 mod keyed;
 mod native;
@@ -39,6 +40,7 @@ use crate::run::publish::{RunFolder, Staging};
 use crate::run::scheduler::{Action, AttemptId, BatchId, Device, Event, Failure, Meta, Output, Scope};
 use crate::secrets::masked;
 pub use checkpoints::{CheckpointError, Checkpoints, Digests, Kept, Known, StageChange};
+use expecting::Expecting;
 use filters::Filters;
 pub use keyed::InPartitions;
 use keyed::KeyedInput;
@@ -86,6 +88,7 @@ pub struct LocalExecutor {
     /// The columns of inputs that several edges lead to.
     unions: BTreeMap<(StageId, usize), Columns>,
     queries: BTreeMap<StageId, Arc<Planned>>,
+    expecting: BTreeMap<StageId, Arc<Expecting>>,
     keyed: BTreeMap<StageId, KeyedInput>,
     spill: SpillSpace,
     commands: BTreeMap<ProcessId, Running>,
@@ -153,6 +156,7 @@ impl LocalExecutor {
             segments,
             unions: BTreeMap::new(),
             queries: BTreeMap::new(),
+            expecting: BTreeMap::new(),
             commands: BTreeMap::new(),
             devices: BTreeMap::new(),
             filters: Filters::default(),
@@ -273,7 +277,7 @@ impl LocalExecutor {
                 Event::Ended { stage }
             }
             Message::StageFailed { stage, failure } => Event::StageFailed { stage, failure },
-            Message::AttemptDone { attempt, rows, batch } => {
+            Message::AttemptDone { attempt, rows, batch, failed } => {
                 self.filters.rest(attempt);
                 let outputs = batch.map(|batch| Output { port: 0, batch: self.keep(batch) });
                 Event::AttemptDone {
@@ -282,7 +286,7 @@ impl LocalExecutor {
                     outputs: outputs.into_iter().collect(),
                     end: false,
                     spent: Duration::ZERO,
-                    failed: Vec::new(),
+                    failed,
                 }
             }
             Message::AttemptFailed { attempt, failure } => {
@@ -414,7 +418,7 @@ impl LocalExecutor {
                 Resident::query(id, sql.query.clone(), tables, settings, runtime, self.mailbox.clone())
             }
             StageKind::Command(_) => return self.start_command_source(stage),
-            StageKind::Python(_) => unreachable!("python stages are never resident"),
+            StageKind::Python(_) | StageKind::Expect(_) => unreachable!("they work batch by batch"),
         };
         self.residents.insert(id, resident);
         Ok(())

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex};
 use arrow::datatypes::SchemaRef;
 
 use super::LocalExecutor;
+use super::expecting::Checked;
 use crate::batch::Batch;
 use crate::plan::memory::SPILL_LIMIT;
 use crate::plan::{Read, Stage, StageId, StageKind, Verdict};
@@ -65,14 +66,23 @@ impl LocalExecutor {
         let stage = plan.stage(id);
         let settings = self.sql_settings(stage);
         let planned = Arc::clone(self.queries.entry(id).or_default());
+        let expecting = Arc::clone(self.expecting.entry(id).or_default());
         let mailbox = self.mailbox.clone();
         rayon::spawn(move || {
-            let StageKind::Sql(sql) = &plan.stage(id).kind else { unreachable!("only queries run natively") };
-            let batch = batch.expect("a row-wise query has an input");
-            let table = &plan.stage(id).inputs[0].table;
-            let result = guarded(|| planned.apply(&sql.query, table, &settings, &batch, sequence));
+            let stage = plan.stage(id);
+            let batch = batch.expect("what is native has an input");
+            let result = guarded(|| match &stage.kind {
+                StageKind::Sql(sql) => {
+                    let output = planned.apply(&sql.query, &stage.inputs[0].table, &settings, &batch, sequence)?;
+                    Ok(Checked { batch: output, failed: Vec::new() })
+                }
+                StageKind::Expect(expect) => expecting.check(expect, stage.on_error, &settings, &batch, sequence),
+                _ => unreachable!("only queries and expectations run natively"),
+            });
             mailbox.send(match result {
-                Ok(output) => Message::AttemptDone { attempt, rows: batch.rows() as u64, batch: Some(output) },
+                Ok(Checked { batch: output, failed }) => {
+                    Message::AttemptDone { attempt, rows: batch.rows() as u64, batch: Some(output), failed }
+                }
                 Err(failure) => Message::AttemptFailed { attempt, failure },
             });
         });

@@ -115,7 +115,7 @@ impl LocalExecutor {
                         let origin = origin.blur(rows.len());
                         Batch::new(rows, origin)
                     });
-                    Message::AttemptDone { attempt, rows, batch }
+                    Message::AttemptDone { attempt, rows, batch, failed: Vec::new() }
                 }
                 Err(failure) => Message::AttemptFailed { attempt, failure },
             });

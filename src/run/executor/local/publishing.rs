@@ -143,6 +143,7 @@ impl LocalExecutor {
                         }
                     }
                 }
+                (StageKind::Expect(_), Some(input)) => Some(Arc::clone(input)),
                 (StageKind::Command(command), Some(input)) if command.mode == CommandMode::Row => {
                     match row_command::columns(input) {
                         Ok(columns) => Some(columns),

@@ -142,7 +142,7 @@ impl LocalExecutor {
                 noted.map_err(|error| not_made(&error))
             });
             mailbox.send(match result {
-                Ok(()) => Message::AttemptDone { attempt, rows: 0, batch: None },
+                Ok(()) => Message::AttemptDone { attempt, rows: 0, batch: None, failed: Vec::new() },
                 Err(failure) => Message::AttemptFailed { attempt, failure },
             });
         });

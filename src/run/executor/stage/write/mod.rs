@@ -11,7 +11,9 @@ use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use arrow::array::RecordBatch;
 use arrow::datatypes::{Schema, SchemaRef};
+use arrow::util::display::{ArrayFormatter, FormatOptions};
 use rustix::fs::{Advice, fadvise};
 
 use self::spool::Spool;
@@ -66,6 +68,9 @@ pub enum WriteError {
     Conform { path: PathBuf, source: ConformError },
     #[error(transparent)]
     Publish(PublishError),
+    /// There must be no rows, and this is the first.
+    #[error("{0}")]
+    Unexpected(String),
     #[error("{} failed to be written before", path.display())]
     Failed { path: PathBuf },
 }
@@ -81,6 +86,10 @@ impl Sink {
                 let stdout = io::stdout().as_fd().try_clone_to_owned();
                 File::from(stdout.map_err(|source| WriteError::Unwritable { path: path.clone(), source })?)
             }
+            WriteTarget::Nothing => File::options()
+                .write(true)
+                .open("/dev/null")
+                .map_err(|source| WriteError::Unwritable { path: path.clone(), source })?,
             WriteTarget::Shared(_) => {
                 let made = SharedMemory::file();
                 made.map_err(|source| WriteError::Unwritable { path: path.clone(), source })?
@@ -98,6 +107,10 @@ impl Sink {
         let conformed = rows.into().conform(&mut self.columns);
         let rows = conformed.map_err(|source| WriteError::Conform { path: path.clone(), source })?;
         self.rows += rows.len() as u64;
+        if self.write.target == WriteTarget::Nothing && !rows.is_empty() {
+            let records = rows.records().map_err(|error| self.failure(error.into()))?;
+            return Err(WriteError::Unexpected(repeated(&records)));
+        }
         self.put(&rows).map_err(|source| self.failure(source))
     }
 
@@ -111,7 +124,7 @@ impl Sink {
             WriteTarget::Shared(name) => {
                 Some(SharedMemory::new(name, file).map_err(|source| self.failure(source.into()))?)
             }
-            WriteTarget::File(_) | WriteTarget::Stdout => None,
+            WriteTarget::File(_) | WriteTarget::Stdout | WriteTarget::Nothing => None,
         };
         Ok(Written { rows: self.rows, bytes, shared })
     }
@@ -150,7 +163,7 @@ impl Sink {
             State::Writing(encoder) => Ok(encoder),
             State::Waiting { output, spool } => {
                 let mode = match self.write.target {
-                    WriteTarget::File(_) => EncodeMode::File,
+                    WriteTarget::File(_) | WriteTarget::Nothing => EncodeMode::File,
                     WriteTarget::Shared(_) => EncodeMode::Memory,
                     WriteTarget::Stdout => EncodeMode::Stream,
                 };
@@ -207,7 +220,20 @@ fn shown(target: &WriteTarget) -> PathBuf {
         WriteTarget::File(path) => path.clone(),
         WriteTarget::Stdout => PathBuf::from("<stdout>"),
         WriteTarget::Shared(name) => PathBuf::from(format!("<shared {name}>")),
+        WriteTarget::Nothing => PathBuf::from("<nothing>"),
     }
+}
+
+/// In words, a key that is there several times: its columns, and then how often it is there.
+fn repeated(records: &RecordBatch) -> String {
+    let shown = |at: usize| {
+        let formatter = ArrayFormatter::try_new(records.column(at), &FormatOptions::new().with_null("null"));
+        formatter.map_or_else(|error| error.to_string(), |formatter| formatter.value(0).to_string())
+    };
+    let schema = records.schema();
+    let count = records.num_columns() - 1;
+    let key: Vec<String> = (0..count).map(|at| format!("`{}` = {}", schema.field(at).name(), shown(at))).collect();
+    format!("{} rows have {}, and `expect` wants it to be unique", shown(count), key.join(" and "))
 }
 
 /// Bytes after which the system is asked to begin to write them to the disk. At the end all are waited for, and only then may they be
