@@ -2,7 +2,8 @@
 //! them.
 //!
 //! A block of YAML is a complete pipeline, which is run in a folder with the examples of this repository, unless
-//! `<!-- fragment -->` stands in the line before it, or `<!-- wrong -->`: then it has the problem in whose section it stands, and no other.
+//! `<!-- fragment -->` stands in the line before it, or `<!-- wrong -->`: then it has the problem in whose section it stands, and no other. Before a
+//! file with tests, which pass, stands `<!-- tests -->`.
 
 #[allow(dead_code)]
 mod program;
@@ -18,6 +19,7 @@ use serde_json::Value;
 
 const FRAGMENT: &str = "<!-- fragment -->";
 const WRONG: &str = "<!-- wrong -->";
+const TESTS: &str = "<!-- tests -->";
 
 /// README.md and the pages in docs.
 fn pages() -> Vec<PathBuf> {
@@ -77,7 +79,7 @@ fn workplace() -> tempfile::TempDir {
 fn every_pipeline_runs() {
     let blocks: Vec<Block> = pages().iter().flat_map(|page| yaml_blocks(page)).collect();
     let pipelines: Vec<&Block> =
-        blocks.iter().filter(|block| ![FRAGMENT, WRONG].contains(&block.mark.as_str())).collect();
+        blocks.iter().filter(|block| ![FRAGMENT, WRONG, TESTS].contains(&block.mark.as_str())).collect();
     assert!(pipelines.len() > 10, "only {} pipelines were found", pipelines.len());
     for pipeline in pipelines {
         assert!(pipeline.text.starts_with("version: 1\n"), "{}: is this a fragment?", pipeline.place());
@@ -96,13 +98,30 @@ fn every_pipeline_runs() {
 }
 
 #[test]
+fn every_test_passes() {
+    let blocks: Vec<Block> = pages().iter().flat_map(|page| yaml_blocks(page)).collect();
+    let blocks: Vec<&Block> = blocks.iter().filter(|block| block.mark == TESTS).collect();
+    assert!(blocks.len() > 1, "only {} were found", blocks.len());
+    for block in blocks {
+        let folder = workplace();
+        let file = folder.path().join("pipeline.test.yaml");
+        fs::write(&file, &block.text).expect("a file");
+        let tested = Command::new(env!("CARGO_BIN_EXE_millpond")).arg("test").arg(&file).output();
+        let tested = tested.expect("the program starts");
+        let said = String::from_utf8_lossy(&tested.stdout);
+        assert!(tested.status.success(), "{}\n{said}{}", block.place(), errors(&tested));
+    }
+}
+
+#[test]
 fn every_wrong_pipeline_has_the_problem_that_it_stands_for() {
     let page = repository().join("docs/errors.md");
     let blocks: Vec<Block> = yaml_blocks(&page).into_iter().filter(|block| block.mark == WRONG).collect();
     assert!(blocks.len() > 40, "only {} were found", blocks.len());
     for block in blocks {
-        let folder = tempfile::tempdir().expect("a temporary folder");
-        let file = folder.path().join("pipeline.yaml");
+        let folder = workplace();
+        let is_test = block.heading.contains("`test::");
+        let file = folder.path().join(if is_test { "pipeline.test.yaml" } else { "pipeline.yaml" });
         fs::write(&file, &block.text).expect("a file");
         let validated =
             Command::new(env!("CARGO_BIN_EXE_millpond")).args(["validate", "--format", "json"]).arg(&file).output();

@@ -60,6 +60,10 @@ pub enum Code {
     PlanUnknownResource,
     PlanResourceUnused,
     PlanBadRate,
+    TestNotGiven,
+    TestBadRows,
+    TestBadExpectation,
+    TestNoPipeline,
 }
 
 impl Code {
@@ -119,6 +123,10 @@ impl Code {
         Self::PlanUnknownResource,
         Self::PlanResourceUnused,
         Self::PlanBadRate,
+        Self::TestNotGiven,
+        Self::TestBadRows,
+        Self::TestBadExpectation,
+        Self::TestNoPipeline,
     ];
 
     pub fn word(self) -> &'static str {
@@ -178,6 +186,10 @@ impl Code {
             Self::PlanUnknownResource => "plan::unknown_resource",
             Self::PlanResourceUnused => "plan::resource_unused",
             Self::PlanBadRate => "plan::bad_rate",
+            Self::TestNotGiven => "test::not_given",
+            Self::TestBadRows => "test::bad_rows",
+            Self::TestBadExpectation => "test::bad_expectation",
+            Self::TestNoPipeline => "test::no_pipeline",
         }
     }
 

@@ -30,11 +30,12 @@ mod stage;
 mod supply;
 mod task;
 mod template;
+mod under_test;
 pub mod view;
 
 pub use asking::{AskError, Asked, run_until, show};
 pub use checkpoint::{Checkpoint, Provider, STORE_REQUESTS, SharePlace, StoreUrl};
-pub use compile::{Compiled, Settings, compile, validate};
+pub use compile::{Compiled, Settings, compile, known_columns, validate};
 pub use failing::{Backoff, Budget, OnError, Retry, Timeout, Verdict};
 pub use fit::fit;
 pub use left_out::{LeftOut, Reason};
@@ -50,3 +51,6 @@ pub use stage::{
 pub use supply::{FileSizes, Supply};
 pub use task::{TaskFiles, TaskOutput};
 pub use template::{Piece, Template};
+pub use under_test::{
+    GivenRows, KnownTypes, Testable, UnderTest, UnderTestError, WantedRows, declared_columns, put_under_test, testable,
+};

@@ -10,6 +10,7 @@ mod failing;
 mod file;
 mod python;
 mod resource;
+mod test;
 mod workers;
 
 use std::collections::BTreeMap;
@@ -24,6 +25,7 @@ pub use failing::*;
 pub use file::*;
 pub use python::*;
 pub use resource::*;
+pub use test::*;
 pub use workers::*;
 
 /// A pipeline: sources, transformations and sinks, connected by `from`.
