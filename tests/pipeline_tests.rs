@@ -361,6 +361,73 @@ tests:
 }
 
 #[test]
+fn what_a_test_does_not_need_may_be_missing() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let write = |name: &str, text: &str| fs::write(folder.path().join(name), text).expect("a file");
+    write(
+        "p.yaml",
+        "version: 1
+params: { year: { type: integer }, from: { type: path } }
+shared:
+  prices: { read: prices.csv }
+stages:
+  rows: { read: '${{ params.from }}' }
+  of_year: { foreach: { year: [2023, 2024] }, from: rows, sql: 'SELECT n, 2024 AS year FROM rows', description: 'of ${{ each.year }}' }
+  all: { from: of_year, sql: SELECT count(*) AS n FROM of_year WHERE year > $year }
+  priced: { from: [rows, prices], sql: SELECT rows.n * prices.price AS cost FROM rows JOIN prices ON prices.n = rows.n }
+  sent: { from: priced, command: { shell: cat }, env: { KEY: '${{ secrets.MILLPOND_TEST_KEY }}' } }
+  publish: { from: sent, write: '${{ env.MILLPOND_TEST_OUT }}.csv' }
+",
+    );
+    write("functions.py", FUNCTIONS);
+    let tests = |tests: &str| {
+        write("p.test.yaml", &format!("version: 1\ntests:\n{tests}"));
+        let mut program = Command::new(env!("CARGO_BIN_EXE_millpond"));
+        program
+            .args(["test", "p.yaml"])
+            .env_remove("MILLPOND_TEST_KEY")
+            .env_remove("MILLPOND_TEST_OUT")
+            .current_dir(folder.path());
+        program.output().expect("the program starts")
+    };
+    let passed = tests(
+        "  what foreach makes is expected by one name:
+    given: { rows: [{ n: 1 }] }
+    expect: { of_year: [{ n: 1 }, { n: 1 }], of_year__2024: [{ year: 2024 }] }
+  and given by its own:
+    params: { year: 2023 }
+    given: { of_year__2023: [{ n: 1, year: 2023 }], of_year__2024: [{ n: 1, year: 2024 }, { n: 2, year: 2024 }] }
+    expect: { all: [{ n: 2 }] }
+  a shared table is given by its name:
+    given: { rows: [{ n: 1 }, { n: 2 }], prices: [{ n: 2, price: 5 }] }
+    expect: { priced: [{ cost: 10 }] }
+  a sink needs no path:
+    given: { sent: [{ cost: 10 }] }
+    expect: { publish: [{ cost: 10 }] }
+",
+    );
+    assert_eq!(passed.status.code(), Some(0), "{}{}", said(&passed), errors(&passed));
+    let refused = tests(
+        "  one: { given: { priced: [{ cost: 1 }] }, expect: { sent: { count: 1 } } }
+  two: { given: { of_year: [{ n: 1 }] }, expect: { all: { count: 1 } } }
+  three: { given: { rows: [{ n: 1 }] }, expect: { priced: { count: 0 } } }
+",
+    );
+    assert_eq!(refused.status.code(), Some(3), "{}", said(&refused));
+    for words in [
+        "stage `sent` has a value for `env` that is not known",
+        "`of_year` stands for several stages, which `foreach` makes: of_year__2023, of_year__2024",
+        "the source `prices` would be read",
+    ] {
+        assert!(errors(&refused).replace("\n  │ ", " ").contains(words), "{words}: {}", errors(&refused));
+    }
+    let unset = tests(
+        "  one: { given: { of_year__2023: [{ n: 1, year: 1 }], of_year__2024: [{ n: 1, year: 1 }] }, expect: { all: { count: 1 } } }\n",
+    );
+    assert!(said(&unset).contains("the query of `all` needs the param `year`, which has no value"), "{}", said(&unset));
+}
+
+#[test]
 fn a_command_line_without_tests_is_told_so() {
     let shop = Shop::with("  one: { given: { orders: [] }, expect: { large: { count: 0 } } }\n");
     fs::remove_file(shop.path("shop.test.yaml")).expect("it is there");

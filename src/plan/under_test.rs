@@ -188,14 +188,15 @@ fn place(document: &Document, of: &str) -> Result<Place, UnderTestError> {
 /// The stage, or the first of those that one name stands for, and the port.
 fn find(document: &Document, of: &str) -> Result<(usize, String), UnderTestError> {
     let (stage, port) = of.split_once('.').unwrap_or((of, Port::MAIN));
-    let is_written = |draft: &&StageDraft| !matches!(draft.sharing, Sharing::Sink(_));
+    // What is added for a test has a colon in its name.
+    let is_written = |draft: &&StageDraft| !matches!(draft.sharing, Sharing::Sink(_)) && !draft.name.contains(':');
     let is_it = |draft: &StageDraft| {
         !matches!(draft.sharing, Sharing::Sink(_)) && (draft.name == stage || draft.written_name() == stage)
     };
-    document.stages.iter().position(is_it).map(|at| (at, port.to_owned())).ok_or_else(|| UnderTestError::NoStage {
-        of: of.to_owned(),
-        stage: stage.to_owned(),
-        help: did_you_mean(stage, document.stages.iter().filter(is_written).map(StageDraft::written_name)),
+    document.stages.iter().position(is_it).map(|at| (at, port.to_owned())).ok_or_else(|| {
+        let mut names: Vec<&str> = document.stages.iter().filter(is_written).map(StageDraft::written_name).collect();
+        names.dedup();
+        UnderTestError::NoStage { of: of.to_owned(), stage: stage.to_owned(), help: did_you_mean(stage, names) }
     })
 }
 
