@@ -106,6 +106,7 @@ fn rows_can_be_given_and_expected_at_any_cut_and_nothing_is_left_behind() {
       orders: [{ id: abc, day: 2024-02-29, price: 12.5 }, { id: a, price: 1 }]
     expect:
       large: [{ id: abc, day: 2024-02-29, price: '12.50', dear: true }]
+      large.out: [{}]
   what is no order is rejected:
     params: { floor: 0 }
     given:

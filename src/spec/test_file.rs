@@ -155,6 +155,11 @@ mod tests {
             wrong("version: 1\ntests: { one: {} }\n"),
             ["the test `one` needs one of the keys `expect` and `fails`"]
         );
+        let source = Arc::new(SourceText::new("a", "/a", "version: 1\ntests: { one: { mocks: {}, outputs: {} } }\n"));
+        let problems = parse_tests(&source).expect_err("it is wrong");
+        let helps: Vec<_> = problems.iter().filter_map(|problem| problem.help.as_deref()).collect();
+        let expected = "what comes of stages is what to `expect: { stage: [{ column: value }] }`";
+        assert_eq!(helps, ["rows of stages are `given: { stage: [{ column: value }] }`", expected], "{problems:?}");
         assert_eq!(wrong("version: 1\n"), ["the test file needs the key `tests`"]);
         assert_eq!(
             wrong("version: 1\ntests: { one: { expects: { x: [] } } }\n"),

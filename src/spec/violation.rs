@@ -311,14 +311,10 @@ impl<'a> Reader<'a> {
         self.schema.pointer(parent).unwrap_or(&Json::Null)
     }
 
-    fn is_of_tests(&self) -> bool {
-        self.schema.pointer("/properties/tests").is_some()
-    }
-
     /// The thing at `path` in words.
     fn describe(&self, path: &[Step]) -> String {
         match path {
-            [] if self.is_of_tests() => "the test file".to_owned(),
+            [] if Hints::new(self.schema, self.root).is_of_tests() => "the test file".to_owned(),
             [] => "the pipeline".to_owned(),
             [Step::Key(section), Step::Key(name)] if section == "tests" => format!("the test `{name}`"),
             [Step::Key(section), Step::Key(name)] if section == "stages" => format!("the stage `{name}`"),

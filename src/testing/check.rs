@@ -117,6 +117,10 @@ fn problems_of(file: &TestFile, test: &Test, mut document: Document) -> Vec<Diag
             problems.push(Diagnostic::new(Code::TestBadExpectation, span, format!("this is no condition: {message}")));
         }
     }
+    // What is wrong with the pipeline is what there is to tell.
+    if document.problems.iter().any(Diagnostic::is_error) {
+        return problems;
+    }
     let parts = under_test(file, test, &document, Path::new("/"), false);
     let errors = put_under_test(&mut document, &parts).err().unwrap_or_default();
     problems.extend(errors.iter().map(|error| diagnostic(test, error)));

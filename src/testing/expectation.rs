@@ -12,7 +12,7 @@ use super::diff::{self, Diff, Paint};
 use super::table::{Table, TableError};
 use crate::report::counted;
 use crate::spec::Test;
-use crate::spec::model::ExpectOptions;
+use crate::spec::model::{CountSpec, ExpectOptions};
 
 /// How far floats may be apart that are equal.
 const TOLERANCE: f64 = 1e-9;
@@ -109,7 +109,8 @@ impl Expectation {
         let mut faults = Vec::new();
         let count = batch.num_rows() as u64;
         if let Some(expected) = self.options.count.filter(|expected| !expected.allows(count)) {
-            faults.push(Fault::Words(format!("{expected} rows expected, {count} came\n")));
+            let rows = if matches!(expected, CountSpec::Exactly(1)) { "row" } else { "rows" };
+            faults.push(Fault::Words(format!("{expected} {rows} expected, {count} came\n")));
         }
         let actual = Table::of(batch)?;
         if let Some(rows) = &self.options.rows {
@@ -147,12 +148,10 @@ impl Expectation {
             return vec![Fault::Words(format!("{noun} {}, but {}\n", missing.join(", "), there.join(", ")))];
         }
         // Without a row, nothing says which columns are meant.
-        let expected = if expected.columns.is_empty() {
-            Table { rows: Vec::new(), columns: actual.columns.clone() }
-        } else {
-            expected
+        let expected = match expected.rows.is_empty() && expected.columns.is_empty() {
+            true => Table { rows: Vec::new(), columns: actual.columns.clone() },
+            false => expected,
         };
-        let actual = actual.select(expected.names());
         let tolerance = self.options.tolerance.unwrap_or(TOLERANCE);
         let diff = Diff::of(expected, actual, self.options.order.unwrap_or_default(), tolerance);
         diff.map(|diff| Fault::Rows(Box::new(diff))).into_iter().collect()

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use super::super::args::WorkerArgs;
 use super::super::exit_code::Exit;
-use super::super::run::{exit_of, set_native_threads};
+use super::super::run::exit_of;
 use super::super::{cores, env, load, output};
 use super::Loaded;
 use crate::diagnostic::Diagnostic;
@@ -146,7 +146,6 @@ impl Attempt<'_> {
         let plan = prepared.plan.clone();
         let python = if plan.needs_python() { Some(env::python_host(&plan)?) } else { None };
         let cores = load::settings(self.workers).cores;
-        set_native_threads(cores);
         let now = prepared.now;
         let surroundings =
             Surroundings { python, cores, chaos: None, forced: BTreeSet::new(), corrects: None, now, started: now };
