@@ -384,3 +384,78 @@ pub fn testable(document: &Document) -> Vec<Testable> {
     }
     all
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::diagnostic::SourceText;
+    use crate::spec::{Completeness, Given};
+
+    const PIPELINE: &str = "
+version: 1
+stages:
+  rows: { read: rows.csv }
+  others: { read: others.csv }
+  made: { from: rows, python: 'f:made', on_error: reject, after: task }
+  task: { command: [touch, x] }
+  both: { from: [made, others], sql: 'SELECT made.a FROM made, others' }
+  good: { from: made, write: good.csv }
+  bad: { from: made.rejected, write: bad.csv }
+";
+
+    /// The stages that are left, by their kinds, or what is wrong.
+    fn left(given: &[&str], wanted: &[&str]) -> Result<Vec<String>, Vec<String>> {
+        let source = Arc::new(SourceText::new("p.yaml", "/p.yaml", PIPELINE));
+        let surroundings = Given {
+            set: Vec::new(),
+            env: BTreeMap::new(),
+            secrets: BTreeMap::new(),
+            current_dir: PathBuf::from("/"),
+            seed: 0,
+            completeness: Completeness::Partial,
+        };
+        let mut document = crate::spec::parse(&source, &surroundings);
+        assert!(document.problems.is_empty(), "{:?}", document.problems);
+        let given = given.iter().map(|of| GivenRows {
+            of: (*of).to_owned(),
+            path: format!("/given/{of}"),
+            format: Some(FormatSpec::Arrow),
+            schema: None,
+            is_read_as_its_own: false,
+        });
+        let to = |of: &&str| WantedRows { of: (*of).to_owned(), to: format!("/out/{of}"), copies: Vec::new() };
+        let parts = UnderTest { given: given.collect(), wanted: wanted.iter().map(to).collect(), carried_out: None };
+        put_under_test(&mut document, &parts)
+            .map_err(|errors| errors.iter().map(ToString::to_string).collect::<Vec<_>>())?;
+        let kind = |draft: &StageDraft| format!("{} {}", draft.name, draft.kind().unwrap_or_default());
+        Ok(document.stages.iter().map(kind).collect())
+    }
+
+    #[test]
+    fn only_what_lies_between_is_left() {
+        let between = left(&["rows"], &["good", "made.rejected"]);
+        assert_eq!(
+            between,
+            Ok(["rows read", "made python", "good:0 write", "made.rejected:0 write"].map(str::to_owned).to_vec())
+        );
+        let behind = left(&["made.rejected"], &["bad"]);
+        assert_eq!(behind, Ok(["bad:0 write", "made.rejected read"].map(str::to_owned).to_vec()));
+    }
+
+    #[test]
+    fn what_comes_from_elsewhere_must_be_given() {
+        let missing = |given: &[&str], wanted: &[&str]| left(given, wanted).expect_err("something is missing");
+        assert_eq!(
+            missing(&["made"], &["both"]),
+            ["the source `others` would be read, which no test does: give its rows"]
+        );
+        assert_eq!(
+            missing(&["made"], &["bad"]),
+            ["stage `made` is given, but not its port `rejected`, from which `bad` reads"]
+        );
+        assert_eq!(missing(&["task"], &["good.rejected"]).len(), 2);
+    }
+}
