@@ -12,6 +12,7 @@
 //! - [`plan`]: the compiled pipeline; names are ids and everything is valid.
 //! - [`run`]: a run in progress: a pure scheduler, an executor that carries out its actions, and publication.
 //! - [`report`]: what a run says, made readable.
+//! - [`testing`]: unit tests of pipelines: what is given and expected, beside what came of it.
 //! - [`cli`]: the command line on top; the only place that prints and picks exit codes.
 //!
 //! [`secrets`] knows what none of them may tell.
@@ -30,3 +31,4 @@ pub mod run;
 pub mod secrets;
 pub mod spec;
 pub mod sql;
+pub mod testing;

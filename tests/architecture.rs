@@ -41,6 +41,8 @@ const MAY_USE: &[(&str, &[&str])] = &[
         ],
     ),
     ("report", &["plan", "run", "secrets"]),
+    // Beside a run: what it is given, and what is expected of it.
+    ("testing", &["spec", "plan", "diagnostic", "batch", "format", "sql", "report", "secrets"]),
 ];
 
 /// Files that see all modules: the crate's roots.

@@ -168,6 +168,9 @@ fn a_template_is_a_pipeline_that_runs_and_replaces_nothing() {
         let mut program = Command::new(env!("CARGO_BIN_EXE_millpond"));
         let valid = program.arg("validate").arg(&pipeline).output().expect("the program starts");
         assert!(valid.status.success() && valid.stderr.is_empty(), "{}", text(&valid.stderr));
+        let mut program = Command::new(env!("CARGO_BIN_EXE_millpond"));
+        let tested = program.arg("test").arg(&pipeline).output().expect("the program starts");
+        assert!(tested.status.success(), "{name}: {}{}", text(&tested.stdout), text(&tested.stderr));
     }
     let ran =
         Command::new(env!("CARGO_BIN_EXE_millpond")).arg("run").arg(folder.path().join("hello/pipeline.yaml")).output();

@@ -464,7 +464,7 @@ stages:
        ╭─[pipeline.yaml:2:30]
      1 │ version: 1
      2 │ x-common: &common { workers: [1] }
-       ·                              ─┬
+       ·                              ─┬─
        ·                               ╰── this is a list
      3 │ stages:
        ╰────

@@ -3,6 +3,7 @@
 //!
 //! A block of YAML is a complete pipeline, which is run in a folder with the examples of this repository, unless
 //! `<!-- fragment -->` stands in the line before it, or `<!-- wrong -->`: then it has the problem in whose section it stands, and no other.
+//! Before a file with tests, which pass, stands `<!-- tests -->`.
 //!
 //! A page that builds something up has blocks with other marks, which are done one after the other in one folder: `<!-- file: NAME -->`
 //! is a file that is saved, `<!-- run -->` what is typed, or `<!-- run: 1 -->` what ends with that exit code, and each line of
@@ -25,6 +26,7 @@ const WRONG: &str = "<!-- wrong -->";
 const FILE: &str = "<!-- file: ";
 const RUN: &str = "<!-- run";
 const PRINTS: &str = "<!-- prints -->";
+const TESTS: &str = "<!-- tests -->";
 
 /// README.md and the pages in docs.
 fn pages() -> Vec<PathBuf> {
@@ -97,7 +99,7 @@ fn workplace() -> tempfile::TempDir {
 #[test]
 fn every_pipeline_runs() {
     let blocks: Vec<Block> = pages().iter().flat_map(|page| yaml_blocks(page)).collect();
-    let is_whole = |mark: &str| ![FRAGMENT, WRONG].contains(&mark) && !mark.starts_with(FILE);
+    let is_whole = |mark: &str| ![FRAGMENT, WRONG, TESTS].contains(&mark) && !mark.starts_with(FILE);
     let pipelines: Vec<&Block> = blocks.iter().filter(|block| is_whole(&block.mark)).collect();
     assert!(pipelines.len() > 10, "only {} pipelines were found", pipelines.len());
     for pipeline in pipelines {
@@ -154,13 +156,30 @@ fn typed(folder: &Path, script: &str) -> Output {
 }
 
 #[test]
+fn every_test_passes() {
+    let blocks: Vec<Block> = pages().iter().flat_map(|page| yaml_blocks(page)).collect();
+    let blocks: Vec<&Block> = blocks.iter().filter(|block| block.mark == TESTS).collect();
+    assert!(blocks.len() > 1, "only {} were found", blocks.len());
+    for block in blocks {
+        let folder = workplace();
+        let file = folder.path().join("pipeline.test.yaml");
+        fs::write(&file, &block.text).expect("a file");
+        let tested = Command::new(env!("CARGO_BIN_EXE_millpond")).arg("test").arg(&file).output();
+        let tested = tested.expect("the program starts");
+        let said = String::from_utf8_lossy(&tested.stdout);
+        assert!(tested.status.success(), "{}\n{said}{}", block.place(), errors(&tested));
+    }
+}
+
+#[test]
 fn every_wrong_pipeline_has_the_problem_that_it_stands_for() {
     let page = repository().join("docs/errors.md");
     let blocks: Vec<Block> = yaml_blocks(&page).into_iter().filter(|block| block.mark == WRONG).collect();
     assert!(blocks.len() > 40, "only {} were found", blocks.len());
     for block in blocks {
-        let folder = tempfile::tempdir().expect("a temporary folder");
-        let file = folder.path().join("pipeline.yaml");
+        let folder = workplace();
+        let is_test = block.heading.contains("`test::");
+        let file = folder.path().join(if is_test { "pipeline.test.yaml" } else { "pipeline.yaml" });
         fs::write(&file, &block.text).expect("a file");
         let validated =
             Command::new(env!("CARGO_BIN_EXE_millpond")).args(["validate", "--format", "json"]).arg(&file).output();

@@ -51,6 +51,21 @@ fn the_action_checks_what_its_pattern_matches() {
 }
 
 #[test]
+fn the_action_runs_tests() {
+    let folder = folder();
+    let junit = folder.path().join("tests.xml").display().to_string();
+    let test = |files| step("Test", &[("MILLPOND", MILLPOND), ("FILES", files), ("JUNIT", &junit)], folder.path());
+    let tests =
+        |n| format!("version: 1\npipeline: a b.yaml\ntests: {{ one: {{ expect: {{ a: [{{ n: {n} }}] }} }} }}\n");
+    fs::write(folder.path().join("flows/t.test.yaml"), tests(1)).expect("a file");
+    assert_eq!(test("flows/*.test.yaml").status.code(), Some(0));
+    assert!(fs::read_to_string(&junit).expect("a report").contains("failures=\"0\""));
+    fs::write(folder.path().join("flows/t.test.yaml"), tests(2)).expect("a file");
+    assert_eq!(test("flows").status.code(), Some(1));
+    assert_eq!(test("nothing/*.yaml").status.code(), Some(2));
+}
+
+#[test]
 fn the_action_runs_a_pipeline_and_says_where_its_summary_is() {
     let folder = folder();
     let place = |name: &str| folder.path().join(name).display().to_string();

@@ -26,6 +26,8 @@ pub enum Command {
     Run(RunArgs),
     /// Check pipeline files without running anything.
     Validate(ValidateArgs),
+    /// Run unit tests of pipelines: given rows for some stages, and what others make of them. Nothing else is read, and nothing written.
+    Test(TestArgs),
     /// Print the first rows of a stage, and do no more for it than they need. No sink is written.
     Show(ShowArgs),
     /// Print the compiled plan: stages, queues and their bounds.
@@ -36,7 +38,7 @@ pub enum Command {
     Init(InitArgs),
     /// Explain the code of an error or a warning, with an example of what is wrong.
     Explain(ExplainArgs),
-    /// Print the JSON Schema of pipeline files, or of what a run writes.
+    /// Print the JSON Schema of pipeline files, of test files, or of what a run writes.
     Schema(SchemaArgs),
     /// Runs that have been, and what they have left behind.
     #[command(subcommand)]
@@ -193,6 +195,27 @@ pub struct RunArgs {
 }
 
 #[derive(Debug, Args)]
+pub struct TestArgs {
+    /// Test files (`NAME.test.yaml`), pipelines that have one beside them, or folders. Without any, all test files in the current folder and
+    /// below.
+    pub files: Vec<PathBuf>,
+    /// Only tests with this in their name.
+    #[arg(long, value_name = "PART")]
+    pub filter: Option<String>,
+    /// Writes what came into the test files, where it is not what was expected: rows, counts and files with rows.
+    #[arg(long)]
+    pub update: bool,
+    /// Runs no more tests after the first that fails.
+    #[arg(long)]
+    pub fail_fast: bool,
+    /// Writes what came of the tests as XML, as CI servers read it from JUnit.
+    #[arg(long, value_name = "FILE")]
+    pub junit: Option<PathBuf>,
+    #[command(flatten)]
+    pub workers: WorkerArgs,
+}
+
+#[derive(Debug, Args)]
 pub struct ShowArgs {
     /// The pipeline file.
     pub file: PathBuf,
@@ -250,7 +273,7 @@ pub enum Progress {
 
 #[derive(Debug, Args)]
 pub struct ValidateArgs {
-    /// The pipeline files.
+    /// The pipeline files, and test files.
     #[arg(required = true)]
     pub files: Vec<PathBuf>,
     #[command(flatten)]
@@ -284,6 +307,8 @@ pub enum SchemaOf {
     Pipeline,
     /// What `run --summary` writes.
     Summary,
+    /// Test files.
+    Test,
     /// Pipeline files, as a page of Markdown for people.
     Reference,
 }

@@ -28,32 +28,32 @@ const TEMPLATES: &[Template] = &[
     Template {
         name: "hello",
         about: "a file in, SQL with a param, a file out",
-        files: files!("hello": "pipeline.yaml", "data/people.csv"),
+        files: files!("hello": "pipeline.yaml", "pipeline.test.yaml", "data/people.csv"),
     },
     Template {
         name: "words",
         about: "text lines, a Python function that makes many rows out of one, an aggregate",
-        files: files!("words": "pipeline.yaml", "words.py", "data/tale.txt"),
+        files: files!("words": "pipeline.yaml", "pipeline.test.yaml", "words.py", "data/tale.txt"),
     },
     Template {
         name: "reviews",
         about: "a Python class that loads something once, rejected rows",
-        files: files!("reviews": "pipeline.yaml", "sentiment.py", "data/lexicon.json", "data/reviews-1.jsonl", "data/reviews-2.jsonl"),
+        files: files!("reviews": "pipeline.yaml", "pipeline.test.yaml", "sentiment.py", "data/lexicon.json", "data/reviews-1.jsonl", "data/reviews-2.jsonl"),
     },
     Template {
         name: "access_log",
         about: "shell tools in the middle of a pipeline, a command as a source, a join",
-        files: files!("access_log": "pipeline.yaml", "data/access.log"),
+        files: files!("access_log": "pipeline.yaml", "pipeline.test.yaml", "data/access.log"),
     },
     Template {
         name: "orders",
         about: "several sources and formats, union and join",
-        files: files!("orders": "pipeline.yaml", "data/customers.tsv", "data/orders-eu.csv", "data/orders-us.jsonl"),
+        files: files!("orders": "pipeline.yaml", "pipeline.test.yaml", "data/customers.tsv", "data/orders-eu.csv", "data/orders-us.jsonl"),
     },
     Template {
         name: "sessions",
         about: "state per key, a class that gives rows at the end",
-        files: files!("sessions": "pipeline.yaml", "numbering.py", "sessions.py", "data/events.csv"),
+        files: files!("sessions": "pipeline.yaml", "pipeline.test.yaml", "numbering.py", "sessions.py", "data/events.csv"),
     },
 ];
 
@@ -62,7 +62,7 @@ const IGNORED: &str = "/out/\n.millpond/\n__pycache__/\n";
 
 /// A workflow of GitHub. Where the action lies, only the user knows.
 const WORKFLOW: &str = "\
-# Checks the pipeline and runs it, at every push. OWNER is the account that has the repository of millpond.
+# Checks the pipeline, runs its tests and then the pipeline, at every push. OWNER is the account that has the repository of millpond.
 name: pipeline
 on: [push]
 jobs:
@@ -72,7 +72,8 @@ jobs:
       - uses: actions/checkout@v4
       - uses: OWNER/millpond@main
         with:
-          validate: pipeline.yaml
+          validate: pipeline.yaml pipeline.test.yaml
+          test: pipeline.yaml
           run: pipeline.yaml
 ";
 

@@ -20,6 +20,7 @@ mod schema;
 mod secrets_file;
 mod show;
 mod summary_file;
+mod test;
 mod validate;
 
 use std::ffi::OsString;
@@ -72,6 +73,7 @@ fn dispatch(args: Vec<OsString>) -> Exit {
     match cli.command {
         Command::Run(args) => run::run(&args),
         Command::Validate(args) => validate::validate(&args),
+        Command::Test(args) => test::test(&args),
         Command::Show(args) => show::show(&args),
         Command::Plan(args) => plan::plan(&args),
         Command::Graph(args) => graph::graph(&args),

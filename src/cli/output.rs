@@ -6,6 +6,7 @@ use super::exit_code::Exit;
 use crate::diagnostic::render::{self, Style};
 use crate::diagnostic::{Diagnostic, SourceText};
 use crate::secrets::masked;
+use crate::testing::Paint;
 
 /// Widest text: longer lines are hard to read.
 const MAX_WIDTH: usize = 120;
@@ -39,10 +40,24 @@ pub fn warn(message: &str) {
     eprint(&format!("warning: {message}\n"));
 }
 
+/// Whether what is printed to standard output has colours.
+pub fn paint() -> Paint {
+    if std::io::stdout().is_terminal() && wants_color() { Paint::Colored } else { Paint::Plain }
+}
+
+fn wants_color() -> bool {
+    std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
+}
+
+/// Diagnostics as a part of what is printed to standard output or written to a file.
+pub fn drawn(diagnostics: &[Diagnostic], source: &SourceText) -> String {
+    render::human(diagnostics, source, Style { color: false, width: MAX_WIDTH })
+}
+
 /// Prints diagnostics to standard error.
 pub fn report(diagnostics: &[Diagnostic], source: &SourceText) {
     let stderr = std::io::stderr();
-    let color = stderr.is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+    let color = stderr.is_terminal() && wants_color();
     let size = rustix::termios::tcgetwinsize(&stderr).map(|size| usize::from(size.ws_col)).ok();
     let width = size.filter(|width| *width > 0).unwrap_or(MAX_WIDTH).min(MAX_WIDTH);
     eprint(&render::human(diagnostics, source, Style { color, width }));

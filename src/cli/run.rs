@@ -207,7 +207,7 @@ fn recorded(exit: Exit, outcome: Option<&Outcome>, took: Duration) -> RecordedOu
 }
 
 /// Prints why there is no outcome, and says how the program ends.
-fn complain(error: &RunError) -> Exit {
+pub fn complain(error: &RunError) -> Exit {
     output::complain(&error.to_string());
     let exit = exit_of_error(error);
     if matches!(error, RunError::System(_)) && exit == Exit::InputOutput {
@@ -233,7 +233,7 @@ fn is_shortage(error: &std::io::Error) -> bool {
 }
 
 /// Native work of a run uses as many threads as there are cores; its number does not depend on `--workers`.
-fn set_native_threads(cores: NonZeroU32) {
+pub fn set_native_threads(cores: NonZeroU32) {
     // Fails if the pool exists already, and then it has the right size.
     let _ = rayon::ThreadPoolBuilder::new().num_threads(cores.get() as usize).stack_size(NATIVE_STACK).build_global();
 }
@@ -248,7 +248,7 @@ fn style(progress: Progress) -> Style {
 }
 
 /// How the program ends after a run.
-fn exit_of(plan: &Plan, outcome: &Outcome, signals: &Signals) -> Exit {
+pub fn exit_of(plan: &Plan, outcome: &Outcome, signals: &Signals) -> Exit {
     match &outcome.ending {
         Ending::Succeeded => Exit::Success,
         Ending::Failed(failure) => match failure.failure.scope {

@@ -1,4 +1,4 @@
-//! `millpond schema`: the JSON Schema of pipeline files, and of summaries; for people, the former as a page.
+//! `millpond schema`: the JSON Schema of pipeline files, of test files, and of summaries; for people, the first as a page.
 
 use super::args::{SchemaArgs, SchemaOf};
 use super::exit_code::Exit;
@@ -9,6 +9,7 @@ use crate::spec::{reference, schema as pipeline};
 pub fn schema(args: &SchemaArgs) -> Exit {
     output::print(&match args.of {
         SchemaOf::Pipeline => pipeline::text(),
+        SchemaOf::Test => pipeline::tests_text(),
         SchemaOf::Summary => RunSummary::schema(),
         SchemaOf::Reference => reference::markdown(),
     })

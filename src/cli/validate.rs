@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::args::{DiagnosticFormat, ValidateArgs};
 use super::exit_code::Exit;
-use super::{load, output};
+use super::{load, output, test};
 use crate::diagnostic::{Diagnostic, Severity, SourceText, SourceTextError, annotation, render, sarif};
 use crate::plan;
 use crate::spec::{self, Completeness, Given};
@@ -33,6 +33,10 @@ pub fn validate(args: &ValidateArgs) -> Exit {
 
 fn check(file: &Path, given: &Given) -> Checked {
     let source = Arc::new(SourceText::read(file)?);
+    if test::is_test_file(file) {
+        let problems = test::problems(&source, given);
+        return Ok((source, problems));
+    }
     let document = spec::parse(&source, given);
     Ok((source, plan::validate(&document)))
 }

@@ -61,6 +61,10 @@ pub enum Code {
     PlanUnknownResource,
     PlanResourceUnused,
     PlanBadRate,
+    TestNotGiven,
+    TestBadRows,
+    TestBadExpectation,
+    TestNoPipeline,
 }
 
 impl Code {
@@ -121,6 +125,10 @@ impl Code {
         Self::PlanUnknownResource,
         Self::PlanResourceUnused,
         Self::PlanBadRate,
+        Self::TestNotGiven,
+        Self::TestBadRows,
+        Self::TestBadExpectation,
+        Self::TestNoPipeline,
     ];
 
     pub fn word(self) -> &'static str {
@@ -181,6 +189,10 @@ impl Code {
             Self::PlanUnknownResource => "plan::unknown_resource",
             Self::PlanResourceUnused => "plan::resource_unused",
             Self::PlanBadRate => "plan::bad_rate",
+            Self::TestNotGiven => "test::not_given",
+            Self::TestBadRows => "test::bad_rows",
+            Self::TestBadExpectation => "test::bad_expectation",
+            Self::TestNoPipeline => "test::no_pipeline",
         }
     }
 

@@ -96,7 +96,7 @@ fn gives_rows(draft: &StageDraft) -> bool {
 }
 
 /// A stage that is not written in the file, and has the place of the one that it follows.
-fn behind(of: &StageDraft, name: &str, kind: &'static str, spec: StageSpec) -> StageDraft {
+pub(super) fn behind(of: &StageDraft, name: &str, kind: &'static str, spec: StageSpec) -> StageDraft {
     let node = |value| Node { value, span: of.name_span, alias: None };
     let text = |text: &str| node(Value::String(Text { text: text.to_owned(), style: TextStyle::Quoted }));
     let entry = |name: &str, value| Entry { key: key(name, of.name_span), value };

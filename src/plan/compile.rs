@@ -87,6 +87,18 @@ pub fn validate(document: &Document) -> Vec<Diagnostic> {
     sort_and_merge(problems)
 }
 
+/// The columns of ports, by stage and port, as far as they are known before a run. A type that is not known is `Null`.
+pub fn known_columns(document: &Document, settings: &Settings) -> BTreeMap<(String, String), SchemaRef> {
+    let analysis = analyse(document, settings, &mut Vec::new());
+    let ports = document.stages.iter().enumerate().flat_map(|(at, draft)| {
+        let ports = link::ports(draft).unwrap_or_default();
+        ports.into_iter().map(move |port| (at, draft.name.clone(), port))
+    });
+    let known =
+        ports.filter_map(|(at, stage, port)| Some(((stage, port.to_owned()), analysis.columns.of(at, port)?.clone())));
+    known.collect()
+}
+
 /// The plan of a document in which all values are known.
 ///
 /// # Errors

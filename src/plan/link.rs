@@ -257,7 +257,12 @@ fn resolve(
     problems: &mut Vec<Diagnostic>,
 ) -> Vec<Link> {
     let consumer = &document.stages[to];
-    let (stage, port) = reference.text.split_once('.').unwrap_or((reference.text, Port::MAIN));
+    let (mut stage, mut port) = reference.text.split_once('.').unwrap_or((reference.text, Port::MAIN));
+    let table = if port == Port::MAIN { stage.to_owned() } else { format!("{stage}_{port}") };
+    // A test may give the rows of a port, which come from a stage with the whole name then.
+    if !stages.called(reference.text).is_empty() {
+        (stage, port) = (reference.text, Port::MAIN);
+    }
     let producers = stages.called(stage);
     if producers.is_empty() {
         let message = format!("stage `{}` reads from `{stage}`, which is no stage", consumer.name);
@@ -268,9 +273,7 @@ fn resolve(
     // What one `foreach` makes is alike: one of them tells what is wrong with all.
     let first = producers.first().map(|&from| &document.stages[from]);
     problems.extend(first.and_then(|producer| check_port(producer, port, reference)));
-    let table = reference
-        .alias
-        .map_or_else(|| if port == Port::MAIN { stage.to_owned() } else { format!("{stage}_{port}") }, str::to_owned);
+    let table = reference.alias.map_or(table, str::to_owned);
     let link = |&from: &usize| {
         let (from, port) = stages.giving(from, port);
         Link { from, port: port.to_owned(), to, table: table.clone(), span: reference.span }

@@ -31,11 +31,12 @@ mod stage;
 mod supply;
 mod task;
 mod template;
+mod under_test;
 pub mod view;
 
 pub use asking::{AskError, Asked, run_until, show};
 pub use checkpoint::{Checkpoint, Provider, STORE_REQUESTS, SharePlace, StoreUrl};
-pub use compile::{Compiled, Settings, compile, validate};
+pub use compile::{Compiled, Settings, compile, known_columns, validate};
 pub use expect::{Condition, Expect};
 pub use failing::{Backoff, Budget, OnError, Retry, Timeout, Verdict};
 pub use fit::fit;
@@ -52,3 +53,6 @@ pub use stage::{
 pub use supply::{FileSizes, Supply};
 pub use task::{TaskFiles, TaskOutput};
 pub use template::{Piece, Template};
+pub use under_test::{
+    GivenRows, KnownTypes, Testable, UnderTest, UnderTestError, WantedRows, declared_columns, put_under_test, testable,
+};

@@ -156,6 +156,25 @@ const SYNONYMS: &[(&str, &[&str], &str)] = &[
     ("file", &["schedule", "cron", "on", "triggers"], "what starts a run, such as cron or CI, stands outside the file"),
 ];
 
+/// The same in test files.
+const SYNONYMS_IN_TESTS: &[(&str, &[&str], &str)] = &[
+    ("file", &["parameters", "variables", "vars", "args"], "write `params:`"),
+    ("file", &["model", "target", "file"], "write `pipeline: {}`"),
+    ("file", &["unit_tests", "cases", "examples", "scenarios", "specs"], "write `tests:`"),
+    (
+        "test",
+        &["input", "inputs", "mock", "mocks", "fixtures", "stubs", "when", "with"],
+        "rows of stages are `given: { stage: [{ column: value }] }`",
+    ),
+    (
+        "test",
+        &["output", "outputs", "expected", "expects", "expectations", "assert", "asserts", "then", "returns"],
+        "what comes of stages is what to `expect: { stage: [{ column: value }] }`",
+    ),
+    ("test", &["raises", "error", "throws", "fail"], "write `fails: { stage: … }`"),
+    ("test", &["parameters", "variables", "vars", "args"], "write `params:`"),
+];
+
 /// Words of other tools for a value, and what they are called here.
 const VALUES: &[(&str, &[&str])] = &[
     ("gz", &["gzip"]),
@@ -186,6 +205,11 @@ pub struct Hints<'a> {
 impl<'a> Hints<'a> {
     pub fn new(schema: &'a Json, root: &'a Node) -> Self {
         Self { schema, root }
+    }
+
+    /// Whether the file is one with tests.
+    pub fn is_of_tests(&self) -> bool {
+        self.schema.pointer("/properties/tests").is_some()
     }
 
     /// Help for the key `name`, which the mapping at `path` cannot have. `object` is the mapping's schema.
@@ -316,12 +340,14 @@ impl<'a> Hints<'a> {
                 "stages" => "stage",
                 "shared" => "shared",
                 "params" => "param",
+                "tests" => "test",
                 _ => return None,
             },
             _ if is_section(&path[0]) => last_key(path),
             _ => return None,
         };
-        let (_, _, help) = SYNONYMS.iter().find(|(at, words, _)| *at == place && words.contains(&name))?;
+        let synonyms = if self.is_of_tests() { SYNONYMS_IN_TESTS } else { SYNONYMS };
+        let (_, _, help) = synonyms.iter().find(|(at, words, _)| *at == place && words.contains(&name))?;
         let kinds: &[&str] = if section == "shared" { &SHARED_KINDS } else { &KINDS };
         let kinds: Vec<String> = kinds.iter().map(|kind| format!("`{kind}`")).collect();
         let written = self.root.at(path).and_then(|node| node.get(name)).map(written_value);
@@ -423,6 +449,14 @@ mod tests {
     /// What the table suggests is in the language: each `write `key:` names a key of its place.
     #[test]
     fn what_is_suggested_exists() {
+        let tests = crate::spec::schema::tests_schema();
+        for (place, words, help) in SYNONYMS_IN_TESTS {
+            let at = if *place == "file" { "/properties" } else { "/$defs/TestSpec/properties" };
+            let is_key = |key: &str| tests.pointer(&format!("{at}/{key}")).is_some();
+            let key = help.split('`').nth(1).and_then(|text| text.split(':').next()).expect("what to write");
+            assert!(is_key(key), "{place}: `{key}` for {words:?}");
+            assert_eq!(words.iter().find(|word| is_key(word)), None, "a key of `{place}` is no synonym of another");
+        }
         let schema = crate::spec::schema::schema();
         let root = Node { value: Value::Null, span: Span::default(), alias: None };
         let hints = Hints::new(&schema, &root);

@@ -11,6 +11,7 @@ mod failing;
 mod file;
 mod python;
 mod resource;
+mod test;
 mod workers;
 
 use std::collections::BTreeMap;
@@ -26,6 +27,7 @@ pub use failing::*;
 pub use file::*;
 pub use python::*;
 pub use resource::*;
+pub use test::*;
 pub use workers::*;
 
 /// A pipeline: sources, transformations and sinks, connected by `from`.

@@ -321,7 +321,7 @@ fn read_stage(node: &Node, lost: &BTreeSet<String>, problems: &mut Vec<Diagnosti
 }
 
 /// The typed value of a node that fits the schema.
-fn read_typed<T: DeserializeOwned>(node: &Node, problems: &mut Vec<Diagnostic>) -> Option<T> {
+pub(super) fn read_typed<T: DeserializeOwned>(node: &Node, problems: &mut Vec<Diagnostic>) -> Option<T> {
     let value = serde_yaml::to_value(node.to_json()).and_then(serde_yaml::from_value);
     value
         .map_err(|error| {

@@ -8,7 +8,7 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde_json::{Map, Value, json};
 
 use super::hover;
-use super::model::{PipelineSpec, StageSpec};
+use super::model::{PipelineSpec, StageSpec, TestFileSpec};
 use super::pattern::{self, Pattern};
 
 /// Keys that make a stage what it is.
@@ -19,6 +19,9 @@ pub const SHARED_KINDS: [&str; 3] = ["read", "sql", "python"];
 
 /// Mappings that have exactly one of some keys.
 const EITHER: [(&str, [&str; 2]); 2] = [("CommandOptions", ["run", "shell"]), ("DevicesSpec", ["units", "ids"])];
+
+/// Those in test files.
+const EITHER_IN_TESTS: [(&str, [&str; 2]); 2] = [("TestSpec", ["expect", "fails"]), ("GivenOptions", ["rows", "file"])];
 
 /// What names of stages and params look like.
 pub const NAME_PATTERN: &str = "^[a-z][a-z0-9_]*$";
@@ -32,7 +35,10 @@ pub const EXPRESSION_PATTERN: &str = r"^\s*\$\{\{[\s\S]*\}\}\s*$";
 /// The schema, made once.
 pub static DOCUMENT: LazyLock<Value> = LazyLock::new(schema);
 
-/// The schema as a JSON document.
+/// The schema of test files, made once.
+pub static TESTS: LazyLock<Value> = LazyLock::new(tests_schema);
+
+/// The schema of pipeline files as a JSON document.
 pub fn schema() -> Value {
     let mut schema = plain();
     hover::complete(&mut schema);
@@ -58,9 +64,27 @@ pub(super) fn plain() -> Schema {
     schema
 }
 
+/// The schema of test files as a JSON document. There are no expressions in them.
+pub fn tests_schema() -> Value {
+    let settings = SchemaSettings::draft2020_12().for_deserialize();
+    let mut schema = settings.into_generator().into_root_schema_for::<TestFileSpec>();
+    tidy.transform(&mut schema);
+    require_one(&mut schema, &EITHER_IN_TESTS);
+    schema.to_value()
+}
+
 /// The schema as it is kept in `schema/pipeline.schema.json`.
 pub fn text() -> String {
-    let mut text = serde_json::to_string_pretty(&schema()).expect("a schema is JSON");
+    pretty(&schema())
+}
+
+/// The schema as it is kept in `schema/test.schema.json`.
+pub fn tests_text() -> String {
+    pretty(&tests_schema())
+}
+
+fn pretty(schema: &Value) -> String {
+    let mut text = serde_json::to_string_pretty(schema).expect("a schema is JSON");
     text.push('\n');
     text
 }
@@ -271,7 +295,12 @@ fn complete_stage(schema: &mut Schema) {
     let kinds: Vec<Value> = KINDS.iter().map(|kind| json!({ "required": [kind] })).collect();
     stage.insert("oneOf".to_owned(), kinds.into());
     stage.insert("defaultSnippets".to_owned(), snippets());
-    for (definition, keys) in EITHER {
+    require_one(schema, &EITHER);
+}
+
+/// Mappings that have exactly one of some keys.
+fn require_one(schema: &mut Schema, either: &[(&str, [&str; 2])]) {
+    for (definition, keys) in either {
         let Some(object) = schema.pointer_mut(&format!("/$defs/{definition}")).and_then(Value::as_object_mut) else {
             continue;
         };
@@ -316,6 +345,9 @@ mod tests {
         let path = concat!(env!("CARGO_MANIFEST_DIR"), "/schema/pipeline.schema.json");
         let kept = std::fs::read_to_string(path).expect("the schema is in the repository");
         assert!(kept == text(), "schema/pipeline.schema.json differs from the types; run `millpond schema` into it");
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/schema/test.schema.json");
+        let kept = std::fs::read_to_string(path).expect("the schema is in the repository");
+        assert!(kept == tests_text(), "schema/test.schema.json differs; run `millpond schema --of test` into it");
     }
 
     /// The keys of all mappings whose keys are the language's, by the name of the mapping.
@@ -331,9 +363,10 @@ mod tests {
 
     #[test]
     fn editors_can_explain_every_key() {
-        let schema = schema();
+        let (schema, tests) = (schema(), tests_schema());
         let bare: Vec<String> = properties(&schema)
             .into_iter()
+            .chain(properties(&tests))
             .filter(|(_, schema)| {
                 let is_explained = schema["description"].as_str().is_some_and(|text| !text.is_empty());
                 // Of words, all are shown.
@@ -376,8 +409,11 @@ mod tests {
     /// What the schema says in examples and defaults is right by the schema.
     #[test]
     fn examples_and_defaults_are_valid() {
-        let schema = schema();
-        for (key, property) in properties(&schema) {
+        let (pipelines, tests) = (schema(), tests_schema());
+        let all = [&pipelines, &tests]
+            .into_iter()
+            .flat_map(|schema| properties(schema).into_iter().map(move |it| (schema, it)));
+        for (schema, (key, property)) in all {
             let mut part = property.clone();
             part["$defs"] = schema["$defs"].clone();
             let validator = jsonschema::validator_for(&part).expect("a part of a schema is one");
@@ -390,6 +426,6 @@ mod tests {
 
     #[test]
     fn no_optional_key_accepts_null() {
-        assert!(!text().contains("\"null\""));
+        assert!(!text().contains("\"null\"") && !tests_text().contains("\"null\""));
     }
 }

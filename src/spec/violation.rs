@@ -314,7 +314,9 @@ impl<'a> Reader<'a> {
     /// The thing at `path` in words.
     fn describe(&self, path: &[Step]) -> String {
         match path {
+            [] if Hints::new(self.schema, self.root).is_of_tests() => "the test file".to_owned(),
             [] => "the pipeline".to_owned(),
+            [Step::Key(section), Step::Key(name)] if section == "tests" => format!("the test `{name}`"),
             [Step::Key(section), Step::Key(name)] if section == "stages" => format!("the stage `{name}`"),
             [Step::Key(section), Step::Key(name)] if section == "shared" => format!("`{name}`, which is shared,"),
             [Step::Key(section), Step::Key(name)] if section == "resources" => format!("the resource `{name}`"),

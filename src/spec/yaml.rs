@@ -161,8 +161,9 @@ impl<'a> Builder<'a> {
             }
         };
         // The end event of a block lies where the next thing starts; a flow collection ends with its bracket.
-        let in_flow = matches!(self.source.slice(end), "]" | "}");
-        let end = if in_flow { end.end } else { last.unwrap_or(end.start) };
+        // The parser counts blanks and a comment behind the bracket in.
+        let in_flow = self.source.slice(end).starts_with([']', '}']);
+        let end = if in_flow { end.start + 1 } else { last.unwrap_or(end.start) };
         let node = Node { value, span: Span::new(start, end), alias: None };
         self.remember(anchor, &node, node.span)?;
         self.place(node, "", false);

@@ -17,9 +17,10 @@ use millpond::plan::memory::MemoryBound;
 use millpond::plan::{self, Compiled, Plan, Port, Settings, view};
 use millpond::run::executor::{FakeWorker, Frame, Kind, is_record, sound_records};
 use millpond::spec::{self, Completeness, Given};
+use millpond::testing;
 use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create};
 
-/// A pipeline file: read, checked, drawn and compiled.
+/// A pipeline file, or one with tests: read, checked, drawn and compiled.
 pub fn yaml(bytes: &[u8]) {
     let Ok(text) = std::str::from_utf8(bytes) else { return };
     let source = Arc::new(SourceText::new("pipeline.yaml", "/project/pipeline.yaml", text));
@@ -29,6 +30,10 @@ pub fn yaml(bytes: &[u8]) {
             places.for_each(|span| lies_in(span, &source));
         });
     });
+    match spec::parse_tests(&source) {
+        Ok(file) => are_sound(&testing::check(&file, &source, &given(Completeness::Partial)), &source),
+        Err(problems) => are_sound(&problems, &source),
+    }
     let partial = spec::parse(&source, &given(Completeness::Partial));
     are_sound(&plan::validate(&partial), &source);
     let full = spec::parse(&source, &given(Completeness::Full));
