@@ -453,3 +453,40 @@ fn the_tests_of_the_examples_pass() {
     let output = Command::new(env!("CARGO_BIN_EXE_millpond")).arg("test").args(files).output().expect("it starts");
     assert!(output.status.success(), "{}{}", said(&output), errors(&output));
 }
+
+#[test]
+fn what_is_expected_of_rows_can_be_tested() {
+    let shop = Shop::with(
+        "  orders:
+    given: { orders: [{ id: a1, n: 1 }, { id: a2, n: -1 }, { id: a3 }] }
+    expect:
+      orders: [{ id: a1 }]
+      orders.unexpected:
+        - { id: a2, n: -1, _stage: orders, _message: it is not true that n > 0 }
+        - { id: a3, _stage: orders, _message: it is not true that n > 0 }
+      split.odd: [{ id: a1 }]
+      split.even: []
+  keys:
+    given: { orders: [{ id: a1, n: 1 }, { id: a1, n: 2 }] }
+    fails: { stage: orders, message: unique, exit_code: 4 }
+",
+    );
+    shop.write("functions.py", "def split(row):\n    return {'odd' if row['n'] % 2 else 'even': row}\n");
+    shop.write(
+        "shop.yaml",
+        "version: 1
+stages:
+  orders:
+    read: orders.csv
+    expect: { where: n > 0, unique: id }
+    on_error: reject
+  split: { from: orders, python: { call: 'functions:split', ports: [odd, even] } }
+  odd: { from: split.odd, write: odd.csv }
+  even: { from: split.even, write: even.csv }
+",
+    );
+    let tested = shop.test(&[]);
+    let said = String::from_utf8_lossy(&tested.stdout).into_owned() + &errors(&tested);
+    assert!(tested.status.success(), "{said}");
+    assert!(said.contains("2 of 2 ports"), "{said}");
+}

@@ -2,9 +2,9 @@
 
 use std::collections::BTreeSet;
 
-use super::link::{After, Link};
+use super::link::{self, After, Link};
 use crate::spec::expect::EXPECT;
-use crate::spec::{Checks, Document, StageDraft};
+use crate::spec::{Document, StageDraft};
 
 /// A stage that a run does without.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -117,11 +117,8 @@ fn needed(document: &Document, connections: Connections<'_>, reasons: &[Option<R
             open.extend(before[at].iter().copied().filter(|from| reasons[*from].is_none() && needed.insert(*from)));
         }
         // What is expected of their rows is checked, too, though nobody reads what checks it.
-        for (at, draft) in document.stages.iter().enumerate() {
-            let Some(Checks::Duplicates(of)) = &draft.checks else { continue };
-            let is_needed = needed.iter().any(|needed| document.stages[*needed].name == *of);
-            open.extend((is_needed && reasons[at].is_none() && needed.insert(at)).then_some(at));
-        }
+        let checks = link::checks_of(document, &needed);
+        open.extend(checks.into_iter().filter(|at| reasons[*at].is_none() && needed.insert(*at)));
         if open.is_empty() {
             return needed;
         }

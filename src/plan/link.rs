@@ -362,6 +362,21 @@ pub fn ports(draft: &StageDraft) -> Option<Vec<&str>> {
     }
 }
 
+/// The ports that `from` can name.
+pub fn named_ports(draft: &StageDraft) -> Vec<&str> {
+    let unexpected = draft.has(EXPECT).then_some(Port::UNEXPECTED);
+    ports(draft).unwrap_or_default().into_iter().chain(unexpected).collect()
+}
+
+/// The stages that nobody reads from, but that check what is expected of some stages.
+pub fn checks_of(document: &Document, of: &BTreeSet<usize>) -> Vec<usize> {
+    let names: BTreeSet<&str> = of.iter().map(|at| document.stages[*at].name.as_str()).collect();
+    let checks = document.stages.iter().enumerate();
+    let is_of =
+        |draft: &StageDraft| matches!(&draft.checks, Some(Checks::Duplicates(of)) if names.contains(of.as_str()));
+    checks.filter(|(_, draft)| is_of(draft)).map(|(at, _)| at).collect()
+}
+
 /// Several outputs of a function, if it has them.
 pub fn declared_ports(draft: &StageDraft) -> Option<&PortsSpec> {
     match &draft.spec.python {

@@ -9,12 +9,13 @@ use super::link::{self, Link};
 use super::stage::Port;
 use crate::diagnostic::did_you_mean;
 use crate::format::column_type;
+use crate::spec::expect::EXPECT;
 use crate::spec::model::{
     FormatSpec, FromSpec, OnErrorSpec, OnErrorWordSpec, PathsSpec, PythonSpec, ReadOptions, ReadSpec, StageSpec,
     WriteOptions, WriteSpec,
 };
-use crate::spec::tree::{Node, Value};
-use crate::spec::{Document, Sharing, StageDraft};
+use crate::spec::tree::{Entry, Node, Value};
+use crate::spec::{Checks, Document, Sharing, StageDraft};
 
 /// What is tested of a pipeline.
 #[derive(Clone, Debug, Default)]
@@ -174,7 +175,7 @@ fn place(document: &Document, of: &str) -> Result<Place, UnderTestError> {
     if draft.foreach.is_some() && draft.name != of.split('.').next().unwrap_or(of) {
         return Err(UnderTestError::Several { of: of.to_owned(), made: made().map(|one| one.name.clone()).collect() });
     }
-    let ports = link::ports(draft).unwrap_or_default();
+    let ports = link::named_ports(draft);
     if ports.contains(&port.as_str()) {
         return Ok(Place { at, port });
     }
@@ -222,7 +223,7 @@ fn keep(document: &mut Document, rows: &WantedRows) -> Result<Vec<String>, Under
             drafts.push(StageDraft { name: name(index), foreach: None, spec, ..draft.clone() });
         }
     } else {
-        let ports = link::ports(&draft).unwrap_or_default();
+        let ports = link::named_ports(&draft);
         if port == Port::MAIN && !ports.contains(&Port::MAIN) {
             return Err(UnderTestError::NoRows { of: rows.of.clone() });
         }
@@ -246,10 +247,17 @@ fn carry_out(document: &Document, name: &str) -> Result<Vec<String>, UnderTestEr
     let (at, _) = find(document, name)?;
     let first = &document.stages[at];
     let is_it = |draft: &&StageDraft| draft.name == name || draft.written_name() == name;
-    if first.kind() == Some("write") {
-        return Err(UnderTestError::NoRows { of: name.to_owned() });
+    let made: Vec<String> = document.stages.iter().filter(is_it).map(|draft| draft.name.clone()).collect();
+    let checks = document
+        .stages
+        .iter()
+        .filter(|draft| matches!(&draft.checks, Some(Checks::Rows(of) | Checks::Duplicates(of)) if made.contains(of)));
+    let checks: Vec<String> = checks.map(|draft| draft.name.clone()).collect();
+    match first.kind() {
+        Some("write") if checks.is_empty() => Err(UnderTestError::NoRows { of: name.to_owned() }),
+        Some("write") => Ok(checks),
+        _ => Ok(made.into_iter().chain(checks).collect()),
     }
-    Ok(document.stages.iter().filter(is_it).map(|draft| draft.name.clone()).collect())
 }
 
 fn write(path: &str, format: Option<FormatSpec>) -> WriteSpec {
@@ -281,13 +289,20 @@ fn reading(of: &StageDraft, port: &str, rows: &GivenRows) -> StageDraft {
         read: Some(ReadSpec::Options(options)),
         batch: of.spec.batch.clone().filter(|_| of.kind() == Some("read")),
         when: of.spec.when,
+        // What is expected of its rows is expected of these.
+        expect: of.spec.expect.clone().filter(|_| port == Port::MAIN),
+        on_error: of.spec.on_error.clone().filter(|_| port == Port::MAIN && of.has(EXPECT)),
         ..StageSpec::default()
     };
+    let is_kept = |entry: &&Entry| {
+        port == Port::MAIN && of.has(EXPECT) && [EXPECT, "on_error"].contains(&entry.key.name.as_str())
+    };
+    let entries = of.node.entries().iter().filter(is_kept).cloned().collect();
     StageDraft {
         // No name of a stage has a dot, so that it is found under that of the port.
         name: if port == Port::MAIN { of.name.clone() } else { format!("{}.{port}", of.name) },
         foreach: of.foreach.clone().filter(|_| port == Port::MAIN),
-        node: Node { value: Value::Mapping(Vec::new()), ..of.node.clone() },
+        node: Node { value: Value::Mapping(entries), ..of.node.clone() },
         spec,
         kinds: vec![("read", of.name_span)],
         sharing: if port == Port::MAIN { of.sharing.clone() } else { Sharing::None },
@@ -313,7 +328,15 @@ fn needed(
     let is_asked_for = |at: &usize| asked_for.contains(&document.stages[*at].name);
     let mut needed: BTreeSet<usize> = (0..document.stages.len()).filter(is_asked_for).collect();
     let mut open: Vec<usize> = needed.iter().copied().collect();
-    while let Some(at) = open.pop() {
+    loop {
+        let Some(at) = open.pop() else {
+            let checks = link::checks_of(document, &needed);
+            open.extend(checks.into_iter().filter(|at| needed.insert(*at)));
+            if open.is_empty() {
+                return needed;
+            }
+            continue;
+        };
         let draft = &document.stages[at];
         let is_given = given.get(&at).is_some_and(|ports| ports.contains(Port::MAIN)) || draft.name.contains('.');
         let is_given = is_given && !matches!(draft.sharing, Sharing::Sink(_));
@@ -340,7 +363,6 @@ fn needed(
         }
         open.extend(shared[at].iter().copied().filter(|from| needed.insert(*from)));
     }
-    needed
 }
 
 /// Why a stage that is not given cannot be run: it gets what it gives from elsewhere.
@@ -370,7 +392,7 @@ pub struct Testable {
 /// The stages that tests can run: not those that get their rows from elsewhere, and not tasks.
 pub fn testable(document: &Document) -> Vec<Testable> {
     let mut all: Vec<Testable> = Vec::new();
-    let stages = document.stages.iter().filter(|draft| !matches!(draft.sharing, Sharing::Sink(_)));
+    let stages = document.stages.iter().filter(|draft| draft.is_written());
     for draft in stages.filter(|draft| outside(draft).is_none()) {
         let stage = draft.written_name().to_owned();
         if all.iter().any(|one| one.stage == stage) {
@@ -378,8 +400,8 @@ pub fn testable(document: &Document) -> Vec<Testable> {
         }
         let on_error = draft.spec.on_error.as_ref().map(OnErrorSpec::word);
         let rejects = on_error == Some(OnErrorWordSpec::Reject);
-        let ports =
-            link::ports(draft).unwrap_or_default().into_iter().filter(|port| *port != Port::REJECTED || rejects);
+        let may_come = |port: &&str| rejects || ![Port::REJECTED, Port::UNEXPECTED].contains(port);
+        let ports = link::named_ports(draft).into_iter().filter(may_come);
         all.push(Testable { stage, ports: ports.map(str::to_owned).collect() });
     }
     all

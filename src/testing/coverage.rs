@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
 
-use crate::plan::{Plan, StageKind, Testable};
+use crate::plan::{Plan, Port, StageKind, Testable};
 use crate::report::some;
 
 /// What of a pipeline tests have run. Stages that a `foreach` makes count as one.
@@ -27,9 +27,15 @@ impl Coverage {
         });
         for stage in run {
             self.stages.insert(written(&stage.name));
-            let is_read = |port: &&crate::plan::Port| !port.edges.is_empty();
-            let ports = stage.ports.iter().filter(is_read).map(|port| (written(&stage.name), port.name.clone()));
-            self.ports.extend(ports);
+            let is_read = |port: &&Port| !port.edges.is_empty();
+            let ports = stage.ports.iter().filter(is_read).map(|port| port.name.clone());
+            // What is behind the check of a stage's rows are ports of that stage.
+            if let StageKind::Expect(expect) = &stage.kind {
+                let ports = ports.map(|port| if port == Port::REJECTED { Port::UNEXPECTED.to_owned() } else { port });
+                self.ports.extend(ports.map(|port| (written(&expect.of), port)));
+            } else {
+                self.ports.extend(ports.map(|port| (written(&stage.name), port)));
+            }
         }
         // A sink is run if its rows are looked at.
         self.stages.extend(expected.iter().map(|of| of.split('.').next().unwrap_or(of).to_owned()));
