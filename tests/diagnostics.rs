@@ -1282,3 +1282,28 @@ stages:
     spec::wrong_type 5:23 `when` must be a boolean, not a string (for example, `when: ${{ params.publish }}`)
     ");
 }
+
+#[test]
+fn what_is_wrong_with_a_query_in_a_file_is_shown_there() {
+    let yaml = "version: 1
+params: { most: { type: integer, default: 3 } }
+stages:
+  lines: { read: lines.txt }
+  some: { from: lines, sql: { file: queries/some.sql } }
+";
+    let with = |query: &str| {
+        Arc::new(SourceText::new("p/pipeline.yaml", "/p/pipeline.yaml", yaml).with_file("queries/some.sql", query))
+    };
+    let right = with("-- all\nSELECT *\nFROM lines\nWHERE length(line) < $most;\n");
+    assert!(validate(&right).is_empty(), "{:?}", validate(&right));
+    let wrong = with("-- all\nSELECT *\nFROM lines\nWHERE length(lime) < $most\n");
+    let problems = validate(&wrong);
+    let drawn = render::human(&problems, &wrong, Style { color: false, width: 80 });
+    assert!(drawn.contains("queries/some.sql:4:14") && drawn.contains("WHERE length(lime)"), "{drawn}");
+    assert_eq!(render::json(&problems, &wrong)[0]["file"], "queries/some.sql");
+    let unknown = with("SELECT *\nFROM lines\nWHERE line = $mist");
+    let problems = validate(&unknown);
+    let problem = problems.last().expect("a problem");
+    let place = unknown.position(problem.span().expect("a place").start);
+    assert_eq!((problem.code, place.line, place.column), (Code::PlanUnknownSqlParam, 3, 14));
+}

@@ -4,7 +4,8 @@ use super::{Diagnostic, SourceText};
 
 /// The workflow command that makes the annotation, a line, as described under "Workflow commands for GitHub Actions".
 pub fn annotation(diagnostic: &Diagnostic, source: &SourceText) -> String {
-    let mut properties = vec![format!("file={}", property(source.name()))];
+    let name = source.file_at(diagnostic.span().unwrap_or_default().start).0.name();
+    let mut properties = vec![format!("file={}", property(name))];
     if let Some(span) = diagnostic.span() {
         let (start, end) = (source.position(span.start), source.position(span.end));
         properties.push(format!("line={},col={},endLine={}", start.line, start.column, end.line));

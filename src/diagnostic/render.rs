@@ -21,9 +21,15 @@ pub fn human(diagnostics: &[Diagnostic], source: &SourceText, style: Style) -> S
     let handler = GraphicalReportHandler::new_themed(theme).with_width(style.width).with_links(false);
     let mut out = String::new();
     for diagnostic in diagnostics {
+        let (file, start) = source.file_at(diagnostic.span().unwrap_or_default().start);
+        let elsewhere = diagnostic.related.iter().filter(|label| source.file_at(label.span.start).1 != start);
+        let elsewhere: Vec<String> = elsewhere.map(|label| in_words(label, source)).collect();
         let drawn = Drawn {
             diagnostic,
-            source: NamedSource::new(source.name(), source.text().to_owned()),
+            source: NamedSource::new(file.name(), file.text().to_owned()),
+            start,
+            help: diagnostic.help.iter().cloned().chain(elsewhere).collect::<Vec<_>>().join("\n"),
+            related: diagnostic.related.iter().filter(|label| source.file_at(label.span.start).1 == start).collect(),
             instead_of_picture: place_in_words(diagnostic, source),
         };
         if handler.render_report(&mut out, &drawn).is_err() {
@@ -88,7 +94,7 @@ fn place<'a>(label: Option<&Label>, source: &'a SourceText) -> JsonPlace<'a> {
     let start = label.map(|label| source.position(label.span.start));
     let end = label.map(|label| source.position(label.span.end));
     JsonPlace {
-        file: source.name(),
+        file: source.file_at(label.map_or(0, |label| label.span.start)).0.name(),
         line: start.map(|position| position.line),
         column: start.map(|position| position.column),
         end_line: end.map(|position| position.line),
@@ -101,6 +107,12 @@ fn place<'a>(label: Option<&Label>, source: &'a SourceText) -> JsonPlace<'a> {
 struct Drawn<'a> {
     diagnostic: &'a Diagnostic,
     source: NamedSource<String>,
+    /// The offset of its first byte.
+    start: usize,
+    /// With the places in other files; may be empty.
+    help: String,
+    /// The places in the same file.
+    related: Vec<&'a Label>,
     /// The place in words, where the line is not to be shown.
     instead_of_picture: Option<String>,
 }
@@ -108,10 +120,19 @@ struct Drawn<'a> {
 /// A line that is longer than this is no help to anybody. Bytes.
 const LONGEST_LINE: usize = 1000;
 
+/// A place in another file.
+fn in_words(label: &Label, source: &SourceText) -> String {
+    let position = source.position(label.span.start);
+    let name = source.file_at(label.span.start).0.name();
+    let text = if label.text.is_empty() { "see" } else { &label.text };
+    format!("{text}: {name}:{}:{}", position.line, position.column)
+}
+
 /// The place, if its line is too long, or has a secret.
 fn place_in_words(diagnostic: &Diagnostic, source: &SourceText) -> Option<String> {
-    let text = source.text();
     let length_around = |offset: usize| {
+        let (file, first) = source.file_at(offset);
+        let (text, offset) = (file.text(), offset - first);
         let start = text[..offset].rfind('\n').map_or(0, |at| at + 1);
         text[offset..].find('\n').map_or(text.len(), |at| offset + at) - start
     };
@@ -121,7 +142,8 @@ fn place_in_words(diagnostic: &Diagnostic, source: &SourceText) -> Option<String
         return None;
     }
     let position = source.position(primary.span.start);
-    Some(format!("{}:{}:{}", source.name(), position.line, position.column))
+    let name = source.file_at(primary.span.start).0.name();
+    Some(format!("{name}:{}:{}", position.line, position.column))
 }
 
 impl std::fmt::Display for Drawn<'_> {
@@ -146,7 +168,7 @@ impl miette::Diagnostic for Drawn<'_> {
     }
 
     fn help<'a>(&'a self) -> Option<Box<dyn std::fmt::Display + 'a>> {
-        self.diagnostic.help.as_deref().map(|help| Box::new(help) as Box<dyn std::fmt::Display>)
+        (!self.help.is_empty()).then(|| Box::new(&self.help) as Box<dyn std::fmt::Display>)
     }
 
     fn source_code(&self) -> Option<&dyn miette::SourceCode> {
@@ -157,12 +179,10 @@ impl miette::Diagnostic for Drawn<'_> {
     fn labels(&self) -> Option<Box<dyn Iterator<Item = LabeledSpan> + '_>> {
         let primary = self.diagnostic.primary.as_deref().filter(|_| self.instead_of_picture.is_none())?;
         let text = |label: &Label| (!label.text.is_empty()).then(|| label.text.clone());
-        let first = LabeledSpan::new_primary_with_span(text(primary), (primary.span.start, primary.span.len()));
-        let others = self
-            .diagnostic
-            .related
-            .iter()
-            .map(move |label| LabeledSpan::new(text(label), label.span.start, label.span.len()));
+        let start = self.start;
+        let first = LabeledSpan::new_primary_with_span(text(primary), (primary.span.start - start, primary.span.len()));
+        let others = self.related.iter();
+        let others = others.map(move |label| LabeledSpan::new(text(label), label.span.start - start, label.span.len()));
         Some(Box::new(std::iter::once(first).chain(others)))
     }
 }

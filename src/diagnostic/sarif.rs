@@ -74,7 +74,8 @@ fn result(problem: &Diagnostic, source: &SourceText) -> Value {
 }
 
 fn location(label: Option<&Label>, source: &SourceText) -> Value {
-    let mut place = json!({"artifactLocation": {"uri": uri(Path::new(source.name()))}});
+    let name = source.file_at(label.map_or(0, |label| label.span.start)).0.name();
+    let mut place = json!({"artifactLocation": {"uri": uri(Path::new(name))}});
     if let Some(label) = label {
         let (start, end) = (source.position(label.span.start), source.position(label.span.end));
         place["region"] =

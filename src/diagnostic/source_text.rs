@@ -1,9 +1,10 @@
-//! [`SourceText`]: the text of a file, and positions in it.
+//! [`SourceText`]: the text of a file, of those that it names, and positions in them.
 
 use std::io::Read;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, OnceLock};
 
-/// A range of bytes in a [`SourceText`].
+/// A range of bytes in a [`SourceText`], or in a file that it includes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Span {
     pub start: usize,
@@ -33,6 +34,9 @@ pub struct Position {
 }
 
 /// The text of a file without its byte order mark, with the name under which messages show it.
+///
+/// Files that it names can be [included](Self::include). Their bytes have offsets behind those of this one, so that a [`Span`] tells its
+/// file, too.
 #[derive(Clone, Debug)]
 pub struct SourceText {
     name: String,
@@ -40,6 +44,17 @@ pub struct SourceText {
     text: String,
     /// Byte offset at which each line starts.
     lines: Vec<usize>,
+    /// Whether other files can be read.
+    is_on_disk: bool,
+    included: OnceLock<Arc<Included>>,
+}
+
+/// A file that another one includes, and the next one.
+#[derive(Clone, Debug)]
+struct Included {
+    start: usize,
+    source: SourceText,
+    next: OnceLock<Arc<Included>>,
 }
 
 /// Why a file could not become a [`SourceText`].
@@ -56,6 +71,16 @@ pub enum SourceTextError {
 impl SourceTextError {
     /// What stands in the place of a code for programs: the file has no text to say a code of.
     pub const CODE: &str = "file::unreadable";
+
+    /// The same of a file that is shown with this path.
+    fn called(self, path: &Path) -> Self {
+        let path = path.to_owned();
+        match self {
+            Self::Read { error, .. } => Self::Read { path, error },
+            Self::TooLarge { limit, .. } => Self::TooLarge { path, limit },
+            Self::NotUtf8 { offset, .. } => Self::NotUtf8 { path, offset },
+        }
+    }
 
     pub fn path(&self) -> &Path {
         match self {
@@ -85,14 +110,67 @@ impl SourceText {
             offset: error.utf8_error().valid_up_to(),
         })?;
         let absolute = std::path::absolute(path).map_err(failed)?;
-        Ok(Self::new(path.display().to_string(), absolute, &text))
+        Ok(Self { is_on_disk: true, ..Self::new(path.display().to_string(), absolute, &text) })
+    }
+
+    /// Reads a file that this one names by its path from its folder; the offset of its first byte, and its text. One that was read before
+    /// is the same.
+    ///
+    /// # Errors
+    /// When it cannot be read. That of a text that is no file on disk never can.
+    pub fn include(&self, path: &Path) -> Result<(usize, &Self), SourceTextError> {
+        let absolute = self.folder().join(path);
+        if let Some(known) = self.others().find(|other| other.source.path == absolute) {
+            return Ok((known.start, &known.source));
+        }
+        // As it is seen from where this one is.
+        let shown = Path::new(&self.name).parent().unwrap_or(Path::new("")).join(path);
+        if !self.is_on_disk {
+            let error = std::io::Error::new(std::io::ErrorKind::NotFound, "there are no other files");
+            return Err(SourceTextError::Read { path: shown, error });
+        }
+        let read = Self::read(&absolute).map_err(|error| error.called(&shown))?;
+        Ok(self.add(Self { name: shown.display().to_string(), ..read }))
+    }
+
+    /// Includes a text as if it were a file.
+    pub fn with_file(self, path: &str, text: &str) -> Self {
+        self.add(Self::new(path, self.folder().join(path), text));
+        self
+    }
+
+    fn add(&self, source: Self) -> (usize, &Self) {
+        let (mut slot, mut end) = (&self.included, self.text.len());
+        while let Some(included) = slot.get() {
+            (slot, end) = (&included.next, included.start + included.source.text.len());
+        }
+        // A byte in between, so that the end of one is not the beginning of the other.
+        let added = Arc::new(Included { start: end + 1, source, next: OnceLock::new() });
+        let added = slot.get_or_init(|| added);
+        (added.start, &added.source)
+    }
+
+    fn others(&self) -> impl Iterator<Item = &Included> {
+        std::iter::successors(self.included.get(), |included| included.next.get()).map(|included| &**included)
+    }
+
+    /// The file in which a byte lies, and the offset of its first byte.
+    pub fn file_at(&self, offset: usize) -> (&Self, usize) {
+        let other = self.others().take_while(|included| included.start <= offset).last();
+        other.map_or((self, 0), |included| (&included.source, included.start))
+    }
+
+    /// The files that are included.
+    pub fn included(&self) -> impl Iterator<Item = &Self> {
+        self.others().map(|included| &included.source)
     }
 
     /// `path` is the absolute path of the file; relative paths in the text are relative to its folder.
     pub fn new(name: impl Into<String>, path: impl Into<PathBuf>, text: &str) -> Self {
         let text = text.strip_prefix('\u{feff}').unwrap_or(text).to_owned();
         let lines = std::iter::once(0).chain(text.match_indices('\n').map(|(at, _)| at + 1)).collect();
-        Self { name: name.into(), path: path.into(), text, lines }
+        let (is_on_disk, included) = (false, OnceLock::new());
+        Self { name: name.into(), path: path.into(), text, lines, is_on_disk, included }
     }
 
     /// The file's name as the user gave it.
@@ -114,18 +192,24 @@ impl SourceText {
 
     /// The text of `span`, cut to what exists.
     pub fn slice(&self, span: Span) -> &str {
-        self.text.get(span.start..span.end.min(self.text.len())).unwrap_or_default()
+        let (file, start) = self.file_at(span.start);
+        file.text.get(span.start - start..(span.end - start).min(file.text.len())).unwrap_or_default()
     }
 
-    /// The position of a byte. One behind the end gives the end.
+    /// The position of a byte in its file. One behind the end gives the end.
     pub fn position(&self, offset: usize) -> Position {
+        let (file, start) = self.file_at(offset);
+        file.position_here(offset - start)
+    }
+
+    fn position_here(&self, offset: usize) -> Position {
         let line = self.lines.partition_point(|&start| start <= offset) - 1;
         let start = self.lines[line];
         let before = self.text.get(start..offset.min(self.text.len())).unwrap_or_default();
         Position { line: line + 1, column: before.chars().count() + 1 }
     }
 
-    /// The 0-based `line` without its line break, and the byte at which it starts.
+    /// The 0-based `line` of this file without its line break, and the byte at which it starts.
     pub fn line(&self, line: usize) -> Option<(usize, &str)> {
         let start = *self.lines.get(line)?;
         let end = self.lines.get(line + 1).copied().unwrap_or(self.text.len());
@@ -136,6 +220,21 @@ impl SourceText {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn places_tell_their_file() {
+        let source = SourceText::new("f", "/a/f", "one\n").with_file("b/g", "two\nthree").with_file("h", "four");
+        let (start, file) = source.include(Path::new("b/g")).expect("it is there");
+        assert_eq!((file.path(), file.text()), (Path::new("/a/b/g"), "two\nthree"));
+        assert_eq!((source.slice(Span::new(start, start + 3)), source.slice(Span::new(0, 3))), ("two", "one"));
+        assert_eq!(source.position(start + 5), Position { line: 2, column: 2 });
+        let (last, _) = source.include(Path::new("h")).expect("it is there");
+        assert_eq!(
+            (source.file_at(last).0.name(), source.file_at(last - 1).0.name(), source.file_at(3).0.name()),
+            ("h", "b/g", "f")
+        );
+        assert!(source.include(Path::new("i")).is_err());
+    }
 
     #[test]
     fn positions_count_characters_and_ignore_the_byte_order_mark() {

@@ -64,7 +64,7 @@ pub fn show(document: &mut Document, asked: &Asked) -> Result<(), AskError> {
     if let Some(limit) = asked.limit {
         let tables = FromSpec::Named([(ROWS.to_owned(), from)].into());
         let query = format!("SELECT * FROM {ROWS} LIMIT {limit}");
-        let sql = Some(SqlSpec::Options(SqlOptions { query }));
+        let sql = Some(SqlSpec::Options(SqlOptions { query: Some(query), file: None }));
         drafts.push(behind(of, &first, "sql", StageSpec { from: Some(tables), sql, ..StageSpec::default() }));
         from = first;
     }
@@ -108,7 +108,7 @@ pub(super) fn behind(of: &StageDraft, name: &str, kind: &'static str, spec: Stag
         Some(FromSpec::Many(_)) | None => node(Value::Null),
     };
     let query = match &spec.sql {
-        Some(SqlSpec::Options(options)) => Some(entry("sql", text(&options.query))),
+        Some(SqlSpec::Options(SqlOptions { query: Some(query), .. })) => Some(entry("sql", text(query))),
         _ => None,
     };
     StageDraft {

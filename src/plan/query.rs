@@ -10,7 +10,11 @@ use crate::sql::{Misfit, MisfitKind, Query, SyntaxError, TextPosition};
 
 impl Resolver<'_> {
     pub(super) fn sql(&mut self, spec: &SqlSpec, links: &[&Link]) -> Option<Sql> {
-        let (SqlSpec::Query(text) | SqlSpec::Options(SqlOptions { query: text })) = spec;
+        let text = match spec {
+            SqlSpec::Query(text) => text,
+            // A file that cannot be read has been reported.
+            SqlSpec::Options(SqlOptions { query, .. }) => query.as_ref()?,
+        };
         let query = match Query::parse(text) {
             Ok(query) => query,
             Err(error) => {
@@ -148,14 +152,16 @@ impl Resolver<'_> {
                 source.find(text.trim_end()).map(|at| node.span.start + at + offset)?
             }
             TextStyle::Quoted => source.get(1..)?.starts_with(text).then_some(node.span.start + 1 + offset)?,
+            TextStyle::File => node.span.start + offset,
             TextStyle::Literal => {
                 let line = text[..offset].matches('\n').count();
                 let column = offset - text[..offset].rfind('\n').map_or(0, |at| at + 1);
                 // The scalar's place starts at its first line that is not blank.
                 let blank = text.lines().take_while(|line| line.trim().is_empty()).count();
+                let (file, before) = self.document.source.file_at(node.span.start);
                 let first = self.document.source.position(node.span.start).line - 1;
-                let (start, written) = self.document.source.line((first + line).checked_sub(blank)?)?;
-                start + written.find(text.lines().nth(line)?)? + column
+                let (start, written) = file.line((first + line).checked_sub(blank)?)?;
+                before + start + written.find(text.lines().nth(line)?)? + column
             }
         };
         Some(Span::new(start, (start + length).min(node.span.end)))

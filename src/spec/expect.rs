@@ -52,7 +52,7 @@ fn keys(of: &StageDraft, columns: &[String]) -> StageDraft {
     let key = Key { name: "sql".to_owned(), span, alias: None };
     let entry = Entry { key, value: Node { value: text, span, alias: None } };
     let from = Some(FromSpec::Named([(ROWS.to_owned(), of.name.clone())].into()));
-    let sql = Some(SqlSpec::Options(SqlOptions { query }));
+    let sql = Some(SqlSpec::Options(SqlOptions { query: Some(query), file: None }));
     let spec = StageSpec { when: of.spec.when, from, sql, ..StageSpec::default() };
     StageDraft {
         spec,

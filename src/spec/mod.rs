@@ -17,6 +17,7 @@ pub mod model;
 mod params;
 mod parse;
 pub mod pattern;
+mod query_file;
 pub mod reference;
 mod scalar;
 pub mod schema;

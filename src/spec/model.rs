@@ -322,7 +322,10 @@ pub enum SqlSpec {
 pub struct SqlOptions {
     /// The query.
     #[schemars(example = &"SELECT * FROM clean WHERE stars >= $floor")]
-    pub query: String,
+    pub query: Option<String>,
+    /// The file that has the query, relative to this file.
+    #[schemars(example = &"queries/clean.sql")]
+    pub file: Option<String>,
 }
 
 /// How rows are cut into batches. A batch ends at whichever bound comes first.

@@ -15,6 +15,7 @@ use super::indentation;
 use super::interpolate::{Found, Names};
 use super::model::StageSpec;
 use super::params::{self, Param};
+use super::query_file;
 use super::schema::{DOCUMENT, KINDS, SHARED_KINDS};
 use super::tree::{Entry, Node, Step, Value};
 use super::violation::Reader;
@@ -42,7 +43,8 @@ pub fn parse(source: &Arc<SourceText>, given: &Given) -> Document {
     let open = open_values(&root);
     let holes: Vec<Vec<Step>> = holes.into_iter().chain(open).collect();
     let mut pruned = without(&root, &holes);
-    let holes = defaults::apply(&mut root, &mut pruned, holes);
+    let mut holes = defaults::apply(&mut root, &mut pruned, holes);
+    holes.extend(query_file::read(&mut root, &mut pruned, source, &mut problems));
     let mut stages = read_stages(STAGES, source, &root, &pruned, &holes, &mut problems);
     for stage in &mut stages {
         stage.foreach = expansion.of.get(&stage.name).cloned();

@@ -18,7 +18,8 @@ pub const KINDS: [&str; 5] = ["read", "write", "sql", "python", "command"];
 pub const SHARED_KINDS: [&str; 3] = ["read", "sql", "python"];
 
 /// Mappings that have exactly one of some keys.
-const EITHER: [(&str, [&str; 2]); 2] = [("CommandOptions", ["run", "shell"]), ("DevicesSpec", ["units", "ids"])];
+const EITHER: [(&str, [&str; 2]); 3] =
+    [("CommandOptions", ["run", "shell"]), ("DevicesSpec", ["units", "ids"]), ("SqlOptions", ["query", "file"])];
 
 /// Those in test files.
 const EITHER_IN_TESTS: [(&str, [&str; 2]); 2] = [("TestSpec", ["expect", "fails"]), ("GivenOptions", ["rows", "file"])];

@@ -40,6 +40,8 @@ pub enum TextStyle {
     Literal,
     /// `>`.
     Folded,
+    /// All of another file.
+    File,
 }
 
 #[derive(Clone, Debug)]
