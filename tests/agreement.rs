@@ -186,7 +186,7 @@ impl Generator<'_> {
             message if message.contains("column") => {
                 &["string", "int64", "decimal(38,0)", "timestamp[Europe/Berlin]", "list< list<date> >", " bool "]
             }
-            message if message.contains("port") => &["good", "b2_", "Bad", "é", ""],
+            message if message.contains("A name") => &["good", "b2_", "Bad", "é", ""],
             _ => match key {
                 "sql" | "query" => &["SELECT 1 AS one", "SELECT * FROM raw", "nonsense ("],
                 // Without expressions, which scripts cannot have.
@@ -317,11 +317,15 @@ fn is_beyond_the_schema(document: &Value) -> bool {
         document[section].as_object().into_iter().flatten().map(|(name, _)| name.as_str()).collect::<Vec<_>>()
     };
     let (stages, shared) = (names("stages"), names("shared"));
+    let inputs: Vec<&str> = document["inputs"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+    let is_taken =
+        |(at, name): (usize, &&str)| inputs[..at].contains(name) || stages.contains(name) || shared.contains(name);
     let only_free = |value: &Value| {
         value.as_object().is_some_and(|entries| !entries.is_empty() && entries.keys().all(|key| key.starts_with("x-")))
     };
     let stage = |stage: &Value| only_free(&stage["foreach"]) || only_free(&stage["command"]["outputs"]);
     shared.iter().any(|name| stages.contains(name))
+        || inputs.iter().enumerate().any(is_taken)
         || only_free(&document["stages"])
         || document["stages"].as_object().into_iter().flatten().any(|(_, it)| stage(it))
 }

@@ -22,7 +22,7 @@ class Params(Mapping[str, Any]):
     """The params of the run, read-only. One object for the life of the process, so that it can be imported by name."""
 
     def __init__(self) -> None:
-        self._values: dict[str, Any] = {}
+        self._values: Mapping[str, Any] = {}
 
     def __getitem__(self, name: str) -> Any:
         try:
@@ -41,8 +41,8 @@ class Params(Mapping[str, Any]):
         return f"Params({self._values!r})"
 
     def set(self, values: Mapping[str, Any]) -> None:
-        """For the worker only: the values of this run."""
-        self._values = dict(values)
+        """For the worker only: the values that the code at hand sees from now on."""
+        self._values = values
 
 
 class Worker:

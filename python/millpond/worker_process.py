@@ -63,6 +63,8 @@ class Worker:
         self._schemas: dict[int, pa.Schema] = {}
         self._stages: dict[int, AnyStage] = {}
         self._levels: dict[int, str] = {}  # Of what is told of each stage.
+        # Of each stage: one of a pipeline that is a stage itself has others.
+        self._params: dict[int, dict[str, Any]] = {}
         self._leases = Leases()
         self._allocator = allocator.load()
         self._outputs = Outputs(channel, self._leases, self._allocator)
@@ -102,7 +104,8 @@ class Worker:
         return self._line.next_frame()
 
     def _open(self, frame: Frame) -> None:
-        context.params.set(frame.text["params"])
+        self._params[frame.stage] = frame.text["params"]
+        context.params.set(self._params[frame.stage])
         shared.expect(frame.text.get("shared", ()))
         context.worker.begin(1, 0)
         context.worker.stage = frame.stage
@@ -153,6 +156,7 @@ class Worker:
         if stage is None:
             raise ProtocolError(f"attempt {frame.attempt} is for stage {frame.stage}, which is not open")
         context.set_log_level(self._levels[frame.stage])
+        context.params.set(self._params[frame.stage])
         context.worker.stage, context.worker.is_busy = frame.stage, True
         try:
             answer = self._run(stage, frame)
@@ -262,6 +266,7 @@ class Worker:
         context.worker.begin(1, 0)
         for number, stage in self._stages.items():
             context.enter_stage(stage.name)
+            context.params.set(self._params[number])
             context.worker.stage = number
             try:
                 stage.close()

@@ -26,7 +26,7 @@ fn problem(plan: &Plan, stage: &Stage, usable: &[u32]) -> Option<String> {
         stage.name,
         ranges(&missing),
         ranges(usable),
-        plan.file.display(),
+        stage.file.as_ref().unwrap_or(&plan.file).display(),
         stage.line
     ))
 }

@@ -119,12 +119,20 @@ impl SourceText {
     /// # Errors
     /// When it cannot be read. That of a text that is no file on disk never can.
     pub fn include(&self, path: &Path) -> Result<(usize, &Self), SourceTextError> {
-        let absolute = self.folder().join(path);
+        self.include_from(self, path)
+    }
+
+    /// The same for a file that is named in `file`, which is this one or one that it includes.
+    ///
+    /// # Errors
+    /// As those of [`Self::include`].
+    pub fn include_from(&self, file: &Self, path: &Path) -> Result<(usize, &Self), SourceTextError> {
+        let absolute = file.folder().join(path);
         if let Some(known) = self.others().find(|other| other.source.path == absolute) {
             return Ok((known.start, &known.source));
         }
         // As it is seen from where this one is.
-        let shown = Path::new(&self.name).parent().unwrap_or(Path::new("")).join(path);
+        let shown = Path::new(&file.name).parent().unwrap_or(Path::new("")).join(path);
         if !self.is_on_disk {
             let error = std::io::Error::new(std::io::ErrorKind::NotFound, "there are no other files");
             return Err(SourceTextError::Read { path: shown, error });

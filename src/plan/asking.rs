@@ -122,6 +122,8 @@ pub(super) fn behind(of: &StageDraft, name: &str, kind: &'static str, spec: Stag
         kinds: vec![(kind, of.name_span)],
         sharing: Sharing::None,
         checks: None,
+        outputs: Vec::new(),
+        scope: None,
         lost: BTreeSet::new(),
     }
 }

@@ -9,6 +9,7 @@ use crate::diagnostic::{Code, Diagnostic, Span, did_you_mean};
 use crate::spec::expect::EXPECT;
 use crate::spec::model::{CommandModeSpec, OnErrorWordSpec};
 use crate::spec::schema::{KINDS, SHARED_KINDS};
+use crate::spec::sub_pipeline::{INPUT, PIPELINE};
 use crate::spec::tree::{Node, Value};
 use crate::spec::{Document, Sharing, StageDraft, means};
 
@@ -78,6 +79,34 @@ pub fn inputs(draft: &StageDraft, kind: Option<&StageKind>) -> Option<Diagnostic
         return Some(Diagnostic::new(Code::PlanMissingInput, draft.span(&["from"]), message).through(draft.alias));
     }
     None
+}
+
+/// A pipeline that takes rows is only good for a stage of another one.
+pub fn given(draft: &StageDraft) -> Option<Diagnostic> {
+    (draft.kind() == Some(INPUT) && draft.scope.is_none()).then(|| {
+        let message = format!("the pipeline is given no rows for its input `{}`", draft.name);
+        let help = "use it as a stage of another pipeline (`pipeline:`), or give its rows in a test (`millpond test`)";
+        Diagnostic::new(Code::PlanMissingInput, draft.name_span, message).help(help.to_owned())
+    })
+}
+
+/// What a stage that is a pipeline cannot say for those inside.
+pub fn pipeline(draft: &StageDraft) -> Option<Diagnostic> {
+    const KEYS: [&str; 6] = [PIPELINE, "from", "after", "when", "description", "foreach"];
+    if draft.kind() != Some(PIPELINE) {
+        return None;
+    }
+    let entries = draft.node.entries().iter();
+    let entry = entries.map(|entry| &entry.key).find(|key| {
+        let is_known = KEYS.contains(&key.name.as_str()) || key.name.starts_with("x-");
+        !is_known && !draft.is_lost(&key.name)
+    })?;
+    let message = format!("`{}` has no meaning for a stage that is a pipeline", entry.name);
+    let help = format!(
+        "write it in its file, for the stages there that it is for; `defaults: {{ {}: … }}` is for all",
+        entry.name
+    );
+    Some(Diagnostic::new(Code::PlanBadOption, entry.span, message).help(help).through(draft.alias))
 }
 
 fn names_nothing(from: &Node) -> bool {
@@ -217,8 +246,12 @@ pub fn keys(
 
 /// Params that nothing uses. Python code can use any of them, so that nothing is said in a pipeline with a python stage.
 pub fn unused_params(document: &Document, kinds: &[Option<&StageKind>]) -> Vec<Diagnostic> {
-    let unclear =
-        document.stages.iter().zip(kinds).any(|(draft, kind)| kind.is_none() || draft.kind() == Some("python"));
+    let unclear = document
+        .stages
+        .iter()
+        .zip(kinds)
+        .filter(|(draft, _)| !matches!(draft.kind(), Some(PIPELINE | INPUT)))
+        .any(|(draft, kind)| kind.is_none() || (draft.kind() == Some("python") && draft.scope.is_none()));
     if unclear {
         return Vec::new();
     }

@@ -20,6 +20,7 @@ use crate::batch::{self, LINE, line_schema};
 use crate::diagnostic::{Code, Diagnostic, did_you_mean};
 use crate::format::{Format, column_type};
 use crate::spec::expect::{EXPECT, ROWS};
+use crate::spec::sub_pipeline::params;
 use crate::spec::{Document, StageDraft};
 use crate::sql::{self, Checker, Misfit, MisfitKind};
 
@@ -190,7 +191,7 @@ impl Look<'_> {
         tables: &[(&str, SchemaRef)],
         checker: &mut Option<Checker>,
     ) -> Result<Option<SchemaRef>, Box<Misfit>> {
-        let Some(settings) = self.settings_of(&draft.name, sql) else { return Ok(None) };
+        let Some(settings) = self.settings_of(draft, sql) else { return Ok(None) };
         if checker.is_none() {
             *checker = Checker::new(&settings);
         }
@@ -260,12 +261,12 @@ impl Look<'_> {
     }
 
     /// `None` if a param of the query has no value.
-    fn settings_of(&self, stage: &str, sql: &Sql) -> Option<sql::Settings> {
-        let params = self.document.params.iter();
+    fn settings_of(&self, draft: &StageDraft, sql: &Sql) -> Option<sql::Settings> {
+        let params = params(self.document, draft).iter();
         let params: BTreeMap<_, _> =
             params.filter_map(|param| Some((param.name.clone(), param.value.clone()?))).collect();
         sql.query.parameters().iter().all(|name| params.contains_key(name)).then(|| sql::Settings {
-            stage: stage.to_owned(),
+            stage: draft.name.clone(),
             params,
             seed: self.document.seed,
             // Only values depend on it.

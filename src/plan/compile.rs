@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::num::{NonZeroU32, NonZeroU64};
+use std::sync::Arc;
 
 use arrow::datatypes::SchemaRef;
 
@@ -25,7 +26,7 @@ use super::stage::{Input, Port, Read, Stage, StageKind, WorkerLimits};
 use super::supply::{self, FileSizes, Supply};
 use crate::diagnostic::{Code, Diagnostic, sort_and_merge};
 use crate::spec::model::RequirementsSpec;
-use crate::spec::{Document, StageDraft};
+use crate::spec::{Document, Param, StageDraft};
 
 /// What the command line and the machine say about a plan.
 #[derive(Clone, Copy, Debug)]
@@ -105,6 +106,7 @@ pub fn known_columns(document: &Document, settings: &Settings) -> BTreeMap<(Stri
 /// Everything that is wrong or odd, sorted by place, if anything is wrong.
 pub fn compile(document: &Document, settings: &Settings) -> Result<Compiled, Vec<Diagnostic>> {
     let mut problems = document.problems.clone();
+    problems.extend(document.stages.iter().filter_map(check::given));
     let analysis = analyse(document, settings, &mut problems);
     document.fold(&mut problems);
     let problems = sort_and_merge(problems);
@@ -134,6 +136,7 @@ fn analyse(document: &Document, settings: &Settings, problems: &mut Vec<Diagnost
         .collect();
     for (draft, resolved) in document.stages.iter().zip(&resolved) {
         problems.extend(check::inputs(draft, resolved.kind.as_ref()));
+        problems.extend(check::pipeline(draft));
         problems.extend(check::on_error(draft));
         problems.extend(check::partition_by(draft));
         problems.extend(check::concurrency(draft, resolved.kind.as_ref()));
@@ -289,6 +292,7 @@ fn build(document: &Document, settings: &Settings, analysis: Analysis) -> Result
             .iter()
             .zip(&document.stages)
             .filter_map(|(reason, draft)| Some(LeftOut { stage: draft.name.clone(), reason: reason.clone()? }))
+            .filter(|left_out| left_out.reason != Reason::Dissolved)
             .collect(),
         params: params(document),
         python: python(document),
@@ -408,6 +412,7 @@ fn stage(
         on_error: resolved.on_error,
         budget: resolved.budget,
         cut: resolved.cut.unwrap_or_default(),
+        params: draft.scope.as_ref().map(|scope| Arc::new(values(&scope.params))),
         env: env.map(|(name, value)| (name.clone(), variable(value))).collect(),
         cwd: resolver.cwd(),
         after: Vec::new(),
@@ -415,12 +420,17 @@ fn stage(
         uses,
         holds,
         supply: None,
+        file: draft.scope.as_ref().map(|scope| scope.file.clone()),
         line: draft.line,
     }
 }
 
 fn params(document: &Document) -> BTreeMap<String, serde_json::Value> {
-    document.params.iter().filter_map(|param| Some((param.name.clone(), param.value.clone()?))).collect()
+    values(&document.params)
+}
+
+fn values(params: &[Param]) -> BTreeMap<String, serde_json::Value> {
+    params.iter().filter_map(|param| Some((param.name.clone(), param.value.clone()?))).collect()
 }
 
 fn python(document: &Document) -> PythonPlan {

@@ -7,6 +7,7 @@ use crate::diagnostic::{Code, Span, did_you_mean};
 use crate::spec::Checks;
 use crate::spec::expect::{EXPECT, ROWS};
 use crate::spec::model::{ColumnsSpec, ExpectSpec};
+use crate::spec::sub_pipeline::params;
 use crate::spec::tree::Node;
 use crate::sql::Query;
 
@@ -117,7 +118,7 @@ impl Resolver<'_> {
                 Some("let a `sql` stage work it out, and give that an `expect`".to_owned());
             return None;
         }
-        let params = &self.document.params;
+        let params = params(self.document, self.draft);
         let unknown = query.parameters().iter().find(|name| params.iter().all(|param| param.name != **name));
         if let Some(name) = unknown {
             let help = did_you_mean(name, params.iter().map(|param| param.name.as_str()));

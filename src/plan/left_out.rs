@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use super::link::{self, After, Link};
 use crate::spec::expect::EXPECT;
+use crate::spec::sub_pipeline::{INPUT, PIPELINE};
 use crate::spec::{Document, StageDraft};
 
 /// A stage that a run does without.
@@ -23,6 +24,8 @@ pub enum Reason {
     Unread,
     /// What is asked for does not need it.
     NotNeeded,
+    /// It stands for other stages, which are there in its place.
+    Dissolved,
 }
 
 /// What stages are connected by, in the whole file.
@@ -44,6 +47,7 @@ impl Reason {
             Self::Input(name) => format!("it needs rows of `{name}`, which is left out"),
             Self::Unread => "nobody reads its rows, as those who would are left out".to_owned(),
             Self::NotNeeded => "what is asked for does not need it".to_owned(),
+            Self::Dissolved => "other stages are there in its place".to_owned(),
         }
     }
 }
@@ -58,6 +62,10 @@ pub fn left_out(
     let mut reasons: Vec<Option<Reason>> = vec![None; document.stages.len()];
     for &at in order {
         let draft = &document.stages[at];
+        if matches!(draft.kind(), Some(PIPELINE | INPUT)) {
+            reasons[at] = Some(Reason::Dissolved);
+            continue;
+        }
         reasons[at] =
             if is_wanted(draft) { missing_input(document, links, into, &reasons, at) } else { Some(Reason::When) };
     }

@@ -9,8 +9,9 @@ use crate::spec::model::{
     AfterSpec, CommandModeSpec, CommandSpec, ConventionSpec, FromSpec, OnErrorWordSpec, PipeFormatSpec, PortsSpec,
     PythonSpec,
 };
+use crate::spec::sub_pipeline::{INPUT, PIPELINE};
 use crate::spec::tree::Node;
-use crate::spec::{Checks, Document, Sharing, StageDraft};
+use crate::spec::{Checks, Document, Scope, Sharing, StageDraft};
 
 /// One entry of a stage's `from`, with names resolved to positions in [`Document::stages`].
 #[derive(Clone, Debug)]
@@ -37,7 +38,14 @@ struct Reference<'a> {
     alias: Option<&'a str>,
     span: Span,
     through: Option<Span>,
+    /// Where it stands.
+    scope: Option<&'a Scope>,
+    /// Who it is written for, for people.
+    reader: &'a StageDraft,
 }
+
+/// How often a reference may stand for another one: to and from pipelines that are stages, which are only so deep.
+const MOST_STEPS: usize = 64;
 
 /// The links of all stages, in the order of the file.
 pub fn links(document: &Document, problems: &mut Vec<Diagnostic>) -> Vec<Link> {
@@ -56,12 +64,21 @@ pub fn links(document: &Document, problems: &mut Vec<Diagnostic>) -> Vec<Link> {
             links.extend(stages.called(shared).iter().map(of));
             continue;
         }
+        if draft.kind() == Some(PIPELINE) {
+            problems.extend(stages.check_inputs(to));
+            references(draft).iter().for_each(|reference| drop(resolve(&stages, to, reference, problems)));
+            continue;
+        }
+        // Who reads from it reads from what it stands for.
+        if draft.kind() == Some(INPUT) {
+            continue;
+        }
         if let Some(from) = stages.checked_by(draft).or_else(|| stages.check_before(to)) {
             links.push(Link { from, port: Port::MAIN.to_owned(), to, table: ROWS.to_owned(), span: draft.name_span });
             continue;
         }
         for reference in references(draft) {
-            links.extend(resolve(document, &stages, to, &reference, problems));
+            links.extend(resolve(&stages, to, &reference, problems));
         }
         if draft.kind() == Some("sql") {
             check_tables(draft, &links[start..], problems);
@@ -80,7 +97,11 @@ pub fn afters(document: &Document, problems: &mut Vec<Diagnostic>) -> Vec<After>
     let mut afters = Vec::new();
     for (to, draft) in document.stages.iter().enumerate() {
         let mut seen = BTreeSet::new();
-        for reference in waits(draft) {
+        if matches!(draft.kind(), Some(PIPELINE | INPUT)) {
+            continue;
+        }
+        let owners = stages.owners(draft);
+        for reference in std::iter::once(draft).chain(owners).flat_map(waits) {
             let resolved = resolve_after(document, &stages, to, &reference, problems);
             afters.extend(resolved.into_iter().filter(|after| seen.insert(after.from)));
         }
@@ -109,10 +130,13 @@ pub fn waits_for_shared(document: &Document, links: &[Link], afters: &[After]) -
 
 fn waits(draft: &StageDraft) -> Vec<Reference<'_>> {
     let Some(node) = draft.node.get("after") else { return Vec::new() };
+    let scope = draft.scope.as_deref();
     match &draft.spec.after {
         None => Vec::new(),
-        Some(AfterSpec::One(text)) => vec![Reference { text, alias: None, span: node.span, through: node.alias }],
-        Some(AfterSpec::Many(texts)) => listed(texts, node),
+        Some(AfterSpec::One(text)) => {
+            vec![Reference { text, alias: None, span: node.span, through: node.alias, scope, reader: draft }]
+        }
+        Some(AfterSpec::Many(texts)) => listed(texts, node, draft),
     }
 }
 
@@ -124,7 +148,7 @@ fn resolve_after(
     problems: &mut Vec<Diagnostic>,
 ) -> Vec<After> {
     let waiting = &document.stages[to].name;
-    let awaited = stages.called(reference.text);
+    let awaited = stages.called(&named(reference.scope, reference.text));
     let Some(&first) = awaited.first() else {
         let message = format!("stage `{waiting}` waits for `{}`, which is no stage", reference.text);
         let others = document.stages.iter().filter(|other| other.kind() != Some("write") && other.name != *waiting);
@@ -144,7 +168,8 @@ fn resolve_after(
         return Vec::new();
     }
     // And that what is expected of them is so.
-    let awaited = awaited.iter().flat_map(|&from| [Some(from), stages.checks.get(&from).copied()]);
+    let awaited = awaited.iter().flat_map(|&from| stages.members(from));
+    let awaited = awaited.flat_map(|from| [Some(from), stages.checks.get(&from).copied()]);
     awaited.flatten().map(|from| After { from, to, span: reference.span }).collect()
 }
 
@@ -157,6 +182,8 @@ struct Stages<'a> {
     checks: BTreeMap<usize, usize>,
     /// The stages that look for keys, by the stages whose rows these are of.
     keys: BTreeMap<&'a str, usize>,
+    /// What is around the stages of each pipeline that is a stage, by its name.
+    scopes: BTreeMap<&'a str, &'a Scope>,
     drafts: &'a [StageDraft],
 }
 
@@ -178,7 +205,149 @@ impl<'a> Stages<'a> {
                 made.entry(name).or_default().push(at);
             }
         }
-        Self { one, made, checks, keys, drafts: &document.stages }
+        let inside = document.stages.iter().filter_map(|draft| draft.scope.as_deref());
+        let scopes = inside.map(|scope| (scope.stage.as_str(), scope)).collect();
+        Self { one, made, checks, keys, scopes, drafts: &document.stages }
+    }
+
+    /// The stages that are pipelines and have this one inside, the innermost first.
+    fn owners(&self, draft: &'a StageDraft) -> impl Iterator<Item = &'a StageDraft> {
+        let scopes = std::iter::successors(draft.scope.as_deref(), |scope| scope.outer.as_deref());
+        let owners: Vec<_> =
+            scopes.filter_map(|scope| self.one.get(scope.stage.as_str())).map(|&at| &self.drafts[at]).collect();
+        owners.into_iter()
+    }
+
+    /// The stage, or if it is a pipeline, those inside of which the end can be waited for.
+    fn members(&self, stage: usize) -> Vec<usize> {
+        let draft = &self.drafts[stage];
+        if draft.kind() != Some(PIPELINE) {
+            return vec![stage];
+        }
+        let prefix = format!("{}/", draft.name);
+        let is_in = |other: &StageDraft| {
+            other.name.starts_with(&prefix)
+                && other.is_written()
+                && !matches!(other.kind(), Some("write" | PIPELINE | INPUT))
+        };
+        (0..self.drafts.len()).filter(|at| is_in(&self.drafts[*at])).collect()
+    }
+
+    /// What a pipeline that is a stage is not given, or cannot be.
+    fn check_inputs(&self, pipeline: usize) -> Vec<Diagnostic> {
+        let draft = &self.drafts[pipeline];
+        if draft.is_lost("from") || draft.is_lost(PIPELINE) {
+            return Vec::new();
+        }
+        let prefix = format!("{}/", draft.name);
+        let inside = self.drafts.iter().filter(|other| other.kind() == Some(INPUT));
+        let inputs: Vec<&str> =
+            inside.filter_map(|other| other.name.strip_prefix(&prefix)).filter(|name| !name.contains('/')).collect();
+        let problem = |span: Span, message: String, help: String| {
+            Diagnostic::new(Code::PlanBadInput, span, message).help(help).through(draft.alias)
+        };
+        let all = inputs.iter().map(|name| format!("{name}: …")).collect::<Vec<_>>().join(", ");
+        let name = &draft.name;
+        match &draft.spec.from {
+            None if inputs.is_empty() => Vec::new(),
+            None => {
+                let message = format!("the pipeline `{name}` is given no rows, and has {}", quoted(&inputs, "input"));
+                vec![problem(draft.name_span, message, format!("add `from: {{ {all} }}`"))]
+            }
+            // Whether it has any is not known of a file that cannot be read.
+            Some(_) if inputs.is_empty() && !self.scopes.contains_key(name.as_str()) => Vec::new(),
+            Some(FromSpec::Named(given)) => {
+                let given = || given.keys().map(String::as_str).filter(|key| !key.starts_with("x-"));
+                let missing: Vec<&str> =
+                    inputs.iter().copied().filter(|input| given().all(|key| key != *input)).collect();
+                let span = draft.span(&["from"]);
+                let missing = (!missing.is_empty()).then(|| {
+                    let message =
+                        format!("the pipeline `{name}` is given no rows for its {}", quoted(&missing, "input"));
+                    problem(span, message, format!("add {}", quoted(&missing, "key")))
+                });
+                let unknown = given().filter(|key| !inputs.contains(key)).map(|key| {
+                    let span =
+                        draft.find(&["from"]).and_then(|node| node.entry(key)).map_or(span, |entry| entry.key.span);
+                    let problem = Diagnostic::new(
+                        Code::PlanBadInput,
+                        span,
+                        format!("the pipeline `{name}` has no input `{key}`"),
+                    );
+                    problem.help(did_you_mean(key, inputs.iter().copied())).through(draft.alias)
+                });
+                missing.into_iter().chain(unknown).collect()
+            }
+            Some(_) if inputs.len() == 1 => Vec::new(),
+            Some(_) => {
+                let message = match inputs.len() {
+                    0 => format!("the pipeline `{name}` takes no rows"),
+                    _ => {
+                        format!("the pipeline `{name}` has {}: say which rows are for which", quoted(&inputs, "input"))
+                    }
+                };
+                let help = if inputs.is_empty() {
+                    "remove `from`, or give the pipeline `inputs`".to_owned()
+                } else {
+                    format!("write `from: {{ {all} }}`")
+                };
+                vec![problem(draft.span(&["from"]), message, help)]
+            }
+        }
+    }
+
+    /// The stages and ports whose rows a reference stands for, in all its ways through pipelines that are stages.
+    fn sources(&self, reference: &Reference<'_>, steps: usize, problems: &mut Vec<Diagnostic>) -> Vec<(usize, String)> {
+        if steps > MOST_STEPS {
+            let message = format!("the rows of `{}` are those of itself", reference.text);
+            problems.push(Diagnostic::new(Code::PlanCycle, reference.span, message));
+            return Vec::new();
+        }
+        let (mut stage, mut port) = reference.text.split_once('.').unwrap_or((reference.text, Port::MAIN));
+        // A test may give the rows of a port, which come from a stage with the whole name then.
+        if !self.called(&named(reference.scope, reference.text)).is_empty() {
+            (stage, port) = (reference.text, Port::MAIN);
+        }
+        let name = named(reference.scope, stage);
+        let producers = self.called(&name);
+        if producers.is_empty() {
+            let reader = reference.reader;
+            let message = format!("stage `{}` reads from `{stage}`, which is no stage", reader.name);
+            let names = self.names();
+            let prefix = reference.scope.map(|scope| scope.name("")).unwrap_or_default();
+            let near = names.iter().filter_map(|name| name.strip_prefix(prefix.as_str()));
+            let help = did_you_mean(stage, near.filter(|name| *name != reader.written_name() && !name.contains('/')));
+            let problem = Diagnostic::new(Code::PlanUnknownStage, reference.span, message);
+            problems.push(problem.label("no stage has this name").help(help).through(reference.through));
+        }
+        // What one `foreach` makes is alike: one of them tells what is wrong with all.
+        let first = producers.first().map(|&from| &self.drafts[from]);
+        problems.extend(first.and_then(|producer| check_port(producer, port, reference)));
+        let mut sources = Vec::new();
+        for &from in producers {
+            let producer = &self.drafts[from];
+            match producer.kind() {
+                Some(INPUT) if producer.scope.is_some() => {
+                    // What is wrong with it is said where it stands.
+                    let mut elsewhere = Vec::new();
+                    let given = given_for(producer);
+                    sources.extend(given.iter().flat_map(|given| self.sources(given, steps + 1, &mut elsewhere)));
+                    problems.extend(elsewhere.into_iter().filter(|problem| problem.code == Code::PlanCycle));
+                }
+                Some(PIPELINE) => {
+                    let Some((_, text, span)) = output(producer, port) else { continue };
+                    let Some(&scope) = self.scopes.get(producer.name.as_str()) else { continue };
+                    let (alias, through, scope) = (None, None, Some(scope));
+                    let inner = Reference { text, alias, span: *span, through, scope, reader: producer };
+                    sources.extend(self.sources(&inner, steps + 1, problems));
+                }
+                _ => {
+                    let (from, port) = self.giving(from, port);
+                    sources.push((from, port.to_owned()));
+                }
+            }
+        }
+        sources
     }
 
     /// The stage whose rows a stage checks that is not written in the file.
@@ -224,17 +393,55 @@ impl<'a> Stages<'a> {
     }
 }
 
-fn listed<'a>(texts: &'a [String], node: &'a Node) -> Vec<Reference<'a>> {
-    let references = texts.iter().zip(node.items());
-    references.map(|(text, item)| Reference { text, alias: None, span: item.span, through: item.alias }).collect()
+fn listed<'a>(texts: &'a [String], node: &'a Node, draft: &'a StageDraft) -> Vec<Reference<'a>> {
+    let (scope, reader) = (draft.scope.as_deref(), draft);
+    let reference = |(text, item): (&'a String, &'a Node)| Reference {
+        text,
+        alias: None,
+        span: item.span,
+        through: item.alias,
+        scope,
+        reader,
+    };
+    texts.iter().zip(node.items()).map(reference).collect()
+}
+
+/// The whole name of a stage.
+fn named(scope: Option<&Scope>, stage: &str) -> String {
+    scope.map_or_else(|| stage.to_owned(), |scope| scope.name(stage))
+}
+
+fn quoted(names: &[&str], what: &str) -> String {
+    let listed = names.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ");
+    format!("{what}{} {listed}", if names.len() == 1 { "" } else { "s" })
+}
+
+/// What stands outside for an input of a pipeline that is a stage.
+fn given_for(input: &StageDraft) -> Vec<Reference<'_>> {
+    let name = input.name.rsplit('/').next().unwrap_or_default();
+    let outside = input.scope.as_ref().and_then(|scope| scope.outer.as_deref());
+    let given = references(input).into_iter().filter(|reference| reference.alias.is_none_or(|alias| alias == name));
+    given.map(|reference| Reference { scope: outside, alias: None, ..reference }).collect()
+}
+
+/// The output of a stage that is a pipeline; with only one, it needs no name.
+fn output<'a>(pipeline: &'a StageDraft, port: &str) -> Option<&'a (String, String, Span)> {
+    let named = pipeline.outputs.iter().find(|(name, ..)| name == port);
+    named.or(match pipeline.outputs.as_slice() {
+        [only] if port == Port::MAIN => Some(only),
+        _ => None,
+    })
 }
 
 fn references(draft: &StageDraft) -> Vec<Reference<'_>> {
     let Some(node) = draft.node.get("from") else { return Vec::new() };
+    let (scope, reader) = (draft.scope.as_deref(), draft);
     match &draft.spec.from {
         None => Vec::new(),
-        Some(FromSpec::One(text)) => vec![Reference { text, alias: None, span: node.span, through: node.alias }],
-        Some(FromSpec::Many(texts)) => listed(texts, node),
+        Some(FromSpec::One(text)) => {
+            vec![Reference { text, alias: None, span: node.span, through: node.alias, scope, reader }]
+        }
+        Some(FromSpec::Many(texts)) => listed(texts, node, draft),
         // In the order of the file, not of the sorted map.
         Some(FromSpec::Named(tables)) => node
             .entries()
@@ -243,42 +450,19 @@ fn references(draft: &StageDraft) -> Vec<Reference<'_>> {
                 // A place for anchors, as everywhere.
                 let text = tables.get(&entry.key.name).filter(|_| !entry.key.name.starts_with("x-"))?;
                 let alias = Some(entry.key.name.as_str());
-                Some(Reference { text, alias, span: entry.value.span, through: entry.value.alias })
+                Some(Reference { text, alias, span: entry.value.span, through: entry.value.alias, scope, reader })
             })
             .collect(),
     }
 }
 
-fn resolve(
-    document: &Document,
-    stages: &Stages<'_>,
-    to: usize,
-    reference: &Reference<'_>,
-    problems: &mut Vec<Diagnostic>,
-) -> Vec<Link> {
-    let consumer = &document.stages[to];
-    let (mut stage, mut port) = reference.text.split_once('.').unwrap_or((reference.text, Port::MAIN));
+fn resolve(stages: &Stages<'_>, to: usize, reference: &Reference<'_>, problems: &mut Vec<Diagnostic>) -> Vec<Link> {
+    let (stage, port) = reference.text.split_once('.').unwrap_or((reference.text, Port::MAIN));
     let table = if port == Port::MAIN { stage.to_owned() } else { format!("{stage}_{port}") };
-    // A test may give the rows of a port, which come from a stage with the whole name then.
-    if !stages.called(reference.text).is_empty() {
-        (stage, port) = (reference.text, Port::MAIN);
-    }
-    let producers = stages.called(stage);
-    if producers.is_empty() {
-        let message = format!("stage `{}` reads from `{stage}`, which is no stage", consumer.name);
-        let help = did_you_mean(stage, stages.names().into_iter().filter(|name| *name != consumer.written_name()));
-        let problem = Diagnostic::new(Code::PlanUnknownStage, reference.span, message);
-        problems.push(problem.label("no stage has this name").help(help).through(reference.through));
-    }
-    // What one `foreach` makes is alike: one of them tells what is wrong with all.
-    let first = producers.first().map(|&from| &document.stages[from]);
-    problems.extend(first.and_then(|producer| check_port(producer, port, reference)));
     let table = reference.alias.map_or(table, str::to_owned);
-    let link = |&from: &usize| {
-        let (from, port) = stages.giving(from, port);
-        Link { from, port: port.to_owned(), to, table: table.clone(), span: reference.span }
-    };
-    producers.iter().map(link).collect()
+    let sources = stages.sources(reference, 0, problems);
+    let link = |(from, port)| Link { from, port, to, table: table.clone(), span: reference.span };
+    sources.into_iter().map(link).collect()
 }
 
 fn check_port(producer: &StageDraft, port: &str, reference: &Reference<'_>) -> Option<Diagnostic> {
@@ -298,6 +482,12 @@ fn check_port(producer: &StageDraft, port: &str, reference: &Reference<'_>) -> O
         return None;
     }
     if port == Port::MAIN {
+        if producer.kind() == Some(PIPELINE) && !producer.outputs.is_empty() {
+            let message = format!("the pipeline `{name}` has several outputs: say which");
+            let problem = Diagnostic::new(Code::PlanUnknownPort, reference.span, message).through(reference.through);
+            let names: Vec<_> = producer.outputs.iter().map(|(port, ..)| format!("`{name}.{port}`")).collect();
+            return Some(problem.help(format!("read from {}", names.join(" or "))));
+        }
         if let Some(declared) = declared_ports(producer) {
             let message = format!("stage `{name}` has several outputs: say which");
             let problem = Diagnostic::new(Code::PlanUnknownPort, reference.span, message).through(reference.through);
@@ -308,6 +498,7 @@ fn check_port(producer: &StageDraft, port: &str, reference: &Reference<'_>) -> O
         let problem = Diagnostic::new(Code::PlanSinkAsInput, reference.span, message).through(reference.through);
         let help = match producer.kind() {
             Some("write") => "read from the stage that this sink reads from",
+            Some(PIPELINE) => "say in its file under `outputs` which rows others can read",
             _ => "give the command an `output` format",
         };
         return Some(problem.related(producer.name_span, "this stage").help(help.to_owned()));
@@ -346,6 +537,11 @@ pub fn ports(draft: &StageDraft) -> Option<Vec<&str>> {
     match kind {
         "write" => Some(Vec::new()),
         EXPECT => Some(vec![Port::MAIN, Port::REJECTED]),
+        PIPELINE => {
+            let named = draft.outputs.iter().map(|(name, ..)| name.as_str());
+            let only = (draft.outputs.len() == 1).then_some(Port::MAIN);
+            Some(only.into_iter().chain(named.filter(|name| draft.outputs.len() != 1 || *name != Port::MAIN)).collect())
+        }
         "command" => {
             let shape = CommandShape::of(draft)?;
             let gives_rows = shape.output != PipeFormatSpec::None || shape.mode == CommandModeSpec::Row;

@@ -136,6 +136,11 @@ impl Plan {
         main.into_iter().all(|&edge| self.stage(self.edge(edge).to).takes_lines())
     }
 
+    /// The params that a stage sees.
+    pub fn params_of<'p>(&'p self, stage: &'p Stage) -> &'p BTreeMap<String, serde_json::Value> {
+        stage.params.as_deref().unwrap_or(&self.params)
+    }
+
     /// Returns whether any stage runs Python code.
     pub fn needs_python(&self) -> bool {
         self.stages.iter().any(|stage| matches!(stage.kind, StageKind::Python(_)))

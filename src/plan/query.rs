@@ -5,6 +5,7 @@ use super::resolve::{Resolver, query_node};
 use super::stage::Sql;
 use crate::diagnostic::{Code, Span, did_you_mean, nearest};
 use crate::spec::model::{SqlOptions, SqlSpec};
+use crate::spec::sub_pipeline::params;
 use crate::spec::tree::{Node, TextStyle};
 use crate::sql::{Misfit, MisfitKind, Query, SyntaxError, TextPosition};
 
@@ -127,7 +128,7 @@ impl Resolver<'_> {
     }
 
     fn check_params(&mut self, text: &str, query: &Query) {
-        let params = &self.document.params;
+        let params = params(self.document, self.draft);
         for name in query.parameters().iter().filter(|name| params.iter().all(|param| param.name != **name)) {
             let help = did_you_mean(name, params.iter().map(|param| param.name.as_str()));
             let message = format!("the query uses `${name}`, but there is no param `{name}`");

@@ -173,7 +173,7 @@ impl Resolver<'_> {
             self.report(Code::PlanBadOption, &PORTS, message).help = Some(help.to_owned());
         }
         let names = ports.names();
-        for (at, name) in names.iter().enumerate().filter(|(_, name)| !pattern::is_port(name)) {
+        for (at, name) in names.iter().enumerate().filter(|(_, name)| !pattern::is_name(name)) {
             let items = self.draft.find(&PORTS).map(Node::items).unwrap_or_default();
             let span = items.get(at).map_or(self.draft.span(&PORTS), |item| item.span);
             self.report_at(Code::SpecBadName, span, None, format!("`{name}` cannot be the name of a port")).help =
@@ -395,7 +395,7 @@ impl Resolver<'_> {
     }
 
     pub fn cwd(&self) -> PathBuf {
-        self.draft.spec.cwd.as_ref().map_or_else(|| self.document.folder.clone(), |cwd| self.absolute(cwd))
+        self.draft.spec.cwd.as_ref().map_or_else(|| self.folder().to_owned(), |cwd| self.absolute(cwd))
     }
 
     pub(super) fn check_patterns(&mut self, keys: &[&str], paths: &[String]) {
@@ -407,7 +407,12 @@ impl Resolver<'_> {
     }
 
     pub(super) fn absolute(&self, path: &str) -> PathBuf {
-        absolute(&self.document.folder, path)
+        absolute(self.folder(), path)
+    }
+
+    /// The folder of the file that the stage stands in.
+    fn folder(&self) -> &Path {
+        self.draft.scope.as_ref().map_or(&self.document.folder, |scope| &scope.folder)
     }
 }
 

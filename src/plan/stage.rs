@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::num::{NonZeroU32, NonZeroU64};
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use arrow::datatypes::SchemaRef;
 
@@ -52,6 +53,8 @@ pub struct Stage {
     pub budget: Budget,
     /// How a source cuts its rows. Other stages are cut at their incoming edges ([`super::Edge::cut`]).
     pub cut: Cut,
+    /// The params that it sees, if these are not those of the plan.
+    pub params: Option<Arc<BTreeMap<String, serde_json::Value>>>,
     /// Environment variables of the stage's processes, on top of the inherited ones.
     pub env: BTreeMap<String, String>,
     /// Working directory of the stage's processes, absolute.
@@ -67,7 +70,9 @@ pub struct Stage {
     pub holds: Vec<Use>,
     /// What may come out of it, where the files behind it tell.
     pub supply: Option<Supply>,
-    /// 1-based line of the stage's name in the pipeline file, for messages at run time.
+    /// The file that it stands in, absolute, if that is not the plan's.
+    pub file: Option<PathBuf>,
+    /// 1-based line of the stage's name in its file, for messages at run time.
     pub line: u32,
 }
 

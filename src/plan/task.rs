@@ -8,6 +8,7 @@ use super::resolve::Resolver;
 use super::stage::CommandLine;
 use crate::diagnostic::{Code, did_you_mean};
 use crate::spec::model::{CommandModeSpec, CommandSpec, OutputsSpec, PathsSpec, PipeFormatSpec};
+use crate::spec::sub_pipeline::params;
 
 /// The files of a task. One of the two lists may be empty.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -76,7 +77,9 @@ impl Resolver<'_> {
             }
             CommandLine::Shell(script) => find_word(script, name).is_some(),
         };
-        for name in names.iter().filter(|name| self.document.params.iter().any(|param| param.name == **name)) {
+        for name in
+            names.iter().filter(|name| params(self.document, self.draft).iter().any(|param| param.name == **name))
+        {
             let message = format!("`{name}` is a param, too: a script could not tell them apart");
             self.report(Code::PlanBadOption, &["command", "outputs", name], message);
         }

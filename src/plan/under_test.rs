@@ -14,6 +14,7 @@ use crate::spec::model::{
     FormatSpec, FromSpec, OnErrorSpec, OnErrorWordSpec, PathsSpec, PythonSpec, ReadOptions, ReadSpec, StageSpec,
     WriteOptions, WriteSpec,
 };
+use crate::spec::sub_pipeline::{INPUT, PIPELINE};
 use crate::spec::tree::{Entry, Node, Value};
 use crate::spec::{Checks, Document, Sharing, StageDraft};
 
@@ -145,9 +146,20 @@ pub fn put_under_test(document: &mut Document, parts: &UnderTest) -> Result<(), 
     }
     let needed = needed(document, &original, &asked_for, &given, &mut problems);
     let mut at = 0;
-    document.stages.retain(|_| {
+    for draft in document.stages.iter_mut().filter(|draft| draft.kind() == Some(PIPELINE)) {
+        // Those inside know it, and it may be gone.
+        draft.spec.from = None;
+        draft.lost.insert("from".to_owned());
+        if let Value::Mapping(entries) = &mut draft.node.value {
+            entries.retain(|entry| entry.key.name != "from");
+        }
+    }
+    document.stages.retain(|draft| {
         at += 1;
-        needed.contains(&(at - 1))
+        // What stands for others is gone once these are known.
+        let stands_for_others =
+            draft.kind() == Some(PIPELINE) || (draft.kind() == Some(INPUT) && draft.scope.is_some());
+        needed.contains(&(at - 1)) || stands_for_others
     });
     document.asked_for = asked_for;
     if problems.is_empty() { Ok(()) } else { Err(problems) }
@@ -375,6 +387,7 @@ fn outside(draft: &StageDraft) -> Option<UnderTestError> {
         "read" => ("the source", "read"),
         "python" if !draft.has("from") && !makes_object => ("the Python source", "run"),
         "command" if !draft.has("from") => ("the command", "run"),
+        INPUT => ("the input", "read"),
         _ => return None,
     };
     Some(UnderTestError::NotGiven { stage: draft.name.clone(), what, verb })
@@ -392,7 +405,8 @@ pub struct Testable {
 /// The stages that tests can run: not those that get their rows from elsewhere, and not tasks.
 pub fn testable(document: &Document) -> Vec<Testable> {
     let mut all: Vec<Testable> = Vec::new();
-    let stages = document.stages.iter().filter(|draft| draft.is_written());
+    let is_stage = |draft: &&StageDraft| draft.is_written() && !matches!(draft.kind(), Some(PIPELINE | INPUT));
+    let stages = document.stages.iter().filter(is_stage);
     for draft in stages.filter(|draft| outside(draft).is_none()) {
         let stage = draft.written_name().to_owned();
         if all.iter().any(|one| one.stage == stage) {

@@ -74,7 +74,7 @@ fn stage_failure(plan: &Plan, outcome: &Outcome, failed: &StageFailure) -> Strin
         }
         _ => {}
     }
-    let _ = write!(text, "\n  stage defined at {}:{}", plan.file.display(), stage.line);
+    let _ = write!(text, "\n  stage defined at {}:{}", stage.file.as_ref().unwrap_or(&plan.file).display(), stage.line);
     let traceback = failed.failure.traceback.trim_end();
     // An error without frames of the user's is said already.
     if traceback != failed.failure.message.trim_end() && !traceback.is_empty() {

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 
 use super::expect::EXPECT;
 use super::schema::KINDS;
+use super::sub_pipeline::PIPELINE;
 use super::tree::{Entry, Node, Step, Value};
 
 /// The key of the file.
@@ -71,6 +72,10 @@ fn add(stage: &mut Node, entry: &Entry) {
 fn takes(stage: &Node, key: &str) -> bool {
     let kinds: Vec<&str> = KINDS.into_iter().filter(|kind| stage.get(kind).is_some()).collect();
     let [kind] = kinds.as_slice() else { return false };
+    // Those of its own file are for the stages inside.
+    if *kind == PIPELINE {
+        return false;
+    }
     let has_from = stage.get("from").is_some();
     let command = |key: &str| stage.get("command")?.get(key)?.as_str();
     let mode = command("mode").unwrap_or(if has_from { "batch" } else { "once" });

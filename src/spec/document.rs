@@ -26,6 +26,8 @@ pub struct Document {
     /// The place of the `python` key.
     pub python_span: Option<Span>,
     pub stages: Vec<StageDraft>,
+    /// What others can read if the pipeline is a stage of theirs: see [`StageDraft::outputs`].
+    pub outputs: Vec<(String, String, Span)>,
     /// Where the stages with `foreach` stand.
     pub foreach_spans: Vec<Span>,
     /// Where `defaults` stand.
@@ -58,6 +60,10 @@ pub struct StageDraft {
     pub sharing: Sharing,
     /// What it checks, of a stage that is not written in the file.
     pub checks: Option<Checks>,
+    /// Of a stage that is another pipeline, what others can read of it: the name of each, the stage or port inside, and where that stands.
+    pub outputs: Vec<(String, String, Span)>,
+    /// Of a stage of a pipeline that is a stage itself: what is around it.
+    pub scope: Option<Arc<Scope>>,
     /// Keys of the stage whose value is wrong or not known, and so is not in `spec`.
     pub lost: BTreeSet<String>,
 }
@@ -71,6 +77,37 @@ pub enum Sharing {
     Source,
     /// It keeps what the stage with this name makes, so that all workers find it. It is not written in the file.
     Sink(String),
+}
+
+/// A pipeline that is a stage of another one, as its stages see it.
+#[derive(Clone, Debug)]
+pub struct Scope {
+    /// The stage that it is, by its whole name.
+    pub stage: String,
+    /// Its file, absolute.
+    pub file: PathBuf,
+    pub folder: PathBuf,
+    pub params: Vec<Param>,
+    /// That of the stage, if it is inside another one.
+    pub outer: Option<Arc<Scope>>,
+}
+
+impl Scope {
+    /// What a stage inside is called in all.
+    pub fn name(&self, stage: &str) -> String {
+        format!("{}/{stage}", self.stage)
+    }
+
+    /// The same one level further in.
+    pub fn within(&self, outer: &Arc<Self>) -> Self {
+        Self {
+            stage: outer.name(&self.stage),
+            file: self.file.clone(),
+            folder: self.folder.clone(),
+            params: self.params.clone(),
+            outer: Some(self.outer.as_ref().map_or_else(|| Arc::clone(outer), |inner| Arc::new(inner.within(outer)))),
+        }
+    }
 }
 
 /// What a stage checks, for the `expect` of the stage with this name.

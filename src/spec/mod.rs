@@ -21,12 +21,13 @@ mod query_file;
 pub mod reference;
 mod scalar;
 pub mod schema;
+pub mod sub_pipeline;
 mod test_file;
 pub mod tree;
 mod violation;
 pub mod yaml;
 
-pub use document::{Checks, Document, ResourceDraft, Sharing, StageDraft};
+pub use document::{Checks, Document, ResourceDraft, Scope, Sharing, StageDraft};
 pub use given::{Completeness, Given};
 pub use hint::means;
 pub use params::{Allowed, Param};

@@ -9,6 +9,7 @@ mod defaults;
 mod expect;
 mod failing;
 mod file;
+mod pipeline;
 mod python;
 mod resource;
 mod test;
@@ -25,6 +26,7 @@ pub use defaults::*;
 pub use expect::*;
 pub use failing::*;
 pub use file::*;
+pub use pipeline::*;
 pub use python::*;
 pub use resource::*;
 pub use test::*;
@@ -68,7 +70,16 @@ pub struct PipelineSpec {
     /// Keys of all stages that can have them, such as `retry`. A key of a stage goes before the one here, as a whole.
     #[schemars(example = &serde_json::json!({ "retry": { "attempts": 3 }, "timeout": "60s" }))]
     pub defaults: Option<DefaultsSpec>,
-    /// The stages by name. A stage's kind is the one key `read`, `write`, `sql`, `python` or `command` that it has.
+    /// Of a pipeline that is a stage of others: the names of the tables or streams of rows that it is given. Its stages read from them as from
+    /// stages.
+    #[serde(default)]
+    #[schemars(schema_with = "super::schema::inputs", example = &["reviews"])]
+    pub inputs: Option<Vec<String>>,
+    /// Of a pipeline that is a stage of others: the ports that these can read from, and the stages or ports whose rows they have.
+    #[serde(default)]
+    #[schemars(schema_with = "super::schema::outputs", example = &serde_json::json!({ "clean": "cleaned", "doubtful": "cleaned.rejected" }))]
+    pub outputs: Option<BTreeMap<String, String>>,
+    /// The stages by name. A stage's kind is the one key `read`, `write`, `sql`, `python`, `command` or `pipeline` that it has.
     #[schemars(schema_with = "super::schema::stages", example = &serde_json::json!({ "rows": { "read": "rows.csv" }, "publish": { "from": "rows", "write": "out/rows.parquet" } }))]
     pub stages: BTreeMap<String, StageSpec>,
 }
@@ -167,7 +178,7 @@ pub struct SharedSpec {
     pub cwd: Option<String>,
 }
 
-/// A stage. It has exactly one of `read`, `write`, `sql`, `python` and `command`.
+/// A stage. It has exactly one of `read`, `write`, `sql`, `python`, `command` and `pipeline`.
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
 pub struct StageSpec {
     /// What the stage does.
@@ -204,6 +215,9 @@ pub struct StageSpec {
     /// A program, run in worker processes.
     #[schemars(example = &["jq", "-c", "select(.ok)"])]
     pub command: Option<CommandSpec>,
+    /// Another pipeline, whose stages become stages of this one. The rows of `from` are those of its `inputs`, and its `outputs` are ports.
+    #[schemars(example = &"steps/clean.yaml")]
+    pub pipeline: Option<SubPipelineSpec>,
     /// How many workers may run this stage at once: a number, `auto` (the cores that may be used), or limits.
     #[schemars(example = &4, example = &serde_json::json!({ "min": 1, "max": "auto" }), extend("default" = "auto"))]
     pub workers: Option<WorkersSpec>,

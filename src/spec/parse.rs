@@ -15,8 +15,10 @@ use super::indentation;
 use super::interpolate::{Found, Names};
 use super::model::StageSpec;
 use super::params::{self, Param};
+use super::pattern;
 use super::query_file;
 use super::schema::{DOCUMENT, KINDS, SHARED_KINDS};
+use super::sub_pipeline;
 use super::tree::{Entry, Node, Step, Value};
 use super::violation::Reader;
 use super::yaml;
@@ -30,13 +32,28 @@ static VALIDATOR: LazyLock<Validator> =
 
 /// Reads a pipeline file. Never fails: what is wrong is in [`Document::problems`].
 pub fn parse(source: &Arc<SourceText>, given: &Given) -> Document {
+    let mut document = parse_file(source, source, 0, given, &[]);
+    expect::add_checks(&mut document.stages);
+    document
+}
+
+/// Reads the file that `map` is, or includes behind the offset `start`. `within` has the files that use it.
+pub(super) fn parse_file(
+    map: &Arc<SourceText>,
+    source: &SourceText,
+    start: usize,
+    given: &Given,
+    within: &[&SourceText],
+) -> Document {
     let (root, mut problems) = yaml::parse(source);
-    let Some(mut root) = root else { return empty(source, given, problems) };
+    problems.iter_mut().for_each(|problem| sub_pipeline::shift_problem(problem, start));
+    let Some(mut root) = root else { return empty(map, source, given, problems) };
+    sub_pipeline::shift(&mut root, start);
     problems.extend(indentation::repair(&mut root, &DOCUMENT));
     let name = name(&root, source);
     let mut found = Found::default();
-    let params = read_params(&mut root, source, given, &name, &mut found);
-    let expansion = interpolate(&mut root, source, given, &params, &name, &mut found);
+    let params = read_params(&mut root, (map, source), given, &name, &mut found);
+    let expansion = interpolate(&mut root, map, given, &params, &name, &mut found);
     let (violations, holes) = check_schema(&root);
     problems.append(&mut found.problems);
     problems.extend(violations);
@@ -44,18 +61,34 @@ pub fn parse(source: &Arc<SourceText>, given: &Given) -> Document {
     let holes: Vec<Vec<Step>> = holes.into_iter().chain(open).collect();
     let mut pruned = without(&root, &holes);
     let mut holes = defaults::apply(&mut root, &mut pruned, holes);
-    holes.extend(query_file::read(&mut root, &mut pruned, source, &mut problems));
-    let mut stages = read_stages(STAGES, source, &root, &pruned, &holes, &mut problems);
+    holes.extend(query_file::read(&mut root, &mut pruned, (map, source), &mut problems));
+    let mut stages = read_stages(STAGES, map, &root, &pruned, &holes, &mut problems);
     for stage in &mut stages {
         stage.foreach = expansion.of.get(&stage.name).cloned();
     }
-    let shared = read_stages(SHARED, source, &root, &pruned, &holes, &mut problems);
+    let shared = read_stages(SHARED, map, &root, &pruned, &holes, &mut problems);
     share(shared, &mut stages, &mut problems);
-    expect::add_checks(&mut stages);
+    for input in sub_pipeline::inputs(&root) {
+        if !pattern::is_name(&input.name) {
+            let message = format!("`{}` cannot be the name of an input", input.name);
+            let problem = Diagnostic::new(Code::SpecBadName, input.name_span, message).through(input.alias);
+            problems
+                .push(problem.help("a name has small letters, digits and `_`, and begins with a letter".to_owned()));
+        } else if let Some(stage) = stages.iter().find(|stage| *stage.written_name() == input.name) {
+            let message = match stage.kind() {
+                Some(sub_pipeline::INPUT) => format!("`inputs` names `{}` twice", input.name),
+                _ => format!("`{}` is the name of a stage and of an input", input.name),
+            };
+            let problem = Diagnostic::new(Code::SpecBadName, input.name_span, message);
+            problems.push(problem.related(stage.name_span, "the stage").help("rename one of them".to_owned()));
+        } else {
+            stages.push(input);
+        }
+    }
     let python = pruned.get("python").map(|node| read_typed(node, &mut problems)).unwrap_or_default();
     let resources = read_resources(&root, &pruned, &mut problems);
     let description = pruned.get("description").and_then(Node::as_str).map(str::to_owned);
-    Document {
+    let mut document = Document {
         name,
         description,
         params,
@@ -67,21 +100,25 @@ pub fn parse(source: &Arc<SourceText>, given: &Given) -> Document {
         defaults_span: root.get(DEFAULTS).map(|node| node.span),
         used_params: found.used,
         secrets: found.secrets,
-        ..empty(source, given, problems)
-    }
+        outputs: sub_pipeline::outputs(&root),
+        ..empty(map, source, given, problems)
+    };
+    sub_pipeline::add_stages(&mut document, map, source, given, within);
+    document
 }
 
-fn empty(source: &Arc<SourceText>, given: &Given, problems: Vec<Diagnostic>) -> Document {
+fn empty(map: &Arc<SourceText>, source: &SourceText, given: &Given, problems: Vec<Diagnostic>) -> Document {
     Document {
         name: stem(source),
         description: None,
-        source: Arc::clone(source),
+        source: Arc::clone(map),
         folder: source.folder().to_owned(),
         params: Vec::new(),
         python: super::model::PythonEnvironmentSpec::default(),
         python_span: None,
         resources: Vec::new(),
         stages: Vec::new(),
+        outputs: Vec::new(),
         foreach_spans: Vec::new(),
         defaults_span: None,
         used_params: BTreeSet::new(),
@@ -140,8 +177,14 @@ fn name(root: &Node, source: &SourceText) -> String {
     written.map_or_else(|| stem(source), str::to_owned)
 }
 
-fn read_params(root: &mut Node, source: &SourceText, given: &Given, name: &str, found: &mut Found) -> Vec<Param> {
-    let names = Names::new(source, None, given, name);
+fn read_params(
+    root: &mut Node,
+    (map, source): (&SourceText, &SourceText),
+    given: &Given,
+    name: &str,
+    found: &mut Found,
+) -> Vec<Param> {
+    let names = Names::new(map, None, given, name);
     if let Some(Value::Mapping(entries)) = root.get_mut("params").map(|node| &mut node.value) {
         for param in entries {
             for key in ["default", "choices"] {
@@ -218,7 +261,7 @@ fn without(root: &Node, holes: &[Vec<Step>]) -> Node {
 /// A stage without the keys that begin with `x-`. In mappings of names, whoever reads the types would take them for names.
 fn without_free_keys(stage: &Node) -> Node {
     /// What is below these is the user's own.
-    const OWN: [&str; 5] = ["env", "with", "schema", "returns", "ports"];
+    const OWN: [&str; 6] = ["env", "with", "schema", "returns", "ports", "params"];
     fn strip(node: &mut Node) {
         let Value::Mapping(entries) = &mut node.value else { return };
         entries.retain(|entry| !entry.key.name.starts_with("x-"));
@@ -277,6 +320,8 @@ fn read_stages(
                 kinds: kinds(if section == SHARED { &SHARED_KINDS } else { &KINDS }, &entry.value),
                 sharing: Sharing::None,
                 checks: None,
+                outputs: Vec::new(),
+                scope: None,
                 lost,
             }
         })

@@ -80,10 +80,10 @@ pub const COLUMN_TYPE: Pattern = Pattern {
               timestamp[ZONE], decimal(PRECISION,SCALE), list<TYPE>.",
 };
 
-/// The name of an output.
-pub const PORT: Pattern = Pattern {
+/// The name of a port or an input.
+pub const NAME: Pattern = Pattern {
     pattern: || "[a-z][a-z0-9_]*".to_owned(),
-    message: "The name of a port has small letters, digits and `_`, and begins with a letter.",
+    message: "A name has small letters, digits and `_`, and begins with a letter.",
 };
 
 impl Pattern {
@@ -116,8 +116,8 @@ pub fn is_duration(text: &str) -> bool {
     COMPILED.is_match(text)
 }
 
-pub fn is_port(text: &str) -> bool {
-    static COMPILED: LazyLock<Regex> = LazyLock::new(|| PORT.compiled());
+pub fn is_name(text: &str) -> bool {
+    static COMPILED: LazyLock<Regex> = LazyLock::new(|| NAME.compiled());
     COMPILED.is_match(text)
 }
 

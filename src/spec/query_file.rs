@@ -4,7 +4,13 @@ use super::tree::{Entry, Key, Node, Step, Text, TextStyle, Value};
 use crate::diagnostic::{Code, Diagnostic, SourceText, SourceTextError, Span};
 
 /// Puts the text of each query's file beside its name, in both trees; `pruned` is `root` without its holes. Gives the values that cannot be read.
-pub fn read(root: &mut Node, pruned: &mut Node, source: &SourceText, problems: &mut Vec<Diagnostic>) -> Vec<Vec<Step>> {
+/// The trees are those of `source`, which is `map` or included in it.
+pub fn read(
+    root: &mut Node,
+    pruned: &mut Node,
+    (map, source): (&SourceText, &SourceText),
+    problems: &mut Vec<Diagnostic>,
+) -> Vec<Vec<Step>> {
     let mut holes = Vec::new();
     for section in ["stages", "shared"] {
         let names: Vec<String> = root.get(section).map(Node::entries).unwrap_or_default().iter().map(name).collect();
@@ -15,7 +21,7 @@ pub fn read(root: &mut Node, pruned: &mut Node, source: &SourceText, problems: &
             let Some((written, node)) = file.and_then(|node| Some((node.as_str()?.to_owned(), node.clone()))) else {
                 continue;
             };
-            match source.include(written.as_ref()) {
+            match map.include_from(source, written.as_ref()) {
                 Ok((start, file)) => {
                     let query = query(file.text(), Span::new(start, start + file.text().len()));
                     for tree in [&mut *root, &mut *pruned] {

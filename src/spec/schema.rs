@@ -12,7 +12,7 @@ use super::model::{PipelineSpec, StageSpec, TestFileSpec};
 use super::pattern::{self, Pattern};
 
 /// Keys that make a stage what it is.
-pub const KINDS: [&str; 5] = ["read", "write", "sql", "python", "command"];
+pub const KINDS: [&str; 6] = ["read", "write", "sql", "python", "command", "pipeline"];
 
 /// Those of them that what is shared may be made by.
 pub const SHARED_KINDS: [&str; 3] = ["read", "sql", "python"];
@@ -145,7 +145,17 @@ pub(super) fn columns(_: &mut SchemaGenerator) -> Schema {
 
 /// A list of names of ports.
 pub(super) fn ports(_: &mut SchemaGenerator) -> Schema {
-    json_schema!({ "type": "array", "minItems": 1, "items": pattern::PORT.schema() })
+    json_schema!({ "type": "array", "minItems": 1, "items": pattern::NAME.schema() })
+}
+
+/// Names of what a pipeline is given.
+pub(super) fn inputs(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({ "type": "array", "minItems": 1, "items": pattern::NAME.schema() })
+}
+
+/// A mapping from names of ports to stages.
+pub(super) fn outputs(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({ "type": "object", "minProperties": 1, "patternProperties": { NAME_PATTERN: { "type": "string" } } })
 }
 
 /// A mapping from names of ports to columns.
@@ -327,6 +337,11 @@ fn snippets() -> Value {
             "label": "command stage",
             "description": "A program, run in worker processes",
             "body": { "from": "${1:stage}", "command": ["${2:program}"] },
+        },
+        {
+            "label": "pipeline stage",
+            "description": "Another pipeline",
+            "body": { "from": "${1:stage}", "pipeline": { "file": "${2:steps/clean.yaml}" } },
         },
         {
             "label": "write stage",

@@ -63,7 +63,7 @@ pub fn open(plan: &Plan, stage: &Stage) -> Frame {
         "may_reject": stage.on_error != OnError::Fail,
         "tell_files": stage.checkpoint.is_some(),
         "seed": plan.seed,
-        "params": plan.params,
+        "params": plan.params_of(stage),
         "shared": plan.stages.iter().filter_map(Stage::shared_as).collect::<Vec<_>>(),
         "batch_rows": stage.cut.rows,
         "batch_bytes": stage.cut.bytes,

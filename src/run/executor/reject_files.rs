@@ -56,7 +56,7 @@ impl RejectFiles {
 
     /// The file of the stage of that name.
     pub fn path(&self, name: &str) -> PathBuf {
-        self.folder.join(format!("{name}.jsonl"))
+        self.folder.join(format!("{}.jsonl", name.replace('/', ".")))
     }
 
     fn file(&mut self, stage: StageId, path: &Path) -> io::Result<&mut File> {

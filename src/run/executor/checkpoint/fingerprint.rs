@@ -158,7 +158,7 @@ impl Making<'_> {
             self.files.extend(path.canonicalize());
             // It may look at any of them.
             if contains(content, b"params") {
-                plan.params.iter().for_each(|(name, value)| self.value(&format!("param {name}"), value));
+                plan.params_of(self.stage).iter().for_each(|(name, value)| self.value(&format!("param {name}"), value));
             }
         }
         python.with.values().try_for_each(|value| self.files_named_in(value))
@@ -174,7 +174,10 @@ impl Making<'_> {
             CommandLine::Row(templates) => templates.iter().try_for_each(|template| self.file_named(&template.source)),
             CommandLine::Shell(script) => {
                 // A script has all of them in its environment, and so has what it runs.
-                self.plan.params.iter().for_each(|(name, value)| self.value(&format!("param {name}"), value));
+                self.plan
+                    .params_of(self.stage)
+                    .iter()
+                    .for_each(|(name, value)| self.value(&format!("param {name}"), value));
                 let words = script.split(|c: char| c.is_whitespace() || "'\"();|&<>".contains(c));
                 words.filter(|word| !word.is_empty()).try_for_each(|word| self.file_named(word))
             }

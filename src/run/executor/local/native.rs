@@ -26,7 +26,7 @@ impl LocalExecutor {
     pub(super) fn sql_settings(&self, stage: &Stage) -> Settings {
         Settings {
             stage: stage.name.clone(),
-            params: self.plan.params.clone(),
+            params: self.plan.params_of(stage).clone(),
             seed: self.plan.seed,
             started: self.surroundings.now,
             memory_limit: stage.memory.map_or(usize::MAX, |limit| usize::try_from(limit.get()).unwrap_or(usize::MAX)),

@@ -49,7 +49,7 @@ impl LocalExecutor {
     pub(super) fn command_env(&self, stage: &Stage, line: &CommandLine) -> BTreeMap<String, String> {
         let mut env = BTreeMap::new();
         if let CommandLine::Shell(_) = line {
-            env.extend(self.plan.params.iter().map(|(name, value)| (name.clone(), param_text(value))));
+            env.extend(self.plan.params_of(stage).iter().map(|(name, value)| (name.clone(), param_text(value))));
         }
         env.extend(stage.env.clone());
         env

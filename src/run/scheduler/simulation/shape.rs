@@ -458,6 +458,8 @@ fn stage(at: usize, shape: &Shape, inputs: Vec<Input>) -> Stage {
         memory: None,
         on_error: if shape.rejects { OnError::Reject } else { OnError::Fail },
         cut: Cut::default(),
+        params: None,
+        file: None,
         env: BTreeMap::new(),
         cwd: "/".into(),
         checkpoint: shape.checkpoint.then(crate::plan::Checkpoint::default),

@@ -1,0 +1,246 @@
+//! Pipelines that are stages of others. Their stages become stages of the file that uses them, with that stage's name in front of their own.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use super::document::{Document, Scope, StageDraft};
+use super::given::{Completeness, Given};
+use super::model::{PythonEnvironmentSpec, RequirementsSpec, SubPipelineSpec};
+use super::params::Param;
+use super::parse::parse_file;
+use super::query_file::unreadable;
+use super::tree::{Node, Value};
+use crate::diagnostic::{Code, Diagnostic, SourceText, Span};
+
+/// The kind of a stage that is another pipeline.
+pub const PIPELINE: &str = "pipeline";
+/// The kind of what stands for the rows that a pipeline is given.
+pub const INPUT: &str = "input";
+
+/// Pipelines in pipelines in pipelines. Nobody needs many, and what is made of a few lines is to be bounded.
+const MOST_LEVELS: usize = 16;
+/// Stages of all of them together.
+const MOST_STAGES: usize = 100_000;
+
+/// Adds the stages of the pipelines that are stages of the document, which stands in `file` of all that `map` includes.
+pub fn add_stages(
+    document: &mut Document,
+    map: &Arc<SourceText>,
+    file: &SourceText,
+    given: &Given,
+    within: &[&SourceText],
+) {
+    let used: Vec<usize> =
+        (0..document.stages.len()).filter(|at| document.stages[*at].spec.pipeline.is_some()).collect();
+    for at in used {
+        let draft = document.stages[at].clone();
+        let Some(spec) = draft.spec.pipeline.clone() else { continue };
+        let node = draft.find(&[PIPELINE, "file"]).cloned().unwrap_or_else(|| draft.node.clone());
+        let (start, inner) = match map.include_from(file, spec.file().as_ref()) {
+            Ok(inner) => inner,
+            Err(error) => {
+                document.problems.push(unreadable(&error, &node));
+                continue;
+            }
+        };
+        let chain: Vec<&SourceText> = within.iter().copied().chain([file]).collect();
+        if chain.iter().any(|file| file.path() == inner.path()) || chain.len() > MOST_LEVELS {
+            let message = format!("the pipeline `{}` would be a part of itself", inner.name());
+            let problem = Diagnostic::new(Code::SpecRecursive, node.span, message).through(node.alias);
+            document.problems.push(problem.help("a pipeline can use others, which do not use it".to_owned()));
+            continue;
+        }
+        let given_inside = given_inside(&draft, &spec, file, given);
+        let mut sub = parse_file(map, inner, start, &given_inside, &chain);
+        place_problems(&mut sub.problems, &draft);
+        if document.stages.len() + sub.stages.len() > MOST_STAGES {
+            let message = format!("there are more than {MOST_STAGES} stages");
+            document.problems.push(Diagnostic::new(Code::SpecBadValue, node.span, message));
+            return;
+        }
+        join(document, at, sub, inner.path());
+    }
+}
+
+fn given_inside(draft: &StageDraft, spec: &SubPipelineSpec, file: &SourceText, given: &Given) -> Given {
+    let text = |value: &serde_json::Value| match value {
+        serde_json::Value::String(text) => text.clone(),
+        other => other.to_string(),
+    };
+    let params = spec.params().into_iter().flatten().filter(|(name, _)| !name.starts_with("x-"));
+    // What is not known yet outside is not known inside.
+    let is_open = draft.is_lost(PIPELINE);
+    Given {
+        set: params.map(|(name, value)| (name.clone(), text(value))).collect(),
+        // Paths that are given stand in the file outside.
+        current_dir: file.folder().to_owned(),
+        completeness: if is_open { Completeness::Partial } else { given.completeness },
+        ..given.clone()
+    }
+}
+
+/// What is wrong with the params that are given has its place where they are given.
+fn place_problems(problems: &mut [Diagnostic], draft: &StageDraft) {
+    for problem in problems.iter_mut().filter(|problem| problem.span().is_none()) {
+        let params = draft.find(&[PIPELINE, "params"]);
+        let named = params.and_then(|params| {
+            params.entries().iter().find(|entry| problem.message.contains(&format!("{}=", entry.key.name)))
+        });
+        let span = named.map_or_else(|| draft.span(&[PIPELINE]), |entry| entry.value.span);
+        let message = problem.message.replace("--set ", "");
+        let placed = Diagnostic::new(Code::SpecBadValue, span, message);
+        *problem = placed.help(problem.help.clone()).through(draft.alias);
+    }
+}
+
+/// Puts what is inside into the document that uses it as the stage at `at`.
+fn join(document: &mut Document, at: usize, sub: Document, file: &Path) {
+    let owner = document.stages[at].clone();
+    let scope = Arc::new(Scope {
+        stage: owner.name.clone(),
+        file: file.to_owned(),
+        folder: sub.folder.clone(),
+        params: sub.params.clone(),
+        outer: owner.scope.clone(),
+    });
+    for shared in sub.stages.iter().filter(|draft| draft.sharing == super::Sharing::Source) {
+        let message = format!("`{}` is shared in a pipeline that is used as a stage", shared.name);
+        let problem = Diagnostic::new(Code::PlanBadOption, shared.name_span, message);
+        document.problems.push(problem.help("share it in the pipeline that uses it".to_owned()));
+    }
+    let stages = sub.stages.into_iter().filter(|draft| draft.sharing == super::Sharing::None);
+    let inside = stages.map(|draft| inside(draft, &owner, &scope));
+    document.stages[at].outputs.clone_from(&sub.outputs);
+    document.stages.extend(inside);
+    document.problems.extend(sub.problems);
+    document.secrets.extend(sub.secrets);
+    document.foreach_spans.extend(sub.foreach_spans);
+    join_python(document, sub.python, &sub.folder, sub.python_span);
+    for resource in sub.resources {
+        if document.resources.iter().all(|known| known.name != resource.name) {
+            document.resources.push(resource);
+        }
+    }
+}
+
+fn inside(mut draft: StageDraft, owner: &StageDraft, scope: &Arc<Scope>) -> StageDraft {
+    // An input gets what the stage is given that is the pipeline.
+    if draft.kind() == Some(INPUT) && draft.scope.is_none() {
+        let entries = owner.node.entry("from").cloned().into_iter().collect();
+        draft.node = Node { value: Value::Mapping(entries), ..draft.node };
+        draft.spec.from.clone_from(&owner.spec.from);
+    }
+    draft.name = format!("{}/{}", owner.name, draft.name);
+    draft.foreach = draft.foreach.map(|name| format!("{}/{name}", owner.name));
+    if owner.spec.when == Some(false) {
+        draft.spec.when = Some(false);
+    }
+    if owner.is_lost("when") {
+        draft.lost.insert("when".to_owned());
+    }
+    draft.scope = Some(match draft.scope {
+        None => Arc::clone(scope),
+        Some(inner) => Arc::new(inner.within(scope)),
+    });
+    draft
+}
+
+/// What the code inside needs is there for all of it.
+fn join_python(document: &mut Document, inner: PythonEnvironmentSpec, folder: &Path, span: Option<Span>) {
+    let absolute = |folder: &Path, path: &str| folder.join(path).to_string_lossy().into_owned();
+    let outer = &mut document.python;
+    if outer.path.is_empty() {
+        outer.path.push(document.folder.to_string_lossy().into_owned());
+    }
+    let own = if inner.path.is_empty() { vec![".".to_owned()] } else { inner.path };
+    for path in own.iter().map(|path| absolute(folder, path)) {
+        if outer.path.iter().all(|known| absolute(&document.folder, known) != path) {
+            outer.path.push(path);
+        }
+    }
+    let requirements = match inner.requirements {
+        Some(RequirementsSpec::File(file)) => Some(RequirementsSpec::File(absolute(folder, &file))),
+        other => other,
+    };
+    match (&mut outer.requirements, requirements) {
+        (_, None) => {}
+        (Some(RequirementsSpec::List(known)), Some(RequirementsSpec::List(more))) => {
+            known.extend(more.into_iter().filter(|one| !known.contains(one)).collect::<Vec<_>>());
+        }
+        (known @ None, more) if outer.venv.is_none() => *known = more,
+        (Some(RequirementsSpec::File(one)), Some(RequirementsSpec::File(other)))
+            if absolute(&document.folder, one) == other => {}
+        _ => {
+            let message =
+                "the packages that this pipeline requires cannot be put together with those of the one that uses it";
+            let problem = Diagnostic::new(Code::PlanBadOption, span.unwrap_or_default(), message);
+            let help = "give both as lists under `requirements`, or all of them in the pipeline that uses the other";
+            document.problems.push(problem.help(help.to_owned()));
+        }
+    }
+    outer.interpreter = outer.interpreter.take().or(inner.interpreter);
+    outer.venv = outer.venv.take().or(inner.venv.map(|venv| absolute(folder, &venv)));
+}
+
+/// The stages that stand for the rows which a pipeline is given.
+pub fn inputs(root: &Node) -> Vec<StageDraft> {
+    let Some(node) = root.get("inputs") else { return Vec::new() };
+    let draft = |item: &Node| {
+        Some(StageDraft {
+            name: item.as_str()?.to_owned(),
+            foreach: None,
+            name_span: item.span,
+            line: 0,
+            alias: item.alias,
+            node: Node { value: Value::Mapping(Vec::new()), ..item.clone() },
+            spec: super::model::StageSpec::default(),
+            kinds: vec![(INPUT, item.span)],
+            sharing: super::Sharing::None,
+            checks: None,
+            outputs: Vec::new(),
+            scope: None,
+            lost: std::collections::BTreeSet::new(),
+        })
+    };
+    node.items().iter().filter_map(draft).collect()
+}
+
+/// The outputs that a pipeline declares: the name of each, the stage or port whose rows it has, and where that stands.
+pub fn outputs(root: &Node) -> Vec<(String, String, Span)> {
+    let entries = root.get("outputs").map(Node::entries).unwrap_or_default();
+    let named = entries.iter().filter(|entry| !entry.key.name.starts_with("x-"));
+    named
+        .filter_map(|entry| Some((entry.key.name.clone(), entry.value.as_str()?.to_owned(), entry.value.span)))
+        .collect()
+}
+
+/// The params that a stage sees.
+pub fn params<'d>(document: &'d Document, draft: &'d StageDraft) -> &'d [Param] {
+    draft.scope.as_ref().map_or(&document.params, |scope| &scope.params)
+}
+
+/// Moves a tree to where the bytes of its file begin.
+pub fn shift(node: &mut Node, by: usize) {
+    let moved = |span: &mut Span| *span = Span::new(span.start + by, span.end + by);
+    moved(&mut node.span);
+    node.alias.iter_mut().for_each(moved);
+    match &mut node.value {
+        Value::Sequence(items) => items.iter_mut().for_each(|item| shift(item, by)),
+        Value::Mapping(entries) => {
+            for entry in entries {
+                moved(&mut entry.key.span);
+                entry.key.alias.iter_mut().for_each(moved);
+                shift(&mut entry.value, by);
+            }
+        }
+        _ => {}
+    }
+}
+
+/// The same for a problem.
+pub fn shift_problem(problem: &mut Diagnostic, by: usize) {
+    let moved = |span: &mut Span| *span = Span::new(span.start + by, span.end + by);
+    problem.primary.iter_mut().for_each(|label| moved(&mut label.span));
+    problem.related.iter_mut().for_each(|label| moved(&mut label.span));
+    problem.alias.iter_mut().for_each(moved);
+}
