@@ -304,3 +304,34 @@ fn rejected_rows_that_no_stage_reads_are_in_the_runs_folder() {
     read.run().within(BOUND).ends_with(0);
     assert_eq!(read.summary()["rejects"], serde_json::json!({}));
 }
+
+#[test]
+fn a_query_over_one_row_at_a_time_rejects_rows_that_cannot_be_computed() {
+    let stages = "
+rows: { read: { path: in.csv, schema: { n: string } } }
+typed: { from: rows, sql: 'SELECT CAST(n AS BIGINT) AS n FROM rows', on_error: ON_ERROR, batch: { rows: 16 } }
+good: { from: typed, write: out/good.csv }
+";
+    let run = |on_error: &str, more: &str| {
+        let scene = Scene::new(&(stages.replace("ON_ERROR", on_error) + more), "");
+        let rows: Vec<String> = (1..=100).map(|n| if n % 33 == 0 { format!("x{n}") } else { n.to_string() }).collect();
+        scene.write("in.csv", &numbers(rows));
+        let ran = scene.run().args(&["--workers", "2"]).end();
+        (scene, ran)
+    };
+    let good = numbers((1..=100).filter(|n| n % 33 != 0));
+    let (scene, ran) = run("reject", "bad: { from: typed.rejected, write: out/bad.jsonl }");
+    assert_eq!((ran.code(), scene.read("out/good.csv")), (Some(0), good.clone()));
+    let bad: Vec<serde_json::Value> =
+        scene.read("out/bad.jsonl").lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
+    let told: Vec<_> =
+        bad.iter().map(|row| (row["n"].as_str(), row["_row"].as_u64(), row["_verdict"].as_str())).collect();
+    let expected = [33, 66, 99].map(|n| (format!("x{n}"), n));
+    let expected: Vec<_> = expected.iter().map(|(n, row)| (Some(n.as_str()), Some(*row), Some("exception"))).collect();
+    assert_eq!(told, expected);
+    let (scene, ran) = run("skip", "");
+    assert_eq!((ran.code(), scene.read("out/good.csv")), (Some(0), good));
+    let (_, ran) = run("fail", "");
+    assert_eq!(ran.code(), Some(1));
+    ran.says(&["cannot cast string 'x33'", "in.csv, row 33"]);
+}

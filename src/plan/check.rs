@@ -81,6 +81,19 @@ pub fn inputs(draft: &StageDraft, kind: Option<&StageKind>) -> Option<Diagnostic
     None
 }
 
+/// Queries over all rows together reject none.
+pub fn rejects(document: &Document, links: &[Link], kinds: &[Option<&StageKind>]) -> Vec<Diagnostic> {
+    let is_over_all = |link: &&Link| {
+        link.port == Port::REJECTED && matches!(kinds[link.from], Some(StageKind::Sql(sql)) if !sql.row_wise)
+    };
+    let problem = |link: &Link| {
+        let name = &document.stages[link.from].name;
+        let message = format!("the query of `{name}` works on all rows together, and rejects none");
+        Diagnostic::new(Code::PlanUnknownPort, link.span, message)
+    };
+    links.iter().filter(is_over_all).map(problem).collect()
+}
+
 /// A pipeline that takes rows is only good for a stage of another one.
 pub fn given(draft: &StageDraft) -> Option<Diagnostic> {
     (draft.kind() == Some(INPUT) && draft.scope.is_none()).then(|| {
@@ -133,7 +146,7 @@ pub fn on_error(draft: &StageDraft) -> Option<Diagnostic> {
     let help = if link::keeps_state(draft) {
         "what a row has done to a state cannot be undone: let a stage in front of this one sort out bad rows"
     } else {
-        "python stages with `from` and commands in mode `batch` or `row` can, and stages with `expect`"
+        "python stages with `from`, commands in mode `batch` or `row`, queries over one row at a time, and stages with `expect` can"
     };
     let problem = Diagnostic::new(Code::PlanOnErrorUnsupported, draft.span(&["on_error"]), message)
         .help(help.to_owned())

@@ -144,6 +144,11 @@ fn analyse(document: &Document, settings: &Settings, problems: &mut Vec<Diagnost
     }
     let kinds: Vec<Option<&StageKind>> = resolved.iter().map(|resolved| resolved.kind.as_ref()).collect();
     problems.extend(check::unused_params(document, &kinds));
+    let rejects = check::rejects(document, &links, &kinds);
+    // That nothing is to be rejected, either, is no second mistake.
+    let is_said = |problem: &Diagnostic| rejects.iter().any(|said| said.span() == problem.span());
+    problems.retain(|problem| problem.code != Code::PlanNothingRejected || !is_said(problem));
+    problems.extend(rejects);
     problems.extend(check_python(document));
     let waits = afters.iter().map(|after| (after.from, after.to));
     let edges: Vec<(usize, usize)> = links.iter().map(|link| (link.from, link.to)).chain(waits).collect();
@@ -279,6 +284,11 @@ fn build(document: &Document, settings: &Settings, analysis: Analysis) -> Result
         let Edge { id, from, port, .. } = edge;
         stages[from.index()].ports[*port].edges.push(*id);
     }
+    // Queries seldom reject rows, and it would be told of all of them.
+    for stage in stages.iter_mut().filter(|stage| matches!(stage.kind, StageKind::Sql(_))) {
+        let is_fail = stage.on_error == OnError::Fail;
+        stage.ports.retain(|port| !is_fail || port.name != Port::REJECTED || !port.edges.is_empty());
+    }
     pushdown::push_down(&mut stages, &edges);
     checkpoint::cut_at_files(&mut stages, &mut edges);
     Ok(Plan {
@@ -390,7 +400,10 @@ fn stage(
     inputs: Vec<Input>,
 ) -> Stage {
     let resolver = Resolver { document, draft, problems: &mut Vec::new() };
-    let ports = link::ports(draft).unwrap_or_default();
+    let mut ports = link::ports(draft).unwrap_or_default();
+    if matches!(&kind, StageKind::Sql(sql) if !sql.row_wise) {
+        ports.retain(|port| *port != Port::REJECTED);
+    }
     let env = draft.spec.env.iter().flatten();
     let is_device = |of: &Use| resources[of.resource.index()].as_ref().is_some_and(|one| one.devices.is_some());
     let is_python = matches!(kind, StageKind::Python(_));

@@ -536,7 +536,8 @@ pub fn ports(draft: &StageDraft) -> Option<Vec<&str>> {
     let kind = draft.kind()?;
     match kind {
         "write" => Some(Vec::new()),
-        EXPECT => Some(vec![Port::MAIN, Port::REJECTED]),
+        // Whether a query can reject rows is known when it is read.
+        EXPECT | "sql" => Some(vec![Port::MAIN, Port::REJECTED]),
         PIPELINE => {
             let named = draft.outputs.iter().map(|(name, ..)| name.as_str());
             let only = (draft.outputs.len() == 1).then_some(Port::MAIN);

@@ -1,9 +1,11 @@
 //! The `sql` kind: its query's syntax, tables and params, with places in the YAML.
 
+use super::failing::OnError;
 use super::link::Link;
 use super::resolve::{Resolver, query_node};
 use super::stage::Sql;
 use crate::diagnostic::{Code, Span, did_you_mean, nearest};
+use crate::spec::expect::EXPECT;
 use crate::spec::model::{SqlOptions, SqlSpec};
 use crate::spec::sub_pipeline::params;
 use crate::spec::tree::{Node, TextStyle};
@@ -28,6 +30,14 @@ impl Resolver<'_> {
         self.check_tables(text, &query, links);
         self.check_params(text, &query);
         let row_wise = query.is_row_wise() && links.len() == 1;
+        if !row_wise && self.on_error() != OnError::Fail && !self.draft.has(EXPECT) {
+            let word = self.on_error().word();
+            let name = &self.draft.name;
+            let message = format!("the stage `{name}` cannot `{word}` rows: its query works on all of them together");
+            let help =
+                "let a stage in front of it sort out bad rows, such as a query without aggregates, joins and sorts";
+            self.report(Code::PlanOnErrorUnsupported, &["on_error"], message).help = Some(help.to_owned());
+        }
         Some(Sql { query, row_wise })
     }
 
