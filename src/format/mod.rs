@@ -12,6 +12,7 @@ mod dictionary_choice;
 mod encoding;
 mod error;
 mod file_encoder;
+pub mod hive;
 mod inference;
 mod json_splitter;
 mod jsonl;
@@ -131,6 +132,17 @@ impl Compression {
             Some("bz2") => Self::Bzip2,
             Some("xz") => Self::Xz,
             _ => Self::None,
+        }
+    }
+
+    /// What the name of a file that is compressed so ends in.
+    pub fn ending(self) -> &'static str {
+        match self {
+            Self::Gzip => ".gz",
+            Self::Zstd => ".zst",
+            Self::Bzip2 => ".bz2",
+            Self::Xz => ".xz",
+            Self::None | Self::Snappy => "",
         }
     }
 

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::num::{NonZeroU32, NonZeroU64};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use arrow::datatypes::SchemaRef;
 
@@ -247,19 +247,64 @@ pub struct Write {
     pub compression: Compression,
     /// Whether CSV begins with the names of the columns.
     pub header: bool,
-    /// Whether a file that is there already ends the run, instead of being replaced.
-    pub is_new: bool,
+    pub mode: WriteMode,
+}
+
+/// What becomes of what is there already.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WriteMode {
+    /// It is replaced.
+    Overwrite,
+    /// It stays, and ends the run.
+    New,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum WriteTarget {
     /// Absolute.
     File(PathBuf),
+    Folder(Folder),
     Stdout,
     /// Memory that all workers can map, under this name.
     Shared(String),
     /// Nowhere: that there are rows is what is wrong.
     Nothing,
+}
+
+/// A folder of files.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Folder {
+    /// Absolute, and without a slash at its end.
+    pub path: PathBuf,
+    /// Columns whose values name the folders in it, one in the other, and which the files do not have. Without any, the files lie in the folder
+    /// itself.
+    pub partition_by: Vec<String>,
+}
+
+impl Folder {
+    /// Bytes of rows that are put into the order of their files together. Rows that come in any order are written in few parts.
+    pub const SORTED_BYTES: u64 = 32 << 20;
+    /// Bytes of rows that open files may hold back together, as row groups that are not complete.
+    pub const HELD_BYTES: u64 = 64 << 20;
+    /// Files that are open at once, and memory that these may take to pack what is written.
+    const MOST_OPEN: u64 = 32;
+    const PACKING_BYTES: u64 = 256 << 20;
+
+    /// How many files may be open at once.
+    pub fn most_open(compression: Compression) -> u64 {
+        (Self::PACKING_BYTES / compression.packing().max(1)).clamp(1, Self::MOST_OPEN)
+    }
+}
+
+impl Write {
+    /// Where it lies, if it is published.
+    pub fn published(&self) -> Option<&Path> {
+        match &self.target {
+            WriteTarget::File(path) => Some(path),
+            WriteTarget::Folder(folder) => Some(&folder.path),
+            WriteTarget::Stdout | WriteTarget::Shared(_) | WriteTarget::Nothing => None,
+        }
+    }
 }
 
 /// A query whose syntax has been checked and whose tables are the stage's inputs.

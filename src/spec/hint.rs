@@ -129,6 +129,11 @@ const SYNONYMS: &[(&str, &[&str], &str)] = &[
     ("write", &["has_header", "headers"], "write `header:` with `true` or `false`"),
     ("write", &["type"], "write `format: {}`"),
     (
+        "write",
+        &["partition_cols", "partitionBy", "partitions", "partitioning", "partition_on", "partitioned_by", "hive"],
+        "write `partition_by: {}`",
+    ),
+    (
         "python",
         &["function", "func", "fn", "callable", "class", "target", "handler", "entry_point", "module"],
         "write `call: module:name`",

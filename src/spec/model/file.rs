@@ -4,6 +4,8 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
+use super::ColumnsSpec;
+
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(untagged)]
 #[schemars(inline)]
@@ -126,15 +128,15 @@ pub enum CompressionSpec {
 pub enum WriteSpec {
     /// Path of the file; `-` is standard output.
     Path(String),
-    /// The file, and how it is written.
+    /// The file or folder, and how it is written.
     Options(WriteOptions),
 }
 
-/// A sink: writes one file, published when the whole run has succeeded.
+/// A sink: writes one file, or a folder of files, published when the whole run has succeeded.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 pub struct WriteOptions {
-    /// Path of the file, relative to this file. `-` is standard output.
-    #[schemars(example = &"out/result.parquet")]
+    /// Path of the file, relative to this file. `-` is standard output. With `partition_by`, or with a `/` at its end, it is a folder.
+    #[schemars(example = &"out/result.parquet", example = &"out/events/")]
     pub path: String,
     /// How the rows are written, such as `csv` or `parquet`. Without it, from the file's extension.
     #[schemars(example = &"parquet")]
@@ -145,7 +147,10 @@ pub struct WriteOptions {
     /// Whether the first line names the columns (csv and tsv only).
     #[schemars(extend("default" = true))]
     pub header: Option<bool>,
-    /// What becomes of a file that is there already.
+    /// Columns whose values are folders: `year=2024/country=de/part-0.parquet`. They are not in the files.
+    #[schemars(example = &"year", example = &["year", "country"])]
+    pub partition_by: Option<ColumnsSpec>,
+    /// What becomes of a file or folder that is there already.
     #[schemars(extend("default" = "overwrite"))]
     pub mode: Option<WriteModeSpec>,
 }

@@ -407,7 +407,7 @@ fn stage(at: usize, shape: &Shape, inputs: Vec<Input>) -> Stage {
         format: crate::format::Format::Lines,
         compression: crate::format::Compression::None,
         header: true,
-        is_new: false,
+        mode: crate::plan::WriteMode::Overwrite,
     };
     let kind = match shape.kind {
         Kind::Source { .. } => StageKind::Read(read),
