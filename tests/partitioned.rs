@@ -1,4 +1,4 @@
-//! Folders of files by the values of columns: what is written, and that it replaces what was there as a whole.
+//! Folders of files by the values of columns: what is written, that it replaces what was there as a whole, and that it is read back.
 
 mod support;
 
@@ -164,4 +164,65 @@ fn a_column_that_is_not_there_ends_the_run_before_it_starts() {
     scene.write("rows.csv", "jear,country,n\n2024,de,1\n");
     let ran = scene.run().ends_with(3);
     ran.says(&["plan::unknown_column", "`year` is no column of the rows that `events` gets", "did you mean `jear`?"]);
+}
+
+#[test]
+fn what_is_written_is_read_back_with_its_columns() {
+    let folders = "write: { path: out/events, format: FORMAT, partition_by: [year, day, country] }";
+    let back = "
+back:
+  read: { path: out/events, format: FORMAT, partitions: { year: int64, day: date, country: string } }
+selected:
+  from: back
+  sql: SELECT n, year, day, country FROM back ORDER BY n
+sink:
+  from: selected
+  write: out/back.jsonl
+";
+    let lines: Vec<String> = (0..500)
+        .map(|n| {
+            let country = ["de", "a/b=c", "", "50%", "é ü"][n % 5];
+            format!("{},2024-02-{:02},{country},{n}\n", 2020 + n % 3, 1 + n % 28)
+        })
+        .collect();
+    for format in ["csv", "jsonl", "parquet", "arrow"] {
+        let stages = "rows: { read: { path: rows.csv, schema: { country: string } } }\nevents: { from: rows, FOLDERS }";
+        let stages = stages.replace("FOLDERS", folders).replace("FORMAT", format);
+        let scene = Scene::with_python("", &stages, "");
+        scene.write("rows.csv", &format!("year,day,country,n\n{}", lines.concat()));
+        scene.run().ends_with(0);
+        let stages: String = back.replace("FORMAT", format).lines().map(|line| format!("  {line}\n")).collect();
+        let pipeline = scene.write("back.yaml", &format!("version: 1\nname: back\nstages:\n{stages}"));
+        scene.run_of(&pipeline).ends_with(0);
+        let expected: String = (0..500)
+            .map(|n| {
+                let country = ["\"de\"", "\"a/b=c\"", "null", "\"50%\"", "\"é ü\""][n % 5];
+                let (year, day) = (2020 + n % 3, 1 + n % 28);
+                format!("{{\"n\":{n},\"year\":{year},\"day\":\"2024-02-{day:02}\",\"country\":{country}}}\n")
+            })
+            .collect();
+        assert_eq!(scene.read("out/back.jsonl"), expected, "{format}");
+    }
+}
+
+#[test]
+fn rows_say_where_they_come_from_whatever_is_done_at_once() {
+    let stages = "
+rows:
+  read: { path: 'in/*.jsonl', origin: true }
+kept:
+  from: rows
+  sql: SELECT n, _file, _row FROM rows WHERE n % 7 = 0
+sink:
+  from: kept
+  write: out/kept.csv
+";
+    let scene = Scene::with_python("", stages, "");
+    for file in 0..3 {
+        let lines: String = (0..20_000).map(|n| format!("{{\"n\":{},\"rest\":\"x\"}}\n", file * 20_000 + n)).collect();
+        scene.write(&format!("in/{file}.jsonl"), &lines);
+    }
+    scene.run().args(&["--workers", "4"]).ends_with(0);
+    let kept = (0..60_000).filter(|n| n % 7 == 0).map(|n| format!("{n},in/{}.jsonl,{}\n", n / 20_000, n % 20_000 + 1));
+    assert_eq!(scene.read("out/kept.csv"), format!("n,_file,_row\n{}", kept.collect::<String>()));
 }

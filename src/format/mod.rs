@@ -44,6 +44,7 @@ pub use records::{Limit, Records};
 pub use run_ahead::RunAhead;
 pub use splitter::Splitter;
 pub use text_decoder::{SAMPLE_BYTES, SAMPLE_ROWS, SampleError, TextDecoder, declare, headerless};
+pub use text_value::parse_cells;
 
 pub mod column_type;
 

@@ -1,12 +1,12 @@
 //! The `read` and `write` kinds: paths, formats, compression, and how text is written.
 
 use super::resolve::Resolver;
-use super::stage::{Folder, Read, Write, WriteMode, WriteTarget};
+use super::stage::{ColumnType, Folder, Partitions, Read, Write, WriteMode, WriteTarget};
 use crate::diagnostic::Code;
 use crate::format::{Compression, Dialect, Encoding, Format, Nulls};
 use crate::spec::model::{
-    CompressionSpec, EncodingSpec, FormatSpec, FromSpec, PathsSpec, ReadOptions, ReadSpec, WriteModeSpec, WriteOptions,
-    WriteSpec,
+    CompressionSpec, EncodingSpec, FormatSpec, FromSpec, PartitionsSpec, PathsSpec, ReadOptions, ReadSpec,
+    WriteModeSpec, WriteOptions, WriteSpec,
 };
 
 const SNAPPY_IS_FOR_PAGES: &str = "`snappy` compresses the pages of parquet files that are written, and nothing else";
@@ -22,6 +22,8 @@ impl Resolver<'_> {
                     format: None,
                     compression: None,
                     schema: None,
+                    partitions: None,
+                    origin: None,
                     delimiter: None,
                     header: None,
                     quote: None,
@@ -32,6 +34,7 @@ impl Resolver<'_> {
             }
         };
         let schema = self.columns(&["read", "schema"], options.schema.as_ref());
+        let partitions = self.partitions(options, &schema);
         let paths = options.path.all();
         let stdin = paths.iter().any(|path| path == "-");
         if stdin && paths.len() > 1 {
@@ -77,9 +80,37 @@ impl Resolver<'_> {
             schema,
             dialect,
             encoding: options.encoding.map_or(Encoding::Utf8, encoding),
+            partitions,
+            origin: options.origin.unwrap_or(false),
             used: None,
             filtered_by: Vec::new(),
         })
+    }
+
+    fn partitions(&mut self, options: &ReadOptions, schema: &[(String, ColumnType)]) -> Option<Partitions> {
+        const KEYS: [&str; 2] = ["read", "partitions"];
+        let partitions = match options.partitions.as_ref()? {
+            PartitionsSpec::Flag(false) => return None,
+            PartitionsSpec::Flag(true) => Partitions::Found,
+            PartitionsSpec::Columns(columns) => Partitions::Declared(self.columns(&KEYS, Some(columns))),
+        };
+        if options.path.all() == ["-"] {
+            self.report(Code::PlanBadOption, &KEYS, "standard input lies in no folder");
+        }
+        let Partitions::Declared(columns) = &partitions else { return Some(partitions) };
+        for (name, data_type) in columns {
+            let problem = if data_type.is_nested() {
+                format!("the column `{name}` is a list, which no folder stands for")
+            } else if schema.iter().any(|(other, _)| other == name) {
+                format!("the column `{name}` is in `schema`, too: it is either in the files or in their paths")
+            } else if options.origin == Some(true) && Read::ORIGIN.iter().any(|(other, _)| other == name) {
+                format!("`origin` has a column `{name}`, too")
+            } else {
+                continue;
+            };
+            self.report(Code::PlanBadOption, &["read", "partitions", name], problem);
+        }
+        Some(partitions)
     }
 
     fn dialect(&mut self, options: &ReadOptions, format: Format) -> Dialect {

@@ -229,6 +229,10 @@ pub struct Read {
     pub compression: Option<Compression>,
     /// Declared columns; these are not inferred.
     pub schema: Vec<(String, ColumnType)>,
+    /// The columns that folders in the paths of files stand for.
+    pub partitions: Option<Partitions>,
+    /// Whether rows have the columns [`Read::ORIGIN`].
+    pub origin: bool,
     /// CSV only.
     pub dialect: Dialect,
     /// Of text.
@@ -238,6 +242,36 @@ pub struct Read {
     /// Parquet only: the consumers, if all of them are queries over this source alone that have a `WHERE`. Row groups in which no
     /// row can pass any of these conditions are not read.
     pub filtered_by: Vec<StageId>,
+}
+
+/// Which folders `column=value` are columns.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Partitions {
+    /// All that the paths of the files have.
+    Found,
+    Declared(Vec<(String, ColumnType)>),
+}
+
+impl Read {
+    /// The file of a row, and its number in that.
+    pub const ORIGIN: [(&str, ColumnType); 2] = [("_file", ColumnType::Utf8), ("_row", ColumnType::UInt64)];
+
+    /// The columns of rows that the files themselves do not have; `None` if it takes a look at their paths to tell.
+    pub fn added(&self) -> Option<Vec<(String, ColumnType)>> {
+        let mut added = match &self.partitions {
+            None => Vec::new(),
+            Some(Partitions::Declared(columns)) => columns.clone(),
+            Some(Partitions::Found) => return None,
+        };
+        added.extend(self.added_origin());
+        Some(added)
+    }
+
+    /// The columns of [`Read::ORIGIN`], if rows have them.
+    pub fn added_origin(&self) -> impl Iterator<Item = (String, ColumnType)> {
+        let columns = Self::ORIGIN.map(|(name, data_type)| (name.to_owned(), data_type));
+        columns.into_iter().filter(|_| self.origin)
+    }
 }
 
 #[derive(Clone, Debug)]

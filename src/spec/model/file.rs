@@ -2,7 +2,7 @@
 
 use schemars::JsonSchema;
 use serde::Deserialize;
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
 use super::ColumnsSpec;
 
@@ -13,7 +13,7 @@ pub enum ReadSpec {
     /// Path or glob pattern of the files; `-` is standard input.
     Path(String),
     /// The files, and how they are written.
-    Options(ReadOptions),
+    Options(Box<ReadOptions>),
 }
 
 /// A source: reads files.
@@ -32,6 +32,13 @@ pub struct ReadOptions {
     #[serde(default)]
     #[schemars(schema_with = "crate::spec::schema::columns")]
     pub schema: Option<Map<String, Value>>,
+    /// Whether folders `column=value` in the paths of files are columns, and which of them, with their types. Folders are searched for files in
+    /// folders below them.
+    #[schemars(example = &true, example = &json!({ "year": "int64", "country": "string" }), extend("default" = false))]
+    pub partitions: Option<PartitionsSpec>,
+    /// Whether each row has the columns `_file` and `_row`, from which it comes.
+    #[schemars(extend("default" = false))]
+    pub origin: Option<bool>,
     /// The character between fields (csv only).
     #[schemars(length(equal = 1), example = &";", extend("default" = ","))]
     pub delimiter: Option<String>,
@@ -47,6 +54,16 @@ pub struct ReadOptions {
     /// How characters are written as bytes (text only).
     #[schemars(extend("default" = "utf-8"))]
     pub encoding: Option<EncodingSpec>,
+}
+
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(untagged)]
+#[schemars(inline)]
+pub enum PartitionsSpec {
+    /// Whether all of these folders are columns: of whole numbers if all values are, and of text otherwise.
+    Flag(bool),
+    /// These columns, of these types.
+    Columns(#[schemars(schema_with = "crate::spec::schema::columns")] Map<String, Value>),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]

@@ -399,6 +399,8 @@ fn stage(at: usize, shape: &Shape, inputs: Vec<Input>) -> Stage {
         schema: Vec::new(),
         dialect: crate::format::Dialect::default(),
         encoding: crate::format::Encoding::Utf8,
+        partitions: None,
+        origin: false,
         used: None,
         filtered_by: Vec::new(),
     };
