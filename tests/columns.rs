@@ -397,3 +397,29 @@ fn what_is_known_before_a_run_is_what_comes_in_it() {
         assert_eq!(columns(&plan, name, 0), written, "{name}");
     }
 }
+
+#[test]
+fn columns_that_are_not_in_the_files_are_known() {
+    let folder = folder();
+    let parts = folder.path().join("parts/year=2024/tag=a%2Fb");
+    fs::create_dir_all(&parts).expect("folders");
+    fs::copy(folder.path().join("people.parquet"), parts.join("people.parquet")).expect("a copy");
+    let yaml = "version: 1
+stages:
+  people: { read: { path: people.csv, origin: true } }
+  lines: { read: { path: nowhere.txt, origin: true, partitions: { day: date } } }
+  found: { read: { path: parts, format: parquet, partitions: true } }
+  used: { from: found, sql: 'SELECT id, year, tag FROM found WHERE year = 2024' }
+  out: { from: people, write: people.jsonl }
+  out_lines: { from: lines, write: lines.jsonl }
+  out_used: { from: used, write: used.jsonl }
+";
+    let (plan, _) = compile(folder.path(), yaml).expect("a plan");
+    assert_eq!(columns(&plan, "people", 0), "id int64, name string, born date, note ?, _file string, _row uint64");
+    assert_eq!(columns(&plan, "lines", 0), "line string, day date, _file string, _row uint64");
+    assert_eq!(columns(&plan, "found", 0), "id int32, year int64, tag string");
+    assert_eq!(columns(&plan, "used", 0), "id int32, year int64, tag string");
+    let yaml = yaml.replace("SELECT id, year", "SELECT id, jear");
+    let found = problems(folder.path(), &yaml);
+    assert!(found.contains("no column is named `jear` (did you mean `year`?)"), "{found}");
+}

@@ -303,7 +303,7 @@ stages:
     spec::bad_value 1:10 `version` cannot be `2` (the only choice is `1`)
     spec::bad_value 4:34 `format` cannot be `cvs` (did you mean `csv`?)
     spec::bad_value 4:52 `compression` cannot be `3` (choose from `bz2`, `gz`, `none`, `snappy`, `xz`, `zst`)
-    spec::unknown_key 4:55 `read` has no key `attempts` (choose from `path`, `format`, `compression`, `schema`, `delimiter`, `header`, `quote`, `nulls`, `encoding`)
+    spec::unknown_key 4:55 `read` has no key `attempts` (choose from `path`, `format`, `compression`, `schema`, `partitions`, `origin`, `delimiter`, `header`, `quote`, `nulls`, `encoding`)
     spec::unknown_key 4:68 `read` has no key `workers` (`workers` is a key of the stage: move it out of `read`)
     spec::wrong_type 5:14 `workers` must be an integer, a mapping or `auto`, not a string (for example, `workers: 4`)
     spec::bad_value 6:23 `batches` must be at least 1
@@ -426,7 +426,7 @@ stages:
   a: { read: s3://bucket/a.csv }
   b: { read: { path: [b.csv, 'https://example.org/b.csv'] } }
   c: { from: b, write: gs://bucket/c.csv }
-  d: { from: b, write: { path: out/dir/, format: jsonl } }
+  d: { from: b, write: { path: out/../, format: jsonl } }
   e: { from: b, write: { path: .., format: csv } }
   f: { read: file:///data/a.csv }
   g: { read: 'a:b//c.csv' }
@@ -435,8 +435,8 @@ stages:
     plan::bad_option 3:14 `s3://bucket/a.csv` is a URL, and `read` takes paths of files alone (let a `command` stage fetch it to a file, and make this stage `after` that one)
     plan::bad_option 4:30 `https://example.org/b.csv` is a URL, and `read` takes paths of files alone (let a `command` stage fetch it to a file, and make this stage `after` that one)
     plan::bad_option 5:24 `gs://bucket/c.csv` is a URL, and `write` takes paths of files alone (write a file, and copy it when the run has ended)
-    plan::bad_option 6:32 `out/dir/` names a folder, and a stage writes one file (name the file, such as `out/dir/b.jsonl`)
-    plan::bad_option 7:32 `..` names a folder, and a stage writes one file (name the file, such as `../b.csv`)
+    plan::bad_option 6:32 `out/../` has no name of its own, and what is in its place would be replaced (name a file, such as `out/../b.jsonl`, or a folder in it)
+    plan::bad_option 7:32 `..` has no name of its own, and what is in its place would be replaced (name a file, such as `../b.csv`, or a folder in it)
     plan::bad_option 8:14 `file:///data/a.csv` is a URL, and `read` takes paths of files alone (write the path alone)
     ");
 }
@@ -826,14 +826,14 @@ stages:
 }
 
 #[test]
-fn a_folder_is_no_file_whatever_the_format() {
+fn a_folder_without_a_name_is_refused_whatever_the_format() {
     let yaml = "version: 1
 stages:
   a: { read: a.csv }
-  b: { from: a, write: { path: out/, format: binary } }
+  b: { from: a, write: { path: ./, format: binary } }
 ";
     let found = problems(yaml);
-    assert!(found.contains("`out/` names a folder") && found.contains("such as `out/a.csv`"), "{found}");
+    assert!(found.contains("`./` has no name of its own") && found.contains("such as `./a.csv`"), "{found}");
 }
 
 #[test]

@@ -114,7 +114,8 @@ fn every_pipeline_runs() {
         println!("{}", pipeline.place());
         // One core would be one worker, and some wait for each other.
         run(&file, &folder.path().join("state"), &["--workers", "2"]);
-        assert!(!files(&folder.path().join("out")).is_empty(), "{}: nothing was published", pipeline.place());
+        let mut published = folder.path().join("out").read_dir().expect("a folder");
+        assert!(published.next().is_some(), "{}: nothing was published", pipeline.place());
     }
 }
 

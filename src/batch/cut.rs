@@ -41,6 +41,11 @@ impl Cutter {
         self.held.is_empty() && batch.len() == self.rows && batch.value_bytes(0..batch.len()) <= self.bytes
     }
 
+    /// Bytes of the rows that wait for others.
+    pub fn held_bytes(&self) -> usize {
+        self.held_bytes
+    }
+
     /// Takes the rows that follow and returns the batches that are complete. An empty batch leaves no trace.
     pub fn push(&mut self, batch: impl Into<Rows>, origin: Origin) -> Vec<(Rows, Origin)> {
         let batch = batch.into();

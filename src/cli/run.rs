@@ -13,7 +13,7 @@ use super::resume::{self, Earlier, Purpose};
 use super::summary_file::{SummaryFile, append, write_own};
 use super::{cores, env, output};
 use crate::environment::usable_cores;
-use crate::plan::{Asked, Plan, StageId, StageKind, Verdict, WriteTarget};
+use crate::plan::{Asked, Plan, StageId, StageKind, Verdict};
 use crate::report::{self, Reporter, RunSummary, Style};
 use crate::run::executor::{ChaosOptions, Surroundings};
 use crate::run::publish::{Ended, RecordedOutcome, RunRecord};
@@ -273,7 +273,6 @@ pub fn exit_of(plan: &Plan, outcome: &Outcome, signals: &Signals) -> Exit {
 }
 
 fn has_files(plan: &Plan) -> bool {
-    let is_file =
-        |kind: &StageKind| matches!(kind, StageKind::Write(write) if matches!(write.target, WriteTarget::File(_)));
+    let is_file = |kind: &StageKind| matches!(kind, StageKind::Write(write) if write.published().is_some());
     plan.stages.iter().any(|stage| is_file(&stage.kind))
 }

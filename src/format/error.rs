@@ -67,6 +67,14 @@ pub enum EncodeError {
     NoColumns { rows: usize },
     #[error("row {row} of the batch contains a line break, so that it would become more than one line")]
     LineBreak { row: usize },
+    #[error("`partition_by` names `{column}`, which is no column of the rows that come; there are {}", list(found))]
+    NoColumn { column: String, found: Vec<String> },
+    #[error(
+        "column `{column}` is {data_type}, whose values cannot be the names of folders (`partition_by`); make text of it before"
+    )]
+    NoFolder { column: String, data_type: DataType },
+    #[error("`partition_by` names all columns, and the files would have none")]
+    NothingLeft,
     #[error(transparent)]
     Io(std::io::Error),
     #[error("the values cannot be written: {0}")]

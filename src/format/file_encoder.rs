@@ -127,6 +127,21 @@ impl<W: Write + Send> FileEncoder<W> {
         if self.mode == EncodeMode::Stream { self.flush() } else { Ok(()) }
     }
 
+    /// Waits for what is under way of what was written, so that no more is held back than [`FileEncoder::held`] says, and a buffer.
+    pub fn settle(&mut self) -> Result<(), EncodeError> {
+        match &mut self.body {
+            Body::Text(file) => file.drain(0),
+            Body::Parquet(writer) => writer.write_full(),
+            Body::ArrowFile(_) | Body::ArrowStream(_) => Ok(()),
+        }
+    }
+
+    /// Bytes of the rows that are held back until there are more of them. That depends on the rows alone.
+    pub fn held(&self) -> usize {
+        let in_group = if let Body::Parquet(writer) = &self.body { writer.group_bytes() } else { 0 };
+        self.cutter.held_bytes() + in_group
+    }
+
     /// Writes the end of the file and returns the output.
     pub fn finish(mut self) -> Result<W, EncodeError> {
         if let Some((batch, _)) = self.cutter.finish() {

@@ -12,6 +12,7 @@ mod dictionary_choice;
 mod encoding;
 mod error;
 mod file_encoder;
+pub mod hive;
 mod inference;
 mod json_splitter;
 mod jsonl;
@@ -43,6 +44,7 @@ pub use records::{Limit, Records};
 pub use run_ahead::RunAhead;
 pub use splitter::Splitter;
 pub use text_decoder::{SAMPLE_BYTES, SAMPLE_ROWS, SampleError, TextDecoder, declare, headerless};
+pub use text_value::parse_cells;
 
 pub mod column_type;
 
@@ -131,6 +133,17 @@ impl Compression {
             Some("bz2") => Self::Bzip2,
             Some("xz") => Self::Xz,
             _ => Self::None,
+        }
+    }
+
+    /// What the name of a file that is compressed so ends in.
+    pub fn ending(self) -> &'static str {
+        match self {
+            Self::Gzip => ".gz",
+            Self::Zstd => ".zst",
+            Self::Bzip2 => ".bz2",
+            Self::Xz => ".xz",
+            Self::None | Self::Snappy => "",
         }
     }
 

@@ -101,6 +101,11 @@ impl<W: Write + Send> ParquetWriter<W> {
         Ok(self.file.into_inner()?)
     }
 
+    /// Bytes of values in the row group that is being filled.
+    pub(super) fn group_bytes(&self) -> usize {
+        self.group_bytes
+    }
+
     fn start_group(&mut self, first: &RecordBatch) -> Result<Vec<Strand<Encoding>>, EncodeError> {
         // Columns are written with the properties of a file; each row group gets its own by way of a file that nobody keeps.
         let properties = Arc::new(for_group(self.file.properties(), first));
@@ -136,7 +141,8 @@ impl<W: Write + Send> ParquetWriter<W> {
         Ok(())
     }
 
-    fn write_full(&mut self) -> Result<(), EncodeError> {
+    /// Writes the row group before the one that is being filled, as soon as it is encoded.
+    pub(super) fn write_full(&mut self) -> Result<(), EncodeError> {
         let Some(full) = self.full.take() else { return Ok(()) };
         let mut group = self.file.next_row_group()?;
         for column in full {

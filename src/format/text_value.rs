@@ -25,7 +25,7 @@ static UTC: LazyLock<Tz> = LazyLock::new(|| INSTANT_ZONE.parse().expect("a known
 ///
 /// `strict` is for types that were inferred: a cell fits only if it would have been inferred as that type, so that nothing
 /// is lost silently (the `007` among whole numbers). Binary values are hexadecimal. A nested type fits no cell.
-pub(super) fn parse_cells<'a, I>(cells: I, data_type: &DataType, strict: bool) -> Result<ArrayRef, usize>
+pub fn parse_cells<'a, I>(cells: I, data_type: &DataType, strict: bool) -> Result<ArrayRef, usize>
 where
     I: Iterator<Item = Option<&'a str>> + Clone,
 {

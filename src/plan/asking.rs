@@ -73,6 +73,7 @@ pub fn show(document: &mut Document, asked: &Asked) -> Result<(), AskError> {
         format: Some(asked.format),
         compression: None,
         header: None,
+        partition_by: None,
         mode: None,
     };
     let write = Some(WriteSpec::Options(options));

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use super::columns::KnownColumns;
 use super::link::{self, After, CommandShape, Link, ports};
-use super::stage::{Command, CommandLine, Convention, Port, StageKind};
+use super::stage::{Command, CommandLine, Convention, Folder, Port, StageKind, Write, WriteTarget};
 use crate::diagnostic::{Code, Diagnostic, Span, did_you_mean};
 use crate::spec::expect::EXPECT;
 use crate::spec::model::{CommandModeSpec, OnErrorWordSpec};
@@ -240,12 +240,18 @@ pub fn keys(
 ) -> Vec<Diagnostic> {
     let mut problems = Vec::new();
     for (at, (draft, kind)) in document.stages.iter().zip(kinds).enumerate() {
-        let Some(StageKind::Python(python)) = kind else { continue };
-        let node = draft.find(&["partition_by"]);
+        let (keys, named): (&[&str], _) = match kind {
+            Some(StageKind::Python(python)) => (&["partition_by"], &python.partition_by),
+            Some(StageKind::Write(Write { target: WriteTarget::Folder(Folder { partition_by, .. }), .. })) => {
+                (&["write", "partition_by"], partition_by)
+            }
+            _ => continue,
+        };
+        let node = draft.find(keys);
         for link in &into[at] {
             let Some(known) = columns.of_link(&links[*link]) else { continue };
             let is_missing = |(_, name): &(usize, &String)| known.index_of(name).is_err();
-            for (position, column) in python.partition_by.iter().enumerate().filter(is_missing) {
+            for (position, column) in named.iter().enumerate().filter(is_missing) {
                 let item = node.and_then(|node| node.items().get(position).or(Some(node)));
                 let span = item.map_or(draft.name_span, |item| item.span);
                 let columns = known.fields().iter().map(|field| field.name().as_str());

@@ -16,7 +16,7 @@ use super::link::{After, Link, ports};
 use super::queue::Cut;
 use super::resolve::Resolver;
 use super::stage::{ColumnType, Command, CommandMode, Port, Python, Read, Sql, StageKind};
-use crate::batch::{self, LINE, line_schema};
+use crate::batch::{self, LINE};
 use crate::diagnostic::{Code, Diagnostic, did_you_mean};
 use crate::format::{Format, column_type};
 use crate::spec::expect::{EXPECT, ROWS};
@@ -94,12 +94,15 @@ impl Look<'_> {
 
     /// `waits`: whether what is in front of the source may change its files.
     fn of_read(&self, read: &Read, cut: Cut, waits: bool, looked_at: &mut usize) -> Option<SchemaRef> {
-        if read.format == Format::Lines {
-            return Some(line_schema());
-        }
         let is_csv = matches!(read.format, Format::Csv | Format::Tsv);
-        if is_csv && !read.dialect.header && !read.schema.is_empty() {
-            return Some(declared(&read.schema));
+        let of_files = match read.format {
+            Format::Lines => Some(vec![(LINE.to_owned(), DataType::Utf8)]),
+            _ if is_csv && !read.dialect.header && !read.schema.is_empty() => Some(read.schema.clone()),
+            _ => None,
+        };
+        if let (Some(mut columns), Some(added)) = (of_files, read.added()) {
+            columns.extend(added);
+            return Some(declared(&columns));
         }
         if waits || *looked_at == MOST_SOURCES {
             return None;

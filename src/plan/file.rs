@@ -1,12 +1,12 @@
 //! The `read` and `write` kinds: paths, formats, compression, and how text is written.
 
 use super::resolve::Resolver;
-use super::stage::{Read, Write, WriteTarget};
+use super::stage::{ColumnType, Folder, Partitions, Read, Write, WriteMode, WriteTarget};
 use crate::diagnostic::Code;
 use crate::format::{Compression, Dialect, Encoding, Format, Nulls};
 use crate::spec::model::{
-    CompressionSpec, EncodingSpec, FormatSpec, FromSpec, PathsSpec, ReadOptions, ReadSpec, WriteModeSpec, WriteOptions,
-    WriteSpec,
+    CompressionSpec, EncodingSpec, FormatSpec, FromSpec, PartitionsSpec, PathsSpec, ReadOptions, ReadSpec,
+    WriteModeSpec, WriteOptions, WriteSpec,
 };
 
 const SNAPPY_IS_FOR_PAGES: &str = "`snappy` compresses the pages of parquet files that are written, and nothing else";
@@ -22,6 +22,8 @@ impl Resolver<'_> {
                     format: None,
                     compression: None,
                     schema: None,
+                    partitions: None,
+                    origin: None,
                     delimiter: None,
                     header: None,
                     quote: None,
@@ -32,6 +34,7 @@ impl Resolver<'_> {
             }
         };
         let schema = self.columns(&["read", "schema"], options.schema.as_ref());
+        let partitions = self.partitions(options, &schema);
         let paths = options.path.all();
         let stdin = paths.iter().any(|path| path == "-");
         if stdin && paths.len() > 1 {
@@ -77,9 +80,37 @@ impl Resolver<'_> {
             schema,
             dialect,
             encoding: options.encoding.map_or(Encoding::Utf8, encoding),
+            partitions,
+            origin: options.origin.unwrap_or(false),
             used: None,
             filtered_by: Vec::new(),
         })
+    }
+
+    fn partitions(&mut self, options: &ReadOptions, schema: &[(String, ColumnType)]) -> Option<Partitions> {
+        const KEYS: [&str; 2] = ["read", "partitions"];
+        let partitions = match options.partitions.as_ref()? {
+            PartitionsSpec::Flag(false) => return None,
+            PartitionsSpec::Flag(true) => Partitions::Found,
+            PartitionsSpec::Columns(columns) => Partitions::Declared(self.columns(&KEYS, Some(columns))),
+        };
+        if options.path.all() == ["-"] {
+            self.report(Code::PlanBadOption, &KEYS, "standard input lies in no folder");
+        }
+        let Partitions::Declared(columns) = &partitions else { return Some(partitions) };
+        for (name, data_type) in columns {
+            let problem = if data_type.is_nested() {
+                format!("the column `{name}` is a list, which no folder stands for")
+            } else if schema.iter().any(|(other, _)| other == name) {
+                format!("the column `{name}` is in `schema`, too: it is either in the files or in their paths")
+            } else if options.origin == Some(true) && Read::ORIGIN.iter().any(|(other, _)| other == name) {
+                format!("`origin` has a column `{name}`, too")
+            } else {
+                continue;
+            };
+            self.report(Code::PlanBadOption, &["read", "partitions", name], problem);
+        }
+        Some(partitions)
     }
 
     fn dialect(&mut self, options: &ReadOptions, format: Format) -> Dialect {
@@ -126,21 +157,43 @@ impl Resolver<'_> {
     }
 
     pub(super) fn write(&mut self, spec: &WriteSpec) -> Option<Write> {
-        let (path, format, given, header, mode) = match spec {
-            WriteSpec::Path(path) => (path, None, None, None, None),
-            WriteSpec::Options(WriteOptions { path, format, compression, header, mode }) => {
-                (path, *format, *compression, *header, *mode)
+        let short;
+        let options = match spec {
+            WriteSpec::Options(options) => options,
+            WriteSpec::Path(path) => {
+                short = WriteOptions {
+                    path: path.clone(),
+                    format: None,
+                    compression: None,
+                    header: None,
+                    partition_by: None,
+                    mode: None,
+                };
+                &short
             }
         };
-        if !self.are_local("write", std::slice::from_ref(path)) || !self.names_a_file(path, format) {
+        let WriteOptions { path, format, compression: given, header, partition_by, mode } = options;
+        let (given, header, mode) = (*given, *header, *mode);
+        if !self.are_local("write", std::slice::from_ref(path)) || !self.has_a_name(path, *format) {
             return None;
         }
-        let format = self.format(&["write", "path"], format, std::slice::from_ref(path))?;
+        let format = self.format(&["write", "path"], *format, std::slice::from_ref(path))?;
         if format == Format::Binary {
             self.report(Code::PlanBadOption, &["write", "format"], "binary is only for `read`");
         }
         self.check_csv("write", "header", header.is_some(), format);
-        let target = if path == "-" { WriteTarget::Stdout } else { WriteTarget::File(self.absolute(path)) };
+        let partition_by = self.key_columns(&["write", "partition_by"], partition_by.as_ref());
+        let target = if path == "-" {
+            WriteTarget::Stdout
+        } else if path.ends_with('/') || !partition_by.is_empty() {
+            WriteTarget::Folder(Folder { path: self.absolute(path), partition_by: partition_by.clone() })
+        } else {
+            WriteTarget::File(self.absolute(path))
+        };
+        if target == WriteTarget::Stdout && !partition_by.is_empty() {
+            let message = "`partition_by` makes a folder with many files, and standard output is none";
+            self.report(Code::PlanBadOption, &["write", "partition_by"], message);
+        }
         if target == WriteTarget::Stdout && format == Format::Parquet {
             let message = "parquet cannot be written to standard output";
             self.report(Code::PlanBadOption, &["write", "format"], message).help =
@@ -165,8 +218,11 @@ impl Resolver<'_> {
             self.report(Code::PlanBadOption, &["write", "path"], message).help =
                 Some("end the path in `.parquet`, and choose the codec with `compression`".to_owned());
         }
-        let is_new = mode == Some(WriteModeSpec::Error);
-        Some(Write { target, format, compression, header: header.unwrap_or(true), is_new })
+        let mode = match mode {
+            None | Some(WriteModeSpec::Overwrite) => WriteMode::Overwrite,
+            Some(WriteModeSpec::Error) => WriteMode::New,
+        };
+        Some(Write { target, format, compression, header: header.unwrap_or(true), mode })
     }
 
     fn check_csv(&mut self, kind: &str, key: &str, is_given: bool, format: Format) {
@@ -217,23 +273,22 @@ impl Resolver<'_> {
         false
     }
 
-    /// Whether the path of a sink ends in the name of a file.
-    fn names_a_file(&mut self, path: &str, format: Option<FormatSpec>) -> bool {
-        let last = path.rsplit('/').next().unwrap_or_default();
+    /// Whether the path of a sink ends in the name of a file or a folder.
+    fn has_a_name(&mut self, path: &str, format: Option<FormatSpec>) -> bool {
+        let last = path.trim_end_matches('/').rsplit('/').next().unwrap_or_default();
         if !matches!(last, "" | "." | "..") {
             return true;
         }
-        let folder = path.strip_suffix(last).unwrap_or(path);
-        let slash = if last.is_empty() { "" } else { "/" };
+        let folder = path.trim_end_matches('/');
         let of_format = format.and_then(|given| self::format(given).extensions().first().copied());
         let extension = of_format.unwrap_or("csv");
-        let message = format!("`{path}` names a folder, and a stage writes one file");
+        let message = format!("`{path}` has no name of its own, and what is in its place would be replaced");
         let input = match &self.draft.spec.from {
             Some(FromSpec::One(name)) => name.replace('.', "_"),
             _ => self.draft.name.clone(),
         };
         self.report(Code::PlanBadOption, &["write", "path"], message).help =
-            Some(format!("name the file, such as `{folder}{last}{slash}{input}.{extension}`"));
+            Some(format!("name a file, such as `{folder}/{input}.{extension}`, or a folder in it"));
         false
     }
 }

@@ -562,7 +562,10 @@ pub fn ports(draft: &StageDraft) -> Option<Vec<&str>> {
 /// The ports that `from` can name.
 pub fn named_ports(draft: &StageDraft) -> Vec<&str> {
     let unexpected = draft.has(EXPECT).then_some(Port::UNEXPECTED);
-    ports(draft).unwrap_or_default().into_iter().chain(unexpected).collect()
+    // Queries seldom reject rows.
+    let is_idle = draft.kind() == Some("sql") && draft.spec.on_error.is_none();
+    let ports = ports(draft).unwrap_or_default().into_iter();
+    ports.filter(|port| !is_idle || *port != Port::REJECTED).chain(unexpected).collect()
 }
 
 /// The stages that nobody reads from, but that check what is expected of some stages.

@@ -9,7 +9,7 @@ use std::num::NonZeroU64;
 
 use super::plan::{Edge, Plan};
 use super::queue::Cut;
-use super::stage::{CommandMode, Convention, PythonTarget, Read, Stage, StageKind, Start};
+use super::stage::{CommandMode, Convention, Folder, PythonTarget, Read, Stage, StageKind, Start, Write, WriteTarget};
 use super::supply::{Supply, at_once};
 use crate::format::{Compression, Format};
 
@@ -43,6 +43,11 @@ const PIPED: u64 = 5;
 const SHARED: u64 = 64 << 20;
 /// A block of a table that is shared, when it is put together.
 const SHARED_BLOCK: u64 = 32 << 20;
+/// How often rows that are put into the order of their files are in memory: as they come, joined, and sorted.
+const SORTED_COPIES: u64 = 3;
+/// A file of a folder that is open: what is held back of its text or pages; and if that is packed.
+const OPEN_FILE: u64 = 512 << 10;
+const PACKED_FILE: u64 = 2 << 20;
 /// A row group on its way into a Parquet file.
 const ROW_GROUP: u64 = 64 << 20;
 
@@ -349,6 +354,10 @@ fn native(plan: &Plan, stage: &Stage) -> u64 {
                 _ if stage.is_shared() => SHARED_BLOCK,
                 _ => 0,
             };
+            if let WriteTarget::Folder(_) = write.target {
+                return of_all(SORTED_COPIES * Folder::SORTED_BYTES + Folder::HELD_BYTES, stage.supply)
+                    .saturating_add(open_files(write));
+            }
             let under_way = largest_input(plan, stage).saturating_mul(at_once + 2);
             of_all(under_way.saturating_add(group), stage.supply).saturating_add(write.compression.packing())
         }
@@ -359,6 +368,15 @@ fn native(plan: &Plan, stage: &Stage) -> u64 {
         StageKind::Expect(_) => of_all(largest_input(plan, stage).saturating_mul(2 * at_once), stage.supply),
         StageKind::Sql(_) | StageKind::Python(_) | StageKind::Command(_) => 0,
     }
+}
+
+/// What the files of a folder take that are open at once, beside their rows.
+fn open_files(write: &Write) -> u64 {
+    let each = match (write.format, write.compression) {
+        (Format::Parquet, _) | (_, Compression::None) => OPEN_FILE,
+        (_, compression) => PACKED_FILE.saturating_add(compression.packing()),
+    };
+    Folder::most_open(write.compression).saturating_mul(each)
 }
 
 /// What it takes to unpack one of a source's files, as far as their names tell: they are open one after the other.

@@ -47,8 +47,9 @@ pub use queue::{Capacity, Cut};
 pub use recycle::Recycle;
 pub use resource::{Devices, Resource, ResourceId, ResourceKind, Use};
 pub use stage::{
-    Call, ColumnType, Command, CommandLine, CommandMode, Convention, Cpus, Input, Port, Python, PythonTarget, Read,
-    Sql, Stage, StageKind, Start, TableName, WorkerLimits, WorkerTraits, Write, WriteTarget,
+    Call, ColumnType, Command, CommandLine, CommandMode, Convention, Cpus, Folder, Input, Partitions, Port, Python,
+    PythonTarget, Read, Sql, Stage, StageKind, Start, TableName, WorkerLimits, WorkerTraits, Write, WriteMode,
+    WriteTarget,
 };
 pub use supply::{FileSizes, Supply};
 pub use task::{TaskFiles, TaskOutput};

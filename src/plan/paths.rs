@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Component, Path, PathBuf};
 
 use super::resolve::absolute;
-use super::stage::{Command, StageKind, Write, WriteTarget};
+use super::stage::{Command, Folder, StageKind, Write, WriteTarget};
 use crate::diagnostic::{Code, Diagnostic};
 use crate::spec::{Document, StageDraft};
 
@@ -16,6 +16,8 @@ struct Written<'a> {
     keys: &'static [&'static str],
     /// It is there when the stage has ended, and not only when the run has.
     by_task: bool,
+    /// Whether it may be a folder.
+    is_folder: bool,
 }
 
 /// No path is written by two, and what the run writes is read only after it is there. `kinds` has an entry per stage; `waits` are the pairs
@@ -24,20 +26,24 @@ pub fn paths(document: &Document, kinds: &[Option<&StageKind>], waits: &[(usize,
     let mut problems = Vec::new();
     let mut written: BTreeMap<PathBuf, Written<'_>> = BTreeMap::new();
     for (at, (draft, kind)) in document.stages.iter().zip(kinds).enumerate() {
-        let (paths, keys, by_task): (Vec<PathBuf>, &'static [&'static str], bool) = match kind {
+        let sink: &'static [&'static str] = &["write", "path"];
+        let (paths, keys, by_task, is_folder): (Vec<PathBuf>, _, _, _) = match kind {
             Some(StageKind::Write(Write { target: WriteTarget::File(path), .. })) => {
-                (vec![plain(path)], &["write", "path"], false)
+                (vec![plain(path)], sink, false, false)
+            }
+            Some(StageKind::Write(Write { target: WriteTarget::Folder(Folder { path, .. }), .. })) => {
+                (vec![plain(path)], sink, false, true)
             }
             Some(StageKind::Write(Write { target: WriteTarget::Stdout, .. })) => {
-                (vec![PathBuf::from("-")], &["write", "path"], false)
+                (vec![PathBuf::from("-")], sink, false, false)
             }
             Some(StageKind::Command(Command { files: Some(files), .. })) => {
-                (files.outputs.iter().map(|output| plain(&output.path)).collect(), &["command", "outputs"], true)
+                (files.outputs.iter().map(|output| plain(&output.path)).collect(), &["command", "outputs"], true, true)
             }
             _ => continue,
         };
         for path in paths {
-            if by_task && let Some(folder) = needed_folder(document, draft, &path) {
+            if is_folder && let Some(folder) = needed_folder(document, draft, &path) {
                 let message = format!("the output `{}` is {folder}, or a folder around it", path.display());
                 let problem = Diagnostic::new(Code::PlanSamePath, draft.span(keys), message)
                     .help("make a folder of its own for the output: what is in its place is replaced".to_owned());
@@ -58,7 +64,7 @@ pub fn paths(document: &Document, kinds: &[Option<&StageKind>], waits: &[(usize,
                 problems.push(problem.related(first.by.span(first.keys), "the other one").through(alias));
                 continue;
             }
-            written.insert(path, Written { by: draft, at, keys, by_task });
+            written.insert(path, Written { by: draft, at, keys, by_task, is_folder });
         }
     }
     let mut before = vec![Vec::new(); document.stages.len()];
@@ -76,7 +82,10 @@ pub fn paths(document: &Document, kinds: &[Option<&StageKind>], waits: &[(usize,
         let Some(writer) = wrong else { continue };
         let message = match writer.at == at {
             true => format!("`{}` reads what it writes itself", draft.name),
-            false => format!("`{}` reads the file that `{}` writes", draft.name, writer.by.name),
+            false => {
+                let what = if writer.is_folder && !writer.by_task { "folder" } else { "file" };
+                format!("`{}` reads the {what} that `{}` writes", draft.name, writer.by.name)
+            }
         };
         let help = match (writer.at == at, writer.by_task) {
             (true, _) => "name the inputs so that the outputs are not among them".to_owned(),
@@ -147,7 +156,7 @@ fn read_of<'w, 'a>(path: &Path, written: &'w BTreeMap<PathBuf, Written<'a>>) -> 
     let mut found: Vec<_> = below.map(|(_, writer)| writer).collect();
     // And of a folder that is written, all may be read.
     let above = path.ancestors().skip(1).filter_map(|folder| written.get(folder));
-    found.extend(above.filter(|writer| writer.by_task));
+    found.extend(above.filter(|writer| writer.is_folder));
     let text = path.to_string_lossy();
     if text.contains(['*', '?', '['])
         && let Ok(pattern) = glob::Pattern::new(&text)

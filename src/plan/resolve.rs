@@ -10,15 +10,15 @@ use super::link::{CommandShape, Link};
 use super::queue::{Cut, GivenCapacity};
 use super::stage::{
     Call, ColumnType, Command, CommandLine, CommandMode, Convention, Cpus, Port, Python, PythonTarget, StageKind,
-    Start, WorkerLimits, Write, WriteTarget,
+    Start, WorkerLimits, Write, WriteMode, WriteTarget,
 };
 use super::template::{LoneBrace, Template};
 use crate::diagnostic::{Code, Diagnostic, Span, did_you_mean};
 use crate::format::{Compression, Format, column_type};
 use crate::spec::expect::EXPECT;
 use crate::spec::model::{
-    CommandModeSpec, CommandSpec, ConventionSpec, CpusSpec, MaxWorkersSpec, OutputsSpec, PipeFormatSpec, PortsSpec,
-    PythonOptions, PythonSpec, QueueSpec, SizeSpec, SpreadSpec, StartSpec, WorkersSpec,
+    ColumnsSpec, CommandModeSpec, CommandSpec, ConventionSpec, CpusSpec, MaxWorkersSpec, OutputsSpec, PipeFormatSpec,
+    PortsSpec, PythonOptions, PythonSpec, QueueSpec, SizeSpec, SpreadSpec, StartSpec, WorkersSpec,
 };
 use crate::spec::tree::Node;
 use crate::spec::{Checks, Document, Sharing, StageDraft, pattern};
@@ -45,11 +45,23 @@ impl Resolver<'_> {
         if let Sharing::Sink(shared) = &self.draft.sharing {
             let target = WriteTarget::Shared(shared.clone());
             let (format, compression) = (Format::Arrow, Compression::None);
-            return Some(StageKind::Write(Write { target, format, compression, header: true, is_new: false }));
+            return Some(StageKind::Write(Write {
+                target,
+                format,
+                compression,
+                header: true,
+                mode: WriteMode::Overwrite,
+            }));
         }
         if let Some(Checks::Duplicates(_)) = &self.draft.checks {
             let (target, format, compression) = (WriteTarget::Nothing, Format::Csv, Compression::None);
-            return Some(StageKind::Write(Write { target, format, compression, header: true, is_new: false }));
+            return Some(StageKind::Write(Write {
+                target,
+                format,
+                compression,
+                header: true,
+                mode: WriteMode::Overwrite,
+            }));
         }
         let spec = &self.draft.spec;
         match kind {
@@ -199,14 +211,16 @@ impl Resolver<'_> {
 
     /// The columns of the key, each once.
     fn partition_by(&mut self) -> Vec<String> {
-        let columns = match &self.draft.spec.partition_by {
-            None => return Vec::new(),
-            Some(columns) => columns.names(),
-        };
+        self.key_columns(&["partition_by"], self.draft.spec.partition_by.as_ref())
+    }
+
+    /// The columns that the value of `keys` names, which are to be different ones.
+    pub(super) fn key_columns(&mut self, keys: &[&str], columns: Option<&ColumnsSpec>) -> Vec<String> {
+        let Some(columns) = columns.map(ColumnsSpec::names) else { return Vec::new() };
         if let Some(at) = (1..columns.len()).find(|&at| columns[..at].contains(&columns[at])) {
             let message = format!("`partition_by` names the column `{}` twice", columns[at]);
-            let items = self.draft.find(&["partition_by"]).map(Node::items).unwrap_or_default();
-            let span = items.get(at).map_or(self.draft.span(&["partition_by"]), |item| item.span);
+            let items = self.draft.find(keys).map(Node::items).unwrap_or_default();
+            let span = items.get(at).map_or(self.draft.span(keys), |item| item.span);
             self.report_at(Code::PlanBadOption, span, None, message);
         }
         columns.to_vec()

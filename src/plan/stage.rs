@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::num::{NonZeroU32, NonZeroU64};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use arrow::datatypes::SchemaRef;
@@ -234,6 +234,10 @@ pub struct Read {
     pub compression: Option<Compression>,
     /// Declared columns; these are not inferred.
     pub schema: Vec<(String, ColumnType)>,
+    /// The columns that folders in the paths of files stand for.
+    pub partitions: Option<Partitions>,
+    /// Whether rows have the columns [`Read::ORIGIN`].
+    pub origin: bool,
     /// CSV only.
     pub dialect: Dialect,
     /// Of text.
@@ -245,6 +249,36 @@ pub struct Read {
     pub filtered_by: Vec<StageId>,
 }
 
+/// Which folders `column=value` are columns.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Partitions {
+    /// All that the paths of the files have.
+    Found,
+    Declared(Vec<(String, ColumnType)>),
+}
+
+impl Read {
+    /// The file of a row, and its number in that.
+    pub const ORIGIN: [(&str, ColumnType); 2] = [("_file", ColumnType::Utf8), ("_row", ColumnType::UInt64)];
+
+    /// The columns of rows that the files themselves do not have; `None` if it takes a look at their paths to tell.
+    pub fn added(&self) -> Option<Vec<(String, ColumnType)>> {
+        let mut added = match &self.partitions {
+            None => Vec::new(),
+            Some(Partitions::Declared(columns)) => columns.clone(),
+            Some(Partitions::Found) => return None,
+        };
+        added.extend(self.added_origin());
+        Some(added)
+    }
+
+    /// The columns of [`Read::ORIGIN`], if rows have them.
+    pub fn added_origin(&self) -> impl Iterator<Item = (String, ColumnType)> {
+        let columns = Self::ORIGIN.map(|(name, data_type)| (name.to_owned(), data_type));
+        columns.into_iter().filter(|_| self.origin)
+    }
+}
+
 #[derive(Clone, Debug)]
 pub struct Write {
     pub target: WriteTarget,
@@ -252,19 +286,64 @@ pub struct Write {
     pub compression: Compression,
     /// Whether CSV begins with the names of the columns.
     pub header: bool,
-    /// Whether a file that is there already ends the run, instead of being replaced.
-    pub is_new: bool,
+    pub mode: WriteMode,
+}
+
+/// What becomes of what is there already.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WriteMode {
+    /// It is replaced.
+    Overwrite,
+    /// It stays, and ends the run.
+    New,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum WriteTarget {
     /// Absolute.
     File(PathBuf),
+    Folder(Folder),
     Stdout,
     /// Memory that all workers can map, under this name.
     Shared(String),
     /// Nowhere: that there are rows is what is wrong.
     Nothing,
+}
+
+/// A folder of files.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Folder {
+    /// Absolute, and without a slash at its end.
+    pub path: PathBuf,
+    /// Columns whose values name the folders in it, one in the other, and which the files do not have. Without any, the files lie in the folder
+    /// itself.
+    pub partition_by: Vec<String>,
+}
+
+impl Folder {
+    /// Bytes of rows that are put into the order of their files together. Rows that come in any order are written in few parts.
+    pub const SORTED_BYTES: u64 = 32 << 20;
+    /// Bytes of rows that open files may hold back together, as row groups that are not complete.
+    pub const HELD_BYTES: u64 = 64 << 20;
+    /// Files that are open at once, and memory that these may take to pack what is written.
+    const MOST_OPEN: u64 = 32;
+    const PACKING_BYTES: u64 = 256 << 20;
+
+    /// How many files may be open at once.
+    pub fn most_open(compression: Compression) -> u64 {
+        (Self::PACKING_BYTES / compression.packing().max(1)).clamp(1, Self::MOST_OPEN)
+    }
+}
+
+impl Write {
+    /// Where it lies, if it is published.
+    pub fn published(&self) -> Option<&Path> {
+        match &self.target {
+            WriteTarget::File(path) => Some(path),
+            WriteTarget::Folder(folder) => Some(&folder.path),
+            WriteTarget::Stdout | WriteTarget::Shared(_) | WriteTarget::Nothing => None,
+        }
+    }
 }
 
 /// A query whose syntax has been checked and whose tables are the stage's inputs.

@@ -21,6 +21,9 @@ pub struct FileSizes {
 
 /// Bytes of a row as text if nobody has looked: few, so that there may be many rows.
 const ROW: u64 = 8;
+/// Bytes that columns add to a row which are not in the files: of where it comes from, and of the folders of its file.
+const ORIGIN: u64 = 64;
+const PARTITIONS: u64 = 24;
 /// Rows are not all alike: some batches are larger than others.
 const UNEVEN: u64 = 2;
 /// A function or a command makes more of what it gets: of all of it, and of single batches.
@@ -77,8 +80,9 @@ impl Supply {
         };
         let FileSizes { bytes, .. } = sizes;
         let rows = bytes / sizes.row.unwrap_or(ROW).max(1) + 1;
-        let row = sizes.row.map(|row| row.saturating_mul(in_memory));
-        let bytes = bytes.saturating_mul(in_memory);
+        let added = if read.origin { ORIGIN } else { 0 } + if read.partitions.is_some() { PARTITIONS } else { 0 };
+        let row = sizes.row.map(|row| row.saturating_mul(in_memory).saturating_add(added));
+        let bytes = bytes.saturating_mul(in_memory).saturating_add(rows.saturating_mul(added));
         let cut = Self { batches: 1, rows, bytes, largest: bytes, row, made: false }.cut(cut);
         // A file's last batch may be smaller than the cut.
         Self { batches: cut.batches.saturating_add(sizes.files), ..cut }

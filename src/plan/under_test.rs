@@ -273,7 +273,14 @@ fn carry_out(document: &Document, name: &str) -> Result<Vec<String>, UnderTestEr
 }
 
 fn write(path: &str, format: Option<FormatSpec>) -> WriteSpec {
-    WriteSpec::Options(WriteOptions { path: path.to_owned(), format, compression: None, header: None, mode: None })
+    WriteSpec::Options(WriteOptions {
+        path: path.to_owned(),
+        format,
+        compression: None,
+        header: None,
+        mode: None,
+        partition_by: None,
+    })
 }
 
 /// A stage that reads what another one is to give.
@@ -284,7 +291,8 @@ fn reading(of: &StageDraft, port: &str, rows: &GivenRows) -> StageDraft {
     };
     let path = PathsSpec::One(rows.path.clone());
     let options = match own {
-        Some(own) => ReadOptions { path, ..own },
+        // What folders say of the rows is in the rows that are given.
+        Some(own) => ReadOptions { path, partitions: None, ..*own },
         None => ReadOptions {
             path,
             format: rows.format,
@@ -295,10 +303,12 @@ fn reading(of: &StageDraft, port: &str, rows: &GivenRows) -> StageDraft {
             quote: None,
             nulls: None,
             encoding: None,
+            partitions: None,
+            origin: None,
         },
     };
     let spec = StageSpec {
-        read: Some(ReadSpec::Options(options)),
+        read: Some(ReadSpec::Options(Box::new(options))),
         batch: of.spec.batch.clone().filter(|_| of.kind() == Some("read")),
         when: of.spec.when,
         // What is expected of its rows is expected of these.

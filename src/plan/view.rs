@@ -12,7 +12,7 @@ use super::memory::{MemoryBound, SPILL_LIMIT, is_query};
 use super::plan::{EdgeId, Plan};
 use super::recycle::Recycle;
 use super::resource::{Devices, Resource, ResourceKind, Use};
-use super::stage::{CommandLine, CommandMode, Cpus, Port, Python, Read, Stage, StageKind, Start, WriteTarget};
+use super::stage::{CommandLine, CommandMode, Cpus, Folder, Port, Python, Read, Stage, StageKind, Start, WriteTarget};
 use crate::format::{Format, column_type};
 use crate::sql::UsedColumns;
 
@@ -214,6 +214,7 @@ pub(super) fn kind_text(plan: &Plan, stage: &Stage) -> String {
         StageKind::Write(write) => {
             let target = match &write.target {
                 WriteTarget::File(path) => plan.shown(path),
+                WriteTarget::Folder(folder) => folder_text(plan, folder),
                 WriteTarget::Stdout => "standard output".to_owned(),
                 WriteTarget::Shared(name) => format!("shared memory, as `{name}`"),
                 WriteTarget::Nothing => return "expect no rows".to_owned(),
@@ -234,6 +235,13 @@ pub(super) fn kind_text(plan: &Plan, stage: &Stage) -> String {
             format!("command {what}")
         }
     }
+}
+
+fn folder_text(plan: &Plan, folder: &Folder) -> String {
+    let path = plan.shown(&folder.path);
+    let path = if path.ends_with('/') { path } else { format!("{path}/") };
+    let by = folder.partition_by.iter().map(|column| format!("{column}=…/"));
+    format!("{path}{}", by.collect::<String>())
 }
 
 fn read_text(plan: &Plan, read: &Read) -> String {

@@ -22,7 +22,7 @@ pub use outcome::{AccountDifference, EdgeAccount, Ending, LeftOut, Outcome, Stag
 // What events and outcomes consist of: reporters need no more of the scheduler.
 pub use scheduler::{Activity, Scope, Snapshot, StageSnapshot};
 
-use crate::plan::{Plan, StageKind, Write, WriteTarget};
+use crate::plan::{Plan, StageKind, WriteMode, WriteTarget};
 use executor::{CheckpointError, Checkpoints, LocalExecutor, Surroundings, Token};
 use publish::{PublishError, RecordedOutcome, RunFolder, RunRecord, Staging};
 use scheduler::{Action, Event, Scheduler};
@@ -117,8 +117,11 @@ pub fn open(
     publish::create_state(state_dir)?;
     let recovered = publish::recover(state_dir)?;
     for stage in &plan.stages {
-        if let StageKind::Write(Write { target: WriteTarget::File(path), is_new: true, .. }) = &stage.kind {
-            publish::check_new(path)?;
+        let StageKind::Write(write) = &stage.kind else { continue };
+        match (&write.target, write.mode, write.published()) {
+            (_, WriteMode::New, Some(path)) => publish::check_new(path)?,
+            (WriteTarget::Folder(folder), WriteMode::Overwrite, _) => publish::check_replaceable(&folder.path)?,
+            _ => {}
         }
     }
     let (checkpoints, changed) = Checkpoints::open(plan, state_dir, surroundings)?.unzip();

@@ -125,9 +125,24 @@ const SYNONYMS: &[(&str, &[&str], &str)] = &[
     ("read", &["types", "dtypes", "dtype"], "write `schema: {}`"),
     ("read", &["has_header", "headers", "skip_header"], "write `header:` with `true` or `false`"),
     ("read", &["type"], "write `format: {}`"),
+    (
+        "read",
+        &["hive_partitioning", "partitioning", "partition_by", "partition_cols", "hive", "hive_types"],
+        "write `partitions: true`, or name the columns with their types: `partitions: { year: int64 }`",
+    ),
+    (
+        "read",
+        &["with_filename", "include_path", "include_file_paths", "row_index", "row_number", "provenance"],
+        "write `origin: true`: rows have the columns `_file` and `_row`",
+    ),
     ("write", &["file", "filename", "dest", "uri", "url", "location"], "write `path: {}`"),
     ("write", &["has_header", "headers"], "write `header:` with `true` or `false`"),
     ("write", &["type"], "write `format: {}`"),
+    (
+        "write",
+        &["partition_cols", "partitionBy", "partitions", "partitioning", "partition_on", "partitioned_by", "hive"],
+        "write `partition_by: {}`",
+    ),
     (
         "python",
         &["function", "func", "fn", "callable", "class", "target", "handler", "entry_point", "module"],

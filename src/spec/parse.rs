@@ -261,7 +261,7 @@ fn without(root: &Node, holes: &[Vec<Step>]) -> Node {
 /// A stage without the keys that begin with `x-`. In mappings of names, whoever reads the types would take them for names.
 fn without_free_keys(stage: &Node) -> Node {
     /// What is below these is the user's own.
-    const OWN: [&str; 6] = ["env", "with", "schema", "returns", "ports", "params"];
+    const OWN: [&str; 7] = ["env", "with", "schema", "partitions", "returns", "ports", "params"];
     fn strip(node: &mut Node) {
         let Value::Mapping(entries) = &mut node.value else { return };
         entries.retain(|entry| !entry.key.name.starts_with("x-"));

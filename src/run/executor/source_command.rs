@@ -75,6 +75,8 @@ pub fn resident(
         schema: command.returns.clone(),
         dialect: Dialect::with_delimiter(if format == Format::Tsv { b'\t' } else { b',' }),
         encoding: Encoding::Utf8,
+        partitions: None,
+        origin: false,
         used: None,
         filtered_by: Vec::new(),
     };

@@ -2,13 +2,14 @@
 
 use std::fs::{self, File};
 use std::io::{self, ErrorKind, Write};
-use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 use rustix::io::Errno;
 
 use super::error::PublishError;
+use crate::run::fail_point::reach;
 
 /// Makes the entries of a folder durable: files created, renamed or removed in it.
 pub(super) fn sync_folder(folder: &Path) -> Result<(), PublishError> {
@@ -89,20 +90,64 @@ pub(super) fn put_in_place(from: &Path, to: &Path) -> Result<(), PublishError> {
     remove(from)
 }
 
+/// Puts a folder in the place of what is at a path: nothing, or another folder, which is gone afterwards. Doing it again, also after a crash in
+/// the middle of it, does no harm. `inode` is the number of the folder, and nothing else has used the path of `marker` before.
+pub(super) fn replace_folder(from: &Path, to: &Path, inode: u64, marker: &Path) -> Result<(), PublishError> {
+    // After an exchange it is the old one that is there.
+    if self::inode(from)?.0 == inode {
+        let found = match to.symlink_metadata() {
+            Ok(found) => found,
+            Err(error) if error.kind() == ErrorKind::NotFound => return rename(from, to),
+            Err(error) => return Err(PublishError::at("look at", to)(error)),
+        };
+        match renameat_with(CWD, from, CWD, to, RenameFlags::EXCHANGE) {
+            Ok(()) => sync_folder(parent(to))?,
+            // A folder of a lower layer stays where it is, and so does one on a file system that cannot exchange.
+            Err(Errno::XDEV | Errno::BUSY | Errno::INVAL | Errno::NOSYS) if found.is_dir() => {
+                replace_entries_once(from, to, marker)?;
+            }
+            Err(errno) => return Err(PublishError::at("rename the staged output to", to)(errno.into())),
+        }
+        reach("publish.exchanged");
+    }
+    remove(from)
+}
+
+/// As [`replace_entries`], and may be done again. What was there goes once, after which `marker` is there: then there may be something of ours.
+pub(super) fn replace_entries_once(from: &Path, to: &Path, marker: &Path) -> Result<(), PublishError> {
+    if !marker.exists() {
+        entries(to)?.iter().try_for_each(|entry| remove(entry))?;
+        sync_folder(to)?;
+        write_file(marker, b"")?;
+        sync_folder(parent(marker))?;
+    }
+    move_entries(from, to)
+}
+
+/// The number of a file or folder in its file system, and of that.
+pub(super) fn inode(path: &Path) -> Result<(u64, u64), PublishError> {
+    let metadata = path.symlink_metadata().map_err(PublishError::at("look at", path))?;
+    Ok((metadata.ino(), metadata.dev()))
+}
+
 /// Puts what is in a folder in the place of what is in another one: entry by entry, which is not all at once.
 fn replace_entries(from: &Path, to: &Path) -> Result<(), PublishError> {
     for entry in entries(to)? {
         remove(&entry)?;
     }
+    move_entries(from, to)?;
+    remove(from)
+}
+
+fn move_entries(from: &Path, to: &Path) -> Result<(), PublishError> {
     for entry in entries(from)? {
         let place = to.join(entry.file_name().unwrap_or_default());
         fs::rename(&entry, &place).map_err(PublishError::at("rename a staged output to", &place))?;
     }
-    sync_folder(to)?;
-    remove(from)
+    sync_folder(to)
 }
 
-fn entries(folder: &Path) -> Result<Vec<PathBuf>, PublishError> {
+pub(super) fn entries(folder: &Path) -> Result<Vec<PathBuf>, PublishError> {
     let list = || fs::read_dir(folder)?.map(|entry| entry.map(|entry| entry.path())).collect::<io::Result<_>>();
     list().map_err(PublishError::at("list", folder))
 }

@@ -9,6 +9,17 @@ pub enum PublishError {
     Io { action: &'static str, path: PathBuf, source: io::Error },
     #[error("the output {} is a folder", path.display())]
     IsFolder { path: PathBuf },
+    #[error("the output {} is a file, and the stage writes a folder", path.display())]
+    IsFile { path: PathBuf },
+    #[error(
+        "the output folder {} has something in it that no stage like this one has written, and that would be lost: {}; remove it, or name \
+         another folder",
+        path.display(),
+        found.display()
+    )]
+    Foreign { path: PathBuf, found: PathBuf },
+    #[error("the output folder {} is where a file system is mounted, and cannot be replaced as a whole; name a folder in it", path.display())]
+    MountPoint { path: PathBuf },
     #[error("the output {} is neither a file nor new; to write to a pipe, write to `-` and redirect it", path.display())]
     NotRegular { path: PathBuf },
     #[error("the output {} is a folder around the state folder of the run, which would be lost", path.display())]
@@ -32,6 +43,9 @@ impl PublishError {
             Self::Io { source, .. } => Some(source),
             Self::Leftover { source } => source.io(),
             Self::IsFolder { .. }
+            | Self::IsFile { .. }
+            | Self::Foreign { .. }
+            | Self::MountPoint { .. }
             | Self::NotRegular { .. }
             | Self::AroundState { .. }
             | Self::Exists { .. }

@@ -12,19 +12,35 @@ use super::durable::{sync_folder, write_file};
 use super::error::PublishError;
 use crate::run::fail_point::reach;
 
-/// Lists staged files, one JSON object a line, each written before its file is created.
+/// Lists staged files and folders, one JSON object a line, each written before it is created.
 pub(super) const RECORD: &str = "staged.jsonl";
 
 /// Lists what is renamed. It is there in full or not at all, and its being there publishes the run.
 const JOURNAL: &str = "journal.json";
 
-/// A staged file and the path that it is published under; both absolute.
+/// A staged file or folder and the path that it is published under; both absolute.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Output {
     pub(super) staged: PathBuf,
     pub(super) target: PathBuf,
-    /// Whether nothing may be there that it would replace.
-    pub(super) is_new: bool,
+    pub(super) how: How,
+}
+
+/// How an output comes to its place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum How {
+    /// A file, in the place of what is there.
+    Replace,
+    /// Nothing may be there that it would replace.
+    New,
+    /// A folder, in the place of the one that is there. In a journal the number of the staged one tells whether that has happened.
+    Folder { inode: u64 },
+}
+
+impl How {
+    pub(super) fn is_new(self) -> bool {
+        self == Self::New
+    }
 }
 
 /// How a run ended: an empty file in its folder.
@@ -61,14 +77,27 @@ pub(super) fn is_published(run: &Path) -> bool {
 
 impl Output {
     pub(super) fn to_json(&self) -> Value {
-        json!({ "staged": path_to_json(&self.staged), "final": path_to_json(&self.target), "new": self.is_new })
+        let mut json = json!({
+            "staged": path_to_json(&self.staged),
+            "final": path_to_json(&self.target),
+            "new": self.how.is_new(),
+        });
+        match self.how {
+            How::Replace | How::New => {}
+            How::Folder { inode } => json["inode"] = inode.into(),
+        }
+        json
     }
 
     fn from_json(value: &Value) -> Option<Self> {
         Some(Self {
             staged: path_from_json(value.get("staged")?)?,
             target: path_from_json(value.get("final")?)?,
-            is_new: value.get("new").is_some_and(|is_new| *is_new == true),
+            how: match value.get("inode").and_then(Value::as_u64) {
+                Some(inode) => How::Folder { inode },
+                None if value.get("new").is_some_and(|is_new| *is_new == true) => How::New,
+                None => How::Replace,
+            },
         })
     }
 }

@@ -2,7 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
-use super::durable::{parent, remove, rename, rename_new, sync_folder};
+use super::carry_out::carry_out;
+use super::durable::remove;
 use super::error::PublishError;
 use super::journal::{Ending, has_ended, read_journal, read_record};
 use super::run_folder::{has_spilled, list_runs, lock_state, remove_spilled, try_lock};
@@ -42,17 +43,8 @@ pub fn recover(state_dir: &Path) -> Result<Recovered, PublishError> {
 fn recover_run(run: &Path, recovered: &mut Recovered) -> Result<(), PublishError> {
     if let Some(outputs) = read_journal(run)? {
         for output in outputs {
-            // A staged file that is gone has been renamed already; its folder may not have been synced. If that is gone, too, somebody has
-            // removed what was published.
-            if output.staged.exists() {
-                if output.is_new {
-                    rename_new(&output.staged, &output.target)
-                } else {
-                    rename(&output.staged, &output.target)
-                }?;
+            if carry_out(&output, run)? {
                 recovered.published.push(output.target);
-            } else if parent(&output.target).is_dir() {
-                sync_folder(parent(&output.target))?;
             }
             reach("recover.step");
         }

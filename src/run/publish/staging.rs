@@ -5,9 +5,13 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
 
-use super::durable::{create_folders, parent, put_in_place, remove, rename, rename_new, sync_all, sync_folder};
+use super::carry_out::carry_out;
+use super::durable::{
+    create_folders, entries, inode, parent, put_in_place, remove, rename, rename_new, sync_all, sync_folder,
+};
 use super::error::PublishError;
-use super::journal::{Ending, Output, RECORD, remove_journal, write_journal};
+use super::foreign::check_replaceable;
+use super::journal::{Ending, How, Output, RECORD, remove_journal, write_journal};
 use super::run_folder::{RunFolder, lock_state};
 use crate::run::fail_point::reach;
 
@@ -56,6 +60,16 @@ impl Reserved {
     }
 }
 
+/// Brings what is in a staged folder to the disk, whose files are there already.
+pub fn sync_folders(folder: &Path) -> Result<(), PublishError> {
+    for entry in entries(folder)? {
+        if entry.is_dir() {
+            sync_folders(&entry)?;
+        }
+    }
+    sync_folder(folder)
+}
+
 /// Puts what a task has written, a file or a folder, in the place of its output.
 pub fn publish_reserved(reserved: &Reserved) -> Result<(), PublishError> {
     let Output { staged, target, .. } = &reserved.output;
@@ -82,27 +96,61 @@ impl Staging {
     /// Creates the file that will replace `target`. Folders above it are created where they are missing; a symbolic
     /// link is followed, so that it stays one.
     pub fn stage(&mut self, target: &Path) -> Result<StagedFile, PublishError> {
-        self.stage_as(target, false)
+        self.stage_as(target, How::Replace)
     }
 
     /// As [`Staging::stage`], for a `target` that must not be there: neither now nor when it is published.
     pub fn stage_new(&mut self, target: &Path) -> Result<StagedFile, PublishError> {
         check_new(target)?;
-        self.stage_as(target, true)
+        self.stage_as(target, How::New)
     }
 
-    fn stage_as(&mut self, target: &Path, is_new: bool) -> Result<StagedFile, PublishError> {
+    /// Creates the folder that will replace `target`, a folder like this one or nothing.
+    pub fn stage_folder(&mut self, target: &Path) -> Result<PathBuf, PublishError> {
+        check_replaceable(target)?;
+        self.stage_folder_as(target, How::Folder { inode: 0 })
+    }
+
+    /// As [`Staging::stage_folder`], for a `target` that must not be there.
+    pub fn stage_new_folder(&mut self, target: &Path) -> Result<PathBuf, PublishError> {
+        check_new(target)?;
+        self.stage_folder_as(target, How::New)
+    }
+
+    fn stage_folder_as(&mut self, target: &Path, how: How) -> Result<PathBuf, PublishError> {
         let target = resolve(target)?;
-        let old = check_target(&target)?;
+        // The run has its own files there, and would lose them.
+        if self.run.canonicalize().is_ok_and(|own| own.starts_with(&target)) {
+            return Err(PublishError::AroundState { path: target });
+        }
+        let old = fs::metadata(&target).ok();
+        let staged = self.add(target, how)?.staged;
+        fs::create_dir(&staged).map_err(PublishError::at("create the folder", &staged))?;
+        if let Some(old) = old {
+            fs::set_permissions(&staged, old.permissions()).map_err(PublishError::at("set the mode of", &staged))?;
+        }
+        reach("publish.staged");
+        Ok(staged)
+    }
+
+    /// Notes an output that is going to be made.
+    fn add(&mut self, target: PathBuf, how: How) -> Result<Output, PublishError> {
         if self.outputs.iter().any(|output| output.target == target) {
             return Err(PublishError::Twice { path: target });
         }
         create_folders(parent(&target))?;
-        let output = Output { staged: self.staged_path(&target), target, is_new };
+        let output = Output { staged: self.staged_path(&target), target, how };
         reach("publish.before_recorded");
         self.record(&output)?;
         self.outputs.push(output.clone());
         reach("publish.recorded");
+        Ok(output)
+    }
+
+    fn stage_as(&mut self, target: &Path, how: How) -> Result<StagedFile, PublishError> {
+        let target = resolve(target)?;
+        let old = check_target(&target)?;
+        let output = self.add(target, how)?;
         let file = OpenOptions::new().write(true).create_new(true).open(&output.staged);
         let file = file.map_err(PublishError::at("create", &output.staged))?;
         if let Some(old) = old {
@@ -125,7 +173,7 @@ impl Staging {
             return Err(PublishError::AroundState { path: target });
         }
         create_folders(parent(&target))?;
-        let output = Output { staged: self.staged_path(&target), target, is_new: false };
+        let output = Output { staged: self.staged_path(&target), target, how: How::Replace };
         self.record(&output)?;
         self.reserved.push(output.clone());
         Ok(Reserved { output, asked: asked.to_owned() })
@@ -139,9 +187,15 @@ impl Staging {
         let state_dir = self.run.ancestors().nth(2).unwrap_or(&self.run).to_owned();
         let _guard = lock_state(&state_dir)?;
         // What must be new comes first: as it replaces nothing, it can be taken back.
-        self.outputs.sort_by_key(|output| !output.is_new);
-        let new = self.outputs.iter().take_while(|output| output.is_new).count();
+        self.outputs.sort_by_key(|output| !output.how.is_new());
+        let new = self.outputs.iter().take_while(|output| output.how.is_new()).count();
         self.outputs[..new].iter().try_for_each(|output| check_new(&output.target))?;
+        for output in &mut self.outputs[new..] {
+            if let How::Folder { inode: number } = &mut output.how {
+                check_replaceable(&output.target)?;
+                *number = inode(&output.staged)?.0;
+            }
+        }
         self.is_revocable = false;
         write_journal(&self.run, &self.outputs).inspect_err(|_| self.is_revocable = !self.may_have_journal())?;
         reach("publish.journal_written");
@@ -158,7 +212,7 @@ impl Staging {
             reach("publish.renamed");
         }
         for output in &self.outputs[new..] {
-            rename(&output.staged, &output.target)?;
+            carry_out(output, &self.run)?;
             reach("publish.renamed");
         }
         reach("publish.before_committed");

@@ -12,6 +12,8 @@ use crate::run::fail_point::{PUBLISH, VARIABLE, reach};
 
 /// The outputs of the runs here: one replaces a file, and one is new in a new folder.
 const OUTPUTS: [&str; 2] = ["a.csv", "new/b.csv"];
+/// A folder that replaces one with other files.
+const FOLDER: &str = "folder";
 
 fn record() -> RunRecord {
     RunRecord::of(Path::new("/tested.yaml"))
@@ -25,6 +27,9 @@ fn stage_all(folder: &Path, run: &RunFolder, content: &str) -> Result<Staging, P
         staged.file.sync_all().unwrap();
         reach("publish.sink_finished");
     }
+    let staged = staging.stage_folder(&folder.join(FOLDER))?;
+    write_parts(&staged, content);
+    sync_folders(&staged)?;
     Ok(staging)
 }
 
@@ -33,8 +38,30 @@ fn publish(folder: &Path, content: &str) -> Result<(), PublishError> {
     stage_all(folder, &run, content)?.commit()
 }
 
+/// Two files, of which one has a name that those of other contents do not have.
+fn write_parts(folder: &Path, content: &str) {
+    for name in [format!("k={content}"), "k=same".to_owned()] {
+        fs::create_dir_all(folder.join(&name)).unwrap();
+        fs::write(folder.join(name).join("part-0.csv"), content).unwrap();
+    }
+}
+
+/// Of the files, and then of the folder what its files say, if its parts go together.
 fn contents(folder: &Path) -> Vec<Option<String>> {
-    OUTPUTS.iter().map(|output| fs::read_to_string(folder.join(output)).ok()).collect()
+    let mut contents: Vec<_> = OUTPUTS.iter().map(|output| fs::read_to_string(folder.join(output)).ok()).collect();
+    let parts = folder.join(FOLDER);
+    let mut names: Vec<_> =
+        fs::read_dir(&parts).into_iter().flatten().map(|entry| entry.unwrap().file_name()).collect();
+    names.sort();
+    let said = fs::read_to_string(parts.join("k=same/part-0.csv")).ok();
+    if let Some(said) = &said {
+        assert_eq!(names, [format!("k={said}").as_str(), "k=same"]);
+        assert_eq!(fs::read_to_string(parts.join(format!("k={said}/part-0.csv"))).unwrap(), *said);
+    } else {
+        assert!(names.is_empty(), "{names:?}");
+    }
+    contents.push(said);
+    contents
 }
 
 fn hidden(folder: &Path) -> Vec<PathBuf> {
@@ -69,6 +96,7 @@ fn crash(fail_point: &str, kill_recovery: bool) -> bool {
     let folder = TempDir::new().unwrap();
     let folder = folder.path();
     fs::write(folder.join("a.csv"), "old").unwrap();
+    write_parts(&folder.join(FOLDER), "old");
     let status = run_child(folder, "publish", fail_point);
     assert_eq!(status.signal(), Some(9), "{fail_point} is reached");
     if kill_recovery {
@@ -79,8 +107,8 @@ fn crash(fail_point: &str, kill_recovery: bool) -> bool {
     assert!(hidden(folder).is_empty(), "{fail_point}: {:?}", hidden(folder));
     assert_eq!(recover(&folder.join("state")).unwrap(), Recovered::default(), "{fail_point}: nothing is left to do");
     let found = contents(folder);
-    let new = vec![Some("new".to_owned()); 2];
-    let old = vec![Some("old".to_owned()), None];
+    let new = vec![Some("new".to_owned()); 3];
+    let old = vec![Some("old".to_owned()), None, Some("old".to_owned())];
     assert!(found == new || found == old, "{fail_point}: {found:?}");
     found == new
 }
@@ -94,14 +122,16 @@ fn a_crash_anywhere_leaves_all_old_or_all_new() {
     let last_old = PUBLISH.iter().position(|name| *name == "publish.journal_written").unwrap();
     let expected: Vec<_> = (0..PUBLISH.len()).map(|at| at >= last_old).collect();
     assert_eq!(published, expected, "the journal decides");
-    for fail_point in ["publish.recorded:2", "publish.staged:2", "publish.renamed:2"] {
+    let others =
+        ["publish.recorded:2", "publish.staged:2", "publish.renamed:2", "publish.staged:3", "publish.exchanged"];
+    for fail_point in others {
         crash(fail_point, false);
     }
 }
 
 #[test]
 fn a_crash_of_recovery_does_no_harm() {
-    for fail_point in ["publish.staged:2", "publish.journal_written", "publish.renamed"] {
+    for fail_point in ["publish.staged:3", "publish.journal_written", "publish.renamed", "publish.exchanged"] {
         crash(fail_point, true);
     }
 }
@@ -115,7 +145,7 @@ fn what_was_published_may_be_removed_before_it_is_recovered() {
         fs::remove_dir_all(folder.path().join("new")).unwrap();
         recover(&folder.path().join("state")).unwrap();
         assert_eq!(recover(&folder.path().join("state")).unwrap(), Recovered::default(), "{fail_point}: all is done");
-        assert_eq!(contents(folder.path()), [Some("new".to_owned()), None], "{fail_point}");
+        assert_eq!(contents(folder.path()), [Some("new".to_owned()), None, Some("new".to_owned())], "{fail_point}");
     }
 }
 
@@ -124,7 +154,7 @@ fn a_run_that_gives_up_leaves_nothing() {
     let folder = TempDir::new().unwrap();
     let run = RunFolder::create(&folder.path().join("state"), &record()).unwrap();
     drop(stage_all(folder.path(), &run, "new").unwrap());
-    assert_eq!((contents(folder.path()), hidden(folder.path())), (vec![None, None], vec![]));
+    assert_eq!((contents(folder.path()), hidden(folder.path())), (vec![None, None, None], vec![]));
 }
 
 #[test]
@@ -134,7 +164,7 @@ fn recovery_leaves_live_runs_alone() {
     let staging = stage_all(folder.path(), &run, "new").unwrap();
     assert_eq!(recover(&folder.path().join("state")).unwrap(), Recovered::default());
     staging.commit().unwrap();
-    assert_eq!(contents(folder.path()), vec![Some("new".to_owned()); 2]);
+    assert_eq!(contents(folder.path()), vec![Some("new".to_owned()); 3]);
 }
 
 /// The runs of the state folder `state` in a folder, newest first.
@@ -169,7 +199,7 @@ fn a_record_that_is_torn_missing_or_foreign_stops_nothing() {
         let pruned = prune_all(folder);
         assert_eq!((pruned.removed.len(), pruned.unfinished), (0, 1), "it is still to be recovered");
         recover(&folder.join("state")).unwrap();
-        assert_eq!(contents(folder), vec![Some("new".to_owned()); 2]);
+        assert_eq!(contents(folder), vec![Some("new".to_owned()); 3]);
         assert!(past_runs(folder)[0].is_published);
         while !past_runs(folder)[0].is_finished {}
         let pruned = prune_all(folder);
@@ -353,4 +383,57 @@ fn a_rename_that_must_not_replace_does_not() {
     fs::remove_file(&to).unwrap();
     durable::rename_new(&from, &to).unwrap();
     assert_eq!(fs::read_to_string(&to).unwrap(), "from");
+}
+
+#[test]
+fn folders_that_hold_something_else_are_not_replaced() {
+    let folder = TempDir::new().unwrap();
+    let path = |name: &str| folder.path().join(name);
+    let run = RunFolder::create(&path("state"), &record()).unwrap();
+    let mut staging = Staging::begin(&run).unwrap();
+    write_parts(&path("out"), "old");
+    fs::write(path("out/_SUCCESS"), "").unwrap();
+    check_replaceable(&path("out")).unwrap();
+    for foreign in ["out/notes.txt", "out/k=same/data.csv", "out/plain/part-0.csv"] {
+        fs::create_dir_all(path(foreign).parent().unwrap()).unwrap();
+        fs::write(path(foreign), "precious").unwrap();
+        let error = staging.stage_folder(&path("out")).unwrap_err();
+        let PublishError::Foreign { found, .. } = &error else { panic!("{error}") };
+        assert!(path(foreign).canonicalize().unwrap().starts_with(found), "{error}");
+        match foreign {
+            "out/plain/part-0.csv" => fs::remove_dir_all(path("out/plain")).unwrap(),
+            _ => fs::remove_file(path(foreign)).unwrap(),
+        }
+    }
+    fs::write(path("file"), "").unwrap();
+    assert!(matches!(staging.stage_folder(&path("file")), Err(PublishError::IsFile { .. })));
+    assert!(matches!(staging.stage_folder(folder.path()), Err(PublishError::Foreign { .. })));
+    assert!(matches!(check_replaceable(Path::new("/proc")), Err(PublishError::MountPoint { .. })));
+    assert!(matches!(staging.stage_new_folder(&path("out")), Err(PublishError::Exists { .. })));
+    // What comes there while the run goes on is not lost either.
+    let staged = staging.stage_folder(&path("out")).unwrap();
+    write_parts(&staged, "new");
+    fs::write(path("out/notes.txt"), "precious").unwrap();
+    assert!(matches!(staging.commit(), Err(PublishError::Foreign { .. })));
+    assert_eq!(fs::read_to_string(path("out/notes.txt")).unwrap(), "precious");
+    assert_eq!(hidden(folder.path()), Vec::<PathBuf>::new());
+}
+
+#[test]
+fn folders_that_cannot_be_exchanged_are_replaced_entry_by_entry_also_after_a_crash() {
+    let folder = TempDir::new().unwrap();
+    let (from, to, marker) = (folder.path().join("from"), folder.path().join("to"), folder.path().join("cleared"));
+    let names = |at: &Path| durable::entries(at).unwrap().len();
+    write_parts(&from, "new");
+    write_parts(&to, "old");
+    let inode = durable::inode(&from).unwrap().0;
+    durable::replace_entries_once(&from, &to, &marker).unwrap();
+    // A crash before the folder is removed, and with one file of two in its place.
+    fs::rename(to.join("k=new"), from.join("k=new")).unwrap();
+    durable::replace_entries_once(&from, &to, &marker).unwrap();
+    assert_eq!((names(&from), names(&to)), (0, 2));
+    assert_eq!(fs::read_to_string(to.join("k=same/part-0.csv")).unwrap(), "new");
+    // After an exchange, what lies at the first path is the old one.
+    durable::replace_folder(&to, &from, inode + 1, &marker).unwrap();
+    assert!(!to.exists() && from.exists());
 }

@@ -2,7 +2,9 @@
 
 use schemars::JsonSchema;
 use serde::Deserialize;
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
+
+use super::ColumnsSpec;
 
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(untagged)]
@@ -11,7 +13,7 @@ pub enum ReadSpec {
     /// Path or glob pattern of the files; `-` is standard input.
     Path(String),
     /// The files, and how they are written.
-    Options(ReadOptions),
+    Options(Box<ReadOptions>),
 }
 
 /// A source: reads files.
@@ -30,6 +32,13 @@ pub struct ReadOptions {
     #[serde(default)]
     #[schemars(schema_with = "crate::spec::schema::columns")]
     pub schema: Option<Map<String, Value>>,
+    /// Whether folders `column=value` in the paths of files are columns, and which of them, with their types. Folders are searched for files in
+    /// folders below them.
+    #[schemars(example = &true, example = &json!({ "year": "int64", "country": "string" }), extend("default" = false))]
+    pub partitions: Option<PartitionsSpec>,
+    /// Whether each row has the columns `_file` and `_row`, from which it comes.
+    #[schemars(extend("default" = false))]
+    pub origin: Option<bool>,
     /// The character between fields (csv only).
     #[schemars(length(equal = 1), example = &";", extend("default" = ","))]
     pub delimiter: Option<String>,
@@ -45,6 +54,16 @@ pub struct ReadOptions {
     /// How characters are written as bytes (text only).
     #[schemars(extend("default" = "utf-8"))]
     pub encoding: Option<EncodingSpec>,
+}
+
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(untagged)]
+#[schemars(inline)]
+pub enum PartitionsSpec {
+    /// Whether all of these folders are columns: of whole numbers if all values are, and of text otherwise.
+    Flag(bool),
+    /// These columns, of these types.
+    Columns(#[schemars(schema_with = "crate::spec::schema::columns")] Map<String, Value>),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
@@ -126,15 +145,15 @@ pub enum CompressionSpec {
 pub enum WriteSpec {
     /// Path of the file; `-` is standard output.
     Path(String),
-    /// The file, and how it is written.
+    /// The file or folder, and how it is written.
     Options(WriteOptions),
 }
 
-/// A sink: writes one file, published when the whole run has succeeded.
+/// A sink: writes one file, or a folder of files, published when the whole run has succeeded.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 pub struct WriteOptions {
-    /// Path of the file, relative to this file. `-` is standard output.
-    #[schemars(example = &"out/result.parquet")]
+    /// Path of the file, relative to this file. `-` is standard output. With `partition_by`, or with a `/` at its end, it is a folder.
+    #[schemars(example = &"out/result.parquet", example = &"out/events/")]
     pub path: String,
     /// How the rows are written, such as `csv` or `parquet`. Without it, from the file's extension.
     #[schemars(example = &"parquet")]
@@ -145,7 +164,10 @@ pub struct WriteOptions {
     /// Whether the first line names the columns (csv and tsv only).
     #[schemars(extend("default" = true))]
     pub header: Option<bool>,
-    /// What becomes of a file that is there already.
+    /// Columns whose values are folders: `year=2024/country=de/part-0.parquet`. They are not in the files.
+    #[schemars(example = &"year", example = &["year", "country"])]
+    pub partition_by: Option<ColumnsSpec>,
+    /// What becomes of a file or folder that is there already.
     #[schemars(extend("default" = "overwrite"))]
     pub mode: Option<WriteModeSpec>,
 }

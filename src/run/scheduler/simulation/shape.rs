@@ -399,6 +399,8 @@ fn stage(at: usize, shape: &Shape, inputs: Vec<Input>) -> Stage {
         schema: Vec::new(),
         dialect: crate::format::Dialect::default(),
         encoding: crate::format::Encoding::Utf8,
+        partitions: None,
+        origin: false,
         used: None,
         filtered_by: Vec::new(),
     };
@@ -407,7 +409,7 @@ fn stage(at: usize, shape: &Shape, inputs: Vec<Input>) -> Stage {
         format: crate::format::Format::Lines,
         compression: crate::format::Compression::None,
         header: true,
-        is_new: false,
+        mode: crate::plan::WriteMode::Overwrite,
     };
     let kind = match shape.kind {
         Kind::Source { .. } => StageKind::Read(read),

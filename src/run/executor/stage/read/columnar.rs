@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use arrow::array::RecordBatch;
-use arrow::datatypes::{DataType, SchemaRef};
+use arrow::datatypes::{DataType, FieldRef, Fields, Schema, SchemaRef};
 use arrow::error::ArrowError;
 use arrow::ipc::reader::{FileReader, StreamReader};
 use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions};
@@ -16,6 +16,7 @@ use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions};
 use super::error::ReadError;
 use super::input::{Canceller, Input, failure, open_file};
 use super::parquet_file::{self, SharedFile};
+use super::partitions::PartitionValues;
 use super::row_groups::{Conditions, Consumer, RowGroups, RowNumbers};
 use super::version::Version;
 use super::{FileToRead, Target};
@@ -39,6 +40,9 @@ pub(super) struct ColumnarSource {
     /// All columns of the files, and those that are read.
     columns: Option<(Columns, Columns)>,
     consumers: Vec<Consumer>,
+    /// Columns of the rows that are not in the files, and what is known of their values.
+    added: Vec<FieldRef>,
+    partitions: Option<Arc<PartitionValues>>,
     /// Planned with the columns of the first file; `None` if every row is read.
     conditions: Option<Conditions>,
     current: Option<Current>,
@@ -90,6 +94,8 @@ impl ColumnarSource {
             cut,
             columns: None,
             consumers: Vec::new(),
+            added: Vec::new(),
+            partitions: None,
             conditions: None,
             current: None,
             cutter: Cutter::new(cut.rows, cut.bytes),
@@ -100,6 +106,12 @@ impl ColumnarSource {
     /// Says who reads the source, if all who do are queries that read nothing else: what none of them needs is not read.
     pub(super) fn serve(&mut self, consumers: Vec<Consumer>) {
         self.consumers = consumers;
+    }
+
+    /// Says what else there is to know of rows: conditions may be about that.
+    pub(super) fn know_added(&mut self, added: Vec<FieldRef>, partitions: Option<Arc<PartitionValues>>) {
+        self.added = added;
+        self.partitions = partitions;
     }
 
     pub(super) fn schema(&self) -> Option<SchemaRef> {
@@ -157,7 +169,8 @@ impl ColumnarSource {
         let shown = Arc::new(schema.project(&places).expect("places of its own"));
         let columns = read.conform(RecordBatch::new_empty(shown)).map_err(misfit)?.schema();
         if is_first {
-            self.conditions = Conditions::plan(&self.consumers, &columns);
+            let all: Fields = columns.fields().iter().chain(&self.added).cloned().collect();
+            self.conditions = Conditions::plan(&self.consumers, &Arc::new(Schema::new(all)));
         }
         self.columns = Some((all, read));
         Ok(places)
@@ -220,7 +233,8 @@ impl ColumnarSource {
         // Rows are decoded a batch at a time; long ones must not be decoded by the thousand.
         let fitting = usize::try_from(self.cut.bytes.get() / row_bytes).unwrap_or(usize::MAX).max(1);
         let fitting = fitting.min(self.cut.rows.get() as usize);
-        let groups = RowGroups::select(self.conditions.as_ref(), &reader_metadata);
+        let constants = self.partitions.as_ref().map(|partitions| partitions.of_file(path)).unwrap_or_default();
+        let groups = RowGroups::select(self.conditions.as_ref(), &reader_metadata, &constants);
         let batches = parquet_file::read(&file, &reader_metadata, &groups.places, &places, fitting).map_err(corrupt)?;
         let mut progress = Progress::Share { size, total: rows, done: 0 };
         progress.add(groups.skipped, &self.bytes_read);

@@ -3,8 +3,10 @@
 use std::io;
 use std::path::PathBuf;
 
+use arrow::datatypes::DataType;
+
 use crate::batch::ConformError;
-use crate::format::{NotEncoded, Problem};
+use crate::format::{NotEncoded, Problem, column_type};
 
 #[derive(Debug, thiserror::Error)]
 pub enum ReadError {
@@ -28,6 +30,14 @@ pub enum ReadError {
     #[error("{}: {problem}", path.display())]
     Columns { path: PathBuf, problem: Problem },
     /// The rows of the batch that does not fit; the first may be of an earlier file.
+    #[error("{} has no folder `{column}=…` in its path, which `partitions` asks for", path.display())]
+    NoPartition { path: PathBuf, column: String },
+    #[error("{} has no folder `column=value` in its path, and `partitions` asks for some", path.display())]
+    NoPartitions { path: PathBuf },
+    #[error("{}: the folder of `{column}` has the value `{value}`, which is no {}", path.display(), type_word(data_type))]
+    PartitionValue { path: PathBuf, column: String, value: String, data_type: DataType },
+    #[error("{} has a column `{column}` of its own, and `partitions` or `origin` would add one of this name", path.display())]
+    Taken { path: PathBuf, column: String },
     #[error("{}, row {row} or after it: {source}; declare the column in `schema:`", path.display())]
     Conform { path: PathBuf, row: u64, source: ConformError },
     #[error("{}: {source}", path.display())]
@@ -56,6 +66,10 @@ impl ReadError {
             other => other,
         }
     }
+}
+
+fn type_word(data_type: &DataType) -> String {
+    column_type::word(data_type).unwrap_or_else(|| data_type.to_string())
 }
 
 fn ending(extensions: &[&str]) -> String {

@@ -4,6 +4,7 @@
 //! decoded a few batches ahead, on other threads, and their batches and errors come in order all the same. Text is handled in
 //! `text.rs` and `lines.rs`, formats that carry their own types in `columnar.rs`; `input.rs` is where bytes come from.
 
+mod added;
 mod binary;
 mod columnar;
 mod columns;
@@ -11,6 +12,7 @@ mod error;
 mod input;
 mod lines;
 mod parquet_file;
+mod partitions;
 mod paths;
 mod row_groups;
 mod sizes;
@@ -19,6 +21,7 @@ mod tests;
 mod text;
 mod version;
 
+use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -31,6 +34,7 @@ pub use self::input::Canceller;
 pub use self::row_groups::Consumer;
 pub use self::sizes::file_sizes;
 
+use self::added::Added;
 use self::binary::{BinarySource, binary_schema};
 use self::columnar::ColumnarSource;
 use self::input::STDIN;
@@ -43,6 +47,9 @@ use crate::plan::{Cut, Read};
 /// Reads the files of one `read` stage, in order. Used from one thread; [`Canceller`] works from any.
 pub struct Source {
     batches: Batches,
+    added: Option<Added>,
+    /// Batches that were cut again when something was added to their rows.
+    ready: VecDeque<Batch>,
     canceller: Canceller,
     known_size: Option<u64>,
     bytes_read: Arc<AtomicU64>,
@@ -73,7 +80,8 @@ impl Source {
     pub fn open(read: &Read, cut: Cut, as_columns: bool, files: &FileTable) -> Result<Self, ReadError> {
         let unreadable = |source| ReadError::Unreadable { path: PathBuf::from(STDIN), source };
         let canceller = Canceller::new().map_err(unreadable)?;
-        let paths = paths::expand(&read.paths, read.format)?;
+        let paths = paths::expand(read)?;
+        let added = Added::new(read, cut, &paths, files)?;
         let known_size = if read.stdin { None } else { total_size(&paths) };
         let compression = |path: &Path| match read.format {
             // Bytes stay as they are.
@@ -91,6 +99,15 @@ impl Source {
         }
         let bytes_read = Arc::new(AtomicU64::new(0));
         let (table, cancel, count) = (files.clone(), canceller.clone(), Arc::clone(&bytes_read));
+        let as_columns = as_columns || added.is_some();
+        let of_files;
+        let read = match &added {
+            None => read,
+            Some(added) => {
+                of_files = Read { used: added.used_of_files(), ..read.clone() };
+                &of_files
+            }
+        };
         let is_known = known_size.is_some();
         let batches = if read.format == Format::Lines {
             Batches::Lines(Box::new(LineSource::new(cut, as_columns, found, is_known, table, cancel, count)))
@@ -99,9 +116,13 @@ impl Source {
         } else if read.format.is_text() {
             Batches::Text(Box::new(TextSource::new(read, cut, found, is_known, table, cancel, count)))
         } else {
-            Batches::Columnar(Box::new(ColumnarSource::new(read, cut, found, table, cancel, count)))
+            let mut columnar = ColumnarSource::new(read, cut, found, table, cancel, count);
+            if let Some(added) = &added {
+                columnar.know_added(added.fields().to_vec(), added.partitions().cloned());
+            }
+            Batches::Columnar(Box::new(columnar))
         };
-        Ok(Self { batches, canceller, known_size, bytes_read })
+        Ok(Self { batches, added, ready: VecDeque::new(), canceller, known_size, bytes_read })
     }
 
     /// Says who reads the source, if all who do are queries that read nothing else: rows that none of them needs may be left out.
@@ -120,11 +141,21 @@ impl Source {
         if self.canceller.is_cancelled() {
             return Err(ReadError::Cancelled);
         }
-        match &mut self.batches {
+        if let Some(batch) = self.ready.pop_front() {
+            return Ok(Some(batch));
+        }
+        let batch = match &mut self.batches {
             Batches::Text(text) => text.next_batch(),
             Batches::Lines(lines) => lines.next_batch(),
             Batches::Columnar(columnar) => columnar.next_batch(),
             Batches::Binary(binary) => binary.next_batch(),
+        }?;
+        match (&mut self.added, batch) {
+            (Some(added), Some(batch)) => {
+                self.ready = added.add(&batch)?;
+                Ok(self.ready.pop_front())
+            }
+            (_, batch) => Ok(batch),
         }
     }
 
@@ -152,7 +183,8 @@ impl Source {
             Batches::Columnar(columnar) => columnar.schema(),
             Batches::Binary(_) => Some(binary_schema()),
         };
-        schema.filter(|schema| !schema.fields().is_empty())
+        let schema = schema.filter(|schema| !schema.fields().is_empty());
+        schema.map(|schema| self.added.as_ref().map_or_else(|| Arc::clone(&schema), |added| added.schema(&schema)))
     }
 
     /// Bytes of all files together; `None` if one of them is a pipe.

@@ -4,7 +4,9 @@ use std::collections::VecDeque;
 use std::ops::Range;
 use std::sync::Arc;
 
-use arrow::datatypes::{DataType, SchemaRef};
+use arrow::array::{Array as _, ArrayRef, UInt32Array};
+use arrow::compute::take;
+use arrow::datatypes::{DataType, FieldRef, SchemaRef};
 use parquet::arrow::arrow_reader::ArrowReaderMetadata;
 use parquet::arrow::arrow_reader::statistics::StatisticsConverter;
 use parquet::file::metadata::RowGroupMetaData;
@@ -35,19 +37,34 @@ impl Conditions {
         (!prunings.is_empty()).then(|| Self { columns: Arc::clone(columns), prunings })
     }
 
-    /// Whether a consumer may need a row of each row group.
-    fn keep(&self, file: &ArrowReaderMetadata) -> Vec<bool> {
+    /// Whether a consumer may need a row of each row group. `constants` are columns that are the same in all rows of the file.
+    fn keep(&self, file: &ArrowReaderMetadata, constants: &[(FieldRef, ArrayRef)]) -> Vec<bool> {
         let rows = file.metadata().row_groups().iter().map(rows_of).collect::<Vec<_>>();
         let bounds = |field: &Arc<arrow::datatypes::Field>| {
             Some((field.name().clone(), bounds(file, field.name(), field.data_type())?))
         };
-        let parts = Parts { rows: rows.into(), columns: self.columns.fields().iter().filter_map(bounds).collect() };
+        let of_file = self.columns.fields().iter().filter_map(bounds);
+        let of_all_rows =
+            constants.iter().filter_map(|(field, value)| Some((field.name().clone(), constant(value, &rows)?)));
+        let columns = of_file.chain(of_all_rows).collect();
+        let parts = Parts { rows: rows.into(), columns };
         let mut kept = vec![false; file.metadata().num_row_groups()];
         for pruning in &self.prunings {
             kept.iter_mut().zip(pruning.keeps(&parts)).for_each(|(kept, needed)| *kept |= needed);
         }
         kept
     }
+}
+
+/// The bounds of a value that all rows of row groups with so many rows have.
+fn constant(value: &ArrayRef, rows: &[u64]) -> Option<Bounds> {
+    // As below.
+    if value.data_type().is_floating() {
+        return None;
+    }
+    let values = take(value, &UInt32Array::from(vec![0; rows.len()]), None).ok()?;
+    let nulls = if value.is_null(0) { rows.to_vec() } else { vec![0; rows.len()] };
+    Some(Bounds { least: Arc::clone(&values), greatest: values, nulls: nulls.into() })
 }
 
 /// The bounds of a column, where they can be trusted and are of the type for which queries were planned.
@@ -86,9 +103,15 @@ pub(super) struct RowGroups {
 }
 
 impl RowGroups {
-    pub(super) fn select(conditions: Option<&Conditions>, file: &ArrowReaderMetadata) -> Self {
+    /// `constants` are columns that are the same in all rows of the file.
+    pub(super) fn select(
+        conditions: Option<&Conditions>,
+        file: &ArrowReaderMetadata,
+        constants: &[(FieldRef, ArrayRef)],
+    ) -> Self {
         let groups = file.metadata().row_groups();
-        let kept = conditions.map_or_else(|| vec![true; groups.len()], |conditions| conditions.keep(file));
+        let all = || vec![true; groups.len()];
+        let kept = conditions.map_or_else(all, |conditions| conditions.keep(file, constants));
         let mut selected = Self { places: Vec::new(), numbers: RowNumbers::default(), skipped: 0 };
         let mut first = 1;
         for (place, (group, kept)) in groups.iter().zip(kept).enumerate() {
@@ -189,6 +212,8 @@ mod tests {
             schema: Vec::new(),
             dialect: crate::format::Dialect::default(),
             encoding: crate::format::Encoding::Utf8,
+            partitions: None,
+            origin: false,
             used: None,
             filtered_by: Vec::new(),
         }

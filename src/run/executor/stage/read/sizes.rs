@@ -22,7 +22,7 @@ pub fn file_sizes(read: &Read) -> Option<FileSizes> {
     if read.stdin {
         return None;
     }
-    let paths = paths::expand(&read.paths, read.format).ok()?;
+    let paths = paths::expand(read).ok()?;
     let bytes = total_size(&paths)?;
     let first = paths.first()?;
     if read.format == Format::Binary {
@@ -111,6 +111,8 @@ mod tests {
             schema: Vec::new(),
             dialect: crate::format::Dialect::default(),
             encoding: crate::format::Encoding::Utf8,
+            partitions: None,
+            origin: false,
             used: None,
             filtered_by: Vec::new(),
         })

@@ -1,3 +1,4 @@
+mod added;
 mod columns;
 
 use std::fs;
@@ -52,6 +53,8 @@ fn read(format: Format, paths: &[PathBuf]) -> Read {
         schema: Vec::new(),
         dialect: crate::format::Dialect::default(),
         encoding: crate::format::Encoding::Utf8,
+        partitions: None,
+        origin: false,
         used: None,
         filtered_by: Vec::new(),
     }
@@ -344,7 +347,7 @@ fn hidden_files_are_passed_over_and_names_need_not_be_text() {
     }
     fs::write(folder.0.path().join(std::ffi::OsStr::from_bytes(b"f\xff.csv")), "").unwrap();
     let found = |pattern: &str| {
-        let found = paths::expand(&[folder.path(pattern)], Format::Csv).unwrap();
+        let found = paths::expand(&read(Format::Csv, &[folder.path(pattern)])).unwrap();
         found.iter().map(|path| path.strip_prefix(folder.0.path()).unwrap().to_owned()).collect::<Vec<_>>()
     };
     let expected = |names: &[&str]| names.iter().map(PathBuf::from).collect::<Vec<_>>();

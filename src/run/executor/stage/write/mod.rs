@@ -1,12 +1,13 @@
-//! [`Sink`]: the batches of a `write` stage into a staged file, or to standard output.
+//! [`Sink`]: the batches of a `write` stage into a staged file or folder, or to standard output.
 
+mod output;
+mod parts;
 mod spool;
 #[cfg(test)]
 mod tests;
 
 use std::fs::File;
 use std::io::{self, ErrorKind, Write as _};
-use std::num::NonZeroU64;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -14,33 +15,56 @@ use std::sync::Arc;
 use arrow::array::RecordBatch;
 use arrow::datatypes::{Schema, SchemaRef};
 use arrow::util::display::{ArrayFormatter, FormatOptions};
-use rustix::fs::{Advice, fadvise};
 
+use self::output::Output;
+use self::parts::{Limits, Parts};
 use self::spool::Spool;
 use crate::batch::{Columns, ConformError, Rows};
-use crate::format::{EncodeError, EncodeMode, FileEncoder, Format};
-use crate::plan::{Write, WriteTarget};
+use crate::format::{EncodeError, EncodeMode, FileEncoder};
+use crate::plan::{Folder, Write, WriteMode, WriteTarget};
 use crate::run::executor::shared_memory::SharedMemory;
 use crate::run::fail_point::reach;
-use crate::run::publish::{PublishError, Staging};
+use crate::run::publish::{PublishError, Staging, sync_folders};
 
 /// Writes one output. What a file holds depends on the rows alone, not on how they were cut into batches.
 pub struct Sink {
     write: Write,
     columns: Columns,
     state: State,
+    /// Where the files lie until they are published, if it writes a folder.
+    folder: Option<PathBuf>,
     rows: u64,
 }
 
 enum State {
     /// Nothing is written yet: no batch has come, or the format needs types that no value has decided.
     Waiting {
-        output: Output,
+        place: Place,
         spool: Box<Spool>,
     },
-    Writing(Box<FileEncoder<Output>>),
+    Writing(Body),
     /// An error has ended it.
     Failed,
+}
+
+enum Place {
+    File(Output),
+    Folder(PathBuf),
+}
+
+enum Body {
+    File(Box<FileEncoder<Output>>),
+    Folder(Box<Parts>),
+}
+
+impl Body {
+    fn write(&mut self, rows: &Rows) -> Result<(), EncodeError> {
+        match (self, rows) {
+            (Self::File(encoder), Rows::Columns(records)) => encoder.write(records),
+            (Self::File(encoder), Rows::Lines(text)) => encoder.write_lines(text),
+            (Self::Folder(parts), rows) => parts.write(rows.records()?),
+        }
+    }
 }
 
 /// What a finished sink has written.
@@ -76,12 +100,21 @@ pub enum WriteError {
 }
 
 impl Sink {
-    /// Stages the output of a file; nothing is written before the first batch.
+    /// Stages the output; nothing is written before the first batch.
     pub fn create(write: &Write, staging: &mut Staging) -> Result<Self, WriteError> {
         let path = shown(&write.target);
         let file = match &write.target {
-            WriteTarget::File(target) if write.is_new => staging.stage_new(target).map_err(publish_error)?.file,
-            WriteTarget::File(target) => staging.stage(target).map_err(publish_error)?.file,
+            WriteTarget::File(target) => match write.mode {
+                WriteMode::New => staging.stage_new(target).map_err(publish_error)?.file,
+                WriteMode::Overwrite => staging.stage(target).map_err(publish_error)?.file,
+            },
+            WriteTarget::Folder(folder) => {
+                let staged = match write.mode {
+                    WriteMode::New => staging.stage_new_folder(&folder.path),
+                    WriteMode::Overwrite => staging.stage_folder(&folder.path),
+                };
+                return Ok(Self::new(write, Place::Folder(staged.map_err(publish_error)?), staging));
+            }
             WriteTarget::Stdout => {
                 let stdout = io::stdout().as_fd().try_clone_to_owned();
                 File::from(stdout.map_err(|source| WriteError::Unwritable { path: path.clone(), source })?)
@@ -95,10 +128,14 @@ impl Sink {
                 made.map_err(|source| WriteError::Unwritable { path: path.clone(), source })?
             }
         };
-        let output = Output { file, bytes: 0, begun: 0 };
+        Ok(Self::new(write, Place::File(Output::new(file)), staging))
+    }
+
+    fn new(write: &Write, place: Place, staging: &Staging) -> Self {
         let spool = Box::new(Spool::new(staging.folder()));
-        let state = State::Waiting { output, spool };
-        Ok(Self { write: write.clone(), columns: Columns::from_first(), state, rows: 0 })
+        let folder = if let Place::Folder(folder) = &place { Some(folder.clone()) } else { None };
+        let state = State::Waiting { place, spool };
+        Self { write: write.clone(), columns: Columns::from_first(), state, folder, rows: 0 }
     }
 
     /// Writes a batch. Batches come in sequence order; to standard output they are passed on at once.
@@ -117,64 +154,89 @@ impl Sink {
     /// Writes the end of the output and syncs it. `schema_if_no_rows` are the columns of an output to which no batch came.
     pub fn finish(mut self, schema_if_no_rows: Option<SchemaRef>) -> Result<Written, WriteError> {
         let finished = self.end(schema_if_no_rows);
-        let output = finished.map_err(|source| self.failure(source))?;
+        let (bytes, file) = finished.map_err(|source| self.failure(source))?;
+        if let Some(folder) = &self.folder {
+            sync_folders(folder).map_err(publish_error)?;
+        }
         reach("publish.sink_finished");
-        let (bytes, file) = (output.bytes, output.file);
-        let shared = match &self.write.target {
-            WriteTarget::Shared(name) => {
+        let shared = match (&self.write.target, file) {
+            (WriteTarget::Shared(name), Some(file)) => {
                 Some(SharedMemory::new(name, file).map_err(|source| self.failure(source.into()))?)
             }
-            WriteTarget::File(_) | WriteTarget::Stdout | WriteTarget::Nothing => None,
+            _ => None,
         };
         Ok(Written { rows: self.rows, bytes, shared })
     }
 
     fn put(&mut self, rows: &Rows) -> Result<(), EncodeError> {
+        let needs_types = self.needs_settled_types();
         if let State::Waiting { spool, .. } = &mut self.state
-            && self.write.format.needs_settled_types()
+            && needs_types
             && !self.columns.is_settled()
         {
             return spool.push(&rows.records()?);
         }
         let schema = self.columns.settled().expect("a batch has come");
-        let mut encoder = self.start(&schema)?;
-        match rows {
-            Rows::Columns(records) => encoder.write(records)?,
-            Rows::Lines(text) => encoder.write_lines(text)?,
-        }
-        self.state = State::Writing(encoder);
+        let mut body = self.start(&schema)?;
+        body.write(rows)?;
+        self.state = State::Writing(body);
         Ok(())
     }
 
-    fn end(&mut self, schema_if_no_rows: Option<SchemaRef>) -> Result<Output, EncodeError> {
-        let schema = self.columns.settled().or(schema_if_no_rows).unwrap_or_else(|| Arc::new(Schema::empty()));
-        let mut output = self.start(&schema)?.finish()?;
+    /// Text can say that a value is missing without saying of what type. But in a folder, rows are cut where types change.
+    fn needs_settled_types(&self) -> bool {
+        !self.write.format.is_text() || matches!(self.write.target, WriteTarget::Folder(_))
+    }
+
+    /// The bytes that were written, and the file if it is one.
+    fn end(&mut self, schema_if_no_rows: Option<SchemaRef>) -> Result<(u64, Option<File>), EncodeError> {
+        let schema = self.columns.settled().or(schema_if_no_rows);
+        if schema.is_none()
+            && let WriteTarget::Folder(Folder { partition_by, .. }) = &self.write.target
+            && !partition_by.is_empty()
+        {
+            // Without rows there are no files, and of columns that are not known none is missing.
+            return Ok((0, None));
+        }
+        let mut output = match self.start(&schema.unwrap_or_else(|| Arc::new(Schema::empty())))? {
+            Body::Folder(parts) => return Ok((parts.finish()?, None)),
+            Body::File(encoder) => encoder.finish()?,
+        };
         output.flush()?;
         if matches!(self.write.target, WriteTarget::File(_)) {
             output.file.sync_all()?;
         }
-        Ok(output)
+        Ok((output.bytes, Some(output.file)))
     }
 
     /// Takes the encoder out; if there is none yet, starts it and gives it what was held back. It has to be put back, so
     /// that a sink is `Failed` after an error.
-    fn start(&mut self, schema: &SchemaRef) -> Result<Box<FileEncoder<Output>>, EncodeError> {
+    fn start(&mut self, schema: &SchemaRef) -> Result<Body, EncodeError> {
         match std::mem::replace(&mut self.state, State::Failed) {
-            State::Writing(encoder) => Ok(encoder),
-            State::Waiting { output, spool } => {
+            State::Writing(body) => Ok(body),
+            State::Waiting { place, spool } => {
                 let mode = match self.write.target {
-                    WriteTarget::File(_) | WriteTarget::Nothing => EncodeMode::File,
+                    WriteTarget::File(_) | WriteTarget::Folder(_) | WriteTarget::Nothing => EncodeMode::File,
                     WriteTarget::Shared(_) => EncodeMode::Memory,
                     WriteTarget::Stdout => EncodeMode::Stream,
                 };
                 let Write { format, header, compression, .. } = self.write;
-                let mut encoder = Box::new(FileEncoder::new(output, format, header, compression, schema, mode)?);
+                let mut body = match (place, &self.write.target) {
+                    (Place::File(output), _) => {
+                        Body::File(Box::new(FileEncoder::new(output, format, header, compression, schema, mode)?))
+                    }
+                    (Place::Folder(folder), WriteTarget::Folder(Folder { partition_by, .. })) => {
+                        let limits = Limits::of(compression);
+                        Body::Folder(Box::new(Parts::new(folder, &self.write, partition_by, schema, limits)?))
+                    }
+                    (Place::Folder(_), _) => unreachable!("only folders are staged as such"),
+                };
                 let mut columns = self.columns.clone();
                 spool.replay(|held| {
                     let held = columns.conform(held).expect("the columns were settled by these very batches");
-                    encoder.write(&held)
+                    body.write(&held.into())
                 })?;
-                Ok(encoder)
+                Ok(body)
             }
             State::Failed => Err(EncodeError::Io(io::Error::other("the output has failed before"))),
         }
@@ -186,13 +248,6 @@ impl Sink {
             EncodeError::Io(source) => io_error(&path, &self.write.target, source),
             source => WriteError::Encode { path, source },
         }
-    }
-}
-
-impl Format {
-    /// Text can say that a value is missing without saying of what type.
-    fn needs_settled_types(self) -> bool {
-        !self.is_text()
     }
 }
 
@@ -218,6 +273,7 @@ fn publish_error(error: PublishError) -> WriteError {
 fn shown(target: &WriteTarget) -> PathBuf {
     match target {
         WriteTarget::File(path) => path.clone(),
+        WriteTarget::Folder(folder) => folder.path.clone(),
         WriteTarget::Stdout => PathBuf::from("<stdout>"),
         WriteTarget::Shared(name) => PathBuf::from(format!("<shared {name}>")),
         WriteTarget::Nothing => PathBuf::from("<nothing>"),
@@ -234,41 +290,4 @@ fn repeated(records: &RecordBatch) -> String {
     let count = records.num_columns() - 1;
     let key: Vec<String> = (0..count).map(|at| format!("`{}` = {}", schema.field(at).name(), shown(at))).collect();
     format!("{} rows have {}, and `expect` wants it to be unique", shown(count), key.join(" and "))
-}
-
-/// Bytes after which the system is asked to begin to write them to the disk. At the end all are waited for, and only then may they be
-/// published.
-const BEGIN_SYNC: u64 = 32 << 20;
-
-/// A file and how much was written to it.
-struct Output {
-    file: File,
-    bytes: u64,
-    /// How much of it is on its way to the disk.
-    begun: u64,
-}
-
-impl Output {
-    fn begin_sync(&mut self) {
-        let Some(length) = NonZeroU64::new(self.bytes - self.begun).filter(|length| length.get() >= BEGIN_SYNC) else {
-            return;
-        };
-        // Linux begins to write what it is told is not needed, and drops from memory only what was written before. What is no file
-        // cannot take the advice, and needs none.
-        let _ = fadvise(&self.file, self.begun, Some(length), Advice::DontNeed);
-        self.begun = self.bytes;
-    }
-}
-
-impl io::Write for Output {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let count = self.file.write(bytes)?;
-        self.bytes += count as u64;
-        self.begin_sync();
-        Ok(count)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        self.file.flush()
-    }
 }
