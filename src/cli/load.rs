@@ -194,9 +194,14 @@ fn exit_for(problems: &[Diagnostic]) -> Exit {
     if is_usage { Exit::Usage } else { Exit::InvalidPipeline }
 }
 
+/// The cores that affinity and cgroup leave to this process.
+pub fn cores() -> NonZeroU32 {
+    let cores = std::thread::available_parallelism().ok().and_then(|cores| NonZeroU32::try_from(cores).ok());
+    cores.unwrap_or(NonZeroU32::MIN)
+}
+
 /// The number of workers, from the command line or from the cores that affinity and cgroup leave to this process.
 pub fn settings(workers: &WorkerArgs) -> Settings {
-    let cores = std::thread::available_parallelism().ok().and_then(|cores| NonZeroU32::try_from(cores).ok());
-    let cores = cores.unwrap_or(NonZeroU32::MIN);
+    let cores = cores();
     Settings { workers: workers.workers.unwrap_or(cores), cores, file_sizes: read::file_sizes, columns: read::columns }
 }

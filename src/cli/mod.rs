@@ -7,6 +7,7 @@ mod env;
 mod exit_code;
 mod explain;
 mod graph;
+mod hooks;
 mod init;
 mod load;
 mod output;
@@ -70,6 +71,8 @@ fn dispatch(args: Vec<OsString>) -> Exit {
             return if is_answer { Exit::Success } else { Exit::Usage };
         }
     };
+    // Before anything starts the pool with threads of another size: queries are compiled and run on it.
+    run::set_native_threads(load::cores());
     match cli.command {
         Command::Run(args) => run::run(&args),
         Command::Validate(args) => validate::validate(&args),

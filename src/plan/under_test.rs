@@ -107,6 +107,7 @@ pub fn declared_columns(document: &Document, of: &str) -> KnownTypes {
 pub fn put_under_test(document: &mut Document, parts: &UnderTest) -> Result<(), Vec<UnderTestError>> {
     let mut problems = Vec::new();
     document.stages.iter_mut().for_each(cut_off);
+    document.hooks.clear();
     let mut given: BTreeMap<usize, BTreeSet<String>> = BTreeMap::new();
     let mut drafts = Vec::new();
     for rows in &parts.given {

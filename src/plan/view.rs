@@ -7,6 +7,7 @@ use arrow::datatypes::{DataType, FieldRef, Schema};
 use bytesize::ByteSize;
 
 use super::failing::Budget;
+use super::hook::Hook;
 use super::left_out::LeftOut;
 use super::memory::{MemoryBound, SPILL_LIMIT, is_query};
 use super::plan::{EdgeId, Plan};
@@ -14,6 +15,7 @@ use super::recycle::Recycle;
 use super::resource::{Devices, Resource, ResourceKind, Use};
 use super::stage::{CommandLine, CommandMode, Cpus, Port, Python, Read, Stage, StageKind, Start, WriteTarget};
 use crate::format::{Format, column_type};
+use crate::spec::Moment;
 use crate::sql::UsedColumns;
 
 /// Stages of one `foreach` that are named in a list one by one.
@@ -42,6 +44,7 @@ pub fn text(plan: &Plan) -> String {
     line(&mut out, "\nstages, in order:");
     plan.stages.iter().for_each(|stage| stage_text(plan, stage, &mut out));
     left_out_text(plan, &mut out);
+    hooks_text(plan, &mut out);
     edges_text(plan, &mut out);
     memory_text(plan, &mut out);
     out
@@ -68,6 +71,34 @@ fn left_out_text(plan: &Plan, out: &mut String) {
     line(out, "\nleft out:");
     for LeftOut { stage, reason } in &plan.left_out {
         line(out, format!("  {stage}: {}", reason.words()));
+    }
+}
+
+fn hooks_text(plan: &Plan, out: &mut String) {
+    for moment in Moment::ALL {
+        let hooks: Vec<&Stage> = hooks_of(plan, moment).collect();
+        if hooks.is_empty() {
+            continue;
+        }
+        line(out, format!("\n{}, when the run has {}:", moment.key(), when(moment)));
+        for stage in hooks {
+            line(out, format!("  {} {}", stage.name, kind_text(plan, stage)));
+            if let Some(description) = &stage.description {
+                line(out, format!("      {}", description.trim()));
+            }
+            if let Some(timeout) = stage.timeout {
+                let attempts =
+                    format!("attempts: {} (exception), {} (crash)", stage.retry.exception, stage.retry.crash);
+                line(out, format!("      {attempts}; timeout: {}", humantime::format_duration(timeout.attempt)));
+            }
+        }
+    }
+}
+
+fn when(moment: Moment) -> &'static str {
+    match moment {
+        Moment::OnFailure => "failed",
+        Moment::Finally => "ended",
     }
 }
 
@@ -405,7 +436,15 @@ pub fn graph_text(plan: &Plan) -> String {
             line(&mut out, format!("  .. {follower} [after]"));
         }
     }
+    for Hook { moment, plan } in &plan.hooks {
+        let stages = plan.stages.iter();
+        stages.for_each(|stage| line(&mut out, format!("{} ({}) [{}]", stage.name, stage.kind_word(), moment.key())));
+    }
     out
+}
+
+fn hooks_of(plan: &Plan, moment: Moment) -> impl Iterator<Item = &Stage> {
+    plan.hooks.iter().filter(move |hook| hook.moment == moment).flat_map(|hook| &hook.plan.stages)
 }
 
 /// The graph in the language of Graphviz.
@@ -427,6 +466,19 @@ pub fn dot(plan: &Plan) -> String {
             let _ =
                 writeln!(out, "  {} -> {} [style=dashed];", quoted(&plan.stage(*awaited).name), quoted(&stage.name));
         }
+    }
+    for moment in Moment::ALL {
+        let hooks: Vec<&Stage> = hooks_of(plan, moment).collect();
+        if hooks.is_empty() {
+            continue;
+        }
+        let key = moment.key();
+        let _ = writeln!(out, "  subgraph cluster_{key} {{\n    label={};", quoted(key));
+        for stage in hooks {
+            let (id, label) = (format!("{key}.{}", stage.name), format!("{} ({})", stage.name, stage.kind_word()));
+            let _ = writeln!(out, "    {} [label={}];", quoted(&id), quoted(&label));
+        }
+        out.push_str("  }\n");
     }
     out.push_str("}\n");
     out
@@ -454,6 +506,18 @@ pub fn mermaid(plan: &Plan) -> String {
         for awaited in &stage.after {
             let _ = writeln!(out, "  s{} -.-> s{}", awaited.0, stage.id.0);
         }
+    }
+    for moment in Moment::ALL {
+        let hooks: Vec<&Stage> = hooks_of(plan, moment).collect();
+        if hooks.is_empty() {
+            continue;
+        }
+        let key = moment.key();
+        let _ = writeln!(out, "  subgraph {key} [\"{key}\"]");
+        for (at, stage) in hooks.iter().enumerate() {
+            let _ = writeln!(out, "    {key}{at}[[\"{}<br/>{}\"]]", stage.name, stage.kind_word());
+        }
+        out.push_str("  end\n");
     }
     out
 }

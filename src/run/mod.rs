@@ -70,6 +70,16 @@ impl Signals {
         Ok(Self { pipe, last, limit })
     }
 
+    /// The same signals, for something that follows on a run: what has come so far is over, and there is no limit.
+    ///
+    /// # Errors
+    /// If there are no more descriptors.
+    pub fn anew(&self) -> io::Result<Self> {
+        while self.take() > 0 {}
+        self.last.store(0, Ordering::SeqCst);
+        Ok(Self { pipe: self.pipe.try_clone()?, last: Arc::clone(&self.last), limit: None })
+    }
+
     /// How many signals have come since this was asked last.
     fn take(&self) -> usize {
         let mut bytes = [0; 64];

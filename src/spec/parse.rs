@@ -11,11 +11,12 @@ use super::document::{Document, ResourceDraft, Sharing, StageDraft};
 use super::expect;
 use super::foreach::{self, Expansion};
 use super::given::Given;
+use super::hook::{HookDraft, Moment};
 use super::indentation;
 use super::interpolate::{Found, Names};
 use super::model::StageSpec;
 use super::params::{self, Param};
-use super::schema::{DOCUMENT, KINDS, SHARED_KINDS};
+use super::schema::{DOCUMENT, HOOK_KINDS, KINDS, SHARED_KINDS};
 use super::tree::{Entry, Node, Step, Value};
 use super::violation::Reader;
 use super::yaml;
@@ -50,6 +51,11 @@ pub fn parse(source: &Arc<SourceText>, given: &Given) -> Document {
     let shared = read_stages(SHARED, source, &root, &pruned, &holes, &mut problems);
     share(shared, &mut stages, &mut problems);
     expect::add_checks(&mut stages);
+    let hooks = Moment::ALL.into_iter().flat_map(|moment| {
+        let drafts = read_stages(moment.key(), source, &root, &pruned, &holes, &mut problems);
+        drafts.into_iter().map(move |stage| HookDraft { moment, stage })
+    });
+    let hooks = hooks.collect();
     let python = pruned.get("python").map(|node| read_typed(node, &mut problems)).unwrap_or_default();
     let resources = read_resources(&root, &pruned, &mut problems);
     let description = pruned.get("description").and_then(Node::as_str).map(str::to_owned);
@@ -61,6 +67,7 @@ pub fn parse(source: &Arc<SourceText>, given: &Given) -> Document {
         python_span: root.entry("python").map(|entry| entry.key.span),
         resources,
         stages,
+        hooks,
         foreach_spans: expansion.spans,
         defaults_span: root.get(DEFAULTS).map(|node| node.span),
         used_params: found.used,
@@ -80,6 +87,7 @@ fn empty(source: &Arc<SourceText>, given: &Given, problems: Vec<Diagnostic>) -> 
         python_span: None,
         resources: Vec::new(),
         stages: Vec::new(),
+        hooks: Vec::new(),
         foreach_spans: Vec::new(),
         defaults_span: None,
         used_params: BTreeSet::new(),
@@ -272,13 +280,24 @@ fn read_stages(
                 alias: entry.value.alias,
                 node: entry.value.clone(),
                 spec: spec.unwrap_or_default(),
-                kinds: kinds(if section == SHARED { &SHARED_KINDS } else { &KINDS }, &entry.value),
+                kinds: kinds(kinds_of(section), &entry.value),
                 sharing: Sharing::None,
                 checks: None,
                 lost,
             }
         })
         .collect()
+}
+
+/// The kinds that entries of a section may have.
+fn kinds_of(section: &str) -> &'static [&'static str] {
+    if section == SHARED {
+        &SHARED_KINDS
+    } else if Moment::ALL.iter().any(|moment| moment.key() == section) {
+        &HOOK_KINDS
+    } else {
+        &KINDS
+    }
 }
 
 /// The keys of a stage that have holes, or all of them if the stage itself is one.
