@@ -98,8 +98,8 @@ shared = Shared()
 
 
 class Built:
-    """A stage that calls a function once and gives the object that it returns, pickled; or, as a `task`, nothing. `spec` is
-    the text of an `OPEN` frame, `find` imports what it names."""
+    """A stage that calls a function once and gives the object that it returns, pickled; or, as a `task`, nothing.
+    `spec` is the text of an `OPEN` frame, `find` imports what it names."""
 
     conventions = ("object", "task")
     is_class = False
