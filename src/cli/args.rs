@@ -167,6 +167,9 @@ pub struct RunArgs {
     /// Writes what the run came to, as JSON, also if it has failed. `millpond schema --of summary` describes it.
     #[arg(long, value_name = "FILE")]
     pub summary: Option<PathBuf>,
+    /// How mistakes in the file are told, on standard error.
+    #[arg(long, value_enum, default_value_t = DiagnosticFormat::Human)]
+    pub format: DiagnosticFormat,
     /// What is told of what Python code logs, where its stage has no `log_level`.
     #[arg(long, default_value = LogLevel::default().word(), value_parser = log_level())]
     pub log_level: LogLevel,
@@ -307,6 +310,8 @@ pub enum SchemaOf {
     Pipeline,
     /// What `run --summary` writes.
     Summary,
+    /// What `plan --format json` prints.
+    Plan,
     /// Test files.
     Test,
     /// Pipeline files, as a page of Markdown for people.
@@ -331,6 +336,10 @@ pub struct ExplainArgs {
 pub struct PlanArgs {
     /// The pipeline file.
     pub file: PathBuf,
+    /// `human` draws the plan and the mistakes in the file, `json` is both as one document (`millpond schema --of plan`); `sarif` and `github` are
+    /// the mistakes alone.
+    #[arg(long, value_enum, default_value_t = DiagnosticFormat::Human)]
+    pub format: DiagnosticFormat,
     #[command(flatten)]
     pub params: ParamArgs,
     #[command(flatten)]

@@ -57,14 +57,20 @@ impl Extent<'_> {
 /// # Errors
 /// How the program should end if there is no plan.
 pub fn plan(file: &Path, params: &ParamArgs, workers: &WorkerArgs, extent: Extent<'_>) -> Result<Plan, Exit> {
-    plan_of(file, &given(params, Completeness::Full)?, workers, extent)
+    plan_of(file, &given(params, Completeness::Full)?, workers, extent, &mut output::report)
 }
 
-/// The same, for a run that is given this.
+/// The same, for a run that is given this. `tell` is told what is wrong or odd.
 ///
 /// # Errors
 /// How the program should end if there is no plan.
-pub fn plan_of(file: &Path, given: &Given, workers: &WorkerArgs, extent: Extent<'_>) -> Result<Plan, Exit> {
+pub fn plan_of(
+    file: &Path,
+    given: &Given,
+    workers: &WorkerArgs,
+    extent: Extent<'_>,
+    tell: &mut dyn FnMut(&[Diagnostic], &SourceText),
+) -> Result<Plan, Exit> {
     let source = read(file)?;
     let mut document = spec::parse(&source, given);
     secrets::hide(document.secrets.keys());
@@ -80,12 +86,12 @@ pub fn plan_of(file: &Path, given: &Given, workers: &WorkerArgs, extent: Extent<
     }
     match plan::compile(&document, &settings(workers)) {
         Ok(Compiled { plan, warnings }) => {
-            output::report(&warnings, &source);
+            tell(&warnings, &source);
             extent.check(&plan)?;
             Ok(plan)
         }
         Err(problems) => {
-            output::report(&problems, &source);
+            tell(&problems, &source);
             Err(exit_for(&problems))
         }
     }

@@ -6,12 +6,13 @@ use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use super::args::{Progress, RunArgs};
+use super::args::{DiagnosticFormat, Progress, RunArgs};
 use super::exit_code::Exit;
 use super::load::{self, Extent};
 use super::resume::{self, Earlier, Purpose};
 use super::summary_file::{SummaryFile, append, write_own};
 use super::{cores, env, hooks, output};
+use crate::diagnostic::{Diagnostic, SourceText};
 use crate::environment::usable_cores;
 use crate::plan::{Asked, Moment, Plan, StageId, StageKind, Verdict, WriteTarget};
 use crate::report::{self, Reporter, RunSummary, Style};
@@ -59,7 +60,13 @@ fn prepared_run(args: &RunArgs, extent: Extent<'_>) -> Result<Exit, Exit> {
         },
         None => load::given(&args.params, Completeness::Full)?,
     };
-    let mut plan = load::plan_of(&args.file, &given, &args.workers, extent)?;
+    // Standard output is for sinks.
+    let mut tell = |problems: &[Diagnostic], source: &SourceText| match args.format {
+        DiagnosticFormat::Human => output::report(problems, source),
+        format if problems.is_empty() && format != DiagnosticFormat::Sarif => {}
+        format => output::eprint(&output::for_programs(format, problems, source)),
+    };
+    let mut plan = load::plan_of(&args.file, &given, &args.workers, extent, &mut tell)?;
     let has_checkpoint = plan.stages.iter().any(|stage| stage.checkpoint.is_some());
     if let Some(Earlier { purpose: Purpose::Correct, .. }) = &earlier
         && !has_checkpoint

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::args::{Progress, RowsFormat, RunArgs, ShowArgs};
+use super::args::{DiagnosticFormat, Progress, RowsFormat, RunArgs, ShowArgs};
 use super::exit_code::Exit;
 use super::load::Extent;
 use super::{output, run};
@@ -46,6 +46,7 @@ fn run_for(args: &ShowArgs, to: &str, format: FormatSpec) -> Exit {
         until: None,
         timeout: None,
         summary: None,
+        format: DiagnosticFormat::Human,
         log_level: LogLevel::default(),
         chaos: None,
         chaos_rate: 0.0,

@@ -239,7 +239,8 @@ fn on_error_text(stage: &Stage) -> String {
     if limits.is_empty() { word.to_owned() } else { format!("{word} ({})", limits.join(", ")) }
 }
 
-pub(super) fn kind_text(plan: &Plan, stage: &Stage) -> String {
+/// What a stage does, in a line.
+pub fn kind_text(plan: &Plan, stage: &Stage) -> String {
     match &stage.kind {
         StageKind::Read(read) => format!("read {} {}", format_word(read.format), read_text(plan, read)),
         StageKind::Write(write) => {
@@ -278,10 +279,7 @@ fn read_text(plan: &Plan, read: &Read) -> String {
 fn typed_columns(columns: &Schema) -> String {
     let typed = |field: &FieldRef| {
         let data_type = field.data_type();
-        let word = match data_type {
-            DataType::Null => "?".to_owned(),
-            data_type => column_type::word(data_type).unwrap_or_else(|| data_type.to_string()),
-        };
+        let word = if *data_type == DataType::Null { "?".to_owned() } else { type_word(data_type) };
         format!("{} {word}", field.name())
     };
     let mut listed: Vec<String> = columns.fields().iter().take(MOST_COLUMNS).map(typed).collect();
@@ -289,6 +287,11 @@ fn typed_columns(columns: &Schema) -> String {
         listed.push(format!("{} more", columns.fields().len() - MOST_COLUMNS));
     }
     listed.join(", ")
+}
+
+/// The word for the type of a column in pipeline files.
+pub fn type_word(data_type: &DataType) -> String {
+    column_type::word(data_type).unwrap_or_else(|| data_type.to_string())
 }
 
 fn columns_text(used: &UsedColumns) -> String {
@@ -349,7 +352,8 @@ fn names<'a>(ports: impl Iterator<Item = (&'a Stage, &'a str)>) -> Vec<String> {
     texts.collect()
 }
 
-fn running_text(stage: &Stage) -> String {
+/// How a stage is run, in a line.
+pub fn running_text(stage: &Stage) -> String {
     match &stage.kind {
         StageKind::Read(_) => "native, streaming".to_owned(),
         StageKind::Write(_) if stage.is_shared() => "native, streaming; kept until the run has ended".to_owned(),

@@ -6,6 +6,7 @@ mod json;
 mod live;
 mod markdown;
 mod plain;
+mod plan_report;
 mod reporter;
 mod rows;
 mod run_summary;
@@ -13,6 +14,7 @@ mod summary;
 mod words;
 
 pub use markdown::markdown;
+pub use plan_report::{Outlook, PlanReport};
 pub use reporter::{Reporter, Style, harmless};
 pub use rows::rows;
 pub use run_summary::RunSummary;

@@ -25,7 +25,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use arrow::datatypes::SchemaRef;
 
-pub use self::columns::columns;
+pub use self::columns::{columns, unseen};
 pub use self::error::ReadError;
 pub use self::input::Canceller;
 pub use self::row_groups::Consumer;
