@@ -1,6 +1,6 @@
 //! The command line as it is typed.
 
-use std::num::NonZeroU32;
+use std::num::{NonZeroU32, NonZeroU64};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -146,7 +146,7 @@ pub struct WorkerArgs {
     pub memory: Option<bytesize::ByteSize>,
 }
 
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Args)]
 pub struct RunArgs {
     /// The pipeline file.
     pub file: PathBuf,
@@ -161,6 +161,13 @@ pub struct RunArgs {
     /// printed as JSON lines. No other sink is written.
     #[arg(long, value_name = "STAGE")]
     pub until: Option<String>,
+    /// Runs nothing: prints the plan, and checks that sinks could be written and that there is the Python environment.
+    #[arg(long, conflicts_with_all = ["until", "resume", "rejected", "force", "chaos"])]
+    pub dry_run: bool,
+    /// Of a dry run: runs the pipeline on the first N rows of each source, and prints what its sinks would get. Nothing is published, and tasks and
+    /// hooks are not carried out.
+    #[arg(long, value_name = "N", requires = "dry_run")]
+    pub sample: Option<NonZeroU64>,
     /// How long the run may take, such as `90s` or `2h`. Then it is ended as an interrupt would end it, and has failed.
     #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
     pub timeout: Option<Duration>,

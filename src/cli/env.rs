@@ -46,19 +46,34 @@ pub fn python_host(plan: &Plan) -> Result<PythonHost, Exit> {
     Ok(PythonHost { python: environment.python, package, environment: environment.key })
 }
 
+/// Whether the Python environment of a plan is there, in a line; prints why there can be none.
+///
+/// # Errors
+/// How the program should end if there can be none.
+pub fn outlook(plan: &Plan) -> Result<String, Exit> {
+    let found = Host::from_env().and_then(|host| environment::find(&wanted(plan, &host), &host));
+    match found.map_err(|error| complain(&error))? {
+        Some(python) => Ok(format!("environment: {}", python.display())),
+        None => Ok("environment: not there yet; the run would build it first, as `millpond env build` does".to_owned()),
+    }
+}
+
 fn prepare(plan: &Plan) -> Result<(Environment, PathBuf), EnvironmentError> {
     let host = Host::from_env()?;
+    let environment = environment::prepare(&wanted(plan, &host), &host, &mut show)?;
+    let package = environment::unpack(&host)?;
+    Ok((environment, package))
+}
+
+fn wanted(plan: &Plan, host: &Host) -> Wanted {
     let python = &plan.python;
-    let wanted = Wanted {
+    Wanted {
         requirements: python.requirements.clone(),
         requirement_files: python.requirement_files.clone(),
         folder: Some(plan.folder.clone()),
-        interpreter: python.interpreter.as_ref().map(|interpreter| on_path(interpreter, &host)),
+        interpreter: python.interpreter.as_ref().map(|interpreter| on_path(interpreter, host)),
         venv: python.venv.clone(),
-    };
-    let environment = environment::prepare(&wanted, &host, &mut show)?;
-    let package = environment::unpack(&host)?;
-    Ok((environment, package))
+    }
 }
 
 /// A bare name stands for a program on `PATH`.

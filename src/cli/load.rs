@@ -1,5 +1,6 @@
 //! From a file and the command line to a document and a plan.
 
+use std::cell::RefCell;
 use std::cmp::Reverse;
 use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
@@ -12,7 +13,7 @@ use super::exit_code::Exit;
 use super::{cgroup, output, params_file, secrets_file};
 use crate::diagnostic::{Diagnostic, SourceText, SourceTextError};
 use crate::plan::memory::MemoryBound;
-use crate::plan::{self, AskError, Asked, Compiled, Plan, Settings};
+use crate::plan::{self, AskError, Asked, Compiled, Plan, SampledSink, Settings};
 use crate::run::executor::stage::read;
 use crate::secrets;
 use crate::spec::{self, Completeness, Document, Given};
@@ -28,6 +29,12 @@ pub enum Extent<'a> {
     Until(&'a Asked),
     /// Rows of a stage, and what they need.
     Rows(&'a Asked),
+    /// All on the first rows of each source. Sinks write into a folder, and are told.
+    Sample {
+        rows: u64,
+        folder: &'a Path,
+        sinks: &'a RefCell<Vec<SampledSink>>,
+    },
 }
 
 impl Extent<'_> {
@@ -36,6 +43,10 @@ impl Extent<'_> {
             Self::Whole => Ok(()),
             Self::Until(asked) => plan::run_until(document, asked),
             Self::Rows(asked) => plan::show(document, asked),
+            Self::Sample { rows, folder, sinks } => {
+                sinks.replace(plan::sample(document, rows, folder));
+                Ok(())
+            }
         }
     }
 

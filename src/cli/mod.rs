@@ -3,6 +3,7 @@
 mod args;
 mod cgroup;
 mod cores;
+mod dry_run;
 mod env;
 mod exit_code;
 mod explain;

@@ -11,7 +11,7 @@ use super::exit_code::Exit;
 use super::load::{self, Extent};
 use super::resume::{self, Earlier, Purpose};
 use super::summary_file::{SummaryFile, append, write_own};
-use super::{cores, env, hooks, output};
+use super::{cores, dry_run, env, hooks, output};
 use crate::diagnostic::{Diagnostic, SourceText};
 use crate::environment::usable_cores;
 use crate::plan::{Asked, Moment, Plan, StageId, StageKind, Verdict, WriteTarget};
@@ -30,6 +30,9 @@ const NATIVE_STACK: usize = 64 << 20;
 const STEP_SUMMARY: &str = "GITHUB_STEP_SUMMARY";
 
 pub fn run(args: &RunArgs) -> Exit {
+    if args.dry_run {
+        return dry_run::dry_run(args);
+    }
     let asked = args.until.as_ref().map(|stage| Asked {
         of: stage.clone(),
         limit: None,
@@ -46,6 +49,34 @@ pub fn run_of(args: &RunArgs, extent: Extent<'_>) -> Exit {
     }
 }
 
+/// The plan of a run that is not begun.
+///
+/// # Errors
+/// How the program should end if there is none.
+pub fn planned(args: &RunArgs) -> Result<Plan, Exit> {
+    let given = load::given(&args.params, Completeness::Full)?;
+    let mut plan = load::plan_of(&args.file, &given, &args.workers, Extent::Whole, &mut |problems, source| {
+        tell(args, problems, source)
+    })?;
+    load::keep_to_memory(&mut plan, &args.workers)?;
+    cores::check(&plan, &usable_cores())?;
+    Ok(plan)
+}
+
+/// Prints what is wrong or odd about the file. Standard output is for sinks.
+fn tell(args: &RunArgs, problems: &[Diagnostic], source: &SourceText) {
+    match args.format {
+        DiagnosticFormat::Human => output::report(problems, source),
+        format if problems.is_empty() && format != DiagnosticFormat::Sarif => {}
+        format => output::eprint(&output::for_programs(format, problems, source)),
+    }
+}
+
+/// Prints that there is no place for temporary files.
+pub fn exit_on_shortage(error: &std::io::Error) -> Exit {
+    output::failed(&format!("there is no place for temporary files: {error}"))
+}
+
 fn prepared_run(args: &RunArgs, extent: Extent<'_>) -> Result<Exit, Exit> {
     let earlier = resume::asked_for(args)?;
     let given = match earlier.as_ref().map(|earlier| &earlier.record) {
@@ -60,12 +91,7 @@ fn prepared_run(args: &RunArgs, extent: Extent<'_>) -> Result<Exit, Exit> {
         },
         None => load::given(&args.params, Completeness::Full)?,
     };
-    // Standard output is for sinks.
-    let mut tell = |problems: &[Diagnostic], source: &SourceText| match args.format {
-        DiagnosticFormat::Human => output::report(problems, source),
-        format if problems.is_empty() && format != DiagnosticFormat::Sarif => {}
-        format => output::eprint(&output::for_programs(format, problems, source)),
-    };
+    let mut tell = |problems: &[Diagnostic], source: &SourceText| tell(args, problems, source);
     let mut plan = load::plan_of(&args.file, &given, &args.workers, extent, &mut tell)?;
     let has_checkpoint = plan.stages.iter().any(|stage| stage.checkpoint.is_some());
     if let Some(Earlier { purpose: Purpose::Correct, .. }) = &earlier
@@ -87,7 +113,7 @@ fn prepared_run(args: &RunArgs, extent: Extent<'_>) -> Result<Exit, Exit> {
         ));
     }
     match extent {
-        Extent::Whole => {}
+        Extent::Whole | Extent::Sample { .. } => {}
         // Nobody is to be told that a trial has failed; what it has left is tidied up.
         Extent::Until(_) | Extent::Rows(_) => plan.hooks.retain(|hook| hook.moment == Moment::Finally),
     }

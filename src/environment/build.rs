@@ -42,6 +42,12 @@ pub(super) fn build(
     Ok((python_of(&folder), true))
 }
 
+/// The interpreter of the environment `key`, if that is there.
+pub(super) fn complete(key: &str, host: &Host) -> Option<PathBuf> {
+    let folder = host.cache.join("envs").join(key);
+    is_complete(&folder).then(|| python_of(&folder))
+}
+
 pub(super) fn python_of(folder: &Path) -> PathBuf {
     folder.join("bin/python")
 }

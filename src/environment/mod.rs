@@ -17,7 +17,7 @@ mod tool;
 mod variables;
 
 pub use cores::usable_cores;
-pub use environment::{Environment, Progress, Wanted, prepare};
+pub use environment::{Environment, Progress, Wanted, find, prepare};
 pub use error::EnvironmentError;
 pub use host::Host;
 pub use interpreter::Version;

@@ -28,6 +28,7 @@ mod queue;
 mod recycle;
 mod resolve;
 mod resource;
+mod sample;
 mod stage;
 mod supply;
 mod task;
@@ -49,6 +50,7 @@ pub use plan::{Edge, EdgeId, PARTITIONS, Plan, PythonPlan, StageId};
 pub use queue::{Capacity, Cut};
 pub use recycle::Recycle;
 pub use resource::{Devices, Resource, ResourceId, ResourceKind, Use};
+pub use sample::{SampledSink, sample};
 pub use stage::{
     Call, ColumnType, Command, CommandLine, CommandMode, Convention, Cpus, Input, Port, Python, PythonTarget, Read,
     Sql, Stage, StageKind, Start, TableName, WorkerLimits, WorkerTraits, Write, WriteTarget,

@@ -155,7 +155,7 @@ pub fn put_under_test(document: &mut Document, parts: &UnderTest) -> Result<(), 
 }
 
 /// Takes from a stage what reaches beyond its rows.
-fn cut_off(draft: &mut StageDraft) {
+pub(super) fn cut_off(draft: &mut StageDraft) {
     draft.spec.after = None;
     draft.spec.checkpoint = None;
     if let Value::Mapping(entries) = &mut draft.node.value {
