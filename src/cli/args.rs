@@ -168,6 +168,10 @@ pub struct RunArgs {
     /// hooks are not carried out.
     #[arg(long, value_name = "N", requires = "dry_run")]
     pub sample: Option<NonZeroU64>,
+    /// Runs again whenever the pipeline file, its modules, its inputs or other code that it names has changed, whether the run before has succeeded
+    /// or failed. Ctrl-C ends.
+    #[arg(long, conflicts_with_all = ["resume", "rejected"])]
+    pub watch: bool,
     /// How long the run may take, such as `90s` or `2h`. Then it is ended as an interrupt would end it, and has failed.
     #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
     pub timeout: Option<Duration>,

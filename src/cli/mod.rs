@@ -24,6 +24,7 @@ mod show;
 mod summary_file;
 mod test;
 mod validate;
+mod watch;
 
 use std::ffi::OsString;
 use std::process::ExitCode;

@@ -11,7 +11,7 @@ use super::exit_code::Exit;
 use super::load::{self, Extent};
 use super::resume::{self, Earlier, Purpose};
 use super::summary_file::{SummaryFile, append, write_own};
-use super::{cores, dry_run, env, hooks, output};
+use super::{cores, dry_run, env, hooks, output, watch};
 use crate::diagnostic::{Diagnostic, SourceText};
 use crate::environment::usable_cores;
 use crate::plan::{Asked, Moment, Plan, StageId, StageKind, Verdict, WriteTarget};
@@ -30,6 +30,9 @@ const NATIVE_STACK: usize = 64 << 20;
 const STEP_SUMMARY: &str = "GITHUB_STEP_SUMMARY";
 
 pub fn run(args: &RunArgs) -> Exit {
+    if args.watch {
+        return watch::watch(args);
+    }
     if args.dry_run {
         return dry_run::dry_run(args);
     }

@@ -45,6 +45,7 @@ fn run_for(args: &ShowArgs, to: &str, format: FormatSpec) -> Exit {
         progress: Progress::None,
         until: None,
         dry_run: false,
+        watch: false,
         sample: None,
         timeout: None,
         summary: None,

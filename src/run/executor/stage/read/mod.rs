@@ -67,6 +67,11 @@ enum Target {
     Stdin,
 }
 
+/// The files that a source would read now; none if it cannot be told.
+pub fn files(read: &Read) -> Vec<PathBuf> {
+    paths::expand(&read.paths, read.format).unwrap_or_default()
+}
+
 impl Source {
     /// Finds the files. They are opened, and registered in `files`, one by one when it is their turn. `as_columns`: whether lines
     /// are wanted as columns.
