@@ -105,8 +105,33 @@ pub struct RunsPruneArgs {
 pub enum EnvCommand {
     /// Build the environment that a pipeline needs.
     Build(EnvBuildArgs),
+    /// List the environments that were built, the one that was used last first.
+    List(EnvListArgs),
+    /// Remove environments that nobody has used for long. They are built again when a pipeline needs them.
+    Prune(EnvPruneArgs),
+    /// Write the packages that the requirements of a pipeline are resolved to into `NAME.lock.txt` beside it. Runs install these from then on.
+    Lock(EnvBuildArgs),
     /// Print the folder in which Python finds the package `millpond`: for `PYTHONPATH`, where functions are unit-tested.
     Pythonpath,
+}
+
+#[derive(Debug, Args)]
+pub struct EnvListArgs {
+    #[arg(long, value_enum, default_value_t = ListFormat::Text)]
+    pub format: ListFormat,
+}
+
+#[derive(Debug, Args)]
+pub struct EnvPruneArgs {
+    /// Only environments that nobody has used for so long, such as `12h` or `7d`.
+    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration, default_value = "30d")]
+    pub unused_for: Duration,
+    /// All of them, but for those in use.
+    #[arg(long, conflicts_with = "unused_for")]
+    pub all: bool,
+    /// Only say what would be removed.
+    #[arg(long)]
+    pub dry_run: bool,
 }
 
 #[derive(Debug, Args)]

@@ -88,6 +88,9 @@ fn dispatch(args: Vec<OsString>) -> Exit {
         Command::Runs(RunsCommand::List(args)) => runs::list(&args),
         Command::Runs(RunsCommand::Prune(args)) => runs::prune(&args),
         Command::Env(EnvCommand::Build(args)) => env::build(&args),
+        Command::Env(EnvCommand::List(args)) => env::list(&args),
+        Command::Env(EnvCommand::Prune(args)) => env::prune(&args),
+        Command::Env(EnvCommand::Lock(args)) => env::lock(&args),
         Command::Env(EnvCommand::Pythonpath) => env::pythonpath(),
     }
 }

@@ -19,6 +19,7 @@ use super::args::RunArgs;
 use super::exit_code::Exit;
 use super::{load, output};
 use crate::diagnostic::SourceText;
+use crate::environment::LockFile;
 use crate::plan::{self, Plan, StageKind, WriteTarget};
 use crate::report::{counted, some};
 use crate::run::Signals;
@@ -187,6 +188,7 @@ fn compiled(args: &RunArgs, source: &Arc<SourceText>) -> Option<Plan> {
 /// What is read; but not what the run itself makes, or may make before it is read.
 fn add_files_of(plan: &Plan, files: &mut BTreeSet<PathBuf>) {
     files.extend(plan.python.requirement_files.iter().cloned());
+    files.extend(Some(LockFile::of(&plan.file).path).filter(|path| path.exists()));
     if plan.needs_python() {
         plan.python.path.iter().for_each(|folder| add_modules(folder, files));
     }
