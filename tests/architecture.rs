@@ -66,7 +66,7 @@ const ONLY_IN: &[(&str, &[&str], &str)] = &[
     ("clap", &["cli"], "arguments end at the command line"),
     (
         "SystemTime::now",
-        &["cli/run.rs", "cli/runs.rs", "run/publish/run_folder.rs"],
+        &["cli/env.rs", "cli/run.rs", "cli/runs.rs", "run/publish/run_folder.rs"],
         "the clock on the wall may jump: it dates runs, and nothing is timed by it",
     ),
     ("println!", &["cli", "report"], "standard output belongs to the command line and to sinks"),

@@ -1206,7 +1206,7 @@ stages:
 ";
     let expected = "\
 spec::bad_name 3:3 `rows` is the name of a stage and of something shared (rename one of them)
-plan::two_kinds 4:23 the stage `two` has two kinds, `read` and `sql` (make two stages of it)
+plan::two_kinds 4:23 `two`, which is shared, has two kinds, `read` and `sql` (make two stages of it)
 plan::no_kind 5:3 `none`, which is shared, does nothing: it has no kind (add one of `read`, `sql`, `python`)
 plan::no_kind 6:3 `writes`, which is shared, does nothing: it has no kind (add one of `read`, `sql`, `python`)
 spec::unknown_key 6:13 `writes`, which is shared, has no key `write` (choose from `description`, `from`, `read`, `sql`, `python`, `memory`, `timeout`, `env`, `cwd`)

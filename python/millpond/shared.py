@@ -98,10 +98,10 @@ shared = Shared()
 
 
 class Built:
-    """A stage that calls a function once and gives the object that it returns, pickled. `spec` is the text of an `OPEN`
-    frame, `find` imports what it names."""
+    """A stage that calls a function once and gives the object that it returns, pickled; or, as a `task`, nothing.
+    `spec` is the text of an `OPEN` frame, `find` imports what it names."""
 
-    convention = "object"
+    conventions = ("object", "task")
     is_class = False
     at_once = 1
     row: int | None = None
@@ -109,6 +109,7 @@ class Built:
     def __init__(self, spec: Mapping[str, Any], find: Callable[[str, str], Any]) -> None:
         self._spec = spec
         self.name: str = spec["name"]
+        self.convention: str = spec["as"]
         self._called = f"{spec['module']}:{spec['function']}"
         self._make = find(spec["module"], spec["function"])
         if not callable(self._make):
@@ -126,6 +127,10 @@ class Built:
             from . import event_loop
 
             made = event_loop.run(event_loop.complete(made))
+        if self.convention == "task":
+            if inspect.isgenerator(made):
+                raise StageError(f"`{self._called}` is a generator, so that nothing was done: a hook calls a function")
+            made = None
         if inspect.isgenerator(made):
             raise StageError(
                 f"`{self._called}` is a generator: what is shared is what a function returns. "

@@ -135,7 +135,7 @@ class Worker:
         self._channel.send(Frame(Kind.OPENED, stage=frame.stage, text=text))
 
     def _made(self, spec: dict[str, Any]) -> AnyStage:
-        if spec["as"] == Built.convention:
+        if spec["as"] in Built.conventions:
             return Built(spec, find)
         return KeyedStage(spec, self._keeping) if spec["has_state"] else Stage(spec)
 

@@ -1,6 +1,6 @@
 //! The command line as it is typed.
 
-use std::num::NonZeroU32;
+use std::num::{NonZeroU32, NonZeroU64};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -105,8 +105,33 @@ pub struct RunsPruneArgs {
 pub enum EnvCommand {
     /// Build the environment that a pipeline needs.
     Build(EnvBuildArgs),
+    /// List the environments that were built, the one that was used last first.
+    List(EnvListArgs),
+    /// Remove environments that nobody has used for long. They are built again when a pipeline needs them.
+    Prune(EnvPruneArgs),
+    /// Write the packages that the requirements of a pipeline are resolved to into `NAME.lock.txt` beside it. Runs install these from then on.
+    Lock(EnvBuildArgs),
     /// Print the folder in which Python finds the package `millpond`: for `PYTHONPATH`, where functions are unit-tested.
     Pythonpath,
+}
+
+#[derive(Debug, Args)]
+pub struct EnvListArgs {
+    #[arg(long, value_enum, default_value_t = ListFormat::Text)]
+    pub format: ListFormat,
+}
+
+#[derive(Debug, Args)]
+pub struct EnvPruneArgs {
+    /// Only environments that nobody has used for so long, such as `12h` or `7d`.
+    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration, default_value = "30d")]
+    pub unused_for: Duration,
+    /// All of them, but for those in use.
+    #[arg(long, conflicts_with = "unused_for")]
+    pub all: bool,
+    /// Only say what would be removed.
+    #[arg(long)]
+    pub dry_run: bool,
 }
 
 #[derive(Debug, Args)]
@@ -146,7 +171,7 @@ pub struct WorkerArgs {
     pub memory: Option<bytesize::ByteSize>,
 }
 
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Args)]
 pub struct RunArgs {
     /// The pipeline file.
     pub file: PathBuf,
@@ -161,12 +186,26 @@ pub struct RunArgs {
     /// printed as JSON lines. No other sink is written.
     #[arg(long, value_name = "STAGE")]
     pub until: Option<String>,
+    /// Runs nothing: prints the plan, and checks that sinks could be written and that there is the Python environment.
+    #[arg(long, conflicts_with_all = ["until", "resume", "rejected", "force", "chaos"])]
+    pub dry_run: bool,
+    /// Of a dry run: runs the pipeline on the first N rows of each source, and prints what its sinks would get. Nothing is published, and tasks and
+    /// hooks are not carried out.
+    #[arg(long, value_name = "N", requires = "dry_run")]
+    pub sample: Option<NonZeroU64>,
+    /// Runs again whenever the pipeline file, its modules, its inputs or other code that it names has changed, whether the run before has succeeded
+    /// or failed. Ctrl-C ends.
+    #[arg(long, conflicts_with_all = ["resume", "rejected"])]
+    pub watch: bool,
     /// How long the run may take, such as `90s` or `2h`. Then it is ended as an interrupt would end it, and has failed.
     #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
     pub timeout: Option<Duration>,
     /// Writes what the run came to, as JSON, also if it has failed. `millpond schema --of summary` describes it.
     #[arg(long, value_name = "FILE")]
     pub summary: Option<PathBuf>,
+    /// How mistakes in the file are told, on standard error.
+    #[arg(long, value_enum, default_value_t = DiagnosticFormat::Human)]
+    pub format: DiagnosticFormat,
     /// What is told of what Python code logs, where its stage has no `log_level`.
     #[arg(long, default_value = LogLevel::default().word(), value_parser = log_level())]
     pub log_level: LogLevel,
@@ -307,6 +346,8 @@ pub enum SchemaOf {
     Pipeline,
     /// What `run --summary` writes.
     Summary,
+    /// What `plan --format json` prints.
+    Plan,
     /// Test files.
     Test,
     /// Pipeline files, as a page of Markdown for people.
@@ -331,6 +372,10 @@ pub struct ExplainArgs {
 pub struct PlanArgs {
     /// The pipeline file.
     pub file: PathBuf,
+    /// `human` draws the plan and the mistakes in the file, `json` is both as one document (`millpond schema --of plan`); `sarif` and `github` are
+    /// the mistakes alone.
+    #[arg(long, value_enum, default_value_t = DiagnosticFormat::Human)]
+    pub format: DiagnosticFormat,
     #[command(flatten)]
     pub params: ParamArgs,
     #[command(flatten)]

@@ -1,5 +1,6 @@
 //! From a file and the command line to a document and a plan.
 
+use std::cell::RefCell;
 use std::cmp::Reverse;
 use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
@@ -12,7 +13,7 @@ use super::exit_code::Exit;
 use super::{cgroup, output, params_file, secrets_file};
 use crate::diagnostic::{Diagnostic, SourceText, SourceTextError};
 use crate::plan::memory::MemoryBound;
-use crate::plan::{self, AskError, Asked, Compiled, Plan, Settings};
+use crate::plan::{self, AskError, Asked, Compiled, Plan, SampledSink, Settings};
 use crate::run::executor::stage::read;
 use crate::secrets;
 use crate::spec::{self, Completeness, Document, Given};
@@ -28,6 +29,12 @@ pub enum Extent<'a> {
     Until(&'a Asked),
     /// Rows of a stage, and what they need.
     Rows(&'a Asked),
+    /// All on the first rows of each source. Sinks write into a folder, and are told.
+    Sample {
+        rows: u64,
+        folder: &'a Path,
+        sinks: &'a RefCell<Vec<SampledSink>>,
+    },
 }
 
 impl Extent<'_> {
@@ -36,6 +43,10 @@ impl Extent<'_> {
             Self::Whole => Ok(()),
             Self::Until(asked) => plan::run_until(document, asked),
             Self::Rows(asked) => plan::show(document, asked),
+            Self::Sample { rows, folder, sinks } => {
+                sinks.replace(plan::sample(document, rows, folder));
+                Ok(())
+            }
         }
     }
 
@@ -57,14 +68,20 @@ impl Extent<'_> {
 /// # Errors
 /// How the program should end if there is no plan.
 pub fn plan(file: &Path, params: &ParamArgs, workers: &WorkerArgs, extent: Extent<'_>) -> Result<Plan, Exit> {
-    plan_of(file, &given(params, Completeness::Full)?, workers, extent)
+    plan_of(file, &given(params, Completeness::Full)?, workers, extent, &mut output::report)
 }
 
-/// The same, for a run that is given this.
+/// The same, for a run that is given this. `tell` is told what is wrong or odd.
 ///
 /// # Errors
 /// How the program should end if there is no plan.
-pub fn plan_of(file: &Path, given: &Given, workers: &WorkerArgs, extent: Extent<'_>) -> Result<Plan, Exit> {
+pub fn plan_of(
+    file: &Path,
+    given: &Given,
+    workers: &WorkerArgs,
+    extent: Extent<'_>,
+    tell: &mut dyn FnMut(&[Diagnostic], &SourceText),
+) -> Result<Plan, Exit> {
     let source = read(file)?;
     let mut document = spec::parse(&source, given);
     secrets::hide(document.secrets.keys());
@@ -80,12 +97,12 @@ pub fn plan_of(file: &Path, given: &Given, workers: &WorkerArgs, extent: Extent<
     }
     match plan::compile(&document, &settings(workers)) {
         Ok(Compiled { plan, warnings }) => {
-            output::report(&warnings, &source);
+            tell(&warnings, &source);
             extent.check(&plan)?;
             Ok(plan)
         }
         Err(problems) => {
-            output::report(&problems, &source);
+            tell(&problems, &source);
             Err(exit_for(&problems))
         }
     }
@@ -194,9 +211,14 @@ fn exit_for(problems: &[Diagnostic]) -> Exit {
     if is_usage { Exit::Usage } else { Exit::InvalidPipeline }
 }
 
+/// The cores that affinity and cgroup leave to this process.
+pub fn cores() -> NonZeroU32 {
+    let cores = std::thread::available_parallelism().ok().and_then(|cores| NonZeroU32::try_from(cores).ok());
+    cores.unwrap_or(NonZeroU32::MIN)
+}
+
 /// The number of workers, from the command line or from the cores that affinity and cgroup leave to this process.
 pub fn settings(workers: &WorkerArgs) -> Settings {
-    let cores = std::thread::available_parallelism().ok().and_then(|cores| NonZeroU32::try_from(cores).ok());
-    let cores = cores.unwrap_or(NonZeroU32::MIN);
+    let cores = cores();
     Settings { workers: workers.workers.unwrap_or(cores), cores, file_sizes: read::file_sizes, columns: read::columns }
 }

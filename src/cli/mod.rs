@@ -3,10 +3,12 @@
 mod args;
 mod cgroup;
 mod cores;
+mod dry_run;
 mod env;
 mod exit_code;
 mod explain;
 mod graph;
+mod hooks;
 mod init;
 mod load;
 mod output;
@@ -22,6 +24,7 @@ mod show;
 mod summary_file;
 mod test;
 mod validate;
+mod watch;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -70,6 +73,8 @@ fn dispatch(args: Vec<OsString>) -> Exit {
             return if is_answer { Exit::Success } else { Exit::Usage };
         }
     };
+    // Before anything starts the pool with threads of another size: queries are compiled and run on it.
+    run::set_native_threads(load::cores());
     match cli.command {
         Command::Run(args) => run::run(&args),
         Command::Validate(args) => validate::validate(&args),
@@ -83,6 +88,9 @@ fn dispatch(args: Vec<OsString>) -> Exit {
         Command::Runs(RunsCommand::List(args)) => runs::list(&args),
         Command::Runs(RunsCommand::Prune(args)) => runs::prune(&args),
         Command::Env(EnvCommand::Build(args)) => env::build(&args),
+        Command::Env(EnvCommand::List(args)) => env::list(&args),
+        Command::Env(EnvCommand::Prune(args)) => env::prune(&args),
+        Command::Env(EnvCommand::Lock(args)) => env::lock(&args),
         Command::Env(EnvCommand::Pythonpath) => env::pythonpath(),
     }
 }

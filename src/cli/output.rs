@@ -2,9 +2,10 @@
 
 use std::io::{ErrorKind, IsTerminal, Write};
 
+use super::args::DiagnosticFormat;
 use super::exit_code::Exit;
 use crate::diagnostic::render::{self, Style};
-use crate::diagnostic::{Diagnostic, SourceText};
+use crate::diagnostic::{Diagnostic, SourceText, annotation, sarif};
 use crate::secrets::masked;
 use crate::testing::Paint;
 
@@ -52,6 +53,16 @@ fn wants_color() -> bool {
 /// Diagnostics as a part of what is printed to standard output or written to a file.
 pub fn drawn(diagnostics: &[Diagnostic], source: &SourceText) -> String {
     render::human(diagnostics, source, Style { color: false, width: MAX_WIDTH })
+}
+
+/// Diagnostics in one of the formats for programs.
+pub fn for_programs(format: DiagnosticFormat, diagnostics: &[Diagnostic], source: &SourceText) -> String {
+    match format {
+        DiagnosticFormat::Human => drawn(diagnostics, source),
+        DiagnosticFormat::Json => format!("{:#}\n", serde_json::Value::Array(render::json(diagnostics, source))),
+        DiagnosticFormat::Sarif => format!("{:#}\n", sarif(&[Ok((source, diagnostics))])),
+        DiagnosticFormat::Github => diagnostics.iter().map(|problem| annotation(problem, source)).collect(),
+    }
 }
 
 /// Prints diagnostics to standard error.

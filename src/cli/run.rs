@@ -6,14 +6,15 @@ use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use super::args::{Progress, RunArgs};
+use super::args::{DiagnosticFormat, Progress, RunArgs};
 use super::exit_code::Exit;
 use super::load::{self, Extent};
 use super::resume::{self, Earlier, Purpose};
 use super::summary_file::{SummaryFile, append, write_own};
-use super::{cores, env, output};
+use super::{cores, dry_run, env, hooks, output, watch};
+use crate::diagnostic::{Diagnostic, SourceText};
 use crate::environment::usable_cores;
-use crate::plan::{Asked, Plan, StageId, StageKind, Verdict};
+use crate::plan::{Asked, Moment, Plan, StageId, StageKind, Verdict};
 use crate::report::{self, Reporter, RunSummary, Style};
 use crate::run::executor::{ChaosOptions, Surroundings};
 use crate::run::publish::{Ended, RecordedOutcome, RunRecord};
@@ -29,6 +30,12 @@ const NATIVE_STACK: usize = 64 << 20;
 const STEP_SUMMARY: &str = "GITHUB_STEP_SUMMARY";
 
 pub fn run(args: &RunArgs) -> Exit {
+    if args.watch {
+        return watch::watch(args);
+    }
+    if args.dry_run {
+        return dry_run::dry_run(args);
+    }
     let asked = args.until.as_ref().map(|stage| Asked {
         of: stage.clone(),
         limit: None,
@@ -45,6 +52,34 @@ pub fn run_of(args: &RunArgs, extent: Extent<'_>) -> Exit {
     }
 }
 
+/// The plan of a run that is not begun.
+///
+/// # Errors
+/// How the program should end if there is none.
+pub fn planned(args: &RunArgs) -> Result<Plan, Exit> {
+    let given = load::given(&args.params, Completeness::Full)?;
+    let mut plan = load::plan_of(&args.file, &given, &args.workers, Extent::Whole, &mut |problems, source| {
+        tell(args, problems, source)
+    })?;
+    load::keep_to_memory(&mut plan, &args.workers)?;
+    cores::check(&plan, &usable_cores())?;
+    Ok(plan)
+}
+
+/// Prints what is wrong or odd about the file. Standard output is for sinks.
+fn tell(args: &RunArgs, problems: &[Diagnostic], source: &SourceText) {
+    match args.format {
+        DiagnosticFormat::Human => output::report(problems, source),
+        format if problems.is_empty() && format != DiagnosticFormat::Sarif => {}
+        format => output::eprint(&output::for_programs(format, problems, source)),
+    }
+}
+
+/// Prints that there is no place for temporary files.
+pub fn exit_on_shortage(error: &std::io::Error) -> Exit {
+    output::failed(&format!("there is no place for temporary files: {error}"))
+}
+
 fn prepared_run(args: &RunArgs, extent: Extent<'_>) -> Result<Exit, Exit> {
     let earlier = resume::asked_for(args)?;
     let given = match earlier.as_ref().map(|earlier| &earlier.record) {
@@ -59,7 +94,8 @@ fn prepared_run(args: &RunArgs, extent: Extent<'_>) -> Result<Exit, Exit> {
         },
         None => load::given(&args.params, Completeness::Full)?,
     };
-    let mut plan = load::plan_of(&args.file, &given, &args.workers, extent)?;
+    let mut tell = |problems: &[Diagnostic], source: &SourceText| tell(args, problems, source);
+    let mut plan = load::plan_of(&args.file, &given, &args.workers, extent, &mut tell)?;
     let has_checkpoint = plan.stages.iter().any(|stage| stage.checkpoint.is_some());
     if let Some(Earlier { purpose: Purpose::Correct, .. }) = &earlier
         && !has_checkpoint
@@ -79,7 +115,13 @@ fn prepared_run(args: &RunArgs, extent: Extent<'_>) -> Result<Exit, Exit> {
             plan.name
         ));
     }
+    match extent {
+        Extent::Whole | Extent::Sample { .. } => {}
+        // Nobody is to be told that a trial has failed; what it has left is tidied up.
+        Extent::Until(_) | Extent::Rows(_) => plan.hooks.retain(|hook| hook.moment == Moment::Finally),
+    }
     plan.log_level = args.log_level;
+    plan.hooks.iter_mut().for_each(|hook| hook.plan.log_level = args.log_level);
     load::keep_to_memory(&mut plan, &args.workers)?;
     cores::check(&plan, &usable_cores())?;
     let python = if plan.needs_python() { Some(env::python_host(&plan)?) } else { None };
@@ -140,7 +182,6 @@ fn carry_out(args: &RunArgs, plan: Plan, record: &RunRecord, surroundings: Surro
         Ok(file) => file,
         Err(error) => return output::failed(&error),
     };
-    set_native_threads(surroundings.cores);
     let shown = Arc::new(plan.clone());
     let reporter = match Reporter::start(Arc::clone(&shown), style(args.progress)) {
         Ok(reporter) => reporter,
@@ -152,12 +193,22 @@ fn carry_out(args: &RunArgs, plan: Plan, record: &RunRecord, surroundings: Surro
         Err(error) => return complain(&error),
     };
     let began = Instant::now();
+    let hooks_surroundings = surroundings.clone();
     let result = run::run(plan, &mut run, surroundings, signals, &mut tell);
     let mut exit = match &result {
         Ok(outcome) => exit_of(&shown, outcome, signals),
         Err(error) => exit_of_error(error),
     };
-    let noted = run.end(&recorded(exit, result.as_ref().ok(), began.elapsed()));
+    let recorded = recorded(exit, result.as_ref().ok(), began.elapsed());
+    let noted = run.end(&recorded);
+    let mut ended = hooks::EndedRun {
+        folder: run.folder(),
+        ended: recorded.ended,
+        exit,
+        failed_stage: result.as_ref().ok().and_then(|outcome| hooks::failed_stage(&shown, outcome)),
+        message: result.as_ref().err().map(ToString::to_string),
+        summary: None,
+    };
     match result {
         Ok(outcome) => {
             let message = if exit == Exit::Success { None } else { report::failure(&shown, &outcome) };
@@ -166,11 +217,14 @@ fn carry_out(args: &RunArgs, plan: Plan, record: &RunRecord, surroundings: Surro
             } else {
                 report::summary(&shown, &outcome)
             };
+            ended.message.clone_from(&message);
             let summary = RunSummary::new(&shown, &outcome, exit.code(), message.as_deref());
             // Before anything is shown: the records wait for nobody who reads it. What is published is published: if the run's own cannot be
             // written, the exit code stays.
-            if let Err(error) = write_own(&run.folder().join("summary.json"), &summary.text()) {
-                output::complain(&error.to_string());
+            let own = run.folder().join("summary.json");
+            match write_own(&own, &summary.text()) {
+                Ok(()) => ended.summary = Some(own),
+                Err(error) => output::complain(&error.to_string()),
             }
             let asked_for = summary_file.map_or(Ok(()), |file| file.write(&summary.text()));
             reporter.end(summary, message.is_some(), text);
@@ -189,7 +243,8 @@ fn carry_out(args: &RunArgs, plan: Plan, record: &RunRecord, surroundings: Surro
     if let Err(error) = noted {
         output::complain(&format!("`millpond runs` will not know how the run has ended: {error}"));
     }
-    exit
+    let after = hooks::carry_out(&shown.hooks, &ended, record, &hooks_surroundings, signals, args.progress);
+    if exit == Exit::Success { after } else { exit }
 }
 
 /// What later runs are told.
@@ -238,7 +293,7 @@ pub fn set_native_threads(cores: NonZeroU32) {
     let _ = rayon::ThreadPoolBuilder::new().num_threads(cores.get() as usize).stack_size(NATIVE_STACK).build_global();
 }
 
-fn style(progress: Progress) -> Style {
+pub fn style(progress: Progress) -> Style {
     match progress {
         Progress::Auto if std::io::stderr().is_terminal() => Style::Live,
         Progress::Auto | Progress::Plain => Style::Plain,

@@ -3,13 +3,14 @@
 use super::args::{SchemaArgs, SchemaOf};
 use super::exit_code::Exit;
 use super::output;
-use crate::report::RunSummary;
+use crate::report::{PlanReport, RunSummary};
 use crate::spec::{reference, schema as pipeline};
 
 pub fn schema(args: &SchemaArgs) -> Exit {
     output::print(&match args.of {
         SchemaOf::Pipeline => pipeline::text(),
         SchemaOf::Test => pipeline::tests_text(),
+        SchemaOf::Plan => PlanReport::schema(),
         SchemaOf::Summary => RunSummary::schema(),
         SchemaOf::Reference => reference::markdown(),
     })

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::args::{Progress, RowsFormat, RunArgs, ShowArgs};
+use super::args::{DiagnosticFormat, Progress, RowsFormat, RunArgs, ShowArgs};
 use super::exit_code::Exit;
 use super::load::Extent;
 use super::{output, run};
@@ -22,7 +22,7 @@ pub fn show(args: &ShowArgs) -> Exit {
 fn table(args: &ShowArgs) -> Exit {
     let folder = match tempfile::tempdir() {
         Ok(folder) => folder,
-        Err(error) => return output::failed(&format!("there is no place for temporary files: {error}")),
+        Err(error) => return run::exit_on_shortage(&error),
     };
     let rows = folder.path().join("rows.arrow");
     let exit = run_for(args, &rows.to_string_lossy(), FormatSpec::Arrow);
@@ -44,8 +44,12 @@ fn run_for(args: &ShowArgs, to: &str, format: FormatSpec) -> Exit {
         workers: args.workers.clone(),
         progress: Progress::None,
         until: None,
+        dry_run: false,
+        watch: false,
+        sample: None,
         timeout: None,
         summary: None,
+        format: DiagnosticFormat::Human,
         log_level: LogLevel::default(),
         chaos: None,
         chaos_rate: 0.0,

@@ -13,7 +13,10 @@ use super::key::ALWAYS;
 use super::lock::Lock;
 use super::tool;
 
-const MARKER: &str = "complete.json";
+/// In the folder of an environment that is complete.
+pub(super) const MARKER: &str = "complete.json";
+/// Beside it: its date tells when the environment was last asked for.
+pub(super) const USED: &str = "used";
 
 /// Returns the interpreter of the environment `key`, and whether it had to be built.
 pub(super) fn build(
@@ -26,6 +29,7 @@ pub(super) fn build(
     let environments = host.cache.join("envs");
     let folder = environments.join(key);
     if is_complete(&folder) {
+        note_use(&folder);
         return Ok((python_of(&folder), false));
     }
     fs::create_dir_all(&environments).map_err(EnvironmentError::io("create", &environments))?;
@@ -42,16 +46,27 @@ pub(super) fn build(
     Ok((python_of(&folder), true))
 }
 
+/// The interpreter of the environment `key`, if that is there.
+pub(super) fn complete(key: &str, host: &Host) -> Option<PathBuf> {
+    let folder = host.cache.join("envs").join(key);
+    is_complete(&folder).then(|| python_of(&folder))
+}
+
 pub(super) fn python_of(folder: &Path) -> PathBuf {
     folder.join("bin/python")
 }
 
-fn is_complete(folder: &Path) -> bool {
+/// That it cannot be noted, as in a cache that may only be read, is no reason to have no environment.
+fn note_use(folder: &Path) {
+    drop(File::create(folder.join(USED)));
+}
+
+pub(super) fn is_complete(folder: &Path) -> bool {
     // `exists` follows the link: the interpreter that the environment was made from may be gone.
     folder.join(MARKER).exists() && python_of(folder).exists()
 }
 
-fn remove(folder: &Path) -> Result<(), EnvironmentError> {
+pub(super) fn remove(folder: &Path) -> Result<(), EnvironmentError> {
     match fs::remove_dir_all(folder) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
             Err(EnvironmentError::io("remove", folder)(error))

@@ -70,6 +70,19 @@ pub fn prepare(
     Ok(Environment { python, key, created })
 }
 
+/// The interpreter of an environment, if it is there; builds none.
+///
+/// # Errors
+/// If there can be none.
+pub fn find(wanted: &Wanted, host: &Host) -> Result<Option<PathBuf>, EnvironmentError> {
+    if wanted.interpreter.is_some() || wanted.venv.is_some() {
+        return prepare(wanted, host, &mut |_| ()).map(|environment| Some(environment.python));
+    }
+    check_requirements(&wanted.requirements)?;
+    let key = key::built(wanted, &Interpreter::find(host)?)?;
+    Ok(build::complete(&key, host))
+}
+
 fn existing(path: &Path, host: &Host) -> Result<Environment, EnvironmentError> {
     let mut python = Interpreter::at(path, host)?;
     if !python.has_pyarrow {

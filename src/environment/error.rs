@@ -27,6 +27,10 @@ pub enum EnvironmentError {
     Failed { command: String, status: String, output: String },
     #[error("cannot {action} `{path}`: {source}")]
     Io { action: &'static str, path: PathBuf, source: io::Error },
+    #[error("`{}` is stale: the requirements have changed since it was made", .0.display())]
+    StaleLock(PathBuf),
+    #[error("the pipeline uses a Python that is there as it is (`venv` or `interpreter`): there is nothing to lock")]
+    NothingToLock,
     #[error("no folder for caches: neither XDG_CACHE_HOME nor HOME is set to an absolute path")]
     NoCacheFolder,
 }
@@ -47,6 +51,10 @@ impl EnvironmentError {
             Self::Failed { output, .. } if output.contains("ensurepip") => {
                 "install the `venv` module of this Python (on Debian: `apt install python3-venv`), or `uv`".to_owned()
             }
+            Self::StaleLock(_) => {
+                "`millpond env lock` with the pipeline file makes it anew; without the file, the newest packages that fit are installed".to_owned()
+            }
+            Self::NothingToLock => "pin its packages where it is made".to_owned(),
             Self::NoCacheFolder => "set HOME or XDG_CACHE_HOME".to_owned(),
             Self::RequirementFile { .. } | Self::Failed { .. } | Self::Io { .. } => return None,
         };

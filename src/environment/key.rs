@@ -19,13 +19,26 @@ pub(super) const ALWAYS: &[&str] = &["pyarrow"];
 /// Of an environment that is built: from the requirements, the content of their files, and the interpreter.
 pub(super) fn built(wanted: &Wanted, base: &Interpreter) -> Result<String, EnvironmentError> {
     let mut hash = Hash::new(base);
+    add_requirements(&mut hash, wanted)?;
+    Ok(hash.finish())
+}
+
+fn add_requirements(hash: &mut Hash, wanted: &Wanted) -> Result<(), EnvironmentError> {
     for requirement in ALWAYS.iter().copied().chain(wanted.requirements.iter().map(String::as_str)) {
         hash.add(b"requirement", requirement.as_bytes());
     }
     let mut seen = BTreeSet::new();
     for file in &wanted.requirement_files {
-        add_file(&mut hash, file, &mut seen)?;
+        add_file(hash, file, &mut seen)?;
     }
+    Ok(())
+}
+
+/// A digest of requirements alone, whatever Python they are for.
+pub(super) fn requirements(wanted: &Wanted) -> Result<String, EnvironmentError> {
+    let mut hash = Hash(Sha256::new());
+    hash.add(b"format", FORMAT.as_bytes());
+    add_requirements(&mut hash, wanted)?;
     Ok(hash.finish())
 }
 

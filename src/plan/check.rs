@@ -7,21 +7,30 @@ use super::link::{self, After, CommandShape, Link, ports};
 use super::stage::{Command, CommandLine, Convention, Folder, Port, StageKind, Write, WriteTarget};
 use crate::diagnostic::{Code, Diagnostic, Span, did_you_mean};
 use crate::spec::expect::EXPECT;
-use crate::spec::model::{CommandModeSpec, OnErrorWordSpec};
-use crate::spec::schema::{KINDS, SHARED_KINDS};
+use crate::spec::model::{CommandModeSpec, CommandSpec, OnErrorWordSpec};
+use crate::spec::schema::{HOOK_KINDS, KINDS, SHARED_KINDS};
 use crate::spec::sub_pipeline::{INPUT, PIPELINE};
 use crate::spec::tree::{Node, Value};
-use crate::spec::{Document, Sharing, StageDraft, means};
+use crate::spec::{Document, HookDraft, Sharing, StageDraft, means};
 
 /// A stage has exactly one kind.
 pub fn kinds(draft: &StageDraft) -> Option<Diagnostic> {
+    let (what, all): (_, &[&str]) = match draft.sharing {
+        Sharing::None => (format!("the stage `{}`", draft.name), &KINDS),
+        _ => (format!("`{}`, which is shared,", draft.name), &SHARED_KINDS),
+    };
+    one_kind(draft, &what, all, "make two stages of it")
+}
+
+/// So has a hook.
+pub fn hook_kinds(hook: &HookDraft) -> Option<Diagnostic> {
+    one_kind(&hook.stage, &format!("the hook `{}`", hook.stage.name), &HOOK_KINDS, "make two hooks of it")
+}
+
+fn one_kind(draft: &StageDraft, what: &str, kinds: &[&str], help: &str) -> Option<Diagnostic> {
     match draft.kinds.as_slice() {
         [_] => None,
         [] => {
-            let (what, kinds): (_, &[&str]) = match draft.sharing {
-                Sharing::None => (format!("the stage `{}`", draft.name), &KINDS),
-                _ => (format!("`{}`, which is shared,", draft.name), &SHARED_KINDS),
-            };
             let is_misspelt = kinds.iter().any(|kind| misspells(draft, kind));
             let is_mapping = matches!(draft.node.value, Value::Mapping(_));
             let message = format!("{what} does nothing: it has no kind");
@@ -33,9 +42,9 @@ pub fn kinds(draft: &StageDraft) -> Option<Diagnostic> {
         }
         [(first, first_span), others @ ..] => {
             let (second, span) = others.first()?;
-            let message = format!("the stage `{}` has two kinds, `{first}` and `{second}`", draft.name);
+            let message = format!("{what} has two kinds, `{first}` and `{second}`");
             let mut problem = Diagnostic::new(Code::PlanTwoKinds, *span, message).label("a second kind");
-            problem = problem.related(*first_span, "the first kind").help("make two stages of it".to_owned());
+            problem = problem.related(*first_span, "the first kind").help(help.to_owned());
             Some(problem.through(draft.alias))
         }
     }
@@ -191,7 +200,8 @@ pub fn concurrency(draft: &StageDraft, kind: Option<&StageKind>) -> Option<Diagn
             | Convention::Pandas
             | Convention::Polars
             | Convention::Numpy
-            | Convention::Object => (
+            | Convention::Object
+            | Convention::Task => (
                 "its function is given whole batches, and not rows",
                 "write `as: row`; or remove it, as an `async def` function of batches can gather what it waits for",
             ),
@@ -271,11 +281,14 @@ pub fn unused_params(document: &Document, kinds: &[Option<&StageKind>]) -> Vec<D
         .zip(kinds)
         .filter(|(draft, _)| !matches!(draft.kind(), Some(PIPELINE | INPUT)))
         .any(|(draft, kind)| kind.is_none() || (draft.kind() == Some("python") && draft.scope.is_none()));
-    if unclear {
+    if unclear || document.hooks.iter().any(|hook| hook.stage.kind() != Some("command")) {
         return Vec::new();
     }
-    let is_used =
-        |name: &str| document.used_params.contains(name) || kinds.iter().flatten().any(|kind| uses_param(kind, name));
+    let is_used = |name: &str| {
+        document.used_params.contains(name)
+            || kinds.iter().flatten().any(|kind| uses_param(kind, name))
+            || document.hooks.iter().any(|hook| hook_uses_param(hook, name))
+    };
     // What is wrong with its declaration comes first.
     let is_wrong = |span| document.problems.iter().any(|problem| problem.span() == Some(span));
     let unused = document.params.iter().filter(|param| !is_used(&param.name) && !is_wrong(param.span));
@@ -283,6 +296,13 @@ pub fn unused_params(document: &Document, kinds: &[Option<&StageKind>]) -> Vec<D
         Diagnostic::new(Code::ParamUnused, span, format!("the param `{name}` is not used")).label("never used")
     };
     unused.map(|param| warning(&param.name, param.span)).collect()
+}
+
+fn hook_uses_param(hook: &HookDraft, name: &str) -> bool {
+    match &hook.stage.spec.command {
+        Some(CommandSpec::Options(options)) => options.shell.as_ref().is_some_and(|script| script.contains(name)),
+        _ => false,
+    }
 }
 
 fn uses_param(kind: &StageKind, name: &str) -> bool {

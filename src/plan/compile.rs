@@ -12,6 +12,7 @@ use super::columns::{self, KnownColumns};
 use super::deadlock;
 use super::failing::{Budget, OnError, Retry, Timeout};
 use super::graph::StageGraph;
+use super::hook;
 use super::left_out::{Connections, LeftOut, Reason, left_out};
 use super::link::{self, After, Link};
 use super::log_level::LogLevel;
@@ -84,8 +85,25 @@ pub fn validate(document: &Document) -> Vec<Diagnostic> {
     let one = Settings { workers: NonZeroU32::MIN, cores: NonZeroU32::MIN, file_sizes: |_| None, columns: |_, _| None };
     let mut problems = document.problems.clone();
     analyse(document, &one, &mut problems);
+    hook::validate(document, &one, &mut problems);
     document.fold(&mut problems);
     sort_and_merge(problems)
+}
+
+/// What is wrong or odd about the stages of a document.
+pub(super) fn problems_of(document: &Document, settings: &Settings) -> Vec<Diagnostic> {
+    let mut problems = Vec::new();
+    analyse(document, settings, &mut problems);
+    problems
+}
+
+/// The plan of the stages of a document in which nothing is wrong.
+///
+/// # Errors
+/// What a failed pass forgot to say.
+pub(super) fn compile_alone(document: &Document, settings: &Settings) -> Result<Plan, Diagnostic> {
+    let analysis = analyse(document, settings, &mut Vec::new());
+    build(document, settings, analysis)
 }
 
 /// The columns of ports, by stage and port, as far as they are known before a run. A type that is not known is `Null`.
@@ -108,13 +126,15 @@ pub fn compile(document: &Document, settings: &Settings) -> Result<Compiled, Vec
     let mut problems = document.problems.clone();
     problems.extend(document.stages.iter().filter_map(check::given));
     let analysis = analyse(document, settings, &mut problems);
+    hook::validate(document, settings, &mut problems);
     document.fold(&mut problems);
     let problems = sort_and_merge(problems);
     if problems.iter().any(Diagnostic::is_error) {
         return Err(problems);
     }
-    let plan = build(document, settings, analysis).map_err(|problem| vec![problem])?;
-    Ok(Compiled { plan, warnings: problems })
+    let plan = build(document, settings, analysis);
+    let plan = plan.and_then(|plan| Ok(Plan { hooks: hook::hooks(document, settings)?, ..plan }));
+    Ok(Compiled { plan: plan.map_err(|problem| vec![problem])?, warnings: problems })
 }
 
 fn analyse(document: &Document, settings: &Settings, problems: &mut Vec<Diagnostic>) -> Analysis {
@@ -304,6 +324,7 @@ fn build(document: &Document, settings: &Settings, analysis: Analysis) -> Result
             .filter_map(|(reason, draft)| Some(LeftOut { stage: draft.name.clone(), reason: reason.clone()? }))
             .filter(|left_out| left_out.reason != Reason::Dissolved)
             .collect(),
+        hooks: Vec::new(),
         params: params(document),
         python: python(document),
         resources: analysis.resources.into_iter().flatten().collect(),

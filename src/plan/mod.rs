@@ -14,6 +14,7 @@ mod failing;
 mod file;
 mod fit;
 mod graph;
+mod hook;
 mod left_out;
 mod link;
 mod log_level;
@@ -27,6 +28,7 @@ mod queue;
 mod recycle;
 mod resolve;
 mod resource;
+mod sample;
 mod stage;
 mod supply;
 mod task;
@@ -34,18 +36,21 @@ mod template;
 mod under_test;
 pub mod view;
 
+pub use crate::spec::Moment;
 pub use asking::{AskError, Asked, run_until, show};
 pub use checkpoint::{Checkpoint, Provider, STORE_REQUESTS, SharePlace, StoreUrl};
 pub use compile::{Compiled, Settings, compile, known_columns, validate};
 pub use expect::{Condition, Expect};
 pub use failing::{Backoff, Budget, OnError, Retry, Timeout, Verdict};
 pub use fit::fit;
+pub use hook::Hook;
 pub use left_out::{LeftOut, Reason};
 pub use log_level::LogLevel;
 pub use plan::{Edge, EdgeId, PARTITIONS, Plan, PythonPlan, StageId};
 pub use queue::{Capacity, Cut};
 pub use recycle::Recycle;
 pub use resource::{Devices, Resource, ResourceId, ResourceKind, Use};
+pub use sample::{SampledSink, sample};
 pub use stage::{
     Call, ColumnType, Command, CommandLine, CommandMode, Convention, Cpus, Folder, Input, Partitions, Port, Python,
     PythonTarget, Read, Sql, Stage, StageKind, Start, TableName, WorkerLimits, WorkerTraits, Write, WriteMode,

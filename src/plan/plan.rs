@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 
+use super::hook::Hook;
 use super::left_out::LeftOut;
 use super::log_level::LogLevel;
 use super::queue::{Capacity, Cut};
@@ -82,6 +83,8 @@ pub struct Plan {
     pub edges: Vec<Edge>,
     /// Stages of the file that are not in `stages`.
     pub left_out: Vec<LeftOut>,
+    /// What is done when the run has ended, in this order.
+    pub hooks: Vec<Hook>,
     /// Values of the params of this run, typed: string, integer, float or boolean.
     pub params: BTreeMap<String, serde_json::Value>,
     pub python: PythonPlan,
@@ -141,8 +144,9 @@ impl Plan {
         stage.params.as_deref().unwrap_or(&self.params)
     }
 
-    /// Returns whether any stage runs Python code.
+    /// Returns whether any stage or hook runs Python code.
     pub fn needs_python(&self) -> bool {
-        self.stages.iter().any(|stage| matches!(stage.kind, StageKind::Python(_)))
+        let is_python = |stage: &Stage| matches!(stage.kind, StageKind::Python(_));
+        self.stages.iter().any(is_python) || self.hooks.iter().any(|hook| hook.plan.needs_python())
     }
 }

@@ -40,6 +40,9 @@ impl Resolver<'_> {
     pub fn kind(&mut self, links: &[&Link]) -> Option<StageKind> {
         let kind = self.draft.kind()?;
         if self.draft.is_lost(kind) {
+            // Types are wrong whatever else is.
+            let schema = self.draft.spec.expect.as_ref().filter(|_| kind == EXPECT).and_then(|it| it.schema.as_ref());
+            self.columns(&[EXPECT, "schema"], schema);
             return None;
         }
         if let Sharing::Sink(shared) = &self.draft.sharing {

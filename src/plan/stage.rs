@@ -424,6 +424,8 @@ pub enum Convention {
     Stream,
     /// Of a source that is called once: any object, kept as it is pickled. What a row is has no meaning then.
     Object,
+    /// Of a hook, which is called once: what it gives is dropped.
+    Task,
 }
 
 /// Whether `call` names a function or a class: by its spelling, as nothing is imported before the run (`CamelCase` or a

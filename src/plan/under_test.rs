@@ -108,6 +108,7 @@ pub fn declared_columns(document: &Document, of: &str) -> KnownTypes {
 pub fn put_under_test(document: &mut Document, parts: &UnderTest) -> Result<(), Vec<UnderTestError>> {
     let mut problems = Vec::new();
     document.stages.iter_mut().for_each(cut_off);
+    document.hooks.clear();
     let mut given: BTreeMap<usize, BTreeSet<String>> = BTreeMap::new();
     let mut drafts = Vec::new();
     for rows in &parts.given {
@@ -166,7 +167,7 @@ pub fn put_under_test(document: &mut Document, parts: &UnderTest) -> Result<(), 
 }
 
 /// Takes from a stage what reaches beyond its rows.
-fn cut_off(draft: &mut StageDraft) {
+pub(super) fn cut_off(draft: &mut StageDraft) {
     draft.spec.after = None;
     draft.spec.checkpoint = None;
     if let Value::Mapping(entries) = &mut draft.node.value {

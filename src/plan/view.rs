@@ -7,6 +7,7 @@ use arrow::datatypes::{DataType, FieldRef, Schema};
 use bytesize::ByteSize;
 
 use super::failing::Budget;
+use super::hook::Hook;
 use super::left_out::LeftOut;
 use super::memory::{MemoryBound, SPILL_LIMIT, is_query};
 use super::plan::{EdgeId, Plan};
@@ -14,6 +15,7 @@ use super::recycle::Recycle;
 use super::resource::{Devices, Resource, ResourceKind, Use};
 use super::stage::{CommandLine, CommandMode, Cpus, Folder, Port, Python, Read, Stage, StageKind, Start, WriteTarget};
 use crate::format::{Format, column_type};
+use crate::spec::Moment;
 use crate::sql::UsedColumns;
 
 /// Stages of one `foreach` that are named in a list one by one.
@@ -42,6 +44,7 @@ pub fn text(plan: &Plan) -> String {
     line(&mut out, "\nstages, in order:");
     plan.stages.iter().for_each(|stage| stage_text(plan, stage, &mut out));
     left_out_text(plan, &mut out);
+    hooks_text(plan, &mut out);
     edges_text(plan, &mut out);
     memory_text(plan, &mut out);
     out
@@ -68,6 +71,34 @@ fn left_out_text(plan: &Plan, out: &mut String) {
     line(out, "\nleft out:");
     for LeftOut { stage, reason } in &plan.left_out {
         line(out, format!("  {stage}: {}", reason.words()));
+    }
+}
+
+fn hooks_text(plan: &Plan, out: &mut String) {
+    for moment in Moment::ALL {
+        let hooks: Vec<&Stage> = hooks_of(plan, moment).collect();
+        if hooks.is_empty() {
+            continue;
+        }
+        line(out, format!("\n{}, when the run has {}:", moment.key(), when(moment)));
+        for stage in hooks {
+            line(out, format!("  {} {}", stage.name, kind_text(plan, stage)));
+            if let Some(description) = &stage.description {
+                line(out, format!("      {}", description.trim()));
+            }
+            if let Some(timeout) = stage.timeout {
+                let attempts =
+                    format!("attempts: {} (exception), {} (crash)", stage.retry.exception, stage.retry.crash);
+                line(out, format!("      {attempts}; timeout: {}", humantime::format_duration(timeout.attempt)));
+            }
+        }
+    }
+}
+
+fn when(moment: Moment) -> &'static str {
+    match moment {
+        Moment::OnFailure => "failed",
+        Moment::Finally => "ended",
     }
 }
 
@@ -208,7 +239,8 @@ fn on_error_text(stage: &Stage) -> String {
     if limits.is_empty() { word.to_owned() } else { format!("{word} ({})", limits.join(", ")) }
 }
 
-pub(super) fn kind_text(plan: &Plan, stage: &Stage) -> String {
+/// What a stage does, in a line.
+pub fn kind_text(plan: &Plan, stage: &Stage) -> String {
     match &stage.kind {
         StageKind::Read(read) => format!("read {} {}", format_word(read.format), read_text(plan, read)),
         StageKind::Write(write) => {
@@ -255,10 +287,7 @@ fn read_text(plan: &Plan, read: &Read) -> String {
 fn typed_columns(columns: &Schema) -> String {
     let typed = |field: &FieldRef| {
         let data_type = field.data_type();
-        let word = match data_type {
-            DataType::Null => "?".to_owned(),
-            data_type => column_type::word(data_type).unwrap_or_else(|| data_type.to_string()),
-        };
+        let word = if *data_type == DataType::Null { "?".to_owned() } else { type_word(data_type) };
         format!("{} {word}", field.name())
     };
     let mut listed: Vec<String> = columns.fields().iter().take(MOST_COLUMNS).map(typed).collect();
@@ -266,6 +295,11 @@ fn typed_columns(columns: &Schema) -> String {
         listed.push(format!("{} more", columns.fields().len() - MOST_COLUMNS));
     }
     listed.join(", ")
+}
+
+/// The word for the type of a column in pipeline files.
+pub fn type_word(data_type: &DataType) -> String {
+    column_type::word(data_type).unwrap_or_else(|| data_type.to_string())
 }
 
 fn columns_text(used: &UsedColumns) -> String {
@@ -326,7 +360,8 @@ fn names<'a>(ports: impl Iterator<Item = (&'a Stage, &'a str)>) -> Vec<String> {
     texts.collect()
 }
 
-fn running_text(stage: &Stage) -> String {
+/// How a stage is run, in a line.
+pub fn running_text(stage: &Stage) -> String {
     match &stage.kind {
         StageKind::Read(_) => "native, streaming".to_owned(),
         StageKind::Write(_) if stage.is_shared() => "native, streaming; kept until the run has ended".to_owned(),
@@ -413,7 +448,15 @@ pub fn graph_text(plan: &Plan) -> String {
             line(&mut out, format!("  .. {follower} [after]"));
         }
     }
+    for Hook { moment, plan } in &plan.hooks {
+        let stages = plan.stages.iter();
+        stages.for_each(|stage| line(&mut out, format!("{} ({}) [{}]", stage.name, stage.kind_word(), moment.key())));
+    }
     out
+}
+
+fn hooks_of(plan: &Plan, moment: Moment) -> impl Iterator<Item = &Stage> {
+    plan.hooks.iter().filter(move |hook| hook.moment == moment).flat_map(|hook| &hook.plan.stages)
 }
 
 /// The graph in the language of Graphviz.
@@ -435,6 +478,19 @@ pub fn dot(plan: &Plan) -> String {
             let _ =
                 writeln!(out, "  {} -> {} [style=dashed];", quoted(&plan.stage(*awaited).name), quoted(&stage.name));
         }
+    }
+    for moment in Moment::ALL {
+        let hooks: Vec<&Stage> = hooks_of(plan, moment).collect();
+        if hooks.is_empty() {
+            continue;
+        }
+        let key = moment.key();
+        let _ = writeln!(out, "  subgraph cluster_{key} {{\n    label={};", quoted(key));
+        for stage in hooks {
+            let (id, label) = (format!("{key}.{}", stage.name), format!("{} ({})", stage.name, stage.kind_word()));
+            let _ = writeln!(out, "    {} [label={}];", quoted(&id), quoted(&label));
+        }
+        out.push_str("  }\n");
     }
     out.push_str("}\n");
     out
@@ -462,6 +518,18 @@ pub fn mermaid(plan: &Plan) -> String {
         for awaited in &stage.after {
             let _ = writeln!(out, "  s{} -.-> s{}", awaited.0, stage.id.0);
         }
+    }
+    for moment in Moment::ALL {
+        let hooks: Vec<&Stage> = hooks_of(plan, moment).collect();
+        if hooks.is_empty() {
+            continue;
+        }
+        let key = moment.key();
+        let _ = writeln!(out, "  subgraph {key} [\"{key}\"]");
+        for (at, stage) in hooks.iter().enumerate() {
+            let _ = writeln!(out, "    {key}{at}[[\"{}<br/>{}\"]]", stage.name, stage.kind_word());
+        }
+        out.push_str("  end\n");
     }
     out
 }

@@ -6,6 +6,7 @@ mod json;
 mod live;
 mod markdown;
 mod plain;
+mod plan_report;
 mod reporter;
 mod rows;
 mod run_summary;
@@ -13,8 +14,9 @@ mod summary;
 mod words;
 
 pub use markdown::markdown;
+pub use plan_report::{Outlook, PlanReport};
 pub use reporter::{Reporter, Style, harmless};
-pub use rows::rows;
+pub use rows::{first_rows, rows};
 pub use run_summary::RunSummary;
 pub use summary::{failure, summary};
 pub use words::{count, counted, duration, some, table};

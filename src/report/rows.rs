@@ -19,16 +19,30 @@ const WIDEST: usize = 60;
 /// # Errors
 /// If the file cannot be read.
 pub fn rows(path: &Path) -> Result<String, ArrowError> {
+    first_rows(path, usize::MAX)
+}
+
+/// The same, but that no more than `most` rows are shown.
+///
+/// # Errors
+/// If the file cannot be read.
+pub fn first_rows(path: &Path, most: usize) -> Result<String, ArrowError> {
     let reader = FileReader::try_new(File::open(path)?, None)?;
     let schema = reader.schema();
     let head =
         |text: &dyn Fn(&arrow::datatypes::Field) -> String| schema.fields().iter().map(|field| text(field)).collect();
     let mut lines: Vec<Vec<String>> =
-        vec![head(&|field| shown(field.name())), head(&|field| field.data_type().to_string())];
+        vec![head(&|field| fitting(field.name())), head(&|field| field.data_type().to_string())];
+    let (mut all, mut shown) = (0, 0);
     for batch in reader {
-        add(&batch?, &mut lines)?;
+        let batch = batch?;
+        let first = batch.slice(0, batch.num_rows().min(most - shown));
+        all += batch.num_rows();
+        shown += first.num_rows();
+        add(&first, &mut lines)?;
     }
-    let number = counted((lines.len() - 2) as u64, "row");
+    let number = counted(all as u64, "row");
+    let number = if shown < all { format!("{number}, of which {shown} are shown") } else { number };
     let rule = widths(&lines).into_iter().map(|width| "-".repeat(width)).collect();
     lines.insert(2, rule);
     Ok(format!("{}{number}\n", table(&lines, |_| false)))
@@ -39,14 +53,14 @@ fn add(batch: &RecordBatch, lines: &mut Vec<Vec<String>>) -> Result<(), ArrowErr
     let columns = batch.columns().iter().map(|column| ArrayFormatter::try_new(column, &options));
     let columns = columns.collect::<Result<Vec<_>, _>>()?;
     for row in 0..batch.num_rows() {
-        let cells = columns.iter().map(|column| column.value(row).try_to_string().map(|text| shown(&text)));
+        let cells = columns.iter().map(|column| column.value(row).try_to_string().map(|text| fitting(&text)));
         lines.push(cells.collect::<Result<_, _>>()?);
     }
     Ok(())
 }
 
 /// A value in one line of a terminal.
-fn shown(text: &str) -> String {
+fn fitting(text: &str) -> String {
     let text = text.replace('\n', "\\n").replace('\t', "\\t");
     let text = harmless(&text);
     match text.char_indices().nth(WIDEST) {
@@ -61,7 +75,7 @@ mod tests {
 
     #[test]
     fn a_value_stays_in_its_line() {
-        assert_eq!(shown("a\nb\t\u{1b}[31m"), "a\\nb\\t\\u{1b}[31m");
-        assert_eq!(shown(&"ü".repeat(61)), format!("{}…", "ü".repeat(60)));
+        assert_eq!(fitting("a\nb\t\u{1b}[31m"), "a\\nb\\t\\u{1b}[31m");
+        assert_eq!(fitting(&"ü".repeat(61)), format!("{}…", "ü".repeat(60)));
     }
 }

@@ -17,6 +17,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
+
 pub use event::{LogRecord, RunEvent, Speaker, Stream};
 pub use outcome::{AccountDifference, EdgeAccount, Ending, LeftOut, Outcome, StageAccount, StageFailure, StateSummary};
 // What events and outcomes consist of: reporters need no more of the scheduler.
@@ -68,6 +71,30 @@ impl Signals {
         // A file larger than the system allows is an error of the write, not the end of the process.
         signal_hook::flag::register(SIGXFSZ, Arc::default())?;
         Ok(Self { pipe, last, limit })
+    }
+
+    /// The same signals, for something that follows on a run: what has come so far is over, and there is no limit.
+    ///
+    /// # Errors
+    /// If there are no more descriptors.
+    pub fn anew(&self) -> io::Result<Self> {
+        while self.take() > 0 {}
+        self.last.store(0, Ordering::SeqCst);
+        Ok(Self { pipe: self.pipe.try_clone()?, last: Arc::clone(&self.last), limit: None })
+    }
+
+    /// Waits until a signal comes, but no longer than this. Gives how many have come.
+    ///
+    /// # Errors
+    /// If nothing can be waited for.
+    pub fn wait(&self, most: Duration) -> io::Result<usize> {
+        let mut descriptors = [PollFd::new(&self.pipe, PollFlags::IN)];
+        let most = Timespec::try_from(most).unwrap_or(Timespec { tv_sec: 1, tv_nsec: 0 });
+        match poll(&mut descriptors, Some(&most)) {
+            // What interrupts is mostly the signal itself.
+            Ok(_) | Err(Errno::INTR) => Ok(self.take()),
+            Err(error) => Err(error.into()),
+        }
     }
 
     /// How many signals have come since this was asked last.

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use super::hook::HookDraft;
 use super::model::{PythonEnvironmentSpec, ResourceSpec, StageSpec};
 use super::params::Param;
 use super::tree::Node;
@@ -28,6 +29,8 @@ pub struct Document {
     pub stages: Vec<StageDraft>,
     /// What others can read if the pipeline is a stage of theirs: see [`StageDraft::outputs`].
     pub outputs: Vec<(String, String, Span)>,
+    /// What is done when a run has ended, in the order of the file; those of `on_failure` first.
+    pub hooks: Vec<HookDraft>,
     /// Where the stages with `foreach` stand.
     pub foreach_spans: Vec<Span>,
     /// Where `defaults` stand.
@@ -132,6 +135,30 @@ pub struct ResourceDraft {
 }
 
 impl Document {
+    /// A document in which a hook is the only stage.
+    pub fn of_hook(&self, hook: &HookDraft) -> Self {
+        Self {
+            name: self.name.clone(),
+            description: None,
+            source: Arc::clone(&self.source),
+            folder: self.folder.clone(),
+            params: self.params.clone(),
+            python: self.python.clone(),
+            resources: Vec::new(),
+            python_span: self.python_span,
+            stages: vec![hook.stage.clone()],
+            outputs: Vec::new(),
+            hooks: Vec::new(),
+            foreach_spans: Vec::new(),
+            defaults_span: None,
+            used_params: self.used_params.clone(),
+            seed: self.seed,
+            secrets: self.secrets.clone(),
+            asked_for: BTreeSet::new(),
+            problems: Vec::new(),
+        }
+    }
+
     /// Says of the stages that one `foreach` makes only once what is wrong at one place, and once what is said of several stages in the same
     /// words at a place in `defaults`.
     pub fn fold(&self, problems: &mut Vec<Diagnostic>) {

@@ -3,7 +3,7 @@
 use serde_json::Value as Json;
 
 use super::defaults::DEFAULTS;
-use super::schema::{DOCUMENT, KINDS, SHARED_KINDS};
+use super::schema::{DOCUMENT, HOOK_KINDS, KINDS, SHARED_KINDS};
 use super::tree::{Node, Step, Value};
 use super::violation::flow;
 use crate::diagnostic::{Span, did_you_mean, nearest};
@@ -363,7 +363,11 @@ impl<'a> Hints<'a> {
         };
         let synonyms = if self.is_of_tests() { SYNONYMS_IN_TESTS } else { SYNONYMS };
         let (_, _, help) = synonyms.iter().find(|(at, words, _)| *at == place && words.contains(&name))?;
-        let kinds: &[&str] = if section == "shared" { &SHARED_KINDS } else { &KINDS };
+        let kinds: &[&str] = match section {
+            "shared" => &SHARED_KINDS,
+            "on_failure" | "finally" => &HOOK_KINDS,
+            _ => &KINDS,
+        };
         let kinds: Vec<String> = kinds.iter().map(|kind| format!("`{kind}`")).collect();
         let written = self.root.at(path).and_then(|node| node.get(name)).map(written_value);
         let help = help.replace("{kinds}", &kinds.join(", ")).replace("{}", written.as_deref().unwrap_or("…"));
@@ -404,13 +408,14 @@ pub fn definition(section: &str) -> Option<&'static str> {
     match section {
         "stages" => Some("StageSpec"),
         "shared" => Some("SharedSpec"),
+        "on_failure" | "finally" => Some("HookSpec"),
         "params" => Some("ParamSpec"),
         _ => None,
     }
 }
 
 fn is_section(step: &Step) -> bool {
-    matches!(step, Step::Key(key) if key == "stages" || key == "shared")
+    matches!(step, Step::Key(key) if ["stages", "shared", "on_failure", "finally"].contains(&key.as_str()))
 }
 
 /// `retry`, or `on_error: { reject: … }`.

@@ -9,7 +9,7 @@ use super::tree::{Entry, Key, Node, Value};
 use crate::diagnostic::{Code, Diagnostic, Span};
 
 /// Sections of the file whose entries have names that are the user's and keys that are the language's.
-const SECTIONS: [&str; 3] = ["stages", "shared", "params"];
+const SECTIONS: [&str; 5] = ["stages", "shared", "params", "on_failure", "finally"];
 
 /// Puts right what is indented wrongly, and says so. What it changes would be wrong by the schema, too.
 pub fn repair(root: &mut Node, schema: &Json) -> Vec<Diagnostic> {
@@ -87,6 +87,7 @@ fn indent(
             let what = match section {
                 "params" => "the param",
                 "shared" => "the shared",
+                "on_failure" | "finally" => "the hook",
                 _ => "the stage",
             };
             problems.push(empty(&entries[at], what, &taken));

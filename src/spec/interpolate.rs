@@ -143,7 +143,7 @@ fn is_recorded(path: &[Step]) -> bool {
         Step::Index(_) => None,
     });
     match keys.collect::<Vec<_>>().as_slice() {
-        ["stages" | "shared", _, rest @ ..] => {
+        ["stages" | "shared" | "on_failure" | "finally", _, rest @ ..] => {
             rest.iter().take(2).any(|key| KEYS.contains(key)) && !matches!(rest, ["env" | "python", ..])
         }
         _ => true,
@@ -153,7 +153,9 @@ fn is_recorded(path: &[Step]) -> bool {
 /// Whether the value is a program's argument, which is text whatever the expression gives.
 fn is_argument(path: &[Step]) -> bool {
     match path {
-        [Step::Key(section), _, Step::Key(command), rest @ .., Step::Index(_)] if section == "stages" => {
+        [Step::Key(section), _, Step::Key(command), rest @ .., Step::Index(_)]
+            if matches!(section.as_str(), "stages" | "on_failure" | "finally") =>
+        {
             command == "command" && rest.iter().all(|step| *step == Step::Key("run".to_owned()))
         }
         _ => false,
@@ -172,7 +174,7 @@ fn forbidden(path: &[Step]) -> Option<Code> {
     match keys.as_slice() {
         ["stages" | "shared", _, "sql"] | ["stages" | "shared", _, "sql", "query"] => Some(Code::ExprInSql),
         ["stages", _, "expect", "where"] => Some(Code::ExprInSql),
-        ["stages", _, "command", "shell"] => Some(Code::ExprInShell),
+        ["stages" | "on_failure" | "finally", _, "command", "shell"] => Some(Code::ExprInShell),
         _ => None,
     }
 }

@@ -9,6 +9,7 @@ mod defaults;
 mod expect;
 mod failing;
 mod file;
+mod hook;
 mod pipeline;
 mod python;
 mod resource;
@@ -26,6 +27,7 @@ pub use defaults::*;
 pub use expect::*;
 pub use failing::*;
 pub use file::*;
+pub use hook::*;
 pub use pipeline::*;
 pub use python::*;
 pub use resource::*;
@@ -82,6 +84,20 @@ pub struct PipelineSpec {
     /// The stages by name. A stage's kind is the one key `read`, `write`, `sql`, `python`, `command` or `pipeline` that it has.
     #[schemars(schema_with = "super::schema::stages", example = &serde_json::json!({ "rows": { "read": "rows.csv" }, "publish": { "from": "rows", "write": "out/rows.parquet" } }))]
     pub stages: BTreeMap<String, StageSpec>,
+    /// What is done when a run has failed, one after the other: hooks by name, of `python` or `command`. Not when it was interrupted.
+    #[serde(default)]
+    #[schemars(
+        schema_with = "super::schema::named::<HookSpec>",
+        example = &serde_json::json!({ "tell": { "command": { "shell": "echo \"$MILLPOND_MESSAGE\" | mail -s failed team@example.com" } } })
+    )]
+    pub on_failure: Option<BTreeMap<String, HookSpec>>,
+    /// What is done when a run has ended, however that was, one after the other: hooks by name, of `python` or `command`.
+    #[serde(default)]
+    #[schemars(
+        schema_with = "super::schema::named::<HookSpec>",
+        example = &serde_json::json!({ "tidy": { "command": ["rm", "-rf", "work"] } })
+    )]
+    pub finally: Option<BTreeMap<String, HookSpec>>,
 }
 
 /// A typed input of a run.

@@ -11,13 +11,14 @@ use super::document::{Document, ResourceDraft, Sharing, StageDraft};
 use super::expect;
 use super::foreach::{self, Expansion};
 use super::given::Given;
+use super::hook::{HookDraft, Moment};
 use super::indentation;
 use super::interpolate::{Found, Names};
 use super::model::StageSpec;
 use super::params::{self, Param};
 use super::pattern;
 use super::query_file;
-use super::schema::{DOCUMENT, KINDS, SHARED_KINDS};
+use super::schema::{DOCUMENT, HOOK_KINDS, KINDS, SHARED_KINDS};
 use super::sub_pipeline;
 use super::tree::{Entry, Node, Step, Value};
 use super::violation::Reader;
@@ -85,6 +86,11 @@ pub(super) fn parse_file(
             stages.push(input);
         }
     }
+    let hooks = Moment::ALL.into_iter().flat_map(|moment| {
+        let drafts = read_stages(moment.key(), map, &root, &pruned, &holes, &mut problems);
+        drafts.into_iter().map(move |stage| HookDraft { moment, stage })
+    });
+    let hooks = hooks.collect();
     let python = pruned.get("python").map(|node| read_typed(node, &mut problems)).unwrap_or_default();
     let resources = read_resources(&root, &pruned, &mut problems);
     let description = pruned.get("description").and_then(Node::as_str).map(str::to_owned);
@@ -96,6 +102,7 @@ pub(super) fn parse_file(
         python_span: root.entry("python").map(|entry| entry.key.span),
         resources,
         stages,
+        hooks,
         foreach_spans: expansion.spans,
         defaults_span: root.get(DEFAULTS).map(|node| node.span),
         used_params: found.used,
@@ -119,6 +126,7 @@ fn empty(map: &Arc<SourceText>, source: &SourceText, given: &Given, problems: Ve
         resources: Vec::new(),
         stages: Vec::new(),
         outputs: Vec::new(),
+        hooks: Vec::new(),
         foreach_spans: Vec::new(),
         defaults_span: None,
         used_params: BTreeSet::new(),
@@ -317,7 +325,7 @@ fn read_stages(
                 alias: entry.value.alias,
                 node: entry.value.clone(),
                 spec: spec.unwrap_or_default(),
-                kinds: kinds(if section == SHARED { &SHARED_KINDS } else { &KINDS }, &entry.value),
+                kinds: kinds(kinds_of(section), &entry.value),
                 sharing: Sharing::None,
                 checks: None,
                 outputs: Vec::new(),
@@ -326,6 +334,17 @@ fn read_stages(
             }
         })
         .collect()
+}
+
+/// The kinds that entries of a section may have.
+fn kinds_of(section: &str) -> &'static [&'static str] {
+    if section == SHARED {
+        &SHARED_KINDS
+    } else if Moment::ALL.iter().any(|moment| moment.key() == section) {
+        &HOOK_KINDS
+    } else {
+        &KINDS
+    }
 }
 
 /// The keys of a stage that have holes, or all of them if the stage itself is one.

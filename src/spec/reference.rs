@@ -37,12 +37,13 @@ const TEXTS: [(&str, &Pattern); 5] = [
 ];
 
 /// Where `docs/pipeline.md` tells of a mapping.
-const TOLD: [(&str, &str); 17] = [
+const TOLD: [(&str, &str); 18] = [
     ("", "top-level"),
     ("params.<name>", "params"),
     ("python", "python-environment"),
     ("shared.<name>", "shared"),
     ("defaults", "defaults"),
+    ("on_failure.<name>", "when-a-run-has-ended"),
     ("resources.<name>", "resources"),
     ("stages.<name>", "keys-of-every-stage"),
     ("stages.<name>.read", "read"),

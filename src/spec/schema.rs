@@ -17,6 +17,9 @@ pub const KINDS: [&str; 6] = ["read", "write", "sql", "python", "command", "pipe
 /// Those of them that what is shared may be made by.
 pub const SHARED_KINDS: [&str; 3] = ["read", "sql", "python"];
 
+/// Those of them that hooks may have.
+pub const HOOK_KINDS: [&str; 2] = ["python", "command"];
+
 /// Mappings that have exactly one of some keys.
 const EITHER: [(&str, [&str; 2]); 3] =
     [("CommandOptions", ["run", "shell"]), ("DevicesSpec", ["units", "ids"]), ("SqlOptions", ["query", "file"])];
@@ -302,6 +305,10 @@ fn complete_stage(schema: &mut Schema) {
         let kinds: Vec<Value> = SHARED_KINDS.iter().map(|kind| json!({ "required": [kind] })).collect();
         shared.insert("oneOf".to_owned(), kinds.into());
     }
+    if let Some(hook) = schema.pointer_mut("/$defs/HookSpec").and_then(Value::as_object_mut) {
+        let kinds: Vec<Value> = HOOK_KINDS.iter().map(|kind| json!({ "required": [kind] })).collect();
+        hook.insert("oneOf".to_owned(), kinds.into());
+    }
     let Some(stage) = schema.pointer_mut("/$defs/StageSpec").and_then(Value::as_object_mut) else { return };
     let kinds: Vec<Value> = KINDS.iter().map(|kind| json!({ "required": [kind] })).collect();
     stage.insert("oneOf".to_owned(), kinds.into());
@@ -331,7 +338,7 @@ fn snippets() -> Value {
         {
             "label": "python stage",
             "description": "A function or class, run in worker processes",
-            "body": { "from": "${1:stage}", "python": { "call": "${2:module:name}", "as": "${3|row,rows,arrow,pandas,numpy|}" } },
+            "body": { "from": "${1:stage}", "python": { "call": "${2:module:name}", "as": "${3|row,rows,arrow,pandas,polars,numpy,stream|}" } },
         },
         {
             "label": "command stage",

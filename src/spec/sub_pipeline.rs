@@ -108,6 +108,11 @@ fn join(document: &mut Document, at: usize, sub: Document, file: &Path) {
         let problem = Diagnostic::new(Code::PlanBadOption, shared.name_span, message);
         document.problems.push(problem.help("share it in the pipeline that uses it".to_owned()));
     }
+    for hook in &sub.hooks {
+        let message = format!("`{}` is a hook of a pipeline that is used as a stage", hook.stage.name);
+        let problem = Diagnostic::new(Code::PlanBadOption, hook.stage.name_span, message);
+        document.problems.push(problem.help("write it in the pipeline that uses it".to_owned()));
+    }
     let stages = sub.stages.into_iter().filter(|draft| draft.sharing == super::Sharing::None);
     let inside = stages.map(|draft| inside(draft, &owner, &scope));
     document.stages[at].outputs.clone_from(&sub.outputs);

@@ -319,6 +319,9 @@ impl<'a> Reader<'a> {
             [Step::Key(section), Step::Key(name)] if section == "tests" => format!("the test `{name}`"),
             [Step::Key(section), Step::Key(name)] if section == "stages" => format!("the stage `{name}`"),
             [Step::Key(section), Step::Key(name)] if section == "shared" => format!("`{name}`, which is shared,"),
+            [Step::Key(section), Step::Key(name)] if matches!(section.as_str(), "on_failure" | "finally") => {
+                format!("the hook `{name}`")
+            }
             [Step::Key(section), Step::Key(name)] if section == "resources" => format!("the resource `{name}`"),
             [Step::Key(section), Step::Key(name)] if section == "params" => format!("the param `{name}`"),
             _ => match path.last() {
@@ -375,7 +378,7 @@ fn requirement(error: &ValidationError<'_>) -> String {
 /// Whether the error is about how many kinds a stage has, which the compiler reports with names and places.
 fn is_kind_choice(error: &ValidationError<'_>) -> bool {
     let path = error.schema_path();
-    ["/StageSpec/oneOf", "/SharedSpec/oneOf"].iter().any(|end| path.as_str().ends_with(end))
+    ["/StageSpec/oneOf", "/SharedSpec/oneOf", "/HookSpec/oneOf"].iter().any(|end| path.as_str().ends_with(end))
 }
 
 fn words(schema: &Json) -> Vec<String> {

@@ -9,9 +9,7 @@ use std::time::{Duration, Instant};
 
 use super::args::TestArgs;
 use super::exit_code::Exit;
-use super::load::settings;
 use super::output;
-use super::run::set_native_threads;
 use crate::diagnostic::SourceText;
 use crate::report::{counted, duration};
 use crate::run::Signals;
@@ -46,7 +44,6 @@ fn tests(args: &TestArgs) -> Result<Exit, Exit> {
         Exit::Internal
     })?;
     // Before anything else uses them.
-    set_native_threads(settings(&args.workers).cores);
     let began = Instant::now();
     let mut told = Told { paint: output::paint(), suites: Vec::new(), updated: 0, is_invalid: false };
     'files: for loaded in &loaded {

@@ -39,6 +39,7 @@ mod worker_life;
 
 pub use chaos::ChaosOptions;
 pub use checkpoint::{Findings, FingerprintError, outlook};
+pub use glob::matching as matching_files;
 pub use guardian::{GUARDIAN_ARGUMENT, guard};
 pub use local::{CheckpointError, Checkpoints, LocalExecutor, StageChange, Surroundings};
 pub use poller::Token;

@@ -139,5 +139,6 @@ fn word(convention: Convention) -> &'static str {
         Convention::Numpy => "numpy",
         Convention::Stream => "stream",
         Convention::Object => "object",
+        Convention::Task => "task",
     }
 }

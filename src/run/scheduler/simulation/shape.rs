@@ -351,6 +351,7 @@ pub fn plan(shapes: &[Shape], workers: u32) -> Plan {
         edge.spills &= is_on_a_cycle(&ends, at);
     }
     Plan {
+        hooks: Vec::new(),
         name: "simulated".into(),
         file: "/p.yaml".into(),
         folder: "/".into(),

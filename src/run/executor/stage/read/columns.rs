@@ -18,6 +18,20 @@ pub fn columns(read: &Read, cut: Cut) -> Option<SchemaRef> {
     catch_unwind(AssertUnwindSafe(|| look(read, cut))).ok()?
 }
 
+/// Why nothing can be told of a source, though it reads files that could be looked at; `None` if something can, or of pipes.
+pub fn unseen(read: &Read, cut: Cut) -> Option<String> {
+    if read.stdin {
+        return None;
+    }
+    let mut source = match Source::open(read, cut, true, &FileTable::default()) {
+        Ok(source) => source,
+        Err(error) => return Some(error.to_string()),
+    };
+    source.known_size()?;
+    // A decoder that panics does so in the run, too, which says so.
+    catch_unwind(AssertUnwindSafe(|| source.look())).ok()?.err().map(|error| error.to_string())
+}
+
 fn look(read: &Read, cut: Cut) -> Option<SchemaRef> {
     // A sample ends with the batch in which it is full, and nobody looks at the rows behind it.
     let rows = cut.rows.min(NonZeroU32::new(u32::try_from(SAMPLE_ROWS).ok()?)?);

@@ -28,7 +28,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use arrow::datatypes::SchemaRef;
 
-pub use self::columns::columns;
+pub use self::columns::{columns, unseen};
 pub use self::error::ReadError;
 pub use self::input::Canceller;
 pub use self::row_groups::Consumer;
@@ -72,6 +72,11 @@ struct FileToRead {
 enum Target {
     Path(PathBuf),
     Stdin,
+}
+
+/// The files that a source would read now; none if it cannot be told.
+pub fn files(read: &Read) -> Vec<PathBuf> {
+    paths::expand(read).unwrap_or_default()
 }
 
 impl Source {

@@ -1,0 +1,121 @@
+//! Trying a pipeline on the first rows of its sources, with sinks that publish nothing.
+
+use std::path::Path;
+
+use super::asking::behind;
+use super::link;
+use super::stage::Port;
+use super::under_test::cut_off;
+use crate::spec::expect::EXPECT;
+use crate::spec::model::{FormatSpec, FromSpec, SqlOptions, SqlSpec, StageSpec, WriteOptions, WriteSpec};
+use crate::spec::tree::Value;
+use crate::spec::{Document, Sharing, StageDraft};
+
+/// The name under which a query that counts rows off knows them.
+const ROWS: &str = "rows";
+
+/// A sink that writes elsewhere.
+#[derive(Clone, Debug)]
+pub struct SampledSink {
+    pub stage: String,
+    /// Where the pipeline writes, as the file says it.
+    pub path: String,
+    /// Where the rows are, in the format of Arrow: a file in the folder.
+    pub file: String,
+}
+
+/// Leaves in the document what a trial does: sources give their first `rows` rows, sinks write into `folder`, and neither tasks nor hooks are
+/// carried out, as nobody can undo what they do.
+pub fn sample(document: &mut Document, rows: u64, folder: &Path) -> Vec<SampledSink> {
+    document.hooks.clear();
+    document.stages.iter_mut().for_each(cut_off);
+    let is_task = |draft: &StageDraft| {
+        draft.kind() == Some("command") && link::ports(draft).is_some_and(|ports| ports.is_empty())
+    };
+    document.stages.retain(|draft| !is_task(draft));
+    let mut sinks = Vec::new();
+    let mut counting = Vec::new();
+    for draft in &mut document.stages {
+        if let Some(expect) = &mut draft.spec.expect {
+            // That is for all rows.
+            expect.rows = None;
+        }
+        if !draft.is_written() || draft.sharing != Sharing::None {
+            continue;
+        }
+        if let Some(write) = &mut draft.spec.write {
+            let path = match &*write {
+                WriteSpec::Path(path) => path.clone(),
+                WriteSpec::Options(options) => options.path.clone(),
+            };
+            let file = folder.join(format!("{}.arrow", sinks.len())).to_string_lossy().into_owned();
+            *write = written(&file);
+            sinks.push(SampledSink { stage: draft.name.clone(), path, file });
+        } else if !draft.has("from") && draft.kind() != Some("sql") && link::named_ports(draft).contains(&Port::MAIN) {
+            counting.push(count_off(draft, rows));
+        }
+    }
+    let renamed: Vec<String> = counting.iter().map(|draft| draft.name.clone()).collect();
+    for draft in document.stages.iter_mut().filter(|draft| draft.kind() != Some("sql")) {
+        read_rejects(draft, &renamed);
+    }
+    document.stages.extend(counting);
+    sinks
+}
+
+fn written(file: &str) -> WriteSpec {
+    let format = Some(FormatSpec::Arrow);
+    let path = file.to_owned();
+    WriteSpec::Options(WriteOptions { path, format, compression: None, header: None, mode: None, partition_by: None })
+}
+
+/// No name in a file has a colon.
+fn all_of(name: &str) -> String {
+    format!("{name}:all")
+}
+
+/// Gives the source another name, and its own to a stage behind it that passes on its first rows. What is expected of them is expected there.
+fn count_off(source: &mut StageDraft, rows: u64) -> StageDraft {
+    let name = std::mem::take(&mut source.name);
+    let tables = FromSpec::Named([(ROWS.to_owned(), all_of(&name))].into());
+    let query = format!("SELECT * FROM {ROWS} LIMIT {rows}");
+    let mut spec = StageSpec {
+        from: Some(tables),
+        sql: Some(SqlSpec::Options(SqlOptions { query: Some(query), file: None })),
+        when: source.spec.when,
+        ..StageSpec::default()
+    };
+    let mut moved = Vec::new();
+    if source.has(EXPECT) {
+        spec.expect = source.spec.expect.take();
+        spec.on_error = source.spec.on_error.take();
+        if let Value::Mapping(entries) = &mut source.node.value {
+            let is_moved =
+                |entry: &mut crate::spec::tree::Entry| [EXPECT, "on_error"].contains(&entry.key.name.as_str());
+            moved.extend(entries.extract_if(.., is_moved));
+        }
+    }
+    let mut counting = behind(source, &name, "sql", spec);
+    if let Value::Mapping(entries) = &mut counting.node.value {
+        entries.append(&mut moved);
+    }
+    counting.foreach = source.foreach.take();
+    source.name = all_of(&name);
+    counting
+}
+
+/// What a source rejects comes from itself.
+fn read_rejects(draft: &mut StageDraft, renamed: &[String]) {
+    let put_right = |text: &mut String| {
+        if let Some((stage, Port::REJECTED)) = text.split_once('.')
+            && renamed.iter().any(|name| name == stage)
+        {
+            *text = format!("{}.{}", all_of(stage), Port::REJECTED);
+        }
+    };
+    match &mut draft.spec.from {
+        Some(FromSpec::One(text)) => put_right(text),
+        Some(FromSpec::Many(texts)) => texts.iter_mut().for_each(put_right),
+        Some(FromSpec::Named(_)) | None => {}
+    }
+}
