@@ -103,6 +103,53 @@ fn plan_and_graph_need_no_python_and_no_data() {
 }
 
 #[test]
+fn a_graph_needs_no_params() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let graph = |text: &str| {
+        let path = folder.path().join("pipeline.yaml");
+        std::fs::write(&path, text).expect("there is room");
+        let output = Command::new(env!("CARGO_BIN_EXE_millpond")).arg("graph").arg(path).output();
+        let output = output.expect("the program starts");
+        (output.status.code(), text_of(&output.stdout), text_of(&output.stderr))
+    };
+    let yaml = "version: 1
+params:
+  data: { type: path }
+  least: { type: integer, min: 7 }
+  kind: { type: string, choices: [a, b] }
+stages:
+  rows: { read: '${{ params.data }}' }
+  kept: { from: rows, when: \"${{ params.kind == 'a' }}\", sql: SELECT * FROM rows WHERE n > $least }
+  sink: { from: kept, write: 'out/${{ params.kind }}.csv' }
+";
+    let drawn = "rows (read)\n  -> kept\nkept (sql)\n  -> sink\nsink (write)\n";
+    assert_eq!(graph(yaml), (Some(0), drawn.to_owned(), String::new()));
+    // What is wrong is told as ever.
+    let (code, _, said) = graph(&yaml.replace("from: kept", "from: kep"));
+    assert!(code == Some(2) && said.contains("plan::unknown_stage") && said.contains("param::missing"), "{said}");
+}
+
+fn text_of(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+#[test]
+fn a_summary_for_a_workflow_that_cannot_be_written_is_told_as_such() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    std::fs::write(folder.path().join("p.yaml"), "version: 1\nstages:\n  one: { command: ['true'] }\n").expect("room");
+    let output = Command::new(env!("CARGO_BIN_EXE_millpond"))
+        .args(["run", "p.yaml", "--progress", "none"])
+        .env("GITHUB_STEP_SUMMARY", folder.path())
+        .current_dir(folder.path())
+        .output()
+        .expect("the program starts");
+    let said = text_of(&output.stderr);
+    assert_eq!(output.status.code(), Some(0), "{said}");
+    let path = folder.path().display();
+    assert!(said.starts_with(&format!("warning: GITHUB_STEP_SUMMARY: `{path}` cannot be written: ")), "{said}");
+}
+
+#[test]
 fn hostile_files_are_refused_within_200_mb() {
     let folder = tempfile::tempdir().expect("there is room");
     let write = |name: &str, text: &str| -> PathBuf {
@@ -257,7 +304,8 @@ stages:
         ("[1]", "must be a mapping"),
         ("floor: [1]", "`floor` is a list"),
         ("{", "yaml::syntax"),
-        ("flor: 1", "no param `flor`"),
+        ("flor: 1", "`flor=…`: the pipeline has no param `flor`"),
+        ("floor: x", "`floor=x`: `x` is not an integer"),
     ] {
         write("wrong.yaml", wrong);
         let (code, said) = run(&["--params-file", "wrong.yaml"]);

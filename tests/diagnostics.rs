@@ -147,8 +147,8 @@ stages: { s: { read: '${{ params.f }}${{ params.n }}.csv' } }
 ";
     let refused = |set: &[(&str, &str)]| compile(yaml, set).err().unwrap_or_default();
     insta::assert_snapshot!(refused(&[("f", "0.25"), ("n", "6")]), @r"
-    param::bad_value - `--set f=0.25`: less than `min`, which is 0.5
-    param::bad_value - `--set n=6`: more than `max`, which is 5
+    param::bad_value - `f=0.25`: less than `min`, which is 0.5
+    param::bad_value - `n=6`: more than `max`, which is 5
     ");
     assert_eq!(refused(&[("f", "2"), ("n", "-7")]), "");
 }
@@ -845,9 +845,9 @@ stages: { a: { sql: 'SELECT $n, $kind' } }
     assert_eq!(problems(yaml), "");
     insta::assert_snapshot!(compile(yaml, &[]).unwrap_err(), @"param::missing 2:11 the param `n` has no default and must be set (add `--set n=…` (integer))");
     insta::assert_snapshot!(compile(yaml, &[("n", "x"), ("kind", "c"), ("knd", "a")]).unwrap_err(), @r#"
-    param::unknown - `--set knd=…`: the pipeline has no param `knd` (did you mean `kind`?)
-    param::bad_value - `--set n=x`: `x` is not an integer
-    param::bad_value - `--set kind=c`: not one of the choices (choose from "a", "b")
+    param::unknown - `knd=…`: the pipeline has no param `knd` (did you mean `kind`?)
+    param::bad_value - `n=x`: `x` is not an integer
+    param::bad_value - `kind=c`: not one of the choices (choose from "a", "b")
     "#);
     let plan = compile(yaml, &[("n", "1"), ("n", "2")]).expect("is valid").plan;
     assert_eq!(plan.params["n"], 2);

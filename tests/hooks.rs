@@ -153,3 +153,27 @@ fn programs_are_told_what_became_of_hooks() {
     assert_eq!(ended[1]["moment"], "finally");
     assert_eq!(ended[1]["message"], serde_json::Value::Null);
 }
+
+#[test]
+fn plans_and_graphs_have_hooks() {
+    let scene = scene();
+    let shown = |args: &[&str]| {
+        let mut program = std::process::Command::new(env!("CARGO_BIN_EXE_millpond"));
+        program.args(args).arg(scene.path("pipeline.yaml")).env("KEY", "s3cret-key");
+        let output = program.output().expect("the program starts");
+        assert!(output.status.success(), "{output:?}");
+        String::from_utf8(output.stdout).expect("it is text")
+    };
+    let plan = shown(&["plan"]);
+    assert!(plan.contains("\non_failure, when the run has failed:\n  told python work:note\n"), "{plan}");
+    assert!(plan.contains("\nfinally, when the run has ended:\n  ended python work:note\n"), "{plan}");
+    assert!(plan.contains("timeout: 5m"), "{plan}");
+    let graph = shown(&["graph"]);
+    assert!(graph.contains("told (python) [on_failure]\nalarm (command) [on_failure]\n"), "{graph}");
+    // One that is left out is none.
+    assert!(!graph.contains("nothing"), "{graph}");
+    assert!(shown(&["graph", "--format", "mermaid"]).contains("subgraph finally"));
+    assert!(shown(&["graph", "--format", "dot"]).contains("subgraph cluster_on_failure"));
+    let report: serde_json::Value = serde_json::from_str(&shown(&["plan", "--format", "json"])).expect("a document");
+    assert_eq!(report["plan"]["hooks"][0]["moment"], "on_failure");
+}

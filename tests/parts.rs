@@ -82,6 +82,12 @@ fn rows_of_a_stage_are_shown() {
         |args: &[&str], why: &str| assert_eq!(show(args), (Some(2), String::new(), format!("error: {why}\n")));
     refused(&["large"], "the stage `large` is left out: its `when` is false");
     refused(&["numbres"], "there is no stage `numbres` (did you mean `numbers`?)");
+    // What a `foreach` makes has one name.
+    let yaml = scene.read("pipeline.yaml");
+    let made = "  made:\n    foreach: { n: [1, 2, 3] }\n    from: numbers\n    write: 'out/${{ each.n }}.csv'\n";
+    scene.write("pipeline.yaml", &format!("{yaml}{made}"));
+    assert_eq!(show(&["nope"]).2.matches("`made`").count(), 1);
+    scene.write("pipeline.yaml", &yaml);
     refused(&["joined"], "the stage `joined` gives no rows that could be shown");
     refused(&["tell"], "the stage `tell` gives no rows that could be shown");
 }

@@ -28,5 +28,44 @@ fn list() -> String {
 fn long_form(code: Code) -> String {
     let Explanation { text, example } = Explanation::of(code);
     let indented: String = example.lines().map(|line| format!("    {line}\n")).collect();
+    let text = without_links(text);
     format!("{} ({})\n\n{text}\n\nFor example:\n\n{indented}", code.word(), code.severity().word())
+}
+
+/// Text of Markdown with the words of its links alone: where they lead to is not there.
+fn without_links(text: &str) -> String {
+    let mut shown = String::new();
+    let mut rest = text;
+    while let Some((before, behind)) = rest.split_once('[') {
+        shown += before;
+        let link = behind.split_once("](").and_then(|(words, target)| Some((words, target.split_once(')')?.1)));
+        // A bracket that begins no link is text.
+        match link.filter(|(words, _)| !words.contains(['[', ']'])) {
+            Some((words, behind)) => {
+                shown += words;
+                rest = behind;
+            }
+            None => {
+                shown.push('[');
+                rest = behind;
+            }
+        }
+    }
+    shown + rest
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_link_is_its_words() {
+        assert_eq!(
+            without_links("see [the `types`](types.md#a) and [b](c), or a[0]"),
+            "see the `types` and b, or a[0]"
+        );
+        assert_eq!(without_links("`[a, b]` and [one](two)"), "`[a, b]` and one");
+        let shown: String = Code::ALL.iter().map(|code| long_form(*code)).collect();
+        assert!(!shown.contains(".md"), "{shown}");
+    }
 }

@@ -64,7 +64,8 @@ pub fn write_own(path: &Path, summary: &str) -> io::Result<()> {
 /// If it cannot be written.
 pub fn append(path: &Path, text: &str) -> io::Result<()> {
     let file = File::options().append(true).create(true).open(path);
-    file.and_then(|mut file| file.write_all(masked(text).as_bytes())).map_err(|error| with_path(&error, path))
+    file.and_then(|mut file| file.write_all(masked(text).as_bytes()))
+        .map_err(|error| io::Error::new(error.kind(), format!("`{}` cannot be written: {error}", path.display())))
 }
 
 fn is_summary(path: &Path) -> bool {

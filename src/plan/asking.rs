@@ -87,7 +87,9 @@ pub fn show(document: &mut Document, asked: &Asked) -> Result<(), AskError> {
 fn asked_stage<'a>(document: &'a Document, asked: &Asked) -> Result<&'a StageDraft, AskError> {
     let name = asked.of.split_once('.').map_or(asked.of.as_str(), |(stage, _)| stage);
     let mut written = document.stages.iter().filter(|draft| draft.is_written());
-    let names = written.clone().map(StageDraft::written_name);
+    // What one `foreach` makes stands side by side, and has one name in the file.
+    let mut names: Vec<&str> = written.clone().map(StageDraft::written_name).collect();
+    names.dedup();
     let missing = || AskError::NoStage { name: name.to_owned(), help: did_you_mean(name, names) };
     written.find(|draft| draft.name == name || draft.written_name() == name).ok_or_else(missing)
 }

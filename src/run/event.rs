@@ -63,11 +63,11 @@ pub enum RunEvent {
         /// What has changed: `code work.py`, `param floor`.
         changed: Vec<String>,
     },
-    /// A stage with `checkpoint` has imported local files that cannot be found by reading its code: what it does is not kept.
     /// The code of a stage with a checkpoint reads the state of the run: what it does is not kept.
     CheckpointReadsState {
         stage: StageId,
     },
+    /// A stage with `checkpoint` has imported local files that cannot be found by reading its code: what it does is not kept.
     CheckpointUnseen {
         stage: StageId,
         files: Vec<PathBuf>,

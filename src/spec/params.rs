@@ -59,7 +59,7 @@ pub fn read(block: Option<&Node>, folder: &Path, given: &Given) -> (Vec<Param>, 
     for (name, _) in &given.set {
         if params.iter().all(|param| param.name != *name) {
             let help = did_you_mean(name, params.iter().map(|param| param.name.as_str()));
-            let message = format!("`--set {name}=…`: the pipeline has no param `{name}`");
+            let message = format!("`{name}=…`: the pipeline has no param `{name}`");
             problems.push(Diagnostic::without_place(Code::ParamUnknown, message).help(help));
         }
     }
@@ -233,12 +233,12 @@ fn from_command_line(
         ParamType::Boolean => text.parse::<bool>().ok().map(Json::from),
     };
     let Some(value) = value else {
-        let message = format!("`--set {name}={text}`: `{text}` is not {}", with_article(kind));
+        let message = format!("`{name}={text}`: `{text}` is not {}", with_article(kind));
         return Err(Diagnostic::without_place(Code::ParamBadValue, message));
     };
     match allowed.refuses(&value) {
         Some((reason, help)) => {
-            let message = format!("`--set {name}={text}`: {reason}");
+            let message = format!("`{name}={text}`: {reason}");
             Err(Diagnostic::without_place(Code::ParamBadValue, message).help(help))
         }
         None => Ok(value),

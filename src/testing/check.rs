@@ -69,7 +69,7 @@ pub fn document(
 
 /// A problem with a param at the place where the test gives it.
 fn in_file(test: &Test, problem: &Diagnostic) -> Diagnostic {
-    let is_it = |name: &str| problem.message.starts_with(&format!("`--set {name}="));
+    let is_it = |name: &str| problem.message.starts_with(&format!("`{name}="));
     let span = test.params.iter().find(|(name, ..)| is_it(name)).map_or(test.name_span, |(.., span)| *span);
     let message = problem.message.split_once("`: ").map_or(problem.message.as_str(), |(_, rest)| rest);
     Diagnostic::new(problem.code, span, message).help(problem.help.clone())
