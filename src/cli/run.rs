@@ -13,7 +13,7 @@ use super::resume::{self, Earlier, Purpose};
 use super::summary_file::{SummaryFile, append, write_own};
 use super::{cores, env, output};
 use crate::environment::usable_cores;
-use crate::plan::{Asked, Plan, StageId, StageKind, Verdict};
+use crate::plan::{Asked, Plan, Stage, StageId, StageKind, Verdict, WriteMode};
 use crate::report::{self, Reporter, RunSummary, Style};
 use crate::run::executor::{ChaosOptions, Surroundings};
 use crate::run::publish::{Ended, RecordedOutcome, RunRecord};
@@ -61,6 +61,17 @@ fn prepared_run(args: &RunArgs, extent: Extent<'_>) -> Result<Exit, Exit> {
     };
     let mut plan = load::plan_of(&args.file, &given, &args.workers, extent)?;
     let has_checkpoint = plan.stages.iter().any(|stage| stage.checkpoint.is_some());
+    let appends = |stage: &&Stage| matches!(&stage.kind, StageKind::Write(write) if write.mode == WriteMode::Append);
+    if let Some(Earlier { purpose: Purpose::Correct, .. }) = &earlier
+        && let Some(stage) = plan.stages.iter().find(appends)
+    {
+        output::complain(&format!(
+            "--rejected: the stage `{}` appends what comes to it, and those rows would come again that are there already; let it write to a \
+             file of its own (`mode: overwrite`)",
+            stage.name
+        ));
+        return Err(Exit::Usage);
+    }
     if let Some(Earlier { purpose: Purpose::Correct, .. }) = &earlier
         && !has_checkpoint
     {
