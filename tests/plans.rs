@@ -643,3 +643,30 @@ fn the_terms_of_small_files_are_small() {
     disk for what spills: at most 64.0 GiB for edges, 64.0 GiB for each query
     ");
 }
+
+#[test]
+fn a_folder_is_shown_with_its_columns_and_its_open_files_count() {
+    let yaml = |write: &str| {
+        format!(
+            "version: 1\nname: folders\nstages:\n  rows: {{ read: rows.csv }}\n  sink: {{ from: rows, write: {write} }}\n"
+        )
+    };
+    let plan = |write: &str| compile(&yaml(write), &[]);
+    let shown = |write: &str| {
+        let text = view::text(&plan(write));
+        text.lines().find_map(|line| line.strip_prefix("  sink ").map(str::to_owned)).expect("the sink")
+    };
+    assert_eq!(
+        shown("{ path: out/a, format: csv, partition_by: [y, m] }"),
+        "write csv out/a/y=…/m=…/",
+        "the folders are named by columns"
+    );
+    assert_eq!(shown("{ path: out/a/, format: csv, mode: append }"), "write csv out/a/, behind what is there");
+    assert_eq!(shown("{ path: out/a.csv, mode: append }"), "write csv out/a.csv, behind what is there");
+    let bound = |write: &str| MemoryBound::of(&plan(write)).total();
+    let (open, packed) = ["jsonl", "jsonl, compression: xz"]
+        .map(|format| bound(&format!("{{ path: out/a, format: {format}, partition_by: y }}")))
+        .into();
+    assert!(packed > open && packed < open + (320 << 20), "few files are open that take much: {open}, {packed}");
+    assert!(open > bound("{ path: out/a.jsonl }"));
+}

@@ -38,6 +38,9 @@ fn check(args: &RunArgs) -> Exit {
     }
     for (stage, path, write) in sinks(&plan) {
         match obstacle(path, write) {
+            None if path.exists() && write.mode == WriteMode::Append => {
+                text += &format!("sink `{stage}`: {} would be appended to\n", plan.shown(path));
+            }
             None if path.exists() => text += &format!("sink `{stage}`: {} would be replaced\n", plan.shown(path)),
             None => text += &format!("sink `{stage}`: {} would be written\n", plan.shown(path)),
             Some(why) => {

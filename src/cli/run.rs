@@ -14,7 +14,7 @@ use super::summary_file::{SummaryFile, append, write_own};
 use super::{cores, dry_run, env, hooks, output, watch};
 use crate::diagnostic::{Diagnostic, SourceText};
 use crate::environment::usable_cores;
-use crate::plan::{Asked, Moment, Plan, StageId, StageKind, Verdict};
+use crate::plan::{Asked, Moment, Plan, Stage, StageId, StageKind, Verdict, WriteMode};
 use crate::report::{self, Reporter, RunSummary, Style};
 use crate::run::executor::{ChaosOptions, Surroundings};
 use crate::run::publish::{Ended, RecordedOutcome, RunRecord};
@@ -97,6 +97,17 @@ fn prepared_run(args: &RunArgs, extent: Extent<'_>) -> Result<Exit, Exit> {
     let mut tell = |problems: &[Diagnostic], source: &SourceText| tell(args, problems, source);
     let mut plan = load::plan_of(&args.file, &given, &args.workers, extent, &mut tell)?;
     let has_checkpoint = plan.stages.iter().any(|stage| stage.checkpoint.is_some());
+    let appends = |stage: &&Stage| matches!(&stage.kind, StageKind::Write(write) if write.mode == WriteMode::Append);
+    if let Some(Earlier { purpose: Purpose::Correct, .. }) = &earlier
+        && let Some(stage) = plan.stages.iter().find(appends)
+    {
+        output::complain(&format!(
+            "--rejected: the stage `{}` appends what comes to it, and those rows would come again that are there already; let it write to a \
+             file of its own (`mode: overwrite`)",
+            stage.name
+        ));
+        return Err(Exit::Usage);
+    }
     if let Some(Earlier { purpose: Purpose::Correct, .. }) = &earlier
         && !has_checkpoint
     {

@@ -27,6 +27,13 @@ pub fn decompress<R: Read + Send + 'static>(input: R, compression: Compression) 
     })
 }
 
+/// Bytes, compressed so that they can stand in front of what else is compressed in the same way.
+pub fn pack(bytes: &[u8], compression: Compression) -> io::Result<Vec<u8>> {
+    let mut packed = Compressor::new(Vec::new(), compression)?;
+    packed.write_all(bytes)?;
+    packed.finish()
+}
+
 /// The plan refuses it for whole files.
 fn of_pages_only() -> io::Error {
     io::Error::new(io::ErrorKind::Unsupported, "snappy compresses the pages of Parquet files only")

@@ -73,6 +73,8 @@ pub enum EncodeError {
         "column `{column}` is {data_type}, whose values cannot be the names of folders (`partition_by`); make text of it before"
     )]
     NoFolder { column: String, data_type: DataType },
+    #[error("the file has {}, and the rows that are to be appended have {}", list(header), list(columns))]
+    OtherHeader { header: Vec<String>, columns: Vec<String> },
     #[error("`partition_by` names all columns, and the files would have none")]
     NothingLeft,
     #[error(transparent)]

@@ -32,7 +32,7 @@ mod xz;
 
 use std::path::Path;
 
-pub use compression::{BlockWriter, decompress};
+pub use compression::{BlockWriter, decompress, pack};
 pub use deferred::{Deferred, in_the_making};
 pub use dialect::{Dialect, Nulls};
 pub use encoding::{Encoding, NotEncoded, transcode};

@@ -221,7 +221,18 @@ impl Resolver<'_> {
         let mode = match mode {
             None | Some(WriteModeSpec::Overwrite) => WriteMode::Overwrite,
             Some(WriteModeSpec::Error) => WriteMode::New,
+            Some(WriteModeSpec::Append) => WriteMode::Append,
         };
+        let is_one_piece = matches!(format, Format::Json | Format::Arrow | Format::Parquet);
+        if mode == WriteMode::Append && matches!(target, WriteTarget::File(_)) && is_one_piece {
+            let message = format!("nothing can be appended to a file of {}", format.word());
+            let folder = path.rsplit_once('.').map_or(path.as_str(), |(folder, _)| folder);
+            let help = format!(
+                "write to a folder, to which each run adds a file: `path: {folder}/` with `format: {}`; or write jsonl or csv",
+                format.word()
+            );
+            self.report(Code::PlanBadOption, &["write", "mode"], message).help = Some(help);
+        }
         Some(Write { target, format, compression, header: header.unwrap_or(true), mode })
     }
 

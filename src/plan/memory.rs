@@ -45,8 +45,9 @@ const SHARED: u64 = 64 << 20;
 const SHARED_BLOCK: u64 = 32 << 20;
 /// How often rows that are put into the order of their files are in memory: as they come, joined, and sorted.
 const SORTED_COPIES: u64 = 3;
-/// A file of a folder that is open: what is held back of its text or pages; and if that is packed.
+/// A file of a folder that is open: what is held back of its text; the pages of its columns; and what it takes to pack it.
 const OPEN_FILE: u64 = 512 << 10;
+const OPEN_PARQUET_FILE: u64 = 1 << 20;
 const PACKED_FILE: u64 = 2 << 20;
 /// A row group on its way into a Parquet file.
 const ROW_GROUP: u64 = 64 << 20;
@@ -355,8 +356,9 @@ fn native(plan: &Plan, stage: &Stage) -> u64 {
                 _ => 0,
             };
             if let WriteTarget::Folder(_) = write.target {
-                return of_all(SORTED_COPIES * Folder::SORTED_BYTES + Folder::HELD_BYTES, stage.supply)
-                    .saturating_add(open_files(write));
+                let sorted = of_all(Folder::SORTED_BYTES, stage.supply).saturating_mul(SORTED_COPIES);
+                let held = of_all(Folder::HELD_BYTES, stage.supply);
+                return sorted.saturating_add(held).saturating_add(open_files(write));
             }
             let under_way = largest_input(plan, stage).saturating_mul(at_once + 2);
             of_all(under_way.saturating_add(group), stage.supply).saturating_add(write.compression.packing())
@@ -373,7 +375,8 @@ fn native(plan: &Plan, stage: &Stage) -> u64 {
 /// What the files of a folder take that are open at once, beside their rows.
 fn open_files(write: &Write) -> u64 {
     let each = match (write.format, write.compression) {
-        (Format::Parquet, _) | (_, Compression::None) => OPEN_FILE,
+        (Format::Parquet, _) => OPEN_PARQUET_FILE,
+        (_, Compression::None) => OPEN_FILE,
         (_, compression) => PACKED_FILE.saturating_add(compression.packing()),
     };
     Folder::most_open(write.compression).saturating_mul(each)

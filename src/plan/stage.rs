@@ -296,6 +296,8 @@ pub enum WriteMode {
     Overwrite,
     /// It stays, and ends the run.
     New,
+    /// Rows come behind it: in the file, or as further parts of the folder.
+    Append,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]

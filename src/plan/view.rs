@@ -13,7 +13,9 @@ use super::memory::{MemoryBound, SPILL_LIMIT, is_query};
 use super::plan::{EdgeId, Plan};
 use super::recycle::Recycle;
 use super::resource::{Devices, Resource, ResourceKind, Use};
-use super::stage::{CommandLine, CommandMode, Cpus, Folder, Port, Python, Read, Stage, StageKind, Start, WriteTarget};
+use super::stage::{
+    CommandLine, CommandMode, Cpus, Folder, Port, Python, Read, Stage, StageKind, Start, WriteMode, WriteTarget,
+};
 use crate::format::{Format, column_type};
 use crate::spec::Moment;
 use crate::sql::UsedColumns;
@@ -251,7 +253,8 @@ pub fn kind_text(plan: &Plan, stage: &Stage) -> String {
                 WriteTarget::Shared(name) => format!("shared memory, as `{name}`"),
                 WriteTarget::Nothing => return "expect no rows".to_owned(),
             };
-            format!("write {} {target}", format_word(write.format))
+            let appended = if write.mode == WriteMode::Append { ", behind what is there" } else { "" };
+            format!("write {} {target}{appended}", format_word(write.format))
         }
         StageKind::Sql(_) => "sql".to_owned(),
         StageKind::Expect(expect) => format!("expect {}", expect.describe()).trim_end().to_owned(),

@@ -136,6 +136,11 @@ const SYNONYMS: &[(&str, &[&str], &str)] = &[
         "write `origin: true`: rows have the columns `_file` and `_row`",
     ),
     ("write", &["file", "filename", "dest", "uri", "url", "location"], "write `path: {}`"),
+    (
+        "write",
+        &["append", "if_exists", "exists", "save_mode", "write_mode"],
+        "write `mode:` with `overwrite`, `append` or `error`",
+    ),
     ("write", &["has_header", "headers"], "write `header:` with `true` or `false`"),
     ("write", &["type"], "write `format: {}`"),
     (
@@ -201,6 +206,8 @@ const VALUES: &[(&str, &[&str])] = &[
     ("latin1", &["latin-1", "iso-8859-1", "iso8859-1", "iso_8859_1"]),
     ("utf-8", &["utf8", "UTF-8", "UTF8"]),
     ("utf-16", &["utf16", "UTF-16", "UTF16"]),
+    ("append", &["a", "add", "insert"]),
+    ("overwrite", &["w", "replace", "truncate"]),
     ("skip", &["continue", "ignore", "drop", "warn"]),
     ("fail", &["raise", "abort", "stop", "error"]),
     ("integer", &["int", "number", "bigint", "long"]),

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::durable::{parent, rename, rename_new, replace_folder, sync_folder};
+use super::durable::{append, create_folders, parent, rename, rename_new, replace_folder, sync_folder};
 use super::error::PublishError;
 use super::journal::{How, Output};
 
@@ -20,8 +20,10 @@ pub(super) fn carry_out(output: &Output, run: &Path) -> Result<bool, PublishErro
     }
     match *how {
         How::Replace => rename(staged, target),
-        How::New => rename_new(staged, target),
+        How::New => create_folders(parent(target)).and_then(|()| rename_new(staged, target)),
         How::Folder { inode } => replace_folder(staged, target, inode, &run.join(format!("cleared-{inode}"))),
+        How::Append { length, .. } => append(staged, target, length),
+        How::Parts => unreachable!("the parts stand in the journal, each for itself"),
     }?;
     Ok(true)
 }

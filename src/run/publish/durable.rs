@@ -1,7 +1,7 @@
 //! File operations that are on disk when they return.
 
 use std::fs::{self, File};
-use std::io::{self, ErrorKind, Write};
+use std::io::{self, BufRead as _, BufReader, ErrorKind, Read as _, Seek as _, SeekFrom, Write};
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
@@ -122,6 +122,77 @@ pub(super) fn replace_entries_once(from: &Path, to: &Path, marker: &Path) -> Res
         sync_folder(parent(marker))?;
     }
     move_entries(from, to)
+}
+
+/// Puts the bytes of a file behind those of another one, of which there are `length`, and removes it. Doing it again, also after a crash in the
+/// middle of it, does no harm.
+pub(super) fn append(from: &Path, to: &Path, length: u64) -> Result<(), PublishError> {
+    let open = File::options().read(true).write(true).open(to);
+    let mut file = match open {
+        Ok(file) => file,
+        Err(error) if error.kind() == ErrorKind::NotFound => return Err(overtaken(from, to)),
+        Err(error) => return Err(PublishError::at("append to", to)(error)),
+    };
+    let mut new = File::open(from).map_err(PublishError::at("read", from))?;
+    match tail(&mut file, length, &mut new).map_err(PublishError::at("append to", to))? {
+        Tail::Foreign => return Err(overtaken(from, to)),
+        // If somebody has appended behind that, it stays.
+        Tail::Whole => file.sync_all().map_err(PublishError::at("sync", to))?,
+        Tail::Torn => write_tail(&mut file, length, &mut new).map_err(PublishError::at("append to", to))?,
+    }
+    reach("publish.appended");
+    remove(from)?;
+    sync_folder(parent(from))
+}
+
+fn write_tail(file: &mut File, length: u64, new: &mut File) -> io::Result<()> {
+    file.set_len(length)?;
+    file.seek(SeekFrom::Start(length))?;
+    new.rewind()?;
+    let half = new.metadata()?.len() / 2;
+    io::copy(&mut (&*new).take(half), file)?;
+    reach("publish.append_half");
+    io::copy(new, file)?;
+    file.sync_all()
+}
+
+fn overtaken(staged: &Path, path: &Path) -> PublishError {
+    PublishError::Overtaken { path: path.to_owned(), staged: staged.to_owned() }
+}
+
+/// What stands in a file behind a length, compared with what is to stand there.
+enum Tail {
+    Whole,
+    /// Nothing, or the beginning; after a crash of the machine there may be zeros in the place of bytes.
+    Torn,
+    Foreign,
+}
+
+fn tail(file: &mut File, length: u64, new: &mut File) -> io::Result<Tail> {
+    let (there, size) = (file.metadata()?.len(), new.metadata()?.len());
+    let Some(there) = there.checked_sub(length) else { return Ok(Tail::Foreign) };
+    file.seek(SeekFrom::Start(length))?;
+    new.rewind()?;
+    let count = there.min(size);
+    let (mut found, mut wanted) = (BufReader::new(file.take(count)), BufReader::new(new.take(count)));
+    let mut is_torn = there < size;
+    let mut is_zero = false;
+    loop {
+        let (found_bytes, wanted_bytes) = (found.fill_buf()?, wanted.fill_buf()?);
+        let step = found_bytes.len().min(wanted_bytes.len());
+        if step == 0 {
+            return Ok(if is_torn { Tail::Torn } else { Tail::Whole });
+        }
+        for (byte, ours) in found_bytes[..step].iter().zip(&wanted_bytes[..step]) {
+            is_zero |= byte != ours;
+            if is_zero && (*byte != 0 || there > size) {
+                return Ok(Tail::Foreign);
+            }
+        }
+        is_torn |= is_zero;
+        found.consume(step);
+        wanted.consume(step);
+    }
 }
 
 /// The number of a file or folder in its file system, and of that.

@@ -28,8 +28,20 @@ pub enum PublishError {
         "{source}: a run that has died has left it there; remove it yourself, or give this run another `--state-dir`"
     )]
     Leftover { source: Box<PublishError> },
-    #[error("the output {} is there already, and `mode: error` does not replace it", path.display())]
+    #[error("the output {} is there already, or has come there while the run went on, and is not to be replaced", path.display())]
     Exists { path: PathBuf },
+    #[error(
+        "the output {} was changed by somebody else while the run went on, and nothing can be appended to it as it was to be; run it again",
+        path.display()
+    )]
+    Changed { path: PathBuf },
+    #[error(
+        "the output {} is not as a run that died has left it: something else was written to it since; remove {} if what this has need not be \
+         appended any more",
+        path.display(),
+        staged.display()
+    )]
+    Overtaken { path: PathBuf, staged: PathBuf },
     #[error("two outputs have the path {}", path.display())]
     Twice { path: PathBuf },
     #[error("the journal {} of an interrupted run cannot be understood: {message}", path.display())]
@@ -46,6 +58,8 @@ impl PublishError {
             | Self::IsFile { .. }
             | Self::Foreign { .. }
             | Self::MountPoint { .. }
+            | Self::Changed { .. }
+            | Self::Overtaken { .. }
             | Self::NotRegular { .. }
             | Self::AroundState { .. }
             | Self::Exists { .. }

@@ -35,6 +35,19 @@ pub(super) enum How {
     New,
     /// A folder, in the place of the one that is there. In a journal the number of the staged one tells whether that has happened.
     Folder { inode: u64 },
+    /// The bytes of a file, behind those of the one that is there. In a journal the length is that from which on they stand; before, what it was
+    /// when it was looked at, with its last byte if that matters.
+    Append { length: u64, last: Option<u8> },
+    /// The files of a folder, beside those of the one that is there. In a journal they stand each for itself.
+    Parts,
+}
+
+/// What a run publishes.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Journal {
+    pub(super) outputs: Vec<Output>,
+    /// Folders of which all outputs are in their places then.
+    pub(super) emptied: Vec<PathBuf>,
 }
 
 impl How {
@@ -83,31 +96,36 @@ impl Output {
             "new": self.how.is_new(),
         });
         match self.how {
-            How::Replace | How::New => {}
+            How::Replace | How::New | How::Parts => {}
+            How::Append { length, .. } => json["length"] = length.into(),
             How::Folder { inode } => json["inode"] = inode.into(),
         }
         json
     }
 
     fn from_json(value: &Value) -> Option<Self> {
+        let number = |key: &str| value.get(key).and_then(Value::as_u64);
         Some(Self {
             staged: path_from_json(value.get("staged")?)?,
             target: path_from_json(value.get("final")?)?,
-            how: match value.get("inode").and_then(Value::as_u64) {
-                Some(inode) => How::Folder { inode },
-                None if value.get("new").is_some_and(|is_new| *is_new == true) => How::New,
-                None => How::Replace,
+            how: match (number("inode"), number("length")) {
+                (Some(inode), _) => How::Folder { inode },
+                (_, Some(length)) => How::Append { length, last: None },
+                _ if value.get("new").is_some_and(|is_new| *is_new == true) => How::New,
+                _ => How::Replace,
             },
         })
     }
 }
 
-pub(super) fn write_journal(run: &Path, outputs: &[Output]) -> Result<(), PublishError> {
-    let (journal, draft) = (run.join(JOURNAL), run.join("journal.json.tmp"));
-    let outputs: Vec<_> = outputs.iter().map(Output::to_json).collect();
-    write_file(&draft, json!({ "version": 1, "outputs": outputs }).to_string().as_bytes())?;
+pub(super) fn write_journal(run: &Path, journal: &Journal) -> Result<(), PublishError> {
+    let (path, draft) = (run.join(JOURNAL), run.join("journal.json.tmp"));
+    let outputs: Vec<_> = journal.outputs.iter().map(Output::to_json).collect();
+    let emptied: Vec<_> = journal.emptied.iter().map(|folder| path_to_json(folder)).collect();
+    let text = json!({ "version": 1, "outputs": outputs, "emptied": emptied }).to_string();
+    write_file(&draft, text.as_bytes())?;
     reach("publish.journal_synced");
-    fs::rename(&draft, &journal).map_err(PublishError::at("write", &journal))?;
+    fs::rename(&draft, &path).map_err(PublishError::at("write", &path))?;
     sync_folder(run)
 }
 
@@ -119,7 +137,7 @@ pub(super) fn remove_journal(run: &Path) -> Result<(), PublishError> {
 }
 
 /// The journal of a run; `None` if it did not get that far.
-pub(super) fn read_journal(run: &Path) -> Result<Option<Vec<Output>>, PublishError> {
+pub(super) fn read_journal(run: &Path) -> Result<Option<Journal>, PublishError> {
     let path = run.join(JOURNAL);
     let text = match fs::read(&path) {
         Ok(text) => text,
@@ -132,7 +150,10 @@ pub(super) fn read_journal(run: &Path) -> Result<Option<Vec<Output>>, PublishErr
         return Err(unclear(format!("it has version {}", journal["version"])));
     }
     let outputs = journal["outputs"].as_array().and_then(|outputs| outputs.iter().map(Output::from_json).collect());
-    outputs.map(Some).ok_or_else(|| unclear("it does not list outputs".to_owned()))
+    let outputs: Option<Vec<Output>> = outputs;
+    let emptied = journal["emptied"].as_array().into_iter().flatten().filter_map(path_from_json).collect();
+    let journal = outputs.map(|outputs| Journal { outputs, emptied });
+    journal.map(Some).ok_or_else(|| unclear("it does not list outputs".to_owned()))
 }
 
 /// The files that a run has staged. A last line that is torn belongs to a file that was not created.

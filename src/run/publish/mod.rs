@@ -10,6 +10,7 @@ mod durable;
 mod error;
 mod foreign;
 mod journal;
+mod parts;
 mod past_run;
 mod recovery;
 mod run_folder;
@@ -24,4 +25,6 @@ pub use past_run::{PastRun, Phase, Pruned, Pruning, folder_bytes, prune};
 pub use recovery::{Recovered, recover};
 pub use run_folder::{KEPT_RUNS, RunFolder, create_state};
 pub use run_record::{Ended, RecordedOutcome, RunRecord};
-pub use staging::{Reserved, StagedFile, Staging, check_new, is_staged, publish_reserved, sync_folders};
+pub use staging::{
+    Reserved, Seen, StagedFile, Staging, check_new, is_staged, last_byte, publish_reserved, sync_folders,
+};

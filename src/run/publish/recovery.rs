@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use super::carry_out::carry_out;
 use super::durable::remove;
 use super::error::PublishError;
-use super::journal::{Ending, has_ended, read_journal, read_record};
+use super::journal::{Ending, Journal, has_ended, read_journal, read_record};
 use super::run_folder::{has_spilled, list_runs, lock_state, remove_spilled, try_lock};
 use crate::run::fail_point::reach;
 
@@ -41,13 +41,14 @@ pub fn recover(state_dir: &Path) -> Result<Recovered, PublishError> {
 }
 
 fn recover_run(run: &Path, recovered: &mut Recovered) -> Result<(), PublishError> {
-    if let Some(outputs) = read_journal(run)? {
+    if let Some(Journal { outputs, emptied }) = read_journal(run)? {
         for output in outputs {
             if carry_out(&output, run)? {
                 recovered.published.push(output.target);
             }
             reach("recover.step");
         }
+        emptied.iter().try_for_each(|folder| remove(folder))?;
         return Ending::Committed.write(run);
     }
     for output in read_record(run)? {

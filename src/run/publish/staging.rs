@@ -2,16 +2,16 @@
 
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, File, OpenOptions};
-use std::io::{ErrorKind, Write};
+use std::io::{self, ErrorKind, Write};
+use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 
 use super::carry_out::carry_out;
-use super::durable::{
-    create_folders, entries, inode, parent, put_in_place, remove, rename, rename_new, sync_all, sync_folder,
-};
+use super::durable::{create_folders, entries, inode, parent, put_in_place, remove, rename, sync_all, sync_folder};
 use super::error::PublishError;
 use super::foreign::check_replaceable;
-use super::journal::{Ending, How, Output, RECORD, remove_journal, write_journal};
+use super::journal::{Ending, How, Journal, Output, RECORD, remove_journal, write_journal};
+use super::parts::further_parts;
 use super::run_folder::{RunFolder, lock_state};
 use crate::run::fail_point::reach;
 
@@ -39,6 +39,14 @@ pub struct Staging {
 pub struct StagedFile {
     pub file: File,
     pub path: PathBuf,
+}
+
+/// A file that is appended to, as it was when it was looked at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Seen {
+    pub length: u64,
+    /// Its last byte, if what is appended depends on that.
+    pub last: Option<u8>,
 }
 
 /// A path that a task writes an output to, which is published when the task has ended well.
@@ -117,6 +125,22 @@ impl Staging {
         self.stage_folder_as(target, How::New)
     }
 
+    /// Creates the folder whose files will come to be in `target`, a folder or nothing, as further parts.
+    pub fn stage_parts(&mut self, target: &Path) -> Result<PathBuf, PublishError> {
+        if target.exists() && !target.is_dir() {
+            return Err(PublishError::IsFile { path: target.to_owned() });
+        }
+        self.stage_folder_as(target, How::Parts)
+    }
+
+    /// Creates the file whose bytes will stand behind those of `target`; `None` is that there is no such file.
+    pub fn stage_behind(&mut self, target: &Path, seen: Option<Seen>) -> Result<StagedFile, PublishError> {
+        match seen {
+            None => self.stage_new(target),
+            Some(Seen { length, last }) => self.stage_as(target, How::Append { length, last }),
+        }
+    }
+
     fn stage_folder_as(&mut self, target: &Path, how: How) -> Result<PathBuf, PublishError> {
         let target = resolve(target)?;
         // The run has its own files there, and would lose them.
@@ -186,23 +210,15 @@ impl Staging {
         // Two runs that publish the same outputs at once would leave some of each.
         let state_dir = self.run.ancestors().nth(2).unwrap_or(&self.run).to_owned();
         let _guard = lock_state(&state_dir)?;
-        // What must be new comes first: as it replaces nothing, it can be taken back.
-        self.outputs.sort_by_key(|output| !output.how.is_new());
-        let new = self.outputs.iter().take_while(|output| output.how.is_new()).count();
-        self.outputs[..new].iter().try_for_each(|output| check_new(&output.target))?;
-        for output in &mut self.outputs[new..] {
-            if let How::Folder { inode: number } = &mut output.how {
-                check_replaceable(&output.target)?;
-                *number = inode(&output.staged)?.0;
-            }
-        }
+        let journal = self.settled()?;
+        let new = journal.outputs.iter().take_while(|output| output.how.is_new()).count();
         self.is_revocable = false;
-        write_journal(&self.run, &self.outputs).inspect_err(|_| self.is_revocable = !self.may_have_journal())?;
+        write_journal(&self.run, &journal).inspect_err(|_| self.is_revocable = !self.may_have_journal())?;
         reach("publish.journal_written");
-        for (at, output) in self.outputs[..new].iter().enumerate() {
-            let renamed = rename_new(&output.staged, &output.target);
+        for (at, output) in journal.outputs[..new].iter().enumerate() {
+            let renamed = carry_out(output, &self.run);
             if matches!(renamed, Err(PublishError::Exists { .. })) {
-                for earlier in &self.outputs[..at] {
+                for earlier in &journal.outputs[..at] {
                     rename(&earlier.target, &earlier.staged)?;
                 }
                 remove_journal(&self.run)?;
@@ -211,14 +227,46 @@ impl Staging {
             renamed?;
             reach("publish.renamed");
         }
-        for output in &self.outputs[new..] {
+        for output in &journal.outputs[new..] {
             carry_out(output, &self.run)?;
             reach("publish.renamed");
         }
+        journal.emptied.iter().try_for_each(|folder| remove(folder))?;
         reach("publish.before_committed");
         Ending::Committed.write(&self.run)?;
         reach("publish.committed");
         Ok(())
+    }
+
+    /// What the journal says, by what is in the places of the outputs now. What must be new comes first: as it replaces nothing, it can be
+    /// taken back.
+    fn settled(&self) -> Result<Journal, PublishError> {
+        let mut journal = Journal::default();
+        for output in &self.outputs {
+            let Output { staged, target, how } = output;
+            let how = match *how {
+                How::Parts => {
+                    journal.outputs.extend(further_parts(staged, target)?);
+                    journal.emptied.push(staged.clone());
+                    continue;
+                }
+                How::Folder { .. } => {
+                    check_replaceable(target)?;
+                    How::Folder { inode: inode(staged)?.0 }
+                }
+                How::Append { length, last } => {
+                    How::Append { length: length_behind(target, Seen { length, last })?, last }
+                }
+                How::New => {
+                    check_new(target)?;
+                    How::New
+                }
+                How::Replace => How::Replace,
+            };
+            journal.outputs.push(Output { how, ..output.clone() });
+        }
+        journal.outputs.sort_by_key(|output| !output.how.is_new());
+        Ok(journal)
     }
 
     fn may_have_journal(&self) -> bool {
@@ -259,6 +307,33 @@ impl Drop for Staging {
             let _ = Ending::Aborted.write(&self.run);
         }
     }
+}
+
+/// The length of a file that is appended to, which may have become longer meanwhile.
+fn length_behind(target: &Path, seen: Seen) -> Result<u64, PublishError> {
+    let changed = || PublishError::Changed { path: target.to_owned() };
+    let look = || -> io::Result<(u64, Option<u8>)> {
+        let mut file = File::open(target)?;
+        let length = file.metadata()?.len();
+        Ok((length, last_byte(&mut file, length)?))
+    };
+    let (length, last) = match look() {
+        Ok(found) => found,
+        Err(error) if error.kind() == ErrorKind::NotFound => return Err(changed()),
+        Err(error) => return Err(PublishError::at("read", target)(error)),
+    };
+    // What is appended to an empty file begins with what stands at the top of one.
+    let has_begun = seen.length == 0 && length > 0;
+    let ends_in_another_way = seen.last.is_some() && last != seen.last;
+    if length < seen.length || has_begun || ends_in_another_way { Err(changed()) } else { Ok(length) }
+}
+
+/// The last byte of a file of a length.
+pub fn last_byte(file: &mut File, length: u64) -> io::Result<Option<u8>> {
+    let mut byte = [0];
+    let Some(last) = length.checked_sub(1) else { return Ok(None) };
+    file.read_exact_at(&mut byte, last)?;
+    Ok(Some(byte[0]))
 }
 
 /// The path with the symbolic links followed, if it exists.

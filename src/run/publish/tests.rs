@@ -437,3 +437,100 @@ fn folders_that_cannot_be_exchanged_are_replaced_entry_by_entry_also_after_a_cra
     durable::replace_folder(&to, &from, inode + 1, &marker).unwrap();
     assert!(!to.exists() && from.exists());
 }
+
+#[test]
+fn bytes_are_appended_once_whatever_a_crash_has_left_of_them() {
+    let folder = TempDir::new().unwrap();
+    let (from, to) = (folder.path().join("from"), folder.path().join("to"));
+    let append = |there: &str| {
+        fs::write(&from, "new\n").unwrap();
+        fs::write(&to, there).unwrap();
+        let appended = durable::append(&from, &to, 4);
+        appended.map(|()| (fs::read_to_string(&to).unwrap(), from.exists()))
+    };
+    for (there, expected) in [
+        ("old\n", "old\nnew\n"),
+        ("old\nne", "old\nnew\n"),
+        ("old\nn\0\0\0", "old\nnew\n"),
+        ("old\n\0", "old\nnew\n"),
+        ("old\nnew\n", "old\nnew\n"),
+        ("old\nnew\nof somebody else\n", "old\nnew\nof somebody else\n"),
+    ] {
+        assert_eq!(append(there).unwrap(), (expected.to_owned(), false), "{there:?}");
+    }
+    for there in ["old", "old\nof", "old\nof somebody else\n", "old\nn\0\0\0more"] {
+        assert!(matches!(append(there), Err(PublishError::Overtaken { .. })), "{there:?}");
+        assert_eq!((fs::read_to_string(&to).unwrap(), from.exists()), (there.to_owned(), true), "nothing is lost");
+    }
+}
+
+#[test]
+fn what_is_appended_to_may_grow_meanwhile_and_nothing_else() {
+    let folder = TempDir::new().unwrap();
+    let target = folder.path().join("log.jsonl");
+    let commit = |seen: Option<Seen>, before: Option<&str>, then: Option<&str>| {
+        let run = RunFolder::create(&folder.path().join("state"), &record()).unwrap();
+        let mut staging = Staging::begin(&run).unwrap();
+        let _ = fs::remove_file(&target);
+        before.into_iter().for_each(|text| fs::write(&target, text).unwrap());
+        staging.stage_behind(&target, seen).unwrap().file.write_all(b"new\n").unwrap();
+        match then {
+            Some(text) => fs::write(&target, text).unwrap(),
+            None => drop(fs::remove_file(&target)),
+        }
+        staging.commit().map(|()| fs::read_to_string(&target).unwrap())
+    };
+    let seen = |last| Some(Seen { length: 4, last });
+    assert_eq!(commit(None, None, None).unwrap(), "new\n");
+    assert_eq!(commit(seen(Some(b'\n')), Some("old\n"), Some("old\n")).unwrap(), "old\nnew\n");
+    assert_eq!(commit(seen(Some(b'\n')), Some("old\n"), Some("old\nmore\n")).unwrap(), "old\nmore\nnew\n");
+    assert_eq!(commit(seen(None), Some("old\n"), Some("old\nmore")).unwrap(), "old\nmorenew\n");
+    let empty = Some(Seen { length: 0, last: None });
+    assert_eq!(commit(empty, Some(""), Some("")).unwrap(), "new\n");
+    let changed = |result| matches!(result, Err(PublishError::Changed { .. }));
+    assert!(changed(commit(seen(Some(b'\n')), Some("old\n"), Some("old\nmore"))));
+    assert!(changed(commit(seen(Some(b'\n')), Some("old\n"), Some("old"))));
+    assert!(changed(commit(seen(Some(b'\n')), Some("old\n"), None)));
+    assert!(changed(commit(empty, Some(""), Some("more\n"))));
+    assert!(matches!(commit(None, None, Some("more\n")), Err(PublishError::Exists { .. })));
+    assert_eq!(hidden(folder.path()), Vec::<PathBuf>::new());
+}
+
+#[test]
+fn parts_come_beside_those_that_are_there() {
+    let folder = TempDir::new().unwrap();
+    let target = folder.path().join("out");
+    let names = || {
+        let mut names = Vec::new();
+        for entry in durable::entries(&target).unwrap() {
+            names.extend(durable::entries(&entry).unwrap());
+        }
+        names.sort();
+        names.iter().map(|path| path.strip_prefix(&target).unwrap().display().to_string()).collect::<Vec<_>>()
+    };
+    let publish = |content: &str| {
+        let run = RunFolder::create(&folder.path().join("state"), &record()).unwrap();
+        let mut staging = Staging::begin(&run).unwrap();
+        let staged = staging.stage_parts(&target).unwrap();
+        write_parts(&staged, content);
+        staging.commit()
+    };
+    publish("first").unwrap();
+    fs::write(target.join("k=first/part-00007-of-others.csv"), "").unwrap();
+    publish("first").unwrap();
+    publish("second").unwrap();
+    let expected = [
+        "k=first/part-0.csv",
+        "k=first/part-00007-of-others.csv",
+        "k=first/part-8.csv",
+        "k=same/part-0.csv",
+        "k=same/part-1.csv",
+        "k=same/part-2.csv",
+        "k=second/part-0.csv",
+    ];
+    assert_eq!((names(), hidden(folder.path())), (expected.map(str::to_owned).to_vec(), vec![]));
+    fs::write(folder.path().join("file"), "").unwrap();
+    let run = RunFolder::create(&folder.path().join("state"), &record()).unwrap();
+    let refused = Staging::begin(&run).unwrap().stage_parts(&folder.path().join("file"));
+    assert!(matches!(refused, Err(PublishError::IsFile { .. })));
+}

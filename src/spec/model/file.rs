@@ -177,6 +177,8 @@ pub struct WriteOptions {
 pub enum WriteModeSpec {
     /// It is replaced when the whole run has succeeded.
     Overwrite,
+    /// Rows are appended to it when the whole run has succeeded: to a file of csv, tsv, jsonl or lines, or as new files of a folder.
+    Append,
     /// It stays, and the run fails before it begins.
     Error,
 }

@@ -1,5 +1,6 @@
 //! [`Sink`]: the batches of a `write` stage into a staged file or folder, or to standard output.
 
+mod existing;
 mod output;
 mod parts;
 mod spool;
@@ -16,11 +17,12 @@ use arrow::array::RecordBatch;
 use arrow::datatypes::{Schema, SchemaRef};
 use arrow::util::display::{ArrayFormatter, FormatOptions};
 
+use self::existing::Existing;
 use self::output::Output;
 use self::parts::{Limits, Parts};
 use self::spool::Spool;
 use crate::batch::{Columns, ConformError, Rows};
-use crate::format::{EncodeError, EncodeMode, FileEncoder};
+use crate::format::{EncodeError, EncodeMode, FileEncoder, pack};
 use crate::plan::{Folder, Write, WriteMode, WriteTarget};
 use crate::run::executor::shared_memory::SharedMemory;
 use crate::run::fail_point::reach;
@@ -48,12 +50,15 @@ enum State {
 }
 
 enum Place {
-    File(Output),
+    /// A file, whose rows may be to come behind those of one that is there.
+    File(Output, Option<Existing>),
     Folder(PathBuf),
 }
 
 enum Body {
     File(Box<FileEncoder<Output>>),
+    /// As a file, with the columns at these places.
+    Chosen(Box<FileEncoder<Output>>, Vec<usize>),
     Folder(Box<Parts>),
 }
 
@@ -62,6 +67,7 @@ impl Body {
         match (self, rows) {
             (Self::File(encoder), Rows::Columns(records)) => encoder.write(records),
             (Self::File(encoder), Rows::Lines(text)) => encoder.write_lines(text),
+            (Self::Chosen(encoder, places), rows) => encoder.write(&rows.records()?.project(places)?),
             (Self::Folder(parts), rows) => parts.write(rows.records()?),
         }
     }
@@ -103,15 +109,23 @@ impl Sink {
     /// Stages the output; nothing is written before the first batch.
     pub fn create(write: &Write, staging: &mut Staging) -> Result<Self, WriteError> {
         let path = shown(&write.target);
+        let mut existing = None;
         let file = match &write.target {
             WriteTarget::File(target) => match write.mode {
                 WriteMode::New => staging.stage_new(target).map_err(publish_error)?.file,
                 WriteMode::Overwrite => staging.stage(target).map_err(publish_error)?.file,
+                WriteMode::Append => {
+                    let found = Existing::find(target, write.compression);
+                    existing = found.map_err(|source| WriteError::Unwritable { path, source })?;
+                    let seen = existing.as_ref().map(|existing| existing.seen);
+                    staging.stage_behind(target, seen).map_err(publish_error)?.file
+                }
             },
             WriteTarget::Folder(folder) => {
                 let staged = match write.mode {
                     WriteMode::New => staging.stage_new_folder(&folder.path),
                     WriteMode::Overwrite => staging.stage_folder(&folder.path),
+                    WriteMode::Append => staging.stage_parts(&folder.path),
                 };
                 return Ok(Self::new(write, Place::Folder(staged.map_err(publish_error)?), staging));
             }
@@ -128,7 +142,8 @@ impl Sink {
                 made.map_err(|source| WriteError::Unwritable { path: path.clone(), source })?
             }
         };
-        Ok(Self::new(write, Place::File(Output::new(file)), staging))
+        let existing = existing.filter(|existing| !existing.is_empty());
+        Ok(Self::new(write, Place::File(Output::new(file), existing), staging))
     }
 
     fn new(write: &Write, place: Place, staging: &Staging) -> Self {
@@ -176,6 +191,9 @@ impl Sink {
         {
             return spool.push(&rows.records()?);
         }
+        if rows.is_empty() && matches!(self.state, State::Waiting { .. }) && self.write.mode == WriteMode::Append {
+            return Ok(());
+        }
         let schema = self.columns.settled().expect("a batch has come");
         let mut body = self.start(&schema)?;
         body.write(rows)?;
@@ -191,6 +209,18 @@ impl Sink {
     /// The bytes that were written, and the file if it is one.
     fn end(&mut self, schema_if_no_rows: Option<SchemaRef>) -> Result<(u64, Option<File>), EncodeError> {
         let schema = self.columns.settled().or(schema_if_no_rows);
+        self.state = match std::mem::replace(&mut self.state, State::Failed) {
+            // Where there is something already, nothing comes behind it.
+            State::Waiting { place: Place::File(output, Some(_)), .. } if self.rows == 0 => {
+                return Ok((0, Some(output.file)));
+            }
+            State::Waiting { place: Place::Folder(_), .. }
+                if self.rows == 0 && self.write.mode == WriteMode::Append =>
+            {
+                return Ok((0, None));
+            }
+            state => state,
+        };
         if schema.is_none()
             && let WriteTarget::Folder(Folder { partition_by, .. }) = &self.write.target
             && !partition_by.is_empty()
@@ -200,7 +230,7 @@ impl Sink {
         }
         let mut output = match self.start(&schema.unwrap_or_else(|| Arc::new(Schema::empty())))? {
             Body::Folder(parts) => return Ok((parts.finish()?, None)),
-            Body::File(encoder) => encoder.finish()?,
+            Body::File(encoder) | Body::Chosen(encoder, _) => encoder.finish()?,
         };
         output.flush()?;
         if matches!(self.write.target, WriteTarget::File(_)) {
@@ -215,22 +245,7 @@ impl Sink {
         match std::mem::replace(&mut self.state, State::Failed) {
             State::Writing(body) => Ok(body),
             State::Waiting { place, spool } => {
-                let mode = match self.write.target {
-                    WriteTarget::File(_) | WriteTarget::Folder(_) | WriteTarget::Nothing => EncodeMode::File,
-                    WriteTarget::Shared(_) => EncodeMode::Memory,
-                    WriteTarget::Stdout => EncodeMode::Stream,
-                };
-                let Write { format, header, compression, .. } = self.write;
-                let mut body = match (place, &self.write.target) {
-                    (Place::File(output), _) => {
-                        Body::File(Box::new(FileEncoder::new(output, format, header, compression, schema, mode)?))
-                    }
-                    (Place::Folder(folder), WriteTarget::Folder(Folder { partition_by, .. })) => {
-                        let limits = Limits::of(compression);
-                        Body::Folder(Box::new(Parts::new(folder, &self.write, partition_by, schema, limits)?))
-                    }
-                    (Place::Folder(_), _) => unreachable!("only folders are staged as such"),
-                };
+                let mut body = self.body(place, schema)?;
                 let mut columns = self.columns.clone();
                 spool.replay(|held| {
                     let held = columns.conform(held).expect("the columns were settled by these very batches");
@@ -240,6 +255,36 @@ impl Sink {
             }
             State::Failed => Err(EncodeError::Io(io::Error::other("the output has failed before"))),
         }
+    }
+
+    fn body(&self, place: Place, schema: &SchemaRef) -> Result<Body, EncodeError> {
+        let mode = match self.write.target {
+            WriteTarget::File(_) | WriteTarget::Folder(_) | WriteTarget::Nothing => EncodeMode::File,
+            WriteTarget::Shared(_) => EncodeMode::Memory,
+            WriteTarget::Stdout => EncodeMode::Stream,
+        };
+        let Write { format, header, compression, .. } = self.write;
+        let encoder = |output: Output, header: bool, schema: &SchemaRef| {
+            Ok::<_, EncodeError>(Box::new(FileEncoder::new(output, format, header, compression, schema, mode)?))
+        };
+        Ok(match (place, &self.write.target) {
+            (Place::File(output, None), _) => Body::File(encoder(output, header, schema)?),
+            (Place::File(mut output, Some(existing)), _) => {
+                let look = existing.look(&self.write)?;
+                if look.is_open {
+                    output.write_all(&pack(b"\n", compression)?)?;
+                }
+                let Some(names) = look.header else { return Ok(Body::File(encoder(output, false, schema)?)) };
+                let places = places_of(&names, schema)?;
+                let chosen = Arc::new(schema.project(&places)?);
+                Body::Chosen(encoder(output, false, &chosen)?, places)
+            }
+            (Place::Folder(folder), WriteTarget::Folder(Folder { partition_by, .. })) => {
+                let limits = Limits::of(compression);
+                Body::Folder(Box::new(Parts::new(folder, &self.write, partition_by, schema, limits)?))
+            }
+            (Place::Folder(_), _) => unreachable!("only folders are staged as such"),
+        })
     }
 
     fn failure(&self, source: EncodeError) -> WriteError {
@@ -278,6 +323,15 @@ fn shown(target: &WriteTarget) -> PathBuf {
         WriteTarget::Shared(name) => PathBuf::from(format!("<shared {name}>")),
         WriteTarget::Nothing => PathBuf::from("<nothing>"),
     }
+}
+
+/// The places of the columns of these names, which are all that there are.
+fn places_of(names: &[String], schema: &SchemaRef) -> Result<Vec<usize>, EncodeError> {
+    let places: Option<Vec<usize>> = names.iter().map(|name| schema.index_of(name).ok()).collect();
+    places.filter(|places| places.len() == schema.fields().len()).ok_or_else(|| EncodeError::OtherHeader {
+        header: names.to_vec(),
+        columns: schema.fields().iter().map(|field| field.name().clone()).collect(),
+    })
 }
 
 /// In words, a key that is there several times: its columns, and then how often it is there.
