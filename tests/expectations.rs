@@ -165,3 +165,10 @@ out: { from: part, write: out/out.txt }",
     scene.run().ends_with(0);
     assert_eq!(scene.read("out/out.txt"), "1\n1\n");
 }
+
+#[test]
+fn a_port_that_there_is_not_is_told_from_the_one_that_is_meant() {
+    let scene =
+        scene("  expect: { where: stars < 9 }\n  on_error: reject\nbad: { from: reviews.rejected, write: bad.jsonl }");
+    scene.run().ends_with(3).says(&["stage `reviews` has no port `rejected`", "`reviews.unexpected`"]);
+}

@@ -134,7 +134,7 @@ fn a_trial_that_fails_alarms_nobody() {
     let scene = scene();
     scene.write("bad", "");
     scene.run().env("KEY", "s3cret-key").args(&["--until", "worked"]).ends_with(1);
-    assert!(!scene.exists("told") && scene.exists("ended"));
+    assert!(!scene.exists("told") && !scene.exists("ended"));
 }
 
 #[test]

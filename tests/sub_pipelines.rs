@@ -112,6 +112,14 @@ fn what_is_wrong_inside_and_outside_has_its_place() {
         &["the pipeline `p` has several outputs: say which", "read from `p.good` or `p.low`"],
     );
     wrong("  p: { from: rows, pipeline: steps/none.yaml }\n", &["cannot read `", "steps/none.yaml"]);
+    scene.write(
+        "steps/needs.yaml",
+        "version: 1\nparams: { n: { type: integer } }\nstages: { a: { sql: SELECT $n AS n } }\n",
+    );
+    wrong(
+        "  p: { pipeline: steps/needs.yaml }\n",
+        &["the pipeline `p` needs a value for its param `n`", "params: { n: … }"],
+    );
     wrong(
         "  p: { from: rows, pipeline: { file: steps/clean.yaml, params: { floor: x } } }\n",
         &["`floor=x`", "pipeline.yaml:4:"],
@@ -129,4 +137,28 @@ fn what_is_wrong_inside_and_outside_has_its_place() {
     let itself = "  me: { from: rows, pipeline: clean.yaml }\n";
     scene.write("steps/clean.yaml", &(CLEAN.to_owned() + itself));
     wrong(&p("from: rows, "), &["would be a part of itself"]);
+}
+
+#[test]
+fn stages_inside_can_be_given_in_tests() {
+    let scene = scene(
+        "rows: { read: in.csv }
+p: { from: rows, pipeline: { file: steps/clean.yaml, params: { floor: 3 } } }
+out: { from: p.good, write: out/out.csv }",
+    );
+    scene.write(
+        "pipeline.test.yaml",
+        "version: 1
+tests:
+  inside:
+    given: { p/checked: [{ n: 5 }, { n: 1 }] }
+    expect: { out: [{ n: 5, floor: 3 }], p/checked.unexpected: [{ n: 1 }] }
+  around:
+    given: { p.good: [{ n: 7 }] }
+    expect: { out: [{ n: 7 }] }
+",
+    );
+    let mut program = std::process::Command::new(env!("CARGO_BIN_EXE_millpond"));
+    let tested = program.arg("test").arg(scene.path("pipeline.yaml")).output().expect("the program starts");
+    assert!(tested.status.success(), "{}", String::from_utf8_lossy(&tested.stdout));
 }

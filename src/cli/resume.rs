@@ -77,7 +77,7 @@ fn find(args: &RunArgs, purpose: Purpose, wanted: Option<&str>) -> Result<Earlie
                 return Err(refuse(problem + &candidates(several.iter().copied())));
             }
         },
-        None => ours.first().ok_or_else(|| {
+        None => ours.iter().find(|run| !run.is_trial()).ok_or_else(|| {
             refuse(format!("there is no run of `{shown}` in `{}`: begin one without `{option}`", state_dir.display()))
         })?,
     };

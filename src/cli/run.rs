@@ -161,6 +161,7 @@ fn prepared_run(args: &RunArgs, extent: Extent<'_>) -> Result<Exit, Exit> {
             // What that one has not corrected is still to be.
             Purpose::Resume => earlier.record.corrects.clone(),
         }),
+        is_trial: !matches!(extent, Extent::Whole) && !has_files(&plan),
     };
     let corrects = record.corrects.as_ref().and_then(|id| Some(earlier?.folder.with_file_name(id)));
     let surroundings =
@@ -253,6 +254,9 @@ fn carry_out(args: &RunArgs, plan: Plan, record: &RunRecord, surroundings: Surro
     }
     if let Err(error) = noted {
         output::complain(&format!("`millpond runs` will not know how the run has ended: {error}"));
+    }
+    if record.is_trial {
+        return exit;
     }
     let after = hooks::carry_out(&shown.hooks, &ended, record, &hooks_surroundings, signals, args.progress);
     if exit == Exit::Success { after } else { exit }

@@ -124,11 +124,8 @@ pub fn pipeline(draft: &StageDraft) -> Option<Diagnostic> {
         !is_known && !draft.is_lost(&key.name)
     })?;
     let message = format!("`{}` has no meaning for a stage that is a pipeline", entry.name);
-    let help = format!(
-        "write it in its file, for the stages there that it is for; `defaults: {{ {}: … }}` is for all",
-        entry.name
-    );
-    Some(Diagnostic::new(Code::PlanBadOption, entry.span, message).help(help).through(draft.alias))
+    let help = "write it in its file, for the stages there that it is for";
+    Some(Diagnostic::new(Code::PlanBadOption, entry.span, message).help(help.to_owned()).through(draft.alias))
 }
 
 fn names_nothing(from: &Node) -> bool {

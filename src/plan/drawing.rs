@@ -26,8 +26,8 @@ const SWEEPS: usize = 8;
 /// Places for lines between layers, beyond which long lines are drawn straight.
 const MOST_PLACES: usize = 50_000;
 
-const STYLE: &str = "svg{--back:#fff;--ink:#1b1f24;--dim:#59636e;--box:#f6f8fa;--rim:#d1d9e0;--read:#1a7f37;--write:#8250df;--sql:#0969da;--python:#9a6700;--command:#59636e}\
-@media(prefers-color-scheme:dark){svg{--back:#0d1117;--ink:#f0f6fc;--dim:#9198a1;--box:#151b23;--rim:#3d444d;--read:#3fb950;--write:#ab7df8;--sql:#4493f8;--python:#d29922;--command:#9198a1}}\
+const STYLE: &str = "svg{--back:#fff;--ink:#1b1f24;--dim:#59636e;--box:#f6f8fa;--rim:#d1d9e0;--read:#1a7f37;--write:#8250df;--sql:#0969da;--expect:#0969da;--python:#9a6700;--command:#59636e}\
+@media(prefers-color-scheme:dark){svg{--back:#0d1117;--ink:#f0f6fc;--dim:#9198a1;--box:#151b23;--rim:#3d444d;--read:#3fb950;--write:#ab7df8;--sql:#4493f8;--expect:#4493f8;--python:#d29922;--command:#9198a1}}\
 text{font-family:ui-sans-serif,system-ui,sans-serif;fill:var(--ink)}.name{font-size:13px;font-weight:600}.what{font-size:11px;fill:var(--dim)}\
 .box{fill:var(--box);stroke:var(--rim)}.edge{fill:none;stroke:var(--dim);stroke-width:1.4}.after{stroke-dasharray:4 4}.port{font-size:10px;fill:var(--dim)}";
 
@@ -78,8 +78,8 @@ fn layers(plan: &Plan) -> Vec<usize> {
 
 fn connections(plan: &Plan, places: &mut Vec<Place>) -> Vec<Connection> {
     let edges = plan.edges.iter().map(|edge| {
-        let port = &plan.stage(edge.from).ports[edge.port].name;
-        (edge.from, edge.to, if port == Port::MAIN { String::new() } else { port.clone() }, false)
+        let port = plan.stage(edge.from).port_word(edge.port);
+        (edge.from, edge.to, if port == Port::MAIN { String::new() } else { port.to_owned() }, false)
     });
     let waits = plan.stages.iter().flat_map(|stage| {
         stage.after.iter().map(|awaited| (*awaited, stage.id, String::new(), true)).collect::<Vec<_>>()

@@ -478,6 +478,13 @@ fn check_port(producer: &StageDraft, port: &str, reference: &Reference<'_>) -> O
         return (!rejects).then(|| warning.through(reference.through));
     }
     // That a stage cannot reject, and is to, is said where it is asked for.
+    if port == Port::REJECTED && !ports.contains(&port) && producer.has(EXPECT) {
+        let message = format!("stage `{name}` has no port `{port}`");
+        let help = format!("rows that are not as expected are `{name}.{}`", Port::UNEXPECTED);
+        return Some(
+            Diagnostic::new(Code::PlanUnknownPort, reference.span, message).help(help).through(reference.through),
+        );
+    }
     if ports.contains(&port) || (port == Port::REJECTED && rejects) {
         return None;
     }
@@ -538,6 +545,8 @@ pub fn ports(draft: &StageDraft) -> Option<Vec<&str>> {
         "write" => Some(Vec::new()),
         // Whether a query can reject rows is known when it is read.
         EXPECT | "sql" => Some(vec![Port::MAIN, Port::REJECTED]),
+        // Of a file that cannot be read.
+        PIPELINE if draft.is_lost(PIPELINE) => None,
         PIPELINE => {
             let named = draft.outputs.iter().map(|(name, ..)| name.as_str());
             let only = (draft.outputs.len() == 1).then_some(Port::MAIN);

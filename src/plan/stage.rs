@@ -89,6 +89,14 @@ impl Stage {
         }
     }
 
+    /// What a port is called by who reads from it.
+    pub fn port_word(&self, port: usize) -> &str {
+        match (&self.kind, self.ports[port].name.as_str()) {
+            (StageKind::Expect(_), Port::REJECTED) => Port::UNEXPECTED,
+            (_, name) => name,
+        }
+    }
+
     /// The stage of the file whose rows it rejects.
     pub fn rejects_of(&self) -> &str {
         match &self.kind {

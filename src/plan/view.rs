@@ -129,13 +129,13 @@ fn stage_text(plan: &Plan, stage: &Stage, out: &mut String) {
     if stage.inputs.is_empty() && !stage.ports.is_empty() {
         line(out, format!("      cut: {} rows or {}", stage.cut.rows, size(stage.cut.bytes.get())));
     }
-    let ports: Vec<String> = stage.ports.iter().map(|port| port_text(plan, port)).collect();
+    let ports: Vec<String> = (0..stage.ports.len()).map(|port| port_text(plan, stage, port)).collect();
     if !ports.is_empty() {
         line(out, format!("      gives: {}", ports.join("; ")));
     }
-    for port in &stage.ports {
+    for (at, port) in stage.ports.iter().enumerate() {
         if let Some(columns) = &port.columns {
-            let of = if port.name == Port::MAIN { String::new() } else { format!(" of {}", port.name) };
+            let of = if port.name == Port::MAIN { String::new() } else { format!(" of {}", stage.port_word(at)) };
             line(out, format!("      columns{of}: {}", typed_columns(columns)));
         }
     }
@@ -395,10 +395,11 @@ pub fn running_text(stage: &Stage) -> String {
     }
 }
 
-fn port_text(plan: &Plan, port: &Port) -> String {
+fn port_text(plan: &Plan, stage: &Stage, port: usize) -> String {
+    let (word, port) = (stage.port_word(port), &stage.ports[port]);
     let consumers = names(port.edges.iter().map(|edge| (plan.stage(plan.edge(*edge).to), Port::MAIN)));
     let to = if consumers.is_empty() { "nobody".to_owned() } else { consumers.join(", ") };
-    if port.name == Port::MAIN { format!("rows to {to}") } else { format!("{} to {to}", port.name) }
+    if port.name == Port::MAIN { format!("rows to {to}") } else { format!("{word} to {to}") }
 }
 
 fn edges_text(plan: &Plan, out: &mut String) {
@@ -408,8 +409,7 @@ fn edges_text(plan: &Plan, out: &mut String) {
     line(out, "\nedges (both bounds hold):");
     for edge in &plan.edges {
         let producer = plan.stage(edge.from);
-        let port = &producer.ports[edge.port].name;
-        let from = if port == Port::MAIN { producer.name.clone() } else { format!("{}.{port}", producer.name) };
+        let from = names(std::iter::once((producer, producer.ports[edge.port].name.as_str()))).remove(0);
         let capacity = format!("{} batches, {}", edge.capacity.batches, size(edge.capacity.bytes.get()));
         let cut =
             edge.cut.map(|cut| format!("; cut: {} rows or {}", cut.rows, size(cut.bytes.get()))).unwrap_or_default();
@@ -443,7 +443,7 @@ pub fn graph_text(plan: &Plan) -> String {
     for stage in &plan.stages {
         line(&mut out, format!("{} ({})", stage.name, stage.kind_word()));
         for edge in stage.ports.iter().flat_map(|port| &port.edges).map(|id| plan.edge(*id)) {
-            let port = &stage.ports[edge.port].name;
+            let port = stage.port_word(edge.port);
             let label = if port == Port::MAIN { String::new() } else { format!(" [{port}]") };
             line(&mut out, format!("  -> {}{label}", plan.stage(edge.to).name));
         }
@@ -472,7 +472,7 @@ pub fn dot(plan: &Plan) -> String {
     }
     for edge in &plan.edges {
         let (from, to) = (plan.stage(edge.from), plan.stage(edge.to));
-        let port = &from.ports[edge.port].name;
+        let port = from.port_word(edge.port);
         let label = if port == Port::MAIN { String::new() } else { format!(" [label={}]", quoted(port)) };
         let _ = writeln!(out, "  {} -> {}{label};", quoted(&from.name), quoted(&to.name));
     }
@@ -513,7 +513,7 @@ pub fn mermaid(plan: &Plan) -> String {
         let _ = writeln!(out, "  s{}{open}\"{}<br/>{}\"{close}", stage.id.0, stage.name, stage.kind_word());
     }
     for edge in &plan.edges {
-        let port = &plan.stage(edge.from).ports[edge.port].name;
+        let port = plan.stage(edge.from).port_word(edge.port);
         let label = if port == Port::MAIN { String::new() } else { format!("|{port}|") };
         let _ = writeln!(out, "  s{} -->{label} s{}", edge.from.0, edge.to.0);
     }

@@ -40,6 +40,7 @@ pub fn add_stages(
             Ok(inner) => inner,
             Err(error) => {
                 document.problems.push(unreadable(&error, &node));
+                document.stages[at].lost.insert(PIPELINE.to_owned());
                 continue;
             }
         };
@@ -48,11 +49,14 @@ pub fn add_stages(
             let message = format!("the pipeline `{}` would be a part of itself", inner.name());
             let problem = Diagnostic::new(Code::SpecRecursive, node.span, message).through(node.alias);
             document.problems.push(problem.help("a pipeline can use others, which do not use it".to_owned()));
+            document.stages[at].lost.insert(PIPELINE.to_owned());
             continue;
         }
         let given_inside = given_inside(&draft, &spec, file, given);
         let mut sub = parse_file(map, inner, start, &given_inside, &chain);
+        sub.problems.retain(|problem| problem.code != Code::ParamMissing);
         place_problems(&mut sub.problems, &draft);
+        document.problems.extend(missing_param(&draft, &spec, &sub));
         if document.stages.len() + sub.stages.len() > MOST_STAGES {
             let message = format!("there are more than {MOST_STAGES} stages");
             document.problems.push(Diagnostic::new(Code::SpecBadValue, node.span, message));
@@ -77,6 +81,22 @@ fn given_inside(draft: &StageDraft, spec: &SubPipelineSpec, file: &SourceText, g
         completeness: if is_open { Completeness::Partial } else { given.completeness },
         ..given.clone()
     }
+}
+
+/// A param without which the pipeline cannot be run.
+fn missing_param(draft: &StageDraft, spec: &SubPipelineSpec, sub: &Document) -> Option<Diagnostic> {
+    let given = |name: &str| spec.params().is_some_and(|params| params.contains_key(name));
+    // A slip in a name is one mistake.
+    let is_misspelt =
+        spec.params().into_iter().flatten().any(|(name, _)| sub.params.iter().all(|param| param.name != *name));
+    if draft.is_lost(PIPELINE) || is_misspelt {
+        return None;
+    }
+    let missing = sub.params.iter().find(|param| param.required && !given(&param.name))?;
+    let message = format!("the pipeline `{}` needs a value for its param `{}`", draft.name, missing.name);
+    let problem = Diagnostic::new(Code::SpecMissingKey, draft.span(&[PIPELINE]), message).through(draft.alias);
+    let help = format!("write `pipeline: {{ file: {}, params: {{ {}: … }} }}`", spec.file(), missing.name);
+    Some(problem.help(help).related(missing.span, "declared here"))
 }
 
 /// What is wrong with the params that are given has its place where they are given.

@@ -155,7 +155,8 @@ fn problems_of_given(file: &TestFile, test: &Test, of: &str, options: &GivenOpti
 
 /// Where the rows of a test lie in `folder`.
 pub fn given_path(folder: &Path, of: &str) -> std::path::PathBuf {
-    folder.join("given").join(of)
+    // Stages of pipelines inside have a slash in their names.
+    folder.join("given").join(of.replace('/', ":"))
 }
 
 /// What a test asks of the pipeline, with its files in `folder`. `copies`: whether golden files are to be made anew.

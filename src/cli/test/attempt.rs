@@ -159,6 +159,7 @@ impl Attempt<'_> {
             now,
             resumes: None,
             corrects: None,
+            is_trial: true,
         };
         let said = &mut found.said;
         let mut tell = |event| match event {

@@ -93,6 +93,11 @@ impl PastRun {
         self.record.as_ref().is_some_and(|record| record.file == file)
     }
 
+    /// Whether it was a look at some rows, and nothing to go on with.
+    pub fn is_trial(&self) -> bool {
+        self.record.as_ref().is_some_and(|record| record.is_trial)
+    }
+
     /// When it began; `None` for a folder that is not of millpond.
     pub fn started(&self) -> Option<SystemTime> {
         self.record.as_ref().map(|record| record.started).or_else(|| time_of(&self.id))

@@ -38,6 +38,8 @@ pub struct RunRecord {
     pub resumes: Option<String>,
     /// The run of which this one does again what was rejected.
     pub corrects: Option<String>,
+    /// Whether it was a look at some rows (`show`, `--until`), and nothing to go on with.
+    pub is_trial: bool,
 }
 
 /// What a run came to: `outcome.json` in its folder. A run that was killed has none.
@@ -92,6 +94,7 @@ impl RunRecord {
             "now": time_to_json(self.now),
             "resumes": self.resumes,
             "corrects": self.corrects,
+            "trial": self.is_trial,
         })
     }
 
@@ -106,6 +109,7 @@ impl RunRecord {
             now: time_from_json(&value["now"])?,
             resumes: value["resumes"].as_str().map(str::to_owned),
             corrects: value["corrects"].as_str().map(str::to_owned),
+            is_trial: value["trial"].as_bool().unwrap_or(false),
         })
     }
 }
@@ -176,6 +180,7 @@ impl RunRecord {
             now: SystemTime::UNIX_EPOCH,
             resumes: None,
             corrects: None,
+            is_trial: false,
         }
     }
 }
@@ -197,6 +202,7 @@ mod tests {
             now: SystemTime::UNIX_EPOCH + Duration::new(1_764_166_811, 123_456_789),
             resumes: Some("earlier".to_owned()),
             corrects: Some("earliest".to_owned()),
+            is_trial: true,
             ..RunRecord::of(Path::new("/a/b.yaml"))
         };
         record.write(folder.path()).unwrap();

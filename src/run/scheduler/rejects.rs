@@ -103,15 +103,22 @@ impl Scheduler {
 
 /// The verdicts in the order of their first rows: how many rows each has, and what was said of the first.
 fn by_verdict(rejects: &[Reject]) -> Vec<(Verdict, u64, String)> {
-    let mut found: Vec<(Verdict, u64, String)> = Vec::new();
+    let mut found: Vec<(Verdict, u64, &str, bool)> = Vec::new();
     for reject in rejects {
         let Failure { verdict, message, .. } = &reject.failure;
         match found.iter_mut().find(|(other, ..)| other == verdict) {
-            Some((_, rows, _)) => *rows += reject.count(),
-            None => found.push((*verdict, reject.count(), message.clone())),
+            Some((_, rows, first, has_others)) => {
+                *rows += reject.count();
+                *has_others |= first != message;
+            }
+            None => found.push((*verdict, reject.count(), message, false)),
         }
     }
-    found
+    let told = |(verdict, rows, message, has_others): (Verdict, u64, &str, bool)| {
+        let others = if has_others { ", or for another reason" } else { "" };
+        (verdict, rows, format!("{message}{others}"))
+    };
+    found.into_iter().map(told).collect()
 }
 
 /// The rejected row with this number, and why it is.
