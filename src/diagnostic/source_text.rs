@@ -2,6 +2,7 @@
 
 use std::io::Read;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 
 /// A range of bytes in a [`SourceText`], or in a file that it includes.
@@ -47,6 +48,8 @@ pub struct SourceText {
     /// Whether other files can be read.
     is_on_disk: bool,
     included: OnceLock<Arc<Included>>,
+    /// How often other files were used as parts of this one.
+    uses: Arc<AtomicUsize>,
 }
 
 /// A file that another one includes, and the next one.
@@ -137,6 +140,11 @@ impl SourceText {
             let error = std::io::Error::new(std::io::ErrorKind::NotFound, "there are no other files");
             return Err(SourceTextError::Read { path: shown, error });
         }
+        // A pipe would be waited for, and is another text the next time.
+        if std::fs::metadata(&absolute).is_ok_and(|file| !file.is_file() && !file.is_dir()) {
+            let error = std::io::Error::new(std::io::ErrorKind::InvalidInput, "it is no regular file");
+            return Err(SourceTextError::Read { path: shown, error });
+        }
         let read = Self::read(&absolute).map_err(|error| error.called(&shown))?;
         Ok(self.add(Self { name: shown.display().to_string(), ..read }))
     }
@@ -145,6 +153,15 @@ impl SourceText {
     pub fn with_file(self, path: &str, text: &str) -> Self {
         self.add(Self::new(path, self.folder().join(path), text));
         self
+    }
+
+    /// Counts one more use of another file as a part of this one, since it was last set to `0`; how many there are.
+    pub fn count_use(&self) -> usize {
+        self.uses.fetch_add(1, Ordering::Relaxed) + 1
+    }
+
+    pub fn forget_uses(&self) {
+        self.uses.store(0, Ordering::Relaxed);
     }
 
     fn add(&self, source: Self) -> (usize, &Self) {
@@ -177,8 +194,8 @@ impl SourceText {
     pub fn new(name: impl Into<String>, path: impl Into<PathBuf>, text: &str) -> Self {
         let text = text.strip_prefix('\u{feff}').unwrap_or(text).to_owned();
         let lines = std::iter::once(0).chain(text.match_indices('\n').map(|(at, _)| at + 1)).collect();
-        let (is_on_disk, included) = (false, OnceLock::new());
-        Self { name: name.into(), path: path.into(), text, lines, is_on_disk, included }
+        let (is_on_disk, included, uses) = (false, OnceLock::new(), Arc::default());
+        Self { name: name.into(), path: path.into(), text, lines, is_on_disk, included, uses }
     }
 
     /// The file's name as the user gave it.

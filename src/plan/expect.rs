@@ -112,8 +112,9 @@ impl Resolver<'_> {
                 return None;
             }
         };
-        if !query.is_row_wise() {
-            let message = "the condition needs more than the row itself: an aggregate, a window or another table";
+        // What makes several rows of one, or none, tells nothing of that one.
+        if !query.is_row_wise() || text.to_lowercase().contains("unnest") {
+            let message = "the condition needs more than the row itself: an aggregate, a window, another table, or rows made of it";
             self.report_at(Code::PlanBadQuery, node.span, node.alias, message).help =
                 Some("let a `sql` stage work it out, and give that an `expect`".to_owned());
             return None;

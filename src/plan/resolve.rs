@@ -57,7 +57,8 @@ impl Resolver<'_> {
             }));
         }
         if let Some(Checks::Duplicates(_)) = &self.draft.checks {
-            let (target, format, compression) = (WriteTarget::Nothing, Format::Csv, Compression::None);
+            // Of any columns there are.
+            let (target, format, compression) = (WriteTarget::Nothing, Format::Jsonl, Compression::None);
             return Some(StageKind::Write(Write {
                 target,
                 format,

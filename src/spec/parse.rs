@@ -33,6 +33,7 @@ static VALIDATOR: LazyLock<Validator> =
 
 /// Reads a pipeline file. Never fails: what is wrong is in [`Document::problems`].
 pub fn parse(source: &Arc<SourceText>, given: &Given) -> Document {
+    source.forget_uses();
     let mut document = parse_file(source, source, 0, given, &[]);
     expect::add_checks(&mut document.stages);
     document

@@ -19,6 +19,8 @@ pub const INPUT: &str = "input";
 
 /// Pipelines in pipelines in pipelines. Nobody needs many, and what is made of a few lines is to be bounded.
 const MOST_LEVELS: usize = 16;
+/// Uses of one in another, all together: two in each of a dozen levels would be thousands.
+const MOST_PIPELINES: usize = 1000;
 /// Stages of all of them together.
 const MOST_STAGES: usize = 100_000;
 
@@ -51,6 +53,18 @@ pub fn add_stages(
             document.problems.push(problem.help("a pipeline can use others, which do not use it".to_owned()));
             document.stages[at].lost.insert(PIPELINE.to_owned());
             continue;
+        }
+        match map.count_use() {
+            uses if uses <= MOST_PIPELINES => {}
+            uses => {
+                // Said once: each of them would have to say it.
+                if uses == MOST_PIPELINES + 1 {
+                    let message = format!("there are more than {MOST_PIPELINES} pipelines in pipelines");
+                    document.problems.push(Diagnostic::new(Code::SpecBadValue, node.span, message));
+                }
+                document.stages[at].lost.insert(PIPELINE.to_owned());
+                return;
+            }
         }
         let given_inside = given_inside(&draft, &spec, file, given);
         let mut sub = parse_file(map, inner, start, &given_inside, &chain);

@@ -167,7 +167,12 @@ fn write_given(
         let options = given.options();
         if let Some(path) = &options.file {
             let path = file.source.folder().join(path);
-            if let Err(error) = std::fs::File::open(&path) {
+            // A pipe would be waited for.
+            let is_readable = std::fs::metadata(&path).and_then(|file| match file.is_file() || file.is_dir() {
+                true => std::fs::File::open(&path).map(drop),
+                false => Err(std::io::Error::new(std::io::ErrorKind::InvalidInput, "it is no regular file")),
+            });
+            if let Err(error) = is_readable {
                 let message = format!("cannot read `{}`: {error}", path.display());
                 return Err(Diagnostic::new(Code::TestBadRows, test.span(&["given", of, "file"]), message).into());
             }

@@ -5,6 +5,7 @@ use super::yaml_text::mapping;
 use crate::diagnostic::{SourceText, Span};
 use crate::spec::Test;
 use crate::spec::model::CountSpec;
+use crate::spec::tree::Value;
 
 /// More rows than these belong into a file of their own.
 const MOST_ROWS: usize = 1000;
@@ -86,7 +87,8 @@ impl Edits {
     /// Whether the rows stand inside brackets, where there are no lists of lines.
     fn is_in_flow(source: &SourceText, test: &Test, of: &str) -> bool {
         let expect = test.node.get("expect");
-        let value = expect.and_then(|expect| expect.get(of));
+        // A list is written anew whatever it looks like; the first thing in it may be in brackets.
+        let value = expect.and_then(|expect| expect.get(of)).filter(|node| !matches!(node.value, Value::Sequence(_)));
         let around = [Some(&test.node), expect, value];
         around.into_iter().flatten().any(|node| source.slice(node.span).starts_with('{'))
     }
@@ -129,6 +131,15 @@ mod tests {
             assert_eq!(rows_now.as_array().expect("a list").len(), rows.len(), "{text}");
         }
         text
+    }
+
+    #[test]
+    fn a_list_that_is_not_indented_stays_a_list() {
+        let text = "version: 1\ntests:\n  one:\n    given: { s: [{ a: 1 }] }\n    expect:\n      q:\n      - {a: 7}\n      other: { count: 1 }\n";
+        let after = updated(text, &[json!({"a": 1}), json!({"a": 2})]);
+        let file = parse_tests(&Arc::new(SourceText::new("a.test.yaml", "/a.test.yaml", &after)));
+        assert!(file.is_ok(), "{after}");
+        assert!(after.contains("q:\n        - { a: 1 }\n        - { a: 2 }\n      other:"), "{after}");
     }
 
     #[test]
