@@ -116,7 +116,7 @@ fn peak_with(megabytes: u32) -> u64 {
 
 #[test]
 fn memory_does_not_grow_with_the_input() {
-    let sizes: &[u32] = if is_long() { &[1024, 2048, 4096] } else { &[192, 384] };
+    let sizes: &[u32] = if is_long() { &[1024, 2048, 4096] } else { &[256, 512] };
     let peaks: Vec<u64> = sizes.iter().map(|&size| peak_with(size)).collect();
     // The queues are full long before the smallest input ends; samples of all processes are not taken at one moment.
     let margin = 48 << 20;
