@@ -118,8 +118,9 @@ fn peak_with(megabytes: u32) -> u64 {
 fn memory_does_not_grow_with_the_input() {
     let sizes: &[u32] = if is_long() { &[1024, 2048, 4096] } else { &[256, 512] };
     let peaks: Vec<u64> = sizes.iter().map(|&size| peak_with(size)).collect();
-    // The queues are full long before the smallest input ends; samples of all processes are not taken at one moment.
-    let margin = 48 << 20;
+    // The queues are full long before the smallest input ends. Samples of all processes are not taken at one moment, and how many batches are
+    // between two of them is a matter of chance; the inputs are 256 MiB apart.
+    let margin = 80 << 20;
     assert!(peaks.iter().all(|&peak| peak < peaks[0] + margin), "peaks of {sizes:?} MB: {peaks:?}");
 }
 

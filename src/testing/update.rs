@@ -135,11 +135,11 @@ mod tests {
 
     #[test]
     fn a_list_that_is_not_indented_stays_a_list() {
-        let text = "version: 1\ntests:\n  one:\n    given: { s: [{ a: 1 }] }\n    expect:\n      q:\n      - {a: 7}\n      other: { count: 1 }\n";
+        let text = "version: 1\ntests:\n  one:\n    given: { s: [{ a: 1 }] }\n    expect:\n      x:\n      - {a: 7}\n      other: { count: 1 }\n";
         let after = updated(text, &[json!({"a": 1}), json!({"a": 2})]);
         let file = parse_tests(&Arc::new(SourceText::new("a.test.yaml", "/a.test.yaml", &after)));
         assert!(file.is_ok(), "{after}");
-        assert!(after.contains("q:\n        - { a: 1 }\n        - { a: 2 }\n      other:"), "{after}");
+        assert!(after.contains("x:\n        - { a: 1 }\n        - { a: 2 }\n      other:"), "{after}");
     }
 
     #[test]
