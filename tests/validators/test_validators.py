@@ -80,11 +80,13 @@ def blocks(folder: Path) -> list[Path]:
     """The complete pipelines of the documentation, as files."""
     pages = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
     files = []
+    if not (folder / "examples").exists():  # Some name others as parts of themselves.
+        (folder / "examples").symlink_to(ROOT / "examples")
     for page in pages:
         text = page.read_text(encoding="utf-8")
         for number, block in enumerate(re.findall(r"^([^\n]*)\n```yaml\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)):
             mark, pipeline = block
-            if "<!-- fragment -->" not in mark and "<!-- wrong -->" not in mark:
+            if not any(f"<!-- {word} -->" in mark for word in ("fragment", "wrong", "tests")):
                 file = folder / f"{page.stem}-{number}.yaml"
                 file.write_text(pipeline, encoding="utf-8")
                 files.append(file)
@@ -94,7 +96,8 @@ def blocks(folder: Path) -> list[Path]:
 def pipelines() -> list[Path]:
     """The pipelines of this repository that are sound."""
     folders = ["pipelines", "examples", "tests/stress"]
-    found = [file for folder in folders for file in sorted((ROOT / folder).rglob("*.yaml"))]
+    all_files = [file for folder in folders for file in sorted((ROOT / folder).rglob("*.yaml"))]
+    found = [file for file in all_files if not file.name.endswith(".test.yaml")]
     return [*found, ROOT / "tests/diagnostics/sound.yaml"]
 
 
