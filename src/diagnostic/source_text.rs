@@ -2,7 +2,6 @@
 
 use std::io::Read;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 
 /// A range of bytes in a [`SourceText`], or in a file that it includes.
@@ -48,8 +47,6 @@ pub struct SourceText {
     /// Whether other files can be read.
     is_on_disk: bool,
     included: OnceLock<Arc<Included>>,
-    /// How often other files were used as parts of this one.
-    uses: Arc<AtomicUsize>,
 }
 
 /// A file that another one includes, and the next one.
@@ -155,15 +152,6 @@ impl SourceText {
         self
     }
 
-    /// Counts one more use of another file as a part of this one, since it was last set to `0`; how many there are.
-    pub fn count_use(&self) -> usize {
-        self.uses.fetch_add(1, Ordering::Relaxed) + 1
-    }
-
-    pub fn forget_uses(&self) {
-        self.uses.store(0, Ordering::Relaxed);
-    }
-
     fn add(&self, source: Self) -> (usize, &Self) {
         let (mut slot, mut end) = (&self.included, self.text.len());
         while let Some(included) = slot.get() {
@@ -194,8 +182,8 @@ impl SourceText {
     pub fn new(name: impl Into<String>, path: impl Into<PathBuf>, text: &str) -> Self {
         let text = text.strip_prefix('\u{feff}').unwrap_or(text).to_owned();
         let lines = std::iter::once(0).chain(text.match_indices('\n').map(|(at, _)| at + 1)).collect();
-        let (is_on_disk, included, uses) = (false, OnceLock::new(), Arc::default());
-        Self { name: name.into(), path: path.into(), text, lines, is_on_disk, included, uses }
+        let (is_on_disk, included) = (false, OnceLock::new());
+        Self { name: name.into(), path: path.into(), text, lines, is_on_disk, included }
     }
 
     /// The file's name as the user gave it.

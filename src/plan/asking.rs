@@ -1,16 +1,12 @@
 //! Asking a pipeline for the rows of one of its stages, instead of for all of its outputs.
 
-use std::collections::BTreeSet;
-
-use super::link;
+use super::ports;
 use super::stage::Port;
 use crate::diagnostic::{Span, did_you_mean};
+use crate::spec::expect::ROWS;
 use crate::spec::model::{FormatSpec, FromSpec, SqlOptions, SqlSpec, StageSpec, WriteOptions, WriteSpec};
 use crate::spec::tree::{Entry, Key, Node, Text, TextStyle, Value};
-use crate::spec::{Document, Sharing, StageDraft};
-
-/// The name under which a query that counts rows off knows them.
-const ROWS: &str = "rows";
+use crate::spec::{Document, StageDraft};
 
 /// The rows that are asked for.
 #[derive(Clone, Debug)]
@@ -62,20 +58,10 @@ pub fn show(document: &mut Document, asked: &Asked) -> Result<(), AskError> {
     let mut drafts = Vec::new();
     let mut from = asked.of.clone();
     if let Some(limit) = asked.limit {
-        let tables = FromSpec::Named([(ROWS.to_owned(), from)].into());
-        let query = format!("SELECT * FROM {ROWS} LIMIT {limit}");
-        let sql = Some(SqlSpec::Options(SqlOptions { query: Some(query), file: None }));
-        drafts.push(behind(of, &first, "sql", StageSpec { from: Some(tables), sql, ..StageSpec::default() }));
+        drafts.push(behind(of, &first, "sql", first_rows(from, limit)));
         from = first;
     }
-    let options = WriteOptions {
-        path: asked.to.clone(),
-        format: Some(asked.format),
-        compression: None,
-        header: None,
-        partition_by: None,
-        mode: None,
-    };
+    let options = WriteOptions { path: asked.to.clone(), format: Some(asked.format), ..WriteOptions::default() };
     let write = Some(WriteSpec::Options(options));
     let spec = StageSpec { from: Some(FromSpec::One(from)), write, ..StageSpec::default() };
     drafts.push(behind(of, &shown, "write", spec));
@@ -95,7 +81,17 @@ fn asked_stage<'a>(document: &'a Document, asked: &Asked) -> Result<&'a StageDra
 }
 
 fn gives_rows(draft: &StageDraft) -> bool {
-    link::ports(draft).is_none_or(|ports| ports.contains(&Port::MAIN))
+    ports::ports(draft).is_none_or(|ports| ports.contains(&Port::MAIN))
+}
+
+/// A query for the first so many rows of a stage or port.
+pub(super) fn first_rows(of: String, limit: u64) -> StageSpec {
+    let query = Some(format!("SELECT * FROM {ROWS} LIMIT {limit}"));
+    StageSpec {
+        from: Some(FromSpec::Named([(ROWS.to_owned(), of)].into())),
+        sql: Some(SqlSpec::Options(SqlOptions { query, file: None })),
+        ..StageSpec::default()
+    }
 }
 
 /// A stage that is not written in the file, and has the place of the one that it follows.
@@ -114,21 +110,9 @@ pub(super) fn behind(of: &StageDraft, name: &str, kind: &'static str, spec: Stag
         Some(SqlSpec::Options(SqlOptions { query: Some(query), .. })) => Some(entry("sql", text(query))),
         _ => None,
     };
-    StageDraft {
-        name: name.to_owned(),
-        foreach: None,
-        name_span: of.name_span,
-        line: of.line,
-        alias: of.alias,
-        node: node(Value::Mapping([entry("from", from)].into_iter().chain(query).collect())),
-        spec,
-        kinds: vec![(kind, of.name_span)],
-        sharing: Sharing::None,
-        checks: None,
-        outputs: Vec::new(),
-        scope: None,
-        lost: BTreeSet::new(),
-    }
+    let node =
+        Node { alias: of.alias, ..node(Value::Mapping([entry("from", from)].into_iter().chain(query).collect())) };
+    StageDraft { line: of.line, ..StageDraft::new(name, (kind, of.name_span), node, spec) }
 }
 
 fn key(name: &str, span: Span) -> Key {

@@ -3,7 +3,9 @@
 use std::collections::BTreeSet;
 
 use super::columns::KnownColumns;
-use super::link::{self, After, CommandShape, Link, ports};
+use super::command_shape::CommandShape;
+use super::link::{After, Link};
+use super::ports::{keeps_state, ports};
 use super::stage::{Command, CommandLine, Convention, Folder, Port, StageKind, Write, WriteTarget};
 use crate::diagnostic::{Code, Diagnostic, Span, did_you_mean};
 use crate::spec::expect::EXPECT;
@@ -103,31 +105,6 @@ pub fn rejects(document: &Document, links: &[Link], kinds: &[Option<&StageKind>]
     links.iter().filter(is_over_all).map(problem).collect()
 }
 
-/// A pipeline that takes rows is only good for a stage of another one.
-pub fn given(draft: &StageDraft) -> Option<Diagnostic> {
-    (draft.kind() == Some(INPUT) && draft.scope.is_none()).then(|| {
-        let message = format!("the pipeline is given no rows for its input `{}`", draft.name);
-        let help = "use it as a stage of another pipeline (`pipeline:`), or give its rows in a test (`millpond test`)";
-        Diagnostic::new(Code::PlanMissingInput, draft.name_span, message).help(help.to_owned())
-    })
-}
-
-/// What a stage that is a pipeline cannot say for those inside.
-pub fn pipeline(draft: &StageDraft) -> Option<Diagnostic> {
-    const KEYS: [&str; 6] = [PIPELINE, "from", "after", "when", "description", "foreach"];
-    if draft.kind() != Some(PIPELINE) {
-        return None;
-    }
-    let entries = draft.node.entries().iter();
-    let entry = entries.map(|entry| &entry.key).find(|key| {
-        let is_known = KEYS.contains(&key.name.as_str()) || key.name.starts_with("x-");
-        !is_known && !draft.is_lost(&key.name)
-    })?;
-    let message = format!("`{}` has no meaning for a stage that is a pipeline", entry.name);
-    let help = "write it in its file, for the stages there that it is for";
-    Some(Diagnostic::new(Code::PlanBadOption, entry.span, message).help(help.to_owned()).through(draft.alias))
-}
-
 fn names_nothing(from: &Node) -> bool {
     match &from.value {
         Value::Sequence(items) => items.is_empty(),
@@ -149,7 +126,7 @@ pub fn on_error(draft: &StageDraft) -> Option<Diagnostic> {
         return None;
     }
     let message = format!("the stage `{}` cannot `{word}` rows", draft.name);
-    let help = if link::keeps_state(draft) {
+    let help = if keeps_state(draft) {
         "what a row has done to a state cannot be undone: let a stage in front of this one sort out bad rows"
     } else {
         "python stages with `from`, commands in mode `batch` or `row`, queries over one row at a time, and stages with `expect` can"

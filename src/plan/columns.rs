@@ -12,7 +12,8 @@ use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 
 use super::compile::Settings;
 use super::expect::Expect;
-use super::link::{After, Link, ports};
+use super::link::{After, Link};
+use super::ports::ports;
 use super::queue::Cut;
 use super::resolve::Resolver;
 use super::stage::{ColumnType, Command, CommandMode, Port, Python, Read, Sql, StageKind};

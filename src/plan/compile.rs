@@ -18,12 +18,14 @@ use super::link::{self, After, Link};
 use super::log_level::LogLevel;
 use super::paths;
 use super::plan::{Edge, EdgeId, Plan, PythonPlan, StageId};
+use super::ports;
 use super::pushdown;
 use super::queue::{Capacity, Cut, GivenCapacity};
 use super::recycle::Recycle;
 use super::resolve::{Resolver, absolute, variable};
 use super::resource::{Resource, Use};
 use super::stage::{Input, Port, Read, Stage, StageKind, WorkerLimits};
+use super::sub_pipeline;
 use super::supply::{self, FileSizes, Supply};
 use crate::diagnostic::{Code, Diagnostic, sort_and_merge};
 use crate::spec::model::RequirementsSpec;
@@ -110,7 +112,7 @@ pub(super) fn compile_alone(document: &Document, settings: &Settings) -> Result<
 pub fn known_columns(document: &Document, settings: &Settings) -> BTreeMap<(String, String), SchemaRef> {
     let analysis = analyse(document, settings, &mut Vec::new());
     let ports = document.stages.iter().enumerate().flat_map(|(at, draft)| {
-        let ports = link::ports(draft).unwrap_or_default();
+        let ports = ports::ports(draft).unwrap_or_default();
         ports.into_iter().map(move |port| (at, draft.name.clone(), port))
     });
     let known =
@@ -124,7 +126,7 @@ pub fn known_columns(document: &Document, settings: &Settings) -> BTreeMap<(Stri
 /// Everything that is wrong or odd, sorted by place, if anything is wrong.
 pub fn compile(document: &Document, settings: &Settings) -> Result<Compiled, Vec<Diagnostic>> {
     let mut problems = document.problems.clone();
-    problems.extend(document.stages.iter().filter_map(check::given));
+    problems.extend(document.stages.iter().filter_map(sub_pipeline::given));
     let analysis = analyse(document, settings, &mut problems);
     hook::validate(document, settings, &mut problems);
     document.fold(&mut problems);
@@ -156,7 +158,7 @@ fn analyse(document: &Document, settings: &Settings, problems: &mut Vec<Diagnost
         .collect();
     for (draft, resolved) in document.stages.iter().zip(&resolved) {
         problems.extend(check::inputs(draft, resolved.kind.as_ref()));
-        problems.extend(check::pipeline(draft));
+        problems.extend(sub_pipeline::keys(draft));
         problems.extend(check::on_error(draft));
         problems.extend(check::partition_by(draft));
         problems.extend(check::concurrency(draft, resolved.kind.as_ref()));
@@ -367,7 +369,7 @@ fn inputs(
         if inputs.last().is_none_or(|input| is_sql && input.table != link.table) {
             inputs.push(Input { table: link.table.clone(), members: Vec::new() });
         }
-        let port = link::ports(&document.stages[link.from])?.iter().position(|port| *port == link.port)?;
+        let port = ports::ports(&document.stages[link.from])?.iter().position(|port| *port == link.port)?;
         edges.push(Edge {
             id,
             from: ids[link.from],
@@ -421,7 +423,7 @@ fn stage(
     inputs: Vec<Input>,
 ) -> Stage {
     let resolver = Resolver { document, draft, problems: &mut Vec::new() };
-    let mut ports = link::ports(draft).unwrap_or_default();
+    let mut ports = ports::ports(draft).unwrap_or_default();
     if matches!(&kind, StageKind::Sql(sql) if !sql.row_wise) {
         ports.retain(|port| *port != Port::REJECTED);
     }

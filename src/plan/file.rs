@@ -5,8 +5,8 @@ use super::stage::{ColumnType, Folder, Partitions, Read, Write, WriteMode, Write
 use crate::diagnostic::Code;
 use crate::format::{Compression, Dialect, Encoding, Format, Nulls};
 use crate::spec::model::{
-    CompressionSpec, EncodingSpec, FormatSpec, FromSpec, PartitionsSpec, PathsSpec, ReadOptions, ReadSpec,
-    WriteModeSpec, WriteOptions, WriteSpec,
+    CompressionSpec, EncodingSpec, FormatSpec, FromSpec, PartitionsSpec, ReadOptions, ReadSpec, WriteModeSpec,
+    WriteOptions, WriteSpec,
 };
 
 const SNAPPY_IS_FOR_PAGES: &str = "`snappy` compresses the pages of parquet files that are written, and nothing else";
@@ -17,19 +17,7 @@ impl Resolver<'_> {
         let options = match spec {
             ReadSpec::Options(options) => options,
             ReadSpec::Path(path) => {
-                short = ReadOptions {
-                    path: PathsSpec::One(path.clone()),
-                    format: None,
-                    compression: None,
-                    schema: None,
-                    partitions: None,
-                    origin: None,
-                    delimiter: None,
-                    header: None,
-                    quote: None,
-                    nulls: None,
-                    encoding: None,
-                };
+                short = ReadOptions::of(path);
                 &short
             }
         };
@@ -161,14 +149,7 @@ impl Resolver<'_> {
         let options = match spec {
             WriteSpec::Options(options) => options,
             WriteSpec::Path(path) => {
-                short = WriteOptions {
-                    path: path.clone(),
-                    format: None,
-                    compression: None,
-                    header: None,
-                    partition_by: None,
-                    mode: None,
-                };
+                short = WriteOptions { path: path.clone(), ..WriteOptions::default() };
                 &short
             }
         };

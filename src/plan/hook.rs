@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use super::check;
+use super::command_shape::CommandShape;
 use super::compile::{Settings, compile_alone, problems_of};
 use super::failing::Timeout;
-use super::link::CommandShape;
 use super::plan::Plan;
 use super::resolve::Resolver;
 use super::stage::{Convention, StageKind};

@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
 
-use super::link::{CommandShape, Link};
+use super::command_shape::CommandShape;
+use super::link::Link;
 use super::queue::{Cut, GivenCapacity};
 use super::stage::{
     Call, ColumnType, Command, CommandLine, CommandMode, Convention, Cpus, Port, Python, PythonTarget, StageKind,
@@ -45,27 +46,15 @@ impl Resolver<'_> {
             self.columns(&[EXPECT, "schema"], schema);
             return None;
         }
-        if let Sharing::Sink(shared) = &self.draft.sharing {
-            let target = WriteTarget::Shared(shared.clone());
-            let (format, compression) = (Format::Arrow, Compression::None);
-            return Some(StageKind::Write(Write {
-                target,
-                format,
-                compression,
-                header: true,
-                mode: WriteMode::Overwrite,
-            }));
-        }
-        if let Some(Checks::Duplicates(_)) = &self.draft.checks {
-            // Of any columns there are.
-            let (target, format, compression) = (WriteTarget::Nothing, Format::Jsonl, Compression::None);
-            return Some(StageKind::Write(Write {
-                target,
-                format,
-                compression,
-                header: true,
-                mode: WriteMode::Overwrite,
-            }));
+        let written = match (&self.draft.sharing, &self.draft.checks) {
+            (Sharing::Sink(shared), _) => Some((WriteTarget::Shared(shared.clone()), Format::Arrow)),
+            // That format takes any columns.
+            (_, Some(Checks::Duplicates(_))) => Some((WriteTarget::Nothing, Format::Jsonl)),
+            _ => None,
+        };
+        if let Some((target, format)) = written {
+            let (compression, header, mode) = (Compression::None, true, WriteMode::Overwrite);
+            return Some(StageKind::Write(Write { target, format, compression, header, mode }));
         }
         let spec = &self.draft.spec;
         match kind {
@@ -122,15 +111,7 @@ impl Resolver<'_> {
         let options = match spec {
             PythonSpec::Options(options) => options,
             PythonSpec::Call(call) => {
-                short = PythonOptions {
-                    call: call.clone(),
-                    convention: None,
-                    with: None,
-                    returns: None,
-                    ports: None,
-                    start: None,
-                    cpus: None,
-                };
+                short = PythonOptions { call: call.clone(), ..PythonOptions::default() };
                 &short
             }
         };
@@ -430,7 +411,7 @@ impl Resolver<'_> {
 
     /// The folder of the file that the stage stands in.
     fn folder(&self) -> &Path {
-        self.draft.scope.as_ref().map_or(&self.document.folder, |scope| &scope.folder)
+        self.draft.scope.as_ref().map_or(&self.document.folder, |scope| scope.folder())
     }
 }
 

@@ -2,17 +2,14 @@
 
 use std::path::Path;
 
-use super::asking::behind;
-use super::link;
+use super::asking::{behind, first_rows};
+use super::ports;
 use super::stage::Port;
 use super::under_test::cut_off;
 use crate::spec::expect::EXPECT;
-use crate::spec::model::{FormatSpec, FromSpec, SqlOptions, SqlSpec, StageSpec, WriteOptions, WriteSpec};
+use crate::spec::model::{FormatSpec, FromSpec, StageSpec, WriteOptions, WriteSpec};
 use crate::spec::tree::Value;
 use crate::spec::{Document, Sharing, StageDraft};
-
-/// The name under which a query that counts rows off knows them.
-const ROWS: &str = "rows";
 
 /// A sink that writes elsewhere.
 #[derive(Clone, Debug)]
@@ -30,7 +27,7 @@ pub fn sample(document: &mut Document, rows: u64, folder: &Path) -> Vec<SampledS
     document.hooks.clear();
     document.stages.iter_mut().for_each(cut_off);
     let is_task = |draft: &StageDraft| {
-        draft.kind() == Some("command") && link::ports(draft).is_some_and(|ports| ports.is_empty())
+        draft.kind() == Some("command") && ports::ports(draft).is_some_and(|ports| ports.is_empty())
     };
     document.stages.retain(|draft| !is_task(draft));
     let mut sinks = Vec::new();
@@ -51,7 +48,7 @@ pub fn sample(document: &mut Document, rows: u64, folder: &Path) -> Vec<SampledS
             let file = folder.join(format!("{}.arrow", sinks.len())).to_string_lossy().into_owned();
             *write = written(&file);
             sinks.push(SampledSink { stage: draft.name.clone(), path, file });
-        } else if !draft.has("from") && draft.kind() != Some("sql") && link::named_ports(draft).contains(&Port::MAIN) {
+        } else if !draft.has("from") && draft.kind() != Some("sql") && ports::named_ports(draft).contains(&Port::MAIN) {
             counting.push(count_off(draft, rows));
         }
     }
@@ -66,7 +63,7 @@ pub fn sample(document: &mut Document, rows: u64, folder: &Path) -> Vec<SampledS
 fn written(file: &str) -> WriteSpec {
     let format = Some(FormatSpec::Arrow);
     let path = file.to_owned();
-    WriteSpec::Options(WriteOptions { path, format, compression: None, header: None, mode: None, partition_by: None })
+    WriteSpec::Options(WriteOptions { path, format, ..WriteOptions::default() })
 }
 
 /// No name in a file has a colon.
@@ -77,14 +74,7 @@ fn all_of(name: &str) -> String {
 /// Gives the source another name, and its own to a stage behind it that passes on its first rows. What is expected of them is expected there.
 fn count_off(source: &mut StageDraft, rows: u64) -> StageDraft {
     let name = std::mem::take(&mut source.name);
-    let tables = FromSpec::Named([(ROWS.to_owned(), all_of(&name))].into());
-    let query = format!("SELECT * FROM {ROWS} LIMIT {rows}");
-    let mut spec = StageSpec {
-        from: Some(tables),
-        sql: Some(SqlSpec::Options(SqlOptions { query: Some(query), file: None })),
-        when: source.spec.when,
-        ..StageSpec::default()
-    };
+    let mut spec = StageSpec { when: source.spec.when, ..first_rows(all_of(&name), rows) };
     let mut moved = Vec::new();
     if source.has(EXPECT) {
         spec.expect = source.spec.expect.take();

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use super::link::CommandShape;
+use super::command_shape::CommandShape;
 use super::query::find_word;
 use super::resolve::Resolver;
 use super::stage::CommandLine;

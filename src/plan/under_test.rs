@@ -6,13 +6,14 @@ use arrow::datatypes::DataType;
 
 use super::asking::behind;
 use super::link::{self, Link};
+use super::ports;
 use super::stage::Port;
 use crate::diagnostic::did_you_mean;
 use crate::format::column_type;
 use crate::spec::expect::EXPECT;
 use crate::spec::model::{
-    FormatSpec, FromSpec, OnErrorSpec, OnErrorWordSpec, PathsSpec, PythonSpec, ReadOptions, ReadSpec, StageSpec,
-    WriteOptions, WriteSpec,
+    FormatSpec, FromSpec, OnErrorSpec, OnErrorWordSpec, PythonSpec, ReadOptions, ReadSpec, StageSpec, WriteOptions,
+    WriteSpec,
 };
 use crate::spec::sub_pipeline::{INPUT, PIPELINE};
 use crate::spec::tree::{Entry, Node, Value};
@@ -188,7 +189,7 @@ fn place(document: &Document, of: &str) -> Result<Place, UnderTestError> {
     if draft.foreach.is_some() && draft.name != of.split('.').next().unwrap_or(of) {
         return Err(UnderTestError::Several { of: of.to_owned(), made: made().map(|one| one.name.clone()).collect() });
     }
-    let ports = link::named_ports(draft);
+    let ports = ports::named_ports(draft);
     if ports.contains(&port.as_str()) {
         return Ok(Place { at, port });
     }
@@ -236,7 +237,7 @@ fn keep(document: &mut Document, rows: &WantedRows) -> Result<Vec<String>, Under
             drafts.push(StageDraft { name: name(index), foreach: None, spec, ..draft.clone() });
         }
     } else {
-        let ports = link::named_ports(&draft);
+        let ports = ports::named_ports(&draft);
         if port == Port::MAIN && !ports.contains(&Port::MAIN) {
             return Err(UnderTestError::NoRows { of: rows.of.clone() });
         }
@@ -274,14 +275,7 @@ fn carry_out(document: &Document, name: &str) -> Result<Vec<String>, UnderTestEr
 }
 
 fn write(path: &str, format: Option<FormatSpec>) -> WriteSpec {
-    WriteSpec::Options(WriteOptions {
-        path: path.to_owned(),
-        format,
-        compression: None,
-        header: None,
-        mode: None,
-        partition_by: None,
-    })
+    WriteSpec::Options(WriteOptions { path: path.to_owned(), format, ..WriteOptions::default() })
 }
 
 /// A stage that reads what another one is to give.
@@ -290,23 +284,11 @@ fn reading(of: &StageDraft, port: &str, rows: &GivenRows) -> StageDraft {
         Some(ReadSpec::Options(options)) if rows.is_read_as_its_own => Some(options.clone()),
         _ => None,
     };
-    let path = PathsSpec::One(rows.path.clone());
+    let given = ReadOptions::of(&rows.path);
     let options = match own {
         // What folders say of the rows is in the rows that are given.
-        Some(own) => ReadOptions { path, partitions: None, ..*own },
-        None => ReadOptions {
-            path,
-            format: rows.format,
-            compression: None,
-            schema: rows.schema.clone(),
-            delimiter: None,
-            header: None,
-            quote: None,
-            nulls: None,
-            encoding: None,
-            partitions: None,
-            origin: None,
-        },
+        Some(own) => ReadOptions { path: given.path, partitions: None, ..*own },
+        None => ReadOptions { format: rows.format, schema: rows.schema.clone(), ..given },
     };
     let spec = StageSpec {
         read: Some(ReadSpec::Options(Box::new(options))),
@@ -426,7 +408,7 @@ pub fn testable(document: &Document) -> Vec<Testable> {
         let on_error = draft.spec.on_error.as_ref().map(OnErrorSpec::word);
         let rejects = on_error == Some(OnErrorWordSpec::Reject);
         let may_come = |port: &&str| rejects || ![Port::REJECTED, Port::UNEXPECTED].contains(port);
-        let ports = link::named_ports(draft).into_iter().filter(may_come);
+        let ports = ports::named_ports(draft).into_iter().filter(may_come);
         all.push(Testable { stage, ports: ports.map(str::to_owned).collect() });
     }
     all

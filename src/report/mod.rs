@@ -2,6 +2,7 @@
 //!
 //! A [`Reporter`] works on a thread of its own, so that a terminal or a pipe that nobody reads cannot hold up the run.
 
+mod document;
 mod json;
 mod live;
 mod markdown;

@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 
 use arrow::datatypes::DataType;
 use schemars::JsonSchema;
-use schemars::generate::SchemaSettings;
 use serde::Serialize;
 use serde_json::Value;
 
+use super::document;
 use super::json::VERSION;
 use crate::plan::memory::MemoryBound;
 use crate::plan::{Edge, Plan, Port, Stage, StageKind, view};
@@ -163,17 +163,12 @@ impl PlanReport {
 
     /// The report as a document.
     pub fn text(&self) -> String {
-        let mut text = serde_json::to_string_pretty(self).expect("keys are text, and numbers are finite");
-        text.push('\n');
-        text
+        document::text(self)
     }
 
     /// The JSON Schema of reports, as it is kept in `schema/plan.schema.json`.
     pub fn schema() -> String {
-        let schema = SchemaSettings::draft2020_12().for_serialize().into_generator().into_root_schema_for::<Self>();
-        let mut text = serde_json::to_string_pretty(&schema).expect("a schema is JSON");
-        text.push('\n');
-        text
+        document::schema::<Self>()
     }
 }
 

@@ -1,7 +1,7 @@
 //! [`Document`]: a pipeline file that has been read, with its places, and with holes where it is wrong.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::hook::HookDraft;
@@ -27,8 +27,8 @@ pub struct Document {
     /// The place of the `python` key.
     pub python_span: Option<Span>,
     pub stages: Vec<StageDraft>,
-    /// What others can read if the pipeline is a stage of theirs: see [`StageDraft::outputs`].
-    pub outputs: Vec<(String, String, Span)>,
+    /// What others can read if the pipeline is a stage of theirs.
+    pub outputs: Vec<OutputDraft>,
     /// What is done when a run has ended, in the order of the file; those of `on_failure` first.
     pub hooks: Vec<HookDraft>,
     /// Where the stages with `foreach` stand.
@@ -63,8 +63,8 @@ pub struct StageDraft {
     pub sharing: Sharing,
     /// What it checks, of a stage that is not written in the file.
     pub checks: Option<Checks>,
-    /// Of a stage that is another pipeline, what others can read of it: the name of each, the stage or port inside, and where that stands.
-    pub outputs: Vec<(String, String, Span)>,
+    /// Of a stage that is another pipeline, what others can read of it.
+    pub outputs: Vec<OutputDraft>,
     /// Of a stage of a pipeline that is a stage itself: what is around it.
     pub scope: Option<Arc<Scope>>,
     /// Keys of the stage whose value is wrong or not known, and so is not in `spec`.
@@ -82,6 +82,16 @@ pub enum Sharing {
     Sink(String),
 }
 
+/// What others can read of a pipeline that is a stage of theirs.
+#[derive(Clone, Debug)]
+pub struct OutputDraft {
+    pub port: String,
+    /// The stage or port inside.
+    pub of: String,
+    /// Where that stands.
+    pub span: Span,
+}
+
 /// A pipeline that is a stage of another one, as its stages see it.
 #[derive(Clone, Debug)]
 pub struct Scope {
@@ -89,13 +99,17 @@ pub struct Scope {
     pub stage: String,
     /// Its file, absolute.
     pub file: PathBuf,
-    pub folder: PathBuf,
     pub params: Vec<Param>,
     /// That of the stage, if it is inside another one.
     pub outer: Option<Arc<Scope>>,
 }
 
 impl Scope {
+    /// The folder of its file.
+    pub fn folder(&self) -> &Path {
+        self.file.parent().unwrap_or(Path::new("/"))
+    }
+
     /// What a stage inside is called in all.
     pub fn name(&self, stage: &str) -> String {
         format!("{}/{stage}", self.stage)
@@ -106,7 +120,6 @@ impl Scope {
         Self {
             stage: outer.name(&self.stage),
             file: self.file.clone(),
-            folder: self.folder.clone(),
             params: self.params.clone(),
             outer: Some(self.outer.as_ref().map_or_else(|| Arc::clone(outer), |inner| Arc::new(inner.within(outer)))),
         }
@@ -178,6 +191,25 @@ impl Document {
 }
 
 impl StageDraft {
+    /// A stage of one kind that has nothing to do with others, as it stands at a place of the file.
+    pub fn new(name: &str, (kind, span): (&'static str, Span), node: Node, spec: StageSpec) -> Self {
+        Self {
+            name: name.to_owned(),
+            foreach: None,
+            name_span: span,
+            line: 0,
+            alias: node.alias,
+            node,
+            spec,
+            kinds: vec![(kind, span)],
+            sharing: Sharing::None,
+            checks: None,
+            outputs: Vec::new(),
+            scope: None,
+            lost: BTreeSet::new(),
+        }
+    }
+
     /// Whether it stands in the file.
     pub fn is_written(&self) -> bool {
         self.checks.is_none() && !matches!(self.sharing, Sharing::Sink(_))

@@ -28,7 +28,7 @@ pub mod tree;
 mod violation;
 pub mod yaml;
 
-pub use document::{Checks, Document, ResourceDraft, Scope, Sharing, StageDraft};
+pub use document::{Checks, Document, OutputDraft, ResourceDraft, Scope, Sharing, StageDraft};
 pub use given::{Completeness, Given};
 pub use hint::means;
 pub use hook::{HookDraft, Moment};

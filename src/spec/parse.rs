@@ -1,5 +1,6 @@
 //! [`parse`]: the text of a pipeline file to a [`Document`].
 
+use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, LazyLock};
 
@@ -19,7 +20,7 @@ use super::params::{self, Param};
 use super::pattern;
 use super::query_file;
 use super::schema::{DOCUMENT, HOOK_KINDS, KINDS, SHARED_KINDS};
-use super::sub_pipeline;
+use super::sub_pipeline::{self, Around};
 use super::tree::{Entry, Node, Step, Value};
 use super::violation::Reader;
 use super::yaml;
@@ -33,20 +34,15 @@ static VALIDATOR: LazyLock<Validator> =
 
 /// Reads a pipeline file. Never fails: what is wrong is in [`Document::problems`].
 pub fn parse(source: &Arc<SourceText>, given: &Given) -> Document {
-    source.forget_uses();
-    let mut document = parse_file(source, source, 0, given, &[]);
+    let around = Around { map: source, within: &[], uses: &Cell::new(0) };
+    let mut document = parse_file(source, 0, given, around);
     expect::add_checks(&mut document.stages);
     document
 }
 
-/// Reads the file that `map` is, or includes behind the offset `start`. `within` has the files that use it.
-pub(super) fn parse_file(
-    map: &Arc<SourceText>,
-    source: &SourceText,
-    start: usize,
-    given: &Given,
-    within: &[&SourceText],
-) -> Document {
+/// Reads a file, whose bytes begin at the offset `start` of all that are read together.
+pub(super) fn parse_file(source: &SourceText, start: usize, given: &Given, around: Around<'_>) -> Document {
+    let map = around.map;
     let (root, mut problems) = yaml::parse(source);
     problems.iter_mut().for_each(|problem| sub_pipeline::shift_problem(problem, start));
     let Some(mut root) = root else { return empty(map, source, given, problems) };
@@ -111,7 +107,7 @@ pub(super) fn parse_file(
         outputs: sub_pipeline::outputs(&root),
         ..empty(map, source, given, problems)
     };
-    sub_pipeline::add_stages(&mut document, map, source, given, within);
+    sub_pipeline::add_stages(&mut document, source, given, around);
     document
 }
 

@@ -1,15 +1,17 @@
 //! Pipelines that are stages of others. Their stages become stages of the file that uses them, with that stage's name in front of their own.
 
+use std::cell::Cell;
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
-use super::document::{Document, Scope, StageDraft};
+use super::document::{Document, OutputDraft, Scope, Sharing, StageDraft};
 use super::given::{Completeness, Given};
-use super::model::{PythonEnvironmentSpec, RequirementsSpec, SubPipelineSpec};
+use super::model::{PythonEnvironmentSpec, RequirementsSpec, StageSpec, SubPipelineSpec};
 use super::params::Param;
 use super::parse::parse_file;
 use super::query_file::unreadable;
-use super::tree::{Node, Value};
+use super::tree::{Entry, Node, Value};
 use crate::diagnostic::{Code, Diagnostic, SourceText, Span};
 
 /// The kind of a stage that is another pipeline.
@@ -24,14 +26,20 @@ const MOST_PIPELINES: usize = 1000;
 /// Stages of all of them together.
 const MOST_STAGES: usize = 100_000;
 
-/// Adds the stages of the pipelines that are stages of the document, which stands in `file` of all that `map` includes.
-pub fn add_stages(
-    document: &mut Document,
-    map: &Arc<SourceText>,
-    file: &SourceText,
-    given: &Given,
-    within: &[&SourceText],
-) {
+/// What a file that is read is a part of.
+#[derive(Clone, Copy)]
+pub struct Around<'a> {
+    /// What all files are included in.
+    pub map: &'a Arc<SourceText>,
+    /// The files that use it, one in the other.
+    pub within: &'a [&'a SourceText],
+    /// How many pipelines are used by others so far.
+    pub uses: &'a Cell<usize>,
+}
+
+/// Adds the stages of the pipelines that are stages of the document, which stands in `file`.
+pub fn add_stages(document: &mut Document, file: &SourceText, given: &Given, around: Around<'_>) {
+    let Around { map, within, uses } = around;
     let used: Vec<usize> =
         (0..document.stages.len()).filter(|at| document.stages[*at].spec.pipeline.is_some()).collect();
     for at in used {
@@ -54,20 +62,18 @@ pub fn add_stages(
             document.stages[at].lost.insert(PIPELINE.to_owned());
             continue;
         }
-        match map.count_use() {
-            uses if uses <= MOST_PIPELINES => {}
-            uses => {
-                // Said once: each of them would have to say it.
-                if uses == MOST_PIPELINES + 1 {
-                    let message = format!("there are more than {MOST_PIPELINES} pipelines in pipelines");
-                    document.problems.push(Diagnostic::new(Code::SpecBadValue, node.span, message));
-                }
-                document.stages[at].lost.insert(PIPELINE.to_owned());
-                return;
+        uses.set(uses.get() + 1);
+        if uses.get() > MOST_PIPELINES {
+            // Said once: each of them would have to say it.
+            if uses.get() == MOST_PIPELINES + 1 {
+                let message = format!("there are more than {MOST_PIPELINES} pipelines in pipelines");
+                document.problems.push(Diagnostic::new(Code::SpecBadValue, node.span, message));
             }
+            document.stages[at].lost.insert(PIPELINE.to_owned());
+            return;
         }
         let given_inside = given_inside(&draft, &spec, file, given);
-        let mut sub = parse_file(map, inner, start, &given_inside, &chain);
+        let mut sub = parse_file(inner, start, &given_inside, Around { within: &chain, ..around });
         sub.problems.retain(|problem| problem.code != Code::ParamMissing);
         place_problems(&mut sub.problems, &draft);
         document.problems.extend(missing_param(&draft, &spec, &sub));
@@ -133,11 +139,10 @@ fn join(document: &mut Document, at: usize, sub: Document, file: &Path) {
     let scope = Arc::new(Scope {
         stage: owner.name.clone(),
         file: file.to_owned(),
-        folder: sub.folder.clone(),
         params: sub.params.clone(),
         outer: owner.scope.clone(),
     });
-    for shared in sub.stages.iter().filter(|draft| draft.sharing == super::Sharing::Source) {
+    for shared in sub.stages.iter().filter(|draft| draft.sharing == Sharing::Source) {
         let message = format!("`{}` is shared in a pipeline that is used as a stage", shared.name);
         let problem = Diagnostic::new(Code::PlanBadOption, shared.name_span, message);
         document.problems.push(problem.help("share it in the pipeline that uses it".to_owned()));
@@ -147,8 +152,9 @@ fn join(document: &mut Document, at: usize, sub: Document, file: &Path) {
         let problem = Diagnostic::new(Code::PlanBadOption, hook.stage.name_span, message);
         document.problems.push(problem.help("write it in the pipeline that uses it".to_owned()));
     }
-    let stages = sub.stages.into_iter().filter(|draft| draft.sharing == super::Sharing::None);
-    let inside = stages.map(|draft| inside(draft, &owner, &scope));
+    let stages = sub.stages.into_iter().filter(|draft| draft.sharing == Sharing::None);
+    let mut scopes = BTreeMap::new();
+    let inside = stages.map(|draft| inside(draft, &owner, &scope, &mut scopes));
     document.stages[at].outputs.clone_from(&sub.outputs);
     document.stages.extend(inside);
     document.problems.extend(sub.problems);
@@ -162,7 +168,13 @@ fn join(document: &mut Document, at: usize, sub: Document, file: &Path) {
     }
 }
 
-fn inside(mut draft: StageDraft, owner: &StageDraft, scope: &Arc<Scope>) -> StageDraft {
+/// A stage as one of the pipeline that uses it. `deeper` has the scopes of pipelines further in, by their stages.
+fn inside(
+    mut draft: StageDraft,
+    owner: &StageDraft,
+    scope: &Arc<Scope>,
+    deeper: &mut BTreeMap<String, Arc<Scope>>,
+) -> StageDraft {
     // An input gets what the stage is given that is the pipeline.
     if draft.kind() == Some(INPUT) && draft.scope.is_none() {
         let entries = owner.node.entry("from").cloned().into_iter().collect();
@@ -179,7 +191,10 @@ fn inside(mut draft: StageDraft, owner: &StageDraft, scope: &Arc<Scope>) -> Stag
     }
     draft.scope = Some(match draft.scope {
         None => Arc::clone(scope),
-        Some(inner) => Arc::new(inner.within(scope)),
+        Some(inner) => {
+            let made = deeper.entry(inner.stage.clone()).or_insert_with(|| Arc::new(inner.within(scope)));
+            Arc::clone(made)
+        }
     });
     draft
 }
@@ -223,34 +238,23 @@ fn join_python(document: &mut Document, inner: PythonEnvironmentSpec, folder: &P
 
 /// The stages that stand for the rows which a pipeline is given.
 pub fn inputs(root: &Node) -> Vec<StageDraft> {
-    let Some(node) = root.get("inputs") else { return Vec::new() };
+    let items = root.get("inputs").map(Node::items).unwrap_or_default();
     let draft = |item: &Node| {
-        Some(StageDraft {
-            name: item.as_str()?.to_owned(),
-            foreach: None,
-            name_span: item.span,
-            line: 0,
-            alias: item.alias,
-            node: Node { value: Value::Mapping(Vec::new()), ..item.clone() },
-            spec: super::model::StageSpec::default(),
-            kinds: vec![(INPUT, item.span)],
-            sharing: super::Sharing::None,
-            checks: None,
-            outputs: Vec::new(),
-            scope: None,
-            lost: std::collections::BTreeSet::new(),
-        })
+        let node = Node { value: Value::Mapping(Vec::new()), ..item.clone() };
+        Some(StageDraft::new(item.as_str()?, (INPUT, item.span), node, StageSpec::default()))
     };
-    node.items().iter().filter_map(draft).collect()
+    items.iter().filter_map(draft).collect()
 }
 
-/// The outputs that a pipeline declares: the name of each, the stage or port whose rows it has, and where that stands.
-pub fn outputs(root: &Node) -> Vec<(String, String, Span)> {
+/// The outputs that a pipeline declares.
+pub fn outputs(root: &Node) -> Vec<OutputDraft> {
     let entries = root.get("outputs").map(Node::entries).unwrap_or_default();
     let named = entries.iter().filter(|entry| !entry.key.name.starts_with("x-"));
-    named
-        .filter_map(|entry| Some((entry.key.name.clone(), entry.value.as_str()?.to_owned(), entry.value.span)))
-        .collect()
+    let output = |entry: &Entry| {
+        let (port, of, span) = (entry.key.name.clone(), entry.value.as_str()?.to_owned(), entry.value.span);
+        Some(OutputDraft { port, of, span })
+    };
+    named.filter_map(output).collect()
 }
 
 /// The params that a stage sees.
@@ -282,4 +286,87 @@ pub fn shift_problem(problem: &mut Diagnostic, by: usize) {
     problem.primary.iter_mut().for_each(|label| moved(&mut label.span));
     problem.related.iter_mut().for_each(|label| moved(&mut label.span));
     problem.alias.iter_mut().for_each(moved);
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+    use crate::spec::parse;
+
+    fn document(text: &str, files: &[(&str, String)]) -> Document {
+        let source = SourceText::new("p.yaml", "/p/p.yaml", text);
+        let source = files.iter().fold(source, |source, (path, text)| source.with_file(path, text));
+        let given = Given {
+            set: Vec::new(),
+            env: BTreeMap::new(),
+            secrets: BTreeMap::new(),
+            current_dir: "/".into(),
+            seed: 0,
+            completeness: Completeness::Full,
+        };
+        parse(&Arc::new(source), &given)
+    }
+
+    fn codes(document: &Document) -> Vec<&'static str> {
+        document.problems.iter().map(|problem| problem.code.word()).collect()
+    }
+
+    #[test]
+    fn what_both_files_need_is_put_together() {
+        let inner = "version: 1
+python: { requirements: [numpy, pandas], path: [code] }
+resources: { api: 1, gpu: 2 }
+stages: { a: { sql: SELECT 1 AS n } }
+";
+        let outer = "version: 1
+python: { requirements: [pandas, polars] }
+resources: { api: 5 }
+stages: { s: { pipeline: steps/inner.yaml } }
+";
+        let document = document(outer, &[("steps/inner.yaml", inner.to_owned())]);
+        assert_eq!(codes(&document), Vec::<&str>::new());
+        let Some(RequirementsSpec::List(requirements)) = &document.python.requirements else { panic!("no list") };
+        assert_eq!(requirements, &["pandas", "polars", "numpy"]);
+        assert_eq!(document.python.path, ["/p", "/p/steps/code"]);
+        let resources: Vec<_> = document.resources.iter().map(|it| (it.name.as_str(), it.node.to_json())).collect();
+        assert_eq!(resources, [("api", 5.into()), ("gpu", 2.into())]);
+        let names: Vec<&str> = document.stages.iter().map(|stage| stage.name.as_str()).collect();
+        assert_eq!(names, ["s", "s/a"]);
+    }
+
+    #[test]
+    fn what_belongs_to_the_one_that_uses_it_is_refused() {
+        let inner = "version: 1
+shared: { t: { sql: SELECT 1 AS n } }
+stages: { a: { sql: SELECT 1 AS n } }
+finally: { tidy: { command: [rm, x] } }
+";
+        let outer = "version: 1\nstages: { s: { pipeline: inner.yaml } }\n";
+        let document = document(outer, &[("inner.yaml", inner.to_owned())]);
+        assert_eq!(codes(&document), ["plan::bad_option", "plan::bad_option"]);
+    }
+
+    #[test]
+    fn levels_and_uses_are_bounded() {
+        let using = |file: &str| format!("version: 1\nstages: {{ s: {{ pipeline: {file} }} }}\n");
+        let chain = |levels: usize| -> Document {
+            let mut files: Vec<(String, String)> =
+                (1..levels).map(|level| (format!("{level}.yaml"), using(&format!("{}.yaml", level + 1)))).collect();
+            files.push((format!("{levels}.yaml"), "version: 1\nstages: { s: { sql: SELECT 1 AS n } }\n".to_owned()));
+            let files: Vec<(&str, String)> = files.iter().map(|(path, text)| (path.as_str(), text.clone())).collect();
+            document(&using("1.yaml"), &files)
+        };
+        assert_eq!(codes(&chain(MOST_LEVELS)), Vec::<&str>::new());
+        assert_eq!(codes(&chain(MOST_LEVELS + 1)), ["spec::recursive"]);
+        // Ten in each of four levels.
+        let ten = |file: &str| -> String {
+            let stages: String = (0..10).map(|at| format!("  s{at}: {{ pipeline: {file} }}\n")).collect();
+            format!("version: 1\nstages:\n{stages}")
+        };
+        let leaf = ("3.yaml", "version: 1\nstages: { s: { sql: SELECT 1 AS n } }\n".to_owned());
+        let many = document(&ten("1.yaml"), &[("1.yaml", ten("2.yaml")), ("2.yaml", ten("3.yaml")), leaf]);
+        assert_eq!(codes(&many), ["spec::bad_value"], "ten, a hundred and a thousand are more than {MOST_PIPELINES}");
+    }
 }

@@ -7,9 +7,8 @@ use std::time::SystemTime;
 use arrow::array::RecordBatch;
 use serde_json::Value as Json;
 
+use crate::spec::expect::ROWS;
 use crate::sql::{Query, RowWise, Settings, SqlError};
-
-const ROWS: &str = "rows";
 
 /// A condition in SQL over one row.
 #[derive(Clone, Debug)]

@@ -56,6 +56,25 @@ pub struct ReadOptions {
     pub encoding: Option<EncodingSpec>,
 }
 
+impl ReadOptions {
+    /// Those of a path alone.
+    pub fn of(path: &str) -> Self {
+        Self {
+            path: PathsSpec::One(path.to_owned()),
+            format: None,
+            compression: None,
+            schema: None,
+            partitions: None,
+            origin: None,
+            delimiter: None,
+            header: None,
+            quote: None,
+            nulls: None,
+            encoding: None,
+        }
+    }
+}
+
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(untagged)]
 #[schemars(inline)]
@@ -150,7 +169,7 @@ pub enum WriteSpec {
 }
 
 /// A sink: writes one file, or a folder of files, published when the whole run has succeeded.
-#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
 pub struct WriteOptions {
     /// Path of the file, relative to this file. `-` is standard output. With `partition_by`, or with a `/` at its end, it is a folder.
     #[schemars(example = &"out/result.parquet", example = &"out/events/")]

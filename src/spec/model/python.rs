@@ -82,7 +82,7 @@ pub enum PythonSpec {
 }
 
 /// A Python function or class, `module:name`, run in worker processes. Without `from` it is a generator.
-#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
 pub struct PythonOptions {
     /// `module:name` of a function or a class.
     #[schemars(schema_with = "crate::spec::schema::call", example = &"sentiment:Scorer")]

@@ -1,11 +1,12 @@
 //! What is expected of rows, checked batch by batch on the threads of this process.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use arrow::array::{Array, AsArray, BooleanArray, RecordBatch};
 use arrow::compute::filter_record_batch;
 use arrow::datatypes::{DataType, Schema, SchemaRef};
 
+use super::planned::Planned;
 use crate::batch::{Batch, is_open};
 use crate::format::column_type;
 use crate::plan::{Expect, OnError, Verdict};
@@ -13,14 +14,8 @@ use crate::run::executor::resident::{failure, sql_failure};
 use crate::run::scheduler::{Failure, Scope};
 use crate::sql::{RowWise, Settings};
 
-/// The checks of a stage, planned when the columns of its input are known, and again if they change.
-#[derive(Default)]
-pub(super) struct Expecting {
-    checks: Mutex<Option<(SchemaRef, Arc<Checks>)>>,
-}
-
 /// Each with what is said of a row that is not so.
-struct Checks {
+pub(super) struct Checks {
     conditions: Vec<(RowWise, String)>,
     not_null: Vec<(usize, String)>,
 }
@@ -31,52 +26,41 @@ pub(super) struct Checked {
     pub failed: Vec<(u64, Failure)>,
 }
 
-impl Expecting {
-    /// # Errors
-    /// If the rows cannot be checked, or one is not as it must be and the run may not go on without it.
-    pub(super) fn check(
-        &self,
-        expect: &Expect,
-        on_error: OnError,
-        settings: &Settings,
-        batch: &Batch,
-        sequence: u64,
-    ) -> Result<Checked, Failure> {
-        let records = batch.records().map_err(|error| failure(Scope::Output, Verdict::Exception, error.to_string()))?;
-        let checks = self.checks(expect, settings, &records.schema())?;
-        let said = checks.said_of(&records, sequence)?;
-        let mut failed = Vec::new();
-        for (row, said) in said.iter().enumerate() {
-            if let Some(said) = said {
-                let failure = failure(Scope::Rows, Verdict::Contract, (*said).to_owned());
-                if on_error == OnError::Fail {
-                    return Err(failure);
-                }
-                failed.push((row as u64, failure));
+/// The rows of a batch, checked.
+///
+/// # Errors
+/// If the rows cannot be checked, or one is not as it must be and the run may not go on without it.
+pub(super) fn check(
+    planned: &Planned<Checks>,
+    expect: &Expect,
+    on_error: OnError,
+    settings: &Settings,
+    batch: &Batch,
+    sequence: u64,
+) -> Result<Checked, Failure> {
+    let records = batch.records().map_err(|error| failure(Scope::Output, Verdict::Exception, error.to_string()))?;
+    let columns = records.schema();
+    let checks = planned.of(&columns, || Checks::new(expect, settings, &columns))?;
+    let said = checks.said_of(&records, sequence)?;
+    let mut failed = Vec::new();
+    for (row, said) in said.iter().enumerate() {
+        if let Some(said) = said {
+            let failure = failure(Scope::Rows, Verdict::Contract, (*said).to_owned());
+            if on_error == OnError::Fail {
+                return Err(failure);
             }
+            failed.push((row as u64, failure));
         }
-        if failed.is_empty() {
-            return Ok(Checked { batch: batch.clone(), failed });
-        }
-        let kept: BooleanArray = said.iter().map(|said| Some(said.is_none())).collect();
-        let records = filter_record_batch(&records, &kept)
-            .map_err(|error| failure(Scope::Internal, Verdict::Exception, error.to_string()))?;
-        let rows = said.iter().enumerate().filter(|(_, said)| said.is_none()).map(|(row, _)| row);
-        let origin = batch.origin().take(rows);
-        Ok(Checked { batch: Batch::new(records, origin), failed })
     }
-
-    fn checks(&self, expect: &Expect, settings: &Settings, schema: &SchemaRef) -> Result<Arc<Checks>, Failure> {
-        let mut known = self.checks.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((of, checks)) = &*known
-            && of == schema
-        {
-            return Ok(Arc::clone(checks));
-        }
-        let checks = Arc::new(Checks::new(expect, settings, schema)?);
-        *known = Some((Arc::clone(schema), Arc::clone(&checks)));
-        Ok(checks)
+    if failed.is_empty() {
+        return Ok(Checked { batch: batch.clone(), failed });
     }
+    let kept: BooleanArray = said.iter().map(|said| Some(said.is_none())).collect();
+    let records = filter_record_batch(&records, &kept)
+        .map_err(|error| failure(Scope::Internal, Verdict::Exception, error.to_string()))?;
+    let rows = said.iter().enumerate().filter(|(_, said)| said.is_none()).map(|(row, _)| row);
+    let origin = batch.origin().take(rows);
+    Ok(Checked { batch: Batch::new(records, origin), failed })
 }
 
 impl Checks {

@@ -8,6 +8,7 @@ mod expecting;
 mod filters;
 mod keyed;
 mod native;
+mod planned;
 mod processes;
 mod publishing;
 mod tasks;
@@ -39,12 +40,13 @@ use crate::run::StateSummary;
 use crate::run::publish::{RunFolder, Staging};
 use crate::run::scheduler::{Action, AttemptId, BatchId, Device, Event, Failure, Meta, Output, Scope};
 use crate::secrets::masked;
+use crate::sql::RowWise;
 pub use checkpoints::{CheckpointError, Checkpoints, Digests, Kept, Known, StageChange};
-use expecting::Expecting;
+use expecting::Checks;
 use filters::Filters;
 pub use keyed::InPartitions;
 use keyed::KeyedInput;
-use native::Planned;
+use planned::Planned;
 use processes::Running;
 pub use processes::end_text;
 use tasks::Tasks;
@@ -87,8 +89,8 @@ pub struct LocalExecutor {
     segments: SegmentPool,
     /// The columns of inputs that several edges lead to.
     unions: BTreeMap<(StageId, usize), Columns>,
-    queries: BTreeMap<StageId, Arc<Planned>>,
-    expecting: BTreeMap<StageId, Arc<Expecting>>,
+    queries: BTreeMap<StageId, Arc<Planned<RowWise>>>,
+    checks: BTreeMap<StageId, Arc<Planned<Checks>>>,
     keyed: BTreeMap<StageId, KeyedInput>,
     spill: SpillSpace,
     commands: BTreeMap<ProcessId, Running>,
@@ -156,7 +158,7 @@ impl LocalExecutor {
             segments,
             unions: BTreeMap::new(),
             queries: BTreeMap::new(),
-            expecting: BTreeMap::new(),
+            checks: BTreeMap::new(),
             commands: BTreeMap::new(),
             devices: BTreeMap::new(),
             filters: Filters::default(),

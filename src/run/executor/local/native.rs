@@ -1,12 +1,11 @@
 //! Queries that are worked on batch by batch, on the threads of this process.
 
 use std::io;
-use std::sync::{Arc, Mutex};
-
-use arrow::datatypes::SchemaRef;
+use std::sync::Arc;
 
 use super::LocalExecutor;
-use super::expecting::Checked;
+use super::expecting::{Checked, check};
+use super::planned::Planned;
 use crate::batch::Batch;
 use crate::plan::memory::SPILL_LIMIT;
 use crate::plan::{Read, Stage, StageId, StageKind, Verdict};
@@ -14,13 +13,7 @@ use crate::run::executor::mailbox::Message;
 use crate::run::executor::resident::{failure, guarded, sql_failure};
 use crate::run::executor::stage::read::Consumer;
 use crate::run::scheduler::{AttemptId, Failure, Scope};
-use crate::sql::{RowWise, Settings};
-
-/// A row-wise query, planned when the columns of its input are known, and again if they change.
-#[derive(Default)]
-pub(super) struct Planned {
-    query: Mutex<Option<(SchemaRef, Arc<RowWise>)>>,
-}
+use crate::sql::{Query, RowWise, Settings};
 
 impl LocalExecutor {
     pub(super) fn sql_settings(&self, stage: &Stage) -> Settings {
@@ -66,17 +59,18 @@ impl LocalExecutor {
         let stage = plan.stage(id);
         let settings = self.sql_settings(stage);
         let planned = Arc::clone(self.queries.entry(id).or_default());
-        let expecting = Arc::clone(self.expecting.entry(id).or_default());
+        let checks = Arc::clone(self.checks.entry(id).or_default());
         let mailbox = self.mailbox.clone();
         rayon::spawn(move || {
             let stage = plan.stage(id);
             let batch = batch.expect("what is native has an input");
             let result = guarded(|| match &stage.kind {
                 StageKind::Sql(sql) => {
-                    let output = planned.apply(&sql.query, &stage.inputs[0].table, &settings, &batch, sequence)?;
+                    let table = &stage.inputs[0].table;
+                    let output = apply(&planned, &sql.query, table, &settings, &batch, sequence)?;
                     Ok(Checked { batch: output, failed: Vec::new() })
                 }
-                StageKind::Expect(expect) => expecting.check(expect, stage.on_error, &settings, &batch, sequence),
+                StageKind::Expect(expect) => check(&checks, expect, stage.on_error, &settings, &batch, sequence),
                 _ => unreachable!("only queries and expectations run natively"),
             });
             mailbox.send(match result {
@@ -90,34 +84,23 @@ impl LocalExecutor {
     }
 }
 
-impl Planned {
-    fn apply(
-        &self,
-        query: &crate::sql::Query,
-        table: &str,
-        settings: &Settings,
-        batch: &Batch,
-        sequence: u64,
-    ) -> Result<Batch, Failure> {
-        let records = batch.records().map_err(|error| failure(Scope::Output, Verdict::Exception, error.to_string()))?;
-        let schema = records.schema();
-        let planned = {
-            let mut planned = self.query.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-            match &*planned {
-                Some((known, query)) if *known == schema => Arc::clone(query),
-                _ => {
-                    let made = RowWise::plan(query, table, Arc::clone(&schema), settings);
-                    let made = Arc::new(made.map_err(|error| sql_failure(&error))?);
-                    *planned = Some((schema, Arc::clone(&made)));
-                    made
-                }
-            }
-        };
-        let (output, index) = planned.apply(records, sequence).map_err(|error| sql_failure(&error))?;
-        let origin = match index {
-            Some(index) => batch.origin().take(index.values().iter().map(|&row| row as usize)),
-            None => batch.origin().clone(),
-        };
-        Ok(Batch::new(output, origin))
-    }
+/// Applies a row-wise query to a batch.
+fn apply(
+    planned: &Planned<RowWise>,
+    query: &Query,
+    table: &str,
+    settings: &Settings,
+    batch: &Batch,
+    sequence: u64,
+) -> Result<Batch, Failure> {
+    let records = batch.records().map_err(|error| failure(Scope::Output, Verdict::Exception, error.to_string()))?;
+    let columns = records.schema();
+    let made = planned.of(&columns, || RowWise::plan(query, table, Arc::clone(&columns), settings));
+    let made = made.map_err(|error| sql_failure(&error))?;
+    let (output, index) = made.apply(records, sequence).map_err(|error| sql_failure(&error))?;
+    let origin = match index {
+        Some(index) => batch.origin().take(index.values().iter().map(|&row| row as usize)),
+        None => batch.origin().clone(),
+    };
+    Ok(Batch::new(output, origin))
 }
