@@ -2,6 +2,8 @@
 
 use std::process::ExitCode;
 
+use crate::run::Signals;
+
 /// How the program ends. The codes are part of the command line's contract.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Exit {
@@ -29,6 +31,15 @@ pub enum Exit {
 }
 
 impl Exit {
+    /// That of a program that the last signal has ended.
+    pub fn of_signal(signals: &Signals) -> Self {
+        match i32::try_from(signals.last()) {
+            Ok(signal_hook::consts::SIGTERM) => Self::Terminated,
+            Ok(signal_hook::consts::SIGHUP) => Self::HungUp,
+            _ => Self::Interrupted,
+        }
+    }
+
     pub fn code(self) -> u8 {
         match self {
             Self::Success => 0,

@@ -333,11 +333,7 @@ pub fn exit_of(plan: &Plan, outcome: &Outcome, signals: &Signals) -> Exit {
         },
         Ending::TookTooLong(_) => Exit::StageFailed,
         Ending::CommitFailed(_) => Exit::InputOutput,
-        Ending::Interrupted => match i32::try_from(signals.last()) {
-            Ok(signal_hook::consts::SIGTERM) => Exit::Terminated,
-            Ok(signal_hook::consts::SIGHUP) => Exit::HungUp,
-            _ => Exit::Interrupted,
-        },
+        Ending::Interrupted => Exit::of_signal(signals),
         Ending::AccountsDiffer(_) | Ending::Stuck(_) => Exit::Internal,
     }
 }

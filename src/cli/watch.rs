@@ -53,21 +53,13 @@ pub fn watch(args: &RunArgs) -> Exit {
             return output::failed(&format!("the run cannot be started: {error}"));
         }
         if signals.last() != 0 {
-            return exit_of(&signals);
+            return Exit::of_signal(&signals);
         }
         output::eprint(&format!("watching {}; Ctrl-C ends\n", counted(stamps.len() as u64, "file")));
         match changes(&watched, &stamps, &signals) {
             Some(changed) => output::eprint(&format!("changed: {}\n", some(&changed))),
-            None => return exit_of(&signals),
+            None => return Exit::of_signal(&signals),
         }
-    }
-}
-
-fn exit_of(signals: &Signals) -> Exit {
-    match i32::try_from(signals.last()) {
-        Ok(signal_hook::consts::SIGTERM) => Exit::Terminated,
-        Ok(signal_hook::consts::SIGHUP) => Exit::HungUp,
-        _ => Exit::Interrupted,
     }
 }
 

@@ -17,7 +17,7 @@ mod words;
 pub use markdown::markdown;
 pub use plan_report::{Outlook, PlanReport};
 pub use reporter::{Reporter, Style, harmless};
-pub use rows::{first_rows, rows};
+pub use rows::{first_rows, fitting, rows};
 pub use run_summary::RunSummary;
 pub use summary::{failure, summary};
 pub use words::{count, counted, duration, some, table};

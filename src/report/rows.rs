@@ -32,7 +32,7 @@ pub fn first_rows(path: &Path, most: usize) -> Result<String, ArrowError> {
     let head =
         |text: &dyn Fn(&arrow::datatypes::Field) -> String| schema.fields().iter().map(|field| text(field)).collect();
     let mut lines: Vec<Vec<String>> =
-        vec![head(&|field| fitting(field.name())), head(&|field| field.data_type().to_string())];
+        vec![head(&|field| fitting(field.name(), WIDEST)), head(&|field| field.data_type().to_string())];
     let (mut all, mut shown) = (0, 0);
     for batch in reader {
         let batch = batch?;
@@ -53,17 +53,17 @@ fn add(batch: &RecordBatch, lines: &mut Vec<Vec<String>>) -> Result<(), ArrowErr
     let columns = batch.columns().iter().map(|column| ArrayFormatter::try_new(column, &options));
     let columns = columns.collect::<Result<Vec<_>, _>>()?;
     for row in 0..batch.num_rows() {
-        let cells = columns.iter().map(|column| column.value(row).try_to_string().map(|text| fitting(&text)));
+        let cells = columns.iter().map(|column| column.value(row).try_to_string().map(|text| fitting(&text, WIDEST)));
         lines.push(cells.collect::<Result<_, _>>()?);
     }
     Ok(())
 }
 
-/// A value in one line of a terminal.
-fn fitting(text: &str) -> String {
+/// A value in one line of a terminal, with no more characters than `widest`.
+pub fn fitting(text: &str, widest: usize) -> String {
     let text = text.replace('\n', "\\n").replace('\t', "\\t");
     let text = harmless(&text);
-    match text.char_indices().nth(WIDEST) {
+    match text.char_indices().nth(widest) {
         None => text.into_owned(),
         Some((end, _)) => format!("{}…", &text[..end]),
     }
@@ -75,7 +75,7 @@ mod tests {
 
     #[test]
     fn a_value_stays_in_its_line() {
-        assert_eq!(fitting("a\nb\t\u{1b}[31m"), "a\\nb\\t\\u{1b}[31m");
-        assert_eq!(fitting(&"ü".repeat(61)), format!("{}…", "ü".repeat(60)));
+        assert_eq!(fitting("a\nb\t\u{1b}[31m", WIDEST), "a\\nb\\t\\u{1b}[31m");
+        assert_eq!(fitting(&"ü".repeat(61), WIDEST), format!("{}…", "ü".repeat(60)));
     }
 }

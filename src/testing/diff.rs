@@ -6,7 +6,7 @@ use arrow::datatypes::DataType;
 use serde_json::Value as Json;
 
 use super::table::{Table, as_type};
-use crate::report::{counted, harmless};
+use crate::report::{counted, fitting};
 use crate::spec::model::OrderSpec;
 
 /// Rows that are shown.
@@ -191,7 +191,7 @@ impl Diff {
         let mut lines: Vec<Line> = vec![Line {
             sign: ' ',
             number: "row".to_owned(),
-            cells: columns.iter().map(|at| (shown(&self.expected.columns[*at].0), false)).collect(),
+            cells: columns.iter().map(|at| (fitting(&self.expected.columns[*at].0, WIDEST), false)).collect(),
         }];
         for change in self.changes.iter().take(MOST_SHOWN) {
             match *change {
@@ -283,7 +283,7 @@ struct Line {
 /// Rows that stand for themselves, as a table.
 pub fn rows(table: &Table) -> String {
     let columns: Vec<usize> = (0..table.columns.len().min(MOST_COLUMNS)).collect();
-    let head = columns.iter().map(|at| (shown(&table.columns[*at].0), false)).collect();
+    let head = columns.iter().map(|at| (fitting(&table.columns[*at].0, WIDEST), false)).collect();
     let mut lines = vec![Line { sign: ' ', number: String::new(), cells: head }];
     for row in table.rows.iter().take(MOST_SHOWN) {
         let cell = |column: &usize| (cell(&row[*column], &table.columns[*column].1), false);
@@ -322,18 +322,8 @@ fn draw(lines: &[Line], paint: Paint) -> String {
     text
 }
 
-/// A value in one line of a terminal.
-fn shown(text: &str) -> String {
-    let text = text.replace('\n', "\\n").replace('\t', "\\t");
-    let text = harmless(&text);
-    match text.char_indices().nth(WIDEST) {
-        None => text.into_owned(),
-        Some((end, _)) => format!("{}…", &text[..end]),
-    }
-}
-
 fn cell(value: &Json, data_type: &DataType) -> String {
-    shown(&written(value, data_type))
+    fitting(&written(value, data_type), WIDEST)
 }
 
 /// Strings stand without quotes, unless they could be taken for something else. Decimals are strings in JSON, and nowhere else.
@@ -356,9 +346,9 @@ fn both(wanted: &Json, came: &Json, data_type: &DataType) -> (String, String) {
     let from = |text: &str| {
         let skipped = common.saturating_sub(BEFORE);
         if common + BEFORE < WIDEST || text.chars().count() <= WIDEST {
-            return shown(text);
+            return fitting(text, WIDEST);
         }
-        shown(&format!("…{}", text.chars().skip(skipped).collect::<String>()))
+        fitting(&format!("…{}", text.chars().skip(skipped).collect::<String>()), WIDEST)
     };
     (from(&wanted), from(&came))
 }
