@@ -708,7 +708,6 @@ stages:
   j: { command: { mode: stream, run: [x] } }
 ";
     insta::assert_snapshot!(problems(yaml), @r"
-    plan::after_sink 5:16 stage `c` cannot wait for the sink `b` (all sinks are published together, when every stage has ended: wait for the stage in front of it)
     plan::unknown_stage 5:19 stage `c` waits for `nope`, which is no stage (choose from `a`, `d`, `e`, `f`, `g`, `h`, `i`, `j`)
     plan::cycle 6:15 these stages wait for each other: d -> f -> e -> d (a pipeline must not have a cycle)
     plan::bad_option 7:80 the argument `{` has a `{` without its partner (`{name}` stands for a row's value or an output; write `{{` for the brace itself)

@@ -9,7 +9,7 @@ use super::ports::{keeps_state, ports};
 use super::stage::{Command, CommandLine, Convention, Folder, Port, StageKind, Write, WriteTarget};
 use crate::diagnostic::{Code, Diagnostic, Span, did_you_mean};
 use crate::spec::expect::EXPECT;
-use crate::spec::model::{CommandModeSpec, CommandSpec, OnErrorWordSpec};
+use crate::spec::model::{CommandModeSpec, CommandSpec, OnErrorWordSpec, RowOrderSpec};
 use crate::spec::schema::{HOOK_KINDS, KINDS, SHARED_KINDS};
 use crate::spec::sub_pipeline::{INPUT, PIPELINE};
 use crate::spec::tree::{Node, Value};
@@ -186,6 +186,27 @@ pub fn concurrency(draft: &StageDraft, kind: Option<&StageKind>) -> Option<Diagn
     };
     let message = format!("`concurrency` has no meaning for the stage `{}`: {reason}", draft.name);
     let problem = Diagnostic::new(Code::PlanBadOption, draft.key_span("concurrency"), message);
+    Some(problem.help(help.to_owned()).through(draft.alias))
+}
+
+/// Only what works batch by batch, or has several inputs to read, can take rows as they come.
+pub fn order(draft: &StageDraft, kind: Option<&StageKind>) -> Option<Diagnostic> {
+    if draft.spec.order? == RowOrderSpec::Preserve {
+        return None;
+    }
+    let word = draft.kind()?;
+    let has_from = draft.has("from") || misspells(draft, "from");
+    let reason = match (word, kind) {
+        ("python" | "command", _) if !has_from => "it gets no rows",
+        ("python", _) if keeps_state(draft) => "what it keeps depends on the order of its rows",
+        ("sql", Some(StageKind::Sql(sql))) if !sql.row_wise => "its query works on all rows together",
+        ("write", _) if draft.node.get("from").is_some_and(|from| from.as_str().is_some()) => "it has one input",
+        ("read", _) => "it reads one file after the other",
+        _ => return None,
+    };
+    let message = format!("`order: any` has no meaning for the stage `{}`: {reason}", draft.name);
+    let problem = Diagnostic::new(Code::PlanBadOption, draft.span(&["order"]), message);
+    let help = "remove it; it is for stages that work batch by batch, and for sinks with several inputs";
     Some(problem.help(help.to_owned()).through(draft.alias))
 }
 

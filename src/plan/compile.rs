@@ -24,11 +24,11 @@ use super::queue::{Capacity, Cut, GivenCapacity};
 use super::recycle::Recycle;
 use super::resolve::{Resolver, absolute, variable};
 use super::resource::{Resource, Use};
-use super::stage::{Input, Port, Read, Stage, StageKind, WorkerLimits};
+use super::stage::{Input, Order, Port, Read, Stage, StageKind, WorkerLimits};
 use super::sub_pipeline;
 use super::supply::{self, FileSizes, Supply};
 use crate::diagnostic::{Code, Diagnostic, sort_and_merge};
-use crate::spec::model::RequirementsSpec;
+use crate::spec::model::{RequirementsSpec, RowOrderSpec};
 use crate::spec::{Document, Param, StageDraft};
 
 /// What the command line and the machine say about a plan.
@@ -163,6 +163,7 @@ fn analyse(document: &Document, settings: &Settings, problems: &mut Vec<Diagnost
         problems.extend(check::partition_by(draft));
         problems.extend(check::concurrency(draft, resolved.kind.as_ref()));
         problems.extend(check::few_rows(draft));
+        problems.extend(check::order(draft, resolved.kind.as_ref()));
     }
     let kinds: Vec<Option<&StageKind>> = resolved.iter().map(|resolved| resolved.kind.as_ref()).collect();
     problems.extend(check::unused_params(document, &kinds));
@@ -306,6 +307,9 @@ fn build(document: &Document, settings: &Settings, analysis: Analysis) -> Result
         let Edge { id, from, port, .. } = edge;
         stages[from.index()].ports[*port].edges.push(*id);
     }
+    for awaited in analysis.afters.iter().map(|wait| ids[wait.from]) {
+        stages[awaited.index()].is_awaited = true;
+    }
     // Queries seldom reject rows, and it would be told of all of them.
     for stage in stages.iter_mut().filter(|stage| matches!(stage.kind, StageKind::Sql(_))) {
         let is_fail = stage.on_error == OnError::Fail;
@@ -345,7 +349,14 @@ fn is_held_back(document: &Document, analysis: &Analysis, after: &[Vec<usize>], 
     } else if document.stages[consumer].kind() == Some("sql") {
         siblings.len() > 1
     } else {
-        siblings[0] != at
+        siblings[0] != at && order(&document.stages[consumer]) == Order::Preserve
+    }
+}
+
+fn order(draft: &StageDraft) -> Order {
+    match draft.spec.order {
+        Some(RowOrderSpec::Any) => Order::Any,
+        Some(RowOrderSpec::Preserve) | None => Order::Preserve,
     }
 }
 
@@ -448,10 +459,12 @@ fn stage(
         on_error: resolved.on_error,
         budget: resolved.budget,
         cut: resolved.cut.unwrap_or_default(),
+        order: order(draft),
         params: draft.scope.as_ref().map(|scope| Arc::new(values(&scope.params))),
         env: env.map(|(name, value)| (name.clone(), variable(value))).collect(),
         cwd: resolver.cwd(),
         after: Vec::new(),
+        is_awaited: false,
         checkpoint: resolved.checkpoint.clone(),
         uses,
         holds,

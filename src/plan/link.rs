@@ -121,23 +121,14 @@ fn resolve_after(
 ) -> Vec<After> {
     let waiting = &document.stages[to].name;
     let awaited = stages.called(&named(reference.scope, reference.text));
-    let Some(&first) = awaited.first() else {
+    if awaited.is_empty() {
         let message = format!("stage `{waiting}` waits for `{}`, which is no stage", reference.text);
-        let others = document.stages.iter().filter(|other| other.kind() != Some("write") && other.name != *waiting);
+        let others = document.stages.iter().filter(|other| other.name != *waiting);
         let mut others: Vec<&str> = others.map(StageDraft::written_name).collect();
         others.dedup();
         let help = did_you_mean(reference.text, others);
         let problem = Diagnostic::new(Code::PlanUnknownStage, reference.span, message);
         problems.push(problem.label("no stage has this name").help(help).through(reference.through));
-        return Vec::new();
-    };
-    let sink = &document.stages[first];
-    if sink.kind() == Some("write") {
-        let message = format!("stage `{waiting}` cannot wait for the sink `{}`", sink.written_name());
-        let problem = Diagnostic::new(Code::PlanAfterSink, reference.span, message).through(reference.through);
-        let help = "all sinks are published together, when every stage has ended: wait for the stage in front of it";
-        problems.push(problem.related(sink.name_span, "this sink").help(help.to_owned()));
-        return Vec::new();
     }
     let awaited = awaited.iter().flat_map(|&from| stages.ends_of(from));
     awaited.map(|from| After { from, to, span: reference.span }).collect()

@@ -57,8 +57,8 @@ pub use recycle::Recycle;
 pub use resource::{Devices, Resource, ResourceId, ResourceKind, Use};
 pub use sample::{SampledSink, sample};
 pub use stage::{
-    Call, ColumnType, Command, CommandLine, CommandMode, Convention, Cpus, Folder, Input, Partitions, Port, Python,
-    PythonTarget, Read, Sql, Stage, StageKind, Start, TableName, WorkerLimits, WorkerTraits, Write, WriteMode,
+    Call, ColumnType, Command, CommandLine, CommandMode, Convention, Cpus, Folder, Input, Order, Partitions, Port,
+    Python, PythonTarget, Read, Sql, Stage, StageKind, Start, TableName, WorkerLimits, WorkerTraits, Write, WriteMode,
     WriteTarget,
 };
 pub use supply::{FileSizes, Supply};

@@ -57,14 +57,12 @@ impl<'a> Stages<'a> {
         owners.into_iter()
     }
 
-    /// Whose ends are that of a stage: it, or if it is a pipeline, those inside that can be waited for; and those that check their rows.
+    /// Whose ends are that of a stage: it, or if it is a pipeline, those inside; and those that check their rows.
     pub fn ends_of(&self, stage: usize) -> Vec<usize> {
         let draft = &self.drafts[stage];
         let prefix = format!("{}/", draft.name);
         let is_in = |other: &StageDraft| {
-            other.name.starts_with(&prefix)
-                && other.is_written()
-                && !matches!(other.kind(), Some("write" | PIPELINE | INPUT))
+            other.name.starts_with(&prefix) && other.is_written() && !matches!(other.kind(), Some(PIPELINE | INPUT))
         };
         let ends: Vec<usize> = match draft.kind() {
             Some(PIPELINE) => (0..self.drafts.len()).filter(|at| is_in(&self.drafts[*at])).collect(),

@@ -14,7 +14,7 @@ struct Written<'a> {
     /// The place of the stage in the file.
     at: usize,
     keys: &'static [&'static str],
-    /// It is there when the stage has ended, and not only when the run has.
+    /// Whether a task writes it, or else a sink.
     by_task: bool,
     /// Whether it may be a folder.
     is_folder: bool,
@@ -77,7 +77,7 @@ pub fn paths(document: &Document, kinds: &[Option<&StageKind>], waits: &[(usize,
         };
         let wrong = paths.iter().find_map(|path| {
             let found = read_of(&plain(path), &written);
-            found.into_iter().find(|writer| !writer.by_task || writer.at == at || !waits_for(at, writer.at, &before))
+            found.into_iter().find(|writer| writer.at == at || !waits_for(at, writer.at, &before))
         });
         let Some(writer) = wrong else { continue };
         let message = match writer.at == at {
@@ -87,15 +87,13 @@ pub fn paths(document: &Document, kinds: &[Option<&StageKind>], waits: &[(usize,
                 format!("`{}` reads the {what} that `{}` writes", draft.name, writer.by.name)
             }
         };
+        let name = writer.by.written_name();
         let help = match (writer.at == at, writer.by_task) {
             (true, _) => "name the inputs so that the outputs are not among them".to_owned(),
-            (false, true) => format!("add `after: {}`, so that it is there", writer.by.written_name()),
-            (false, false) => {
-                format!(
-                    "use `from` to take the rows of the stage in front of `{}`: its file is there when the run has ended",
-                    writer.by.name
-                )
-            }
+            (false, true) => format!("add `after: {name}`, so that it is there"),
+            (false, false) => format!(
+                "use `from` to take the rows of the stage in front of `{name}`, or add `after: {name}`, so that it is there"
+            ),
         };
         problems.push(
             Diagnostic::new(Code::PlanReadsOwnOutput, draft.span(keys), message)

@@ -53,6 +53,7 @@ pub struct Stage {
     pub budget: Budget,
     /// How a source cuts its rows. Other stages are cut at their incoming edges ([`super::Edge::cut`]).
     pub cut: Cut,
+    pub order: Order,
     /// The params that it sees, if these are not those of the plan.
     pub params: Option<Arc<BTreeMap<String, serde_json::Value>>>,
     /// Environment variables of the stage's processes, on top of the inherited ones.
@@ -61,6 +62,8 @@ pub struct Stage {
     pub cwd: PathBuf,
     /// Stages that must have ended before this one starts, without duplicates.
     pub after: Vec<StageId>,
+    /// Whether a stage waits for its end.
+    pub is_awaited: bool,
     /// Whether finished batches are kept, so that a later run need not do them again. Only of stages that work batch by batch in workers
     /// or processes, and keep no state.
     pub checkpoint: Option<Checkpoint>,
@@ -76,6 +79,16 @@ pub struct Stage {
     pub line: u32,
 }
 
+/// In which order the rows of a stage go on.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Order {
+    /// That of its input, where one member comes after the other.
+    #[default]
+    Preserve,
+    /// Batches go on as they are done, and members of an input are read as they have something.
+    Any,
+}
+
 impl Stage {
     /// The key that makes the stage what it is.
     pub fn kind_word(&self) -> &'static str {
@@ -87,6 +100,11 @@ impl Stage {
             StageKind::Command(_) => "command",
             StageKind::Expect(_) => "expect",
         }
+    }
+
+    /// Whether it is a sink whose output is published when it has ended, as a stage waits for that, and not when the run has.
+    pub fn publishes_early(&self) -> bool {
+        self.is_awaited && matches!(&self.kind, StageKind::Write(write) if write.published().is_some())
     }
 
     /// What a port is called by who reads from it.

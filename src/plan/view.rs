@@ -14,7 +14,7 @@ use super::plan::{EdgeId, Plan};
 use super::recycle::Recycle;
 use super::resource::{Devices, Resource, ResourceKind, Use};
 use super::stage::{
-    CommandLine, CommandMode, Cpus, Folder, Port, Python, Read, Stage, StageKind, Start, WriteMode, WriteTarget,
+    CommandLine, CommandMode, Cpus, Folder, Order, Port, Python, Read, Stage, StageKind, Start, WriteMode, WriteTarget,
 };
 use crate::format::{Format, column_type};
 use crate::spec::Moment;
@@ -117,6 +117,14 @@ fn stage_text(plan: &Plan, stage: &Stage, out: &mut String) {
         line(out, format!("      after: {}", names(stages.map(|stage| (stage, Port::MAIN))).join(", ")));
     }
     line(out, format!("      runs: {}", running_text(stage)));
+    if stage.order == Order::Any {
+        line(out, "      order: any, as rows come");
+    }
+    if stage.publishes_early() {
+        let waiting = plan.stages.iter().filter(|other| other.after.contains(&stage.id));
+        let waiting = names(waiting.map(|stage| (stage, Port::MAIN))).join(", ");
+        line(out, format!("      published: when it has ended, before {waiting}"));
+    }
     if let StageKind::Read(Read { used: Some(used), .. }) = &stage.kind {
         line(out, format!("      reads columns: {}", columns_text(used)));
     }

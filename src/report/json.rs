@@ -68,6 +68,7 @@ pub fn event(plan: &Plan, event: &RunEvent, at: Duration) -> Value {
         RunEvent::Draining { attempts, grace } => {
             ("draining", json!({"attempts": attempts, "grace_seconds": seconds(*grace)}))
         }
+        RunEvent::SinkPublished { stage: id } => ("sink_published", json!({"stage": stage(plan, *id)})),
         RunEvent::StageEnded { stage: id, account: ended } => {
             ("stage_ended", json!({"stage": stage(plan, *id), "account": AccountSummary::from(ended)}))
         }

@@ -45,6 +45,9 @@ pub fn line(plan: &Plan, event: &RunEvent) -> Option<String> {
         RunEvent::TaskUnchanged { stage: id } => {
             format!("{}: not run, as nothing has changed since it ended well", stage(plan, *id))
         }
+        RunEvent::SinkPublished { stage: id } => {
+            format!("{}: published, as stages wait for it", stage(plan, *id))
+        }
         RunEvent::TaskChanged { stage: id, changed } => {
             format!("{}: run again, as this has changed: {}", stage(plan, *id), some(changed))
         }

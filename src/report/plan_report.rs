@@ -10,7 +10,7 @@ use serde_json::Value;
 use super::document;
 use super::json::VERSION;
 use crate::plan::memory::MemoryBound;
-use crate::plan::{Edge, Plan, Port, Stage, StageKind, view};
+use crate::plan::{Edge, Order, Plan, Port, Stage, StageKind, view};
 
 /// The compiled plan of a pipeline, and what is wrong or odd about its file. Within a version, fields may be added; none is removed or
 /// changes its meaning.
@@ -78,6 +78,10 @@ struct PlannedStage {
     line: u32,
     /// Names of the stages whose end it waits for.
     after: Vec<String>,
+    /// Whether its rows keep their order: `preserve` or `any`.
+    order: &'static str,
+    /// Whether it is a sink that is published before the run has ended, as a stage waits for it.
+    published_early: bool,
     ports: Vec<PlannedPort>,
     /// Of stages that are run in workers: least and most workers.
     workers: Option<[u32; 2]>,
@@ -215,6 +219,11 @@ fn planned_stage(plan: &Plan, stage: &Stage) -> PlannedStage {
         description: stage.description.clone(),
         line: stage.line,
         after: stage.after.iter().map(|id| plan.stage(*id).name.clone()).collect(),
+        order: match stage.order {
+            Order::Preserve => "preserve",
+            Order::Any => "any",
+        },
+        published_early: stage.publishes_early(),
         ports: stage.ports.iter().map(|port| planned_port(plan, port)).collect(),
         workers: stage.runs_in_workers().then(|| [stage.workers.min, stage.workers.max.get()]),
         memory_bytes: stage.memory.filter(|_| is_query || stage.runs_in_workers()).map(std::num::NonZeroU64::get),

@@ -33,6 +33,8 @@ pub struct RunSummary {
     /// In the order of the file.
     stages: Vec<StageSummary>,
     edges: Vec<EdgeSummary>,
+    /// Sinks that were published before the end of the run, as stages waited for them: they stay so if it failed.
+    published_early: Vec<String>,
     /// For each stage of the file that was no part of the run: why.
     left_out: BTreeMap<String, String>,
     /// For each stage whose rejected rows no stage reads: the file that has them.
@@ -139,6 +141,7 @@ impl RunSummary {
             workers_started: outcome.workers_started,
             stages: stages.collect(),
             edges: edges.collect(),
+            published_early: outcome.published_early.iter().map(|id| name(*id)).collect(),
             left_out: plan.left_out.iter().map(|it| (it.stage.clone(), it.reason.words())).collect(),
             rejects: outcome.rejects.iter().map(|(id, path)| (name(*id), path.clone())).collect(),
             injected: injected.collect(),

@@ -15,21 +15,22 @@ pub fn failure(plan: &Plan, outcome: &Outcome) -> Option<String> {
     match &outcome.ending {
         Ending::Succeeded => None,
         Ending::Failed(failure) if failure.failure.scope == Scope::ClosedPipe => {
-            Some("standard output was closed; nothing was published".to_owned())
+            Some(format!("standard output was closed; {}", published(plan, outcome)))
         }
         Ending::Failed(failure) => Some(stage_failure(plan, outcome, failure)),
         Ending::CommitFailed(failure) => Some(format!(
             "the outputs could not all be published: {}\nThe next run of this pipeline completes or undoes it first.",
             failure.message
         )),
-        Ending::Interrupted => Some("interrupted; nothing was published".to_owned()),
+        Ending::Interrupted => Some(format!("interrupted; {}", published(plan, outcome))),
         Ending::TookTooLong(limit) => Some(format!(
-            "the run took longer than the {} that it may (`--timeout`); nothing was published",
-            humantime::format_duration(*limit)
+            "the run took longer than the {} that it may (`--timeout`); {}",
+            humantime::format_duration(*limit),
+            published(plan, outcome)
         )),
         Ending::AccountsDiffer(differences) => {
-            let mut text =
-                "rows were lost or doubled inside millpond; nothing was published. Please report this.".to_owned();
+            let published = published(plan, outcome);
+            let mut text = format!("rows were lost or doubled inside millpond; {published}. Please report this.");
             for difference in differences {
                 let edge = plan.edge(difference.edge);
                 let (from, to) = (&plan.stage(edge.from).name, &plan.stage(edge.to).name);
@@ -39,9 +40,19 @@ pub fn failure(plan: &Plan, outcome: &Outcome) -> Option<String> {
             Some(text)
         }
         Ending::Stuck(waiting) => Some(format!(
-            "nothing runs any more, and nothing can; nothing was published. Please report this.\n  {}",
+            "nothing runs any more, and nothing can; {}. Please report this.\n  {}",
+            published(plan, outcome),
             waiting.join("\n  ")
         )),
+    }
+}
+
+/// What a run that has not succeeded has published.
+fn published(plan: &Plan, outcome: &Outcome) -> String {
+    let early: Vec<_> = outcome.published_early.iter().map(|id| format!("`{}`", plan.stage(*id).name)).collect();
+    match early.as_slice() {
+        [] => "nothing was published".to_owned(),
+        early => format!("nothing was published but {}", early.join(", ")),
     }
 }
 
@@ -75,6 +86,9 @@ fn stage_failure(plan: &Plan, outcome: &Outcome, failed: &StageFailure) -> Strin
         _ => {}
     }
     let _ = write!(text, "\n  stage defined at {}:{}", stage.file.as_ref().unwrap_or(&plan.file).display(), stage.line);
+    if !outcome.published_early.is_empty() {
+        let _ = write!(text, "\n  {}", published(plan, outcome));
+    }
     let traceback = failed.failure.traceback.trim_end();
     // An error without frames of the user's is said already.
     if traceback != failed.failure.message.trim_end() && !traceback.is_empty() {

@@ -102,6 +102,10 @@ pub enum RunEvent {
         attempts: usize,
         grace: std::time::Duration,
     },
+    /// The output of a sink is in its place already, as a stage waits for that.
+    SinkPublished {
+        stage: StageId,
+    },
     StageEnded {
         stage: StageId,
         account: StageAccount,

@@ -282,6 +282,7 @@ fn outcome(ending: Ending, scheduler: &Scheduler, executor: &LocalExecutor, dura
         duration,
         stages,
         edges,
+        published_early: scheduler.published_early(),
         workers_started: scheduler.workers_started(),
         place,
         rejects: executor.reject_files(),

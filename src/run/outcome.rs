@@ -16,7 +16,7 @@ use crate::plan::{EdgeId, StageId};
 pub enum Ending {
     /// Everything was published.
     Succeeded,
-    /// A stage failed; nothing was published.
+    /// A stage failed; nothing was published, here and below, but for [`Outcome::published_early`].
     Failed(Box<StageFailure>),
     /// The sinks could not be published.
     CommitFailed(Box<Failure>),
@@ -124,6 +124,8 @@ pub struct Outcome {
     pub stages: Vec<StageAccount>,
     /// By [`EdgeId`].
     pub edges: Vec<EdgeAccount>,
+    /// Sinks that were published before the end, as stages waited for them.
+    pub published_early: Vec<StageId>,
     /// Workers that were started, in all.
     pub workers_started: u32,
     /// The place of the failure in the input (`orders-2.csv, row 17`), where it is known.

@@ -209,7 +209,8 @@ pub struct StageSpec {
     /// `sql`, where every entry is a table. For `sql` also a mapping from table name to stage.
     #[schemars(example = &"clean", example = &["first", "second"], example = &"score.rejected")]
     pub from: Option<FromSpec>,
-    /// Stages that must have ended before this one starts. No rows come from them.
+    /// Stages that must have ended before this one starts. No rows come from them. A sink is published then, and not with the others at the
+    /// end.
     #[schemars(example = &"prepare", example = &["first", "second"])]
     pub after: Option<AfterSpec>,
     /// Whether the stage is a part of this run, mostly an expression over params. If it is not, what needs its rows is none either: a stage is
@@ -219,7 +220,7 @@ pub struct StageSpec {
     /// A source: reads files.
     #[schemars(example = &"data/*.jsonl")]
     pub read: Option<ReadSpec>,
-    /// A sink: writes one file, published when the whole run has succeeded.
+    /// A sink: writes one file, published when the whole run has succeeded, or before a stage that is `after` it.
     #[schemars(example = &"out/result.parquet")]
     pub write: Option<WriteSpec>,
     /// One SQL query over the stage's inputs, each a table with its stage's name. Params are bound as `$name`.
@@ -254,6 +255,10 @@ pub struct StageSpec {
     /// their order, so that it may keep state per key; `finish()` of a class may give rows at the end.
     #[schemars(example = &"user", example = &["country", "user"])]
     pub partition_by: Option<ColumnsSpec>,
+    /// Whether rows keep their order: of a stage that works batch by batch, whether batches go on in the order of its input, or as they are done; of
+    /// several inputs, whether they are read one after the other, or as their rows come.
+    #[schemars(example = &"any", extend("default" = "preserve"))]
+    pub order: Option<RowOrderSpec>,
     /// What an attempt of one batch takes of `resources` before it begins, and has while it runs (`python` and `command` only): the name of one, a
     /// list, or units by names.
     #[schemars(example = &"connections", example = &serde_json::json!({ "connections": 1, "api": { "per": "row" } }))]

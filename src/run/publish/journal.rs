@@ -15,8 +15,23 @@ use crate::run::fail_point::reach;
 /// Lists staged files and folders, one JSON object a line, each written before it is created.
 pub(super) const RECORD: &str = "staged.jsonl";
 
-/// Lists what is renamed. It is there in full or not at all, and its being there publishes the run.
-const JOURNAL: &str = "journal.json";
+/// Which journal of a run: a list of what is renamed, which is there in full or not at all. Its being there publishes what it lists.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum JournalName {
+    /// Of one sink that is published before the run has ended, by number.
+    Early(usize),
+    /// Of all others. Its being there publishes the run.
+    Last,
+}
+
+impl JournalName {
+    fn path(self, run: &Path) -> PathBuf {
+        match self {
+            Self::Early(number) => run.join(format!("journal-{number}.json")),
+            Self::Last => run.join("journal.json"),
+        }
+    }
+}
 
 /// A staged file or folder and the path that it is published under; both absolute.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -60,7 +75,7 @@ impl How {
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Ending {
     Committed,
-    /// Nothing was published, and what was staged is removed.
+    /// Nothing was published but what was published early, and what was staged is removed.
     Aborted,
 }
 
@@ -118,8 +133,8 @@ impl Output {
     }
 }
 
-pub(super) fn write_journal(run: &Path, journal: &Journal) -> Result<(), PublishError> {
-    let (path, draft) = (run.join(JOURNAL), run.join("journal.json.tmp"));
+pub(super) fn write_journal(run: &Path, name: JournalName, journal: &Journal) -> Result<(), PublishError> {
+    let (path, draft) = (name.path(run), run.join("journal.json.tmp"));
     let outputs: Vec<_> = journal.outputs.iter().map(Output::to_json).collect();
     let emptied: Vec<_> = journal.emptied.iter().map(|folder| path_to_json(folder)).collect();
     let text = json!({ "version": 1, "outputs": outputs, "emptied": emptied }).to_string();
@@ -130,15 +145,15 @@ pub(super) fn write_journal(run: &Path, journal: &Journal) -> Result<(), Publish
 }
 
 /// Takes a journal back of which nothing has been carried out.
-pub(super) fn remove_journal(run: &Path) -> Result<(), PublishError> {
-    let journal = run.join(JOURNAL);
+pub(super) fn remove_journal(run: &Path, name: JournalName) -> Result<(), PublishError> {
+    let journal = name.path(run);
     fs::remove_file(&journal).map_err(PublishError::at("remove", &journal))?;
     sync_folder(run)
 }
 
 /// The journal of a run; `None` if it did not get that far.
-pub(super) fn read_journal(run: &Path) -> Result<Option<Journal>, PublishError> {
-    let path = run.join(JOURNAL);
+pub(super) fn read_journal(run: &Path, name: JournalName) -> Result<Option<Journal>, PublishError> {
+    let path = name.path(run);
     let text = match fs::read(&path) {
         Ok(text) => text,
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use super::carry_out::carry_out;
 use super::durable::remove;
 use super::error::PublishError;
-use super::journal::{Ending, Journal, has_ended, read_journal, read_record};
+use super::journal::{Ending, Journal, JournalName, has_ended, read_journal, read_record};
 use super::run_folder::{has_spilled, list_runs, lock_state, remove_spilled, try_lock};
 use crate::run::fail_point::reach;
 
@@ -40,15 +40,26 @@ pub fn recover(state_dir: &Path) -> Result<Recovered, PublishError> {
     Ok(recovered)
 }
 
-fn recover_run(run: &Path, recovered: &mut Recovered) -> Result<(), PublishError> {
-    if let Some(Journal { outputs, emptied }) = read_journal(run)? {
-        for output in outputs {
-            if carry_out(&output, run)? {
-                recovered.published.push(output.target);
-            }
-            reach("recover.step");
+/// Publishes what is left of a journal.
+fn finish(run: &Path, journal: Journal, recovered: &mut Recovered) -> Result<(), PublishError> {
+    let Journal { outputs, emptied } = journal;
+    for output in outputs {
+        if carry_out(&output, run)? {
+            recovered.published.push(output.target);
         }
-        emptied.iter().try_for_each(|folder| remove(folder))?;
+        reach("recover.step");
+    }
+    emptied.iter().try_for_each(|folder| remove(folder))
+}
+
+fn recover_run(run: &Path, recovered: &mut Recovered) -> Result<(), PublishError> {
+    let mut early = 0;
+    while let Some(journal) = read_journal(run, JournalName::Early(early))? {
+        finish(run, journal, recovered)?;
+        early += 1;
+    }
+    if let Some(journal) = read_journal(run, JournalName::Last)? {
+        finish(run, journal, recovered)?;
         return Ending::Committed.write(run);
     }
     for output in read_record(run)? {

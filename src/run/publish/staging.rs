@@ -10,7 +10,7 @@ use super::carry_out::carry_out;
 use super::durable::{create_folders, entries, inode, parent, put_in_place, remove, rename, sync_all, sync_folder};
 use super::error::PublishError;
 use super::foreign::check_replaceable;
-use super::journal::{Ending, How, Journal, Output, RECORD, remove_journal, write_journal};
+use super::journal::{Ending, How, Journal, JournalName, Output, RECORD, read_journal, remove_journal, write_journal};
 use super::parts::further_parts;
 use super::run_folder::{RunFolder, lock_state};
 use crate::run::fail_point::reach;
@@ -30,6 +30,10 @@ pub struct Staging {
     outputs: Vec<Output>,
     /// Outputs of tasks, which do not wait for the commit.
     reserved: Vec<Output>,
+    /// How many outputs stand in the record.
+    recorded: usize,
+    /// How many are published already.
+    published_early: usize,
     /// Whether the outputs are removed when this is dropped. Once a journal may exist they belong to recovery.
     is_revocable: bool,
 }
@@ -93,7 +97,16 @@ impl Staging {
         let record = record.map_err(PublishError::at("create", &path))?;
         sync_folder(run.path())?;
         let (run_id, run) = (run.id().to_owned(), run.path().to_owned());
-        Ok(Self { run, run_id, record, outputs: Vec::new(), reserved: Vec::new(), is_revocable: true })
+        Ok(Self {
+            run,
+            run_id,
+            record,
+            outputs: Vec::new(),
+            reserved: Vec::new(),
+            recorded: 0,
+            published_early: 0,
+            is_revocable: true,
+        })
     }
 
     /// The run's folder, where files without a name may lie while outputs are made.
@@ -203,17 +216,40 @@ impl Staging {
         Ok(Reserved { output, asked: asked.to_owned() })
     }
 
-    /// Publishes all outputs, which must be complete and synced. An error before the journal is written leaves the old
+    /// Publishes all outputs that are not published yet, which must be complete and synced. An error before the journal is written leaves the old
     /// outputs, and one after it leaves the rest to [`super::recover`].
     pub fn commit(mut self) -> Result<(), PublishError> {
         reach("publish.before_journal");
         // Two runs that publish the same outputs at once would leave some of each.
         let state_dir = self.run.ancestors().nth(2).unwrap_or(&self.run).to_owned();
         let _guard = lock_state(&state_dir)?;
-        let journal = self.settled()?;
+        let journal = settled(&self.outputs)?;
+        self.publish(&journal, JournalName::Last)?;
+        reach("publish.before_committed");
+        Ending::Committed.write(&self.run)?;
+        reach("publish.committed");
+        Ok(())
+    }
+
+    /// Publishes one output, which must be complete and synced, before the others: whatever comes of the run, it stays.
+    pub fn commit_early(&mut self, target: &Path) -> Result<(), PublishError> {
+        let resolved = resolve(target)?;
+        let at = self.outputs.iter().position(|output| output.target == resolved);
+        let at = at.ok_or_else(|| PublishError::Changed { path: target.to_owned() })?;
+        let state_dir = self.run.ancestors().nth(2).unwrap_or(&self.run).to_owned();
+        let _guard = lock_state(&state_dir)?;
+        let journal = settled(&self.outputs[at..=at])?;
+        self.publish(&journal, JournalName::Early(self.published_early))?;
+        self.published_early += 1;
+        self.outputs.remove(at);
+        self.is_revocable = true;
+        Ok(())
+    }
+
+    fn publish(&mut self, journal: &Journal, name: JournalName) -> Result<(), PublishError> {
         let new = journal.outputs.iter().take_while(|output| output.how.is_new()).count();
         self.is_revocable = false;
-        write_journal(&self.run, &journal).inspect_err(|_| self.is_revocable = !self.may_have_journal())?;
+        write_journal(&self.run, name, journal).inspect_err(|_| self.is_revocable = !self.may_have_journal(name))?;
         reach("publish.journal_written");
         for (at, output) in journal.outputs[..new].iter().enumerate() {
             let renamed = carry_out(output, &self.run);
@@ -221,7 +257,7 @@ impl Staging {
                 for earlier in &journal.outputs[..at] {
                     rename(&earlier.target, &earlier.staged)?;
                 }
-                remove_journal(&self.run)?;
+                remove_journal(&self.run, name)?;
                 self.is_revocable = true;
             }
             renamed?;
@@ -231,61 +267,57 @@ impl Staging {
             carry_out(output, &self.run)?;
             reach("publish.renamed");
         }
-        journal.emptied.iter().try_for_each(|folder| remove(folder))?;
-        reach("publish.before_committed");
-        Ending::Committed.write(&self.run)?;
-        reach("publish.committed");
-        Ok(())
+        journal.emptied.iter().try_for_each(|folder| remove(folder))
     }
 
-    /// What the journal says, by what is in the places of the outputs now. What must be new comes first: as it replaces nothing, it can be
-    /// taken back.
-    fn settled(&self) -> Result<Journal, PublishError> {
-        let mut journal = Journal::default();
-        for output in &self.outputs {
-            let Output { staged, target, how } = output;
-            let how = match *how {
-                How::Parts => {
-                    journal.outputs.extend(further_parts(staged, target)?);
-                    journal.emptied.push(staged.clone());
-                    continue;
-                }
-                How::Folder { .. } => {
-                    check_replaceable(target)?;
-                    How::Folder { inode: inode(staged)?.0 }
-                }
-                How::Append { length, last } => {
-                    How::Append { length: length_behind(target, Seen { length, last })?, last }
-                }
-                How::New => {
-                    check_new(target)?;
-                    How::New
-                }
-                How::Replace => How::Replace,
-            };
-            journal.outputs.push(Output { how, ..output.clone() });
-        }
-        journal.outputs.sort_by_key(|output| !output.how.is_new());
-        Ok(journal)
-    }
-
-    fn may_have_journal(&self) -> bool {
-        super::journal::read_journal(&self.run).map_or(true, |journal| journal.is_some())
+    fn may_have_journal(&self, name: JournalName) -> bool {
+        read_journal(&self.run, name).map_or(true, |journal| journal.is_some())
     }
 
     fn staged_path(&self, target: &Path) -> PathBuf {
         let shown = target.file_name().filter(|name| name.len() <= SHOWN_NAME);
         let mut name = OsString::from(".");
-        name.push(shown.map_or_else(|| (self.outputs.len() + self.reserved.len()).to_string().into(), OsString::from));
+        let number = || (self.recorded.to_string()).into();
+        name.push(shown.map_or_else(number, OsString::from));
         name.push(format!("{MARK}{}{END}", self.run_id));
         target.with_file_name(name)
     }
 
     fn record(&mut self, output: &Output) -> Result<(), PublishError> {
+        self.recorded += 1;
         let line = format!("{}\n", output.to_json());
         let written = self.record.write_all(line.as_bytes()).and_then(|()| self.record.sync_data());
         written.map_err(PublishError::at("write", &self.run.join(RECORD)))
     }
+}
+
+/// What the journal says of outputs, by what is in their places now. What must be new comes first: as it replaces nothing, it can be
+/// taken back.
+fn settled(outputs: &[Output]) -> Result<Journal, PublishError> {
+    let mut journal = Journal::default();
+    for output in outputs {
+        let Output { staged, target, how } = output;
+        let how = match *how {
+            How::Parts => {
+                journal.outputs.extend(further_parts(staged, target)?);
+                journal.emptied.push(staged.clone());
+                continue;
+            }
+            How::Folder { .. } => {
+                check_replaceable(target)?;
+                How::Folder { inode: inode(staged)?.0 }
+            }
+            How::Append { length, last } => How::Append { length: length_behind(target, Seen { length, last })?, last },
+            How::New => {
+                check_new(target)?;
+                How::New
+            }
+            How::Replace => How::Replace,
+        };
+        journal.outputs.push(Output { how, ..output.clone() });
+    }
+    journal.outputs.sort_by_key(|output| !output.how.is_new());
+    Ok(journal)
 }
 
 /// Whether a file or folder has the name of an output that is being made.

@@ -42,9 +42,11 @@ pub enum Action {
     PublishRejects { stage: StageId, port: usize, batch: BatchId, rejects: Vec<Reject> },
     /// The stage publishes no more. Answered by `PortsFinished`.
     FinishPorts { stage: StageId },
+    /// This sink has ended, and a stage waits for that: publish its output. Answered by `SinkPublished` or `CommitFailed`.
+    PublishSink { stage: StageId },
     /// The scheduler needs this batch no more.
     Release { batch: BatchId },
-    /// All stages ended and all accounts agree: publish the sinks. Answered by `Committed` or `CommitFailed`.
+    /// All stages ended and all accounts agree: publish the other sinks. Answered by `Committed` or `CommitFailed`.
     Commit,
     /// Tell the reporters.
     Emit(crate::run::RunEvent),

@@ -79,6 +79,7 @@ impl Event {
             | Self::Ended { .. }
             | Self::Queued { .. }
             | Self::PortsFinished { .. }
+            | Self::SinkPublished { .. }
             | Self::AttemptStandsStill { .. }
             | Self::AttemptGoesOn { .. }
             | Self::AttemptWaits { .. }
@@ -132,6 +133,10 @@ pub enum Event {
     PortsFinished {
         stage: StageId,
         queued: Vec<QueuedPieces>,
+    },
+    /// The answer to [`PublishSink`](super::Action::PublishSink).
+    SinkPublished {
+        stage: StageId,
     },
     AttemptDone {
         attempt: AttemptId,

@@ -1,4 +1,5 @@
-//! Stages that work batch by batch: each batch is a job, tried until it is done, and published in the order of the input.
+//! Stages that work batch by batch: each batch is a job, tried until it is done, and published in the order of the input unless the stage
+//! keeps none.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -11,7 +12,7 @@ use super::placing::Place;
 use super::ready::Need;
 use super::scheduler::Scheduler;
 use super::stage_state::{Job, Jobs, Keeping, MapHost, Phase, Role, Slice, SliceId, Step, Work, rest};
-use crate::plan::{Port, StageId};
+use crate::plan::{Order, Port, StageId};
 use crate::run::StageFailure;
 
 /// Batches per worker that wait for one before them, if nothing else bounds their number; one batch may be slow, or be tried again,
@@ -29,7 +30,7 @@ pub(super) struct Given {
 
 impl Scheduler {
     pub(super) fn step_jobs(&mut self, stage: StageId) {
-        self.publish_in_order(stage);
+        self.publish_done(stage);
         if self.stages[stage.index()].phase != Phase::Running || self.is_over() {
             self.set_ready(stage, false);
             return;
@@ -336,35 +337,38 @@ impl Scheduler {
         self.job(stage, sequence).reservations = reservations;
     }
 
-    /// Publishes what is done, in the order of the input.
-    fn publish_in_order(&mut self, stage: StageId) {
+    /// Publishes what is done, in the order of the input if the stage keeps that.
+    fn publish_done(&mut self, stage: StageId) {
+        let most = match self.plan.stage(stage).order {
+            Order::Preserve => 1,
+            Order::Any => usize::MAX,
+        };
         // One of them may be one reject too many.
         while !self.is_over() {
             let jobs = self.jobs(stage);
-            let next = jobs.next_publish;
-            let Some(job) = jobs.jobs.get(&next) else { return };
-            let undone = job.slices.values().find(|slice| !matches!(slice.step, Step::Done { .. }));
-            match undone.map(|slice| (slice, &slice.step)) {
-                None if job.keeping == Keeping::Asked => return,
-                None => {
-                    let job = jobs.jobs.remove(&next).expect("just seen");
-                    jobs.next_publish += 1;
-                    self.publish_job(stage, next, job);
-                }
-                Some((slice, Step::Failed { failure, rows })) => {
-                    let failure = StageFailure {
-                        stage,
-                        sequence: job.input.map(|_| next),
-                        rows: job.input.zip(rows.clone()).map(|((_, meta), rows)| (meta.id, rows)),
-                        attempts: slice.tries.total,
-                        failure: failure.clone(),
-                    };
-                    self.fail(failure);
-                    return;
-                }
-                Some(_) => return,
-            }
+            let done = jobs.jobs.iter().take(most).find(|(_, job)| job.is_done()).map(|(sequence, _)| *sequence);
+            let Some(sequence) = done else { break };
+            let job = jobs.jobs.remove(&sequence).expect("just seen");
+            self.publish_job(stage, sequence, job);
         }
+        if !self.is_over() {
+            self.fail_by_first(stage);
+        }
+    }
+
+    /// Whatever has failed, it is told when all before it is done.
+    fn fail_by_first(&mut self, stage: StageId) {
+        let Some((&sequence, job)) = self.jobs(stage).jobs.first_key_value() else { return };
+        let Some(undone) = job.undone() else { return };
+        let Step::Failed { failure, rows } = &undone.step else { return };
+        let failure = StageFailure {
+            stage,
+            sequence: job.input.map(|_| sequence),
+            rows: job.input.zip(rows.clone()).map(|((_, meta), rows)| (meta.id, rows)),
+            attempts: undone.tries.total,
+            failure: failure.clone(),
+        };
+        self.fail(failure);
     }
 
     fn publish_job(&mut self, stage: StageId, sequence: u64, mut job: Job) {
@@ -418,6 +422,15 @@ impl Scheduler {
 impl Job {
     pub fn rows(&self) -> u64 {
         self.input.map_or(0, |(_, meta)| meta.rows)
+    }
+
+    /// The first part of it that is still worked on, or that has failed.
+    fn undone(&self) -> Option<&Slice> {
+        self.slices.values().find(|slice| !matches!(slice.step, Step::Done { .. }))
+    }
+
+    fn is_done(&self) -> bool {
+        self.undone().is_none() && self.keeping != Keeping::Asked
     }
 
     /// All rows of the batch, when they are in one slice.

@@ -19,7 +19,7 @@ use super::stage_state::{
 };
 use super::worker_state::{Classes, Pool};
 use super::{AttemptId, BatchId};
-use crate::plan::{CommandMode, EdgeId, Plan, StageId, StageKind, Verdict};
+use crate::plan::{CommandMode, EdgeId, Order, Plan, StageId, StageKind, Verdict};
 use crate::run::{AccountDifference, Ending, RunEvent, StageAccount, StageFailure};
 
 /// The pure scheduler of one run.
@@ -176,6 +176,7 @@ impl Scheduler {
             Event::StageFailed { stage, failure } => self.fail(StageFailure::of_stage(stage, failure)),
             Event::Queued { stage, queued } => self.queued(stage, &queued),
             Event::PortsFinished { stage, queued } => self.ports_finished(stage, &queued),
+            Event::SinkPublished { stage } => self.sink_published(stage),
             Event::AttemptDone { attempt, rows, outputs, end, spent, failed } => {
                 self.attempt_done(attempt, Given { rows, outputs, end, spent, failed });
             }
@@ -243,7 +244,11 @@ impl Scheduler {
 
     /// The edge that the input's next batch comes from; `None` when the input is exhausted.
     pub(super) fn current_edge(&mut self, stage: StageId, input: usize) -> Option<EdgeId> {
+        let is_any = self.plan.stage(stage).order == Order::Any;
         let input = &mut self.stages[stage.index()].inputs[input];
+        if is_any && input.members.len() > 1 {
+            return input.any(&self.queues);
+        }
         while let Some(&edge) = input.members.get(input.current) {
             if !self.queues[edge.index()].is_exhausted() {
                 return Some(edge);
@@ -347,6 +352,31 @@ impl Scheduler {
             self.queues[edge.index()].end();
             self.touch(self.plan.edge(edge).to);
         }
+        if !self.plan.stage(stage).publishes_early() {
+            self.end_stage(stage);
+        } else if self.state == State::Running {
+            let differences = self.differences(&self.edges_before(stage));
+            if differences.is_empty() {
+                self.actions.push(Action::PublishSink { stage });
+            } else {
+                self.finish(Ending::AccountsDiffer(differences));
+            }
+        }
+    }
+
+    /// The sinks that are published already.
+    pub fn published_early(&self) -> Vec<StageId> {
+        let ended = self.plan.stages.iter().zip(&self.stages).filter(|(_, state)| state.phase == Phase::Ended);
+        ended.filter(|(stage, _)| stage.publishes_early()).map(|(stage, _)| stage.id).collect()
+    }
+
+    fn sink_published(&mut self, stage: StageId) {
+        self.actions.push(Action::Emit(RunEvent::SinkPublished { stage }));
+        self.end_stage(stage);
+    }
+
+    /// Nothing comes of the stage any more: those that have waited for its end begin.
+    fn end_stage(&mut self, stage: StageId) {
         self.stages[stage.index()].phase = Phase::Ended;
         self.finishing -= 1;
         self.ended += 1;
@@ -401,7 +431,8 @@ impl Scheduler {
 
     fn check_end(&mut self) {
         if self.ended == self.stages.len() {
-            let differences = self.differences();
+            let all: Vec<EdgeId> = self.plan.edges.iter().map(|edge| edge.id).collect();
+            let differences = self.differences(&all);
             if differences.is_empty() {
                 self.state = State::Committing;
                 self.actions.push(Action::Commit);
@@ -419,15 +450,33 @@ impl Scheduler {
         }
     }
 
-    fn differences(&self) -> Vec<AccountDifference> {
-        let open = self.queues.iter().zip(&self.plan.edges).filter(|(queue, _)| !queue.is_closed());
-        open.filter(|(queue, _)| queue.published_rows != queue.consumed_rows)
-            .map(|(queue, edge)| AccountDifference {
-                edge: edge.id,
+    /// Those of these edges, whose producers have ended, on which both ends have counted something else.
+    fn differences(&self, edges: &[EdgeId]) -> Vec<AccountDifference> {
+        let open = edges.iter().map(|edge| (edge, &self.queues[edge.index()])).filter(|(_, queue)| !queue.is_closed());
+        open.filter(|(_, queue)| queue.published_rows != queue.consumed_rows)
+            .map(|(edge, queue)| AccountDifference {
+                edge: *edge,
                 published: queue.published_rows,
                 consumed: queue.consumed_rows,
             })
             .collect()
+    }
+
+    /// The edges by which the rows of a stage have come.
+    fn edges_before(&self, stage: StageId) -> Vec<EdgeId> {
+        let mut edges = Vec::new();
+        let mut open = vec![stage];
+        let mut seen = BTreeSet::from([stage]);
+        while let Some(stage) = open.pop() {
+            for &edge in self.plan.stage(stage).inputs.iter().flat_map(|input| &input.members) {
+                edges.push(edge);
+                let from = self.plan.edge(edge).from;
+                if seen.insert(from) {
+                    open.push(from);
+                }
+            }
+        }
+        edges
     }
 
     /// Nothing goes on any more, as all that runs waits for locks, events or barriers.

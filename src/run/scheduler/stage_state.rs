@@ -8,7 +8,7 @@ use super::action::Reject;
 use super::blame::Blame;
 use super::event::{Failure, Meta, Output};
 use super::keyed::Keyed;
-use super::queue::Reservation;
+use super::queue::{Queue, Reservation};
 use super::ready::Need;
 use super::recall::Spared;
 use super::slices::{Pace, Sight};
@@ -71,12 +71,27 @@ impl Role {
     }
 }
 
-/// One input: its members are read one after the other.
+/// One input: its members are read one after the other, or if the stage keeps no order, as they have something.
 #[derive(Debug)]
 pub struct InputState {
     pub members: Vec<EdgeId>,
     /// Index of the member that is being read.
     pub current: usize,
+}
+
+impl InputState {
+    /// A member that has something, or one that may still get something; `None` if all are exhausted. It stays with one as long as that has
+    /// something, so that each is come to.
+    pub fn any(&mut self, queues: &[Queue]) -> Option<EdgeId> {
+        let current = self.members.get(self.current).copied();
+        self.members.retain(|edge| !queues[edge.index()].is_exhausted());
+        // Those before it may have gone.
+        let at = current.and_then(|current| self.members.iter().position(|edge| *edge >= current)).unwrap_or(0);
+        let turns = (at..self.members.len()).chain(0..at);
+        let found = turns.into_iter().find(|at| queues[self.members[*at].index()].front().is_some());
+        self.current = found.unwrap_or(at);
+        self.members.get(self.current).copied()
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -154,7 +169,6 @@ pub struct Jobs {
     pub recalling: u32,
     pub keeping: u32,
     pub next_sequence: u64,
-    pub next_publish: u64,
     /// A job failed for good: no job after it is begun.
     pub failed: bool,
     /// Generators and tasks: there is nothing more to begin.

@@ -1,4 +1,5 @@
-//! How many workers a stage has, when they are replaced and what they tell: `workers`, `recycle`, `log_level`.
+//! How many workers a stage has, when they are replaced, what they tell, and what becomes of the order: `workers`, `recycle`, `log_level`,
+//! `order`.
 
 use schemars::JsonSchema;
 use serde::Deserialize;
@@ -67,4 +68,13 @@ pub struct RecycleSpec {
     #[serde(default)]
     #[schemars(schema_with = "crate::spec::schema::duration", example = &"30m")]
     pub age: Option<String>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum RowOrderSpec {
+    /// The result does not depend on who is done first.
+    Preserve,
+    /// Nobody waits for what is slower: the order of the rows differs from run to run.
+    Any,
 }

@@ -4,7 +4,7 @@ use std::io;
 use std::time::{Duration, Instant};
 
 use super::LocalExecutor;
-use crate::plan::Verdict;
+use crate::plan::{StageId, StageKind, Verdict};
 use crate::run::executor::poller::Token;
 use crate::run::executor::resident::failure;
 use crate::run::scheduler::{Event, Scope};
@@ -13,6 +13,21 @@ use crate::run::scheduler::{Event, Scope};
 const DRAIN_ROUNDS: u32 = 1000;
 
 impl LocalExecutor {
+    /// Publishes a sink for whose end a stage waits.
+    pub(super) fn publish_sink(&mut self, stage: StageId) {
+        let StageKind::Write(write) = &self.plan.stage(stage).kind else { unreachable!("only sinks are published") };
+        let target = write.published().expect("a sink that is published has a path");
+        let staging = self.staging.as_mut().expect("sinks are published before the commit");
+        let published = staging.commit_early(target);
+        self.events.push_back(match published {
+            Ok(()) => Event::SinkPublished { stage },
+            Err(error) => {
+                let failure = failure(Scope::Output, Verdict::Exception, error.to_string());
+                Event::CommitFailed { failure }
+            }
+        });
+    }
+
     pub(super) fn commit(&mut self) {
         let staging = self.staging.take().expect("a run commits once");
         if let Some(checkpoints) = &self.checkpoints

@@ -380,6 +380,7 @@ impl LocalExecutor {
             Action::RecordRejects { stage, batch, rejects } => self.record_rejects(stage, batch, &rejects),
             Action::FinishPorts { stage } => self.finish_ports(stage),
             Action::Release { batch } => self.release(batch),
+            Action::PublishSink { stage } => self.publish_sink(stage),
             Action::Commit => self.commit(),
             Action::Emit(_) | Action::Finish(_) => unreachable!("handled by the loop"),
         }

@@ -14,7 +14,7 @@ use proptest::test_runner::TestRng;
 
 pub use edges::FakeCutter;
 
-use super::shape::{Kind, MapKind, Shape, is_poison};
+use super::shape::{Kind, MapKind, Shape, comparable, expected, is_poison};
 use crate::plan::{CommandMode, EdgeId, Plan, StageId, StageKind, Verdict};
 use crate::run::Ending;
 use crate::run::scheduler::*;
@@ -30,6 +30,7 @@ pub static RECALLED: AtomicU64 = AtomicU64::new(0);
 pub static KEPT: AtomicU64 = AtomicU64::new(0);
 pub static PARTLY: AtomicU64 = AtomicU64::new(0);
 pub static THROTTLED: AtomicU64 = AtomicU64::new(0);
+pub static PUBLISHED_EARLY: AtomicU64 = AtomicU64::new(0);
 /// Rows that have changed the state of the run.
 pub static UPDATED: AtomicU64 = AtomicU64::new(0);
 
@@ -81,6 +82,7 @@ pub struct Fake<'a> {
     pub failed_starts: u32,
     pub ending: Option<Ending>,
     pub committed: bool,
+    pub published_early: BTreeSet<StageId>,
     /// Stages of which the scheduler knows that they have ended.
     pub over: BTreeSet<StageId>,
     /// Batches of which some rows were done by an earlier run: all their rows.
@@ -323,6 +325,17 @@ impl Fake<'_> {
                 self.recorded.entry(stage).or_default().extend(rows);
             }
             Action::FinishPorts { stage } => self.finish(stage),
+            Action::PublishSink { stage } => {
+                assert!(self.published_early.insert(stage), "{stage:?} is published twice");
+                let inputs = self.shapes[stage.index()].from.iter();
+                let expected = expected(self.shapes);
+                let whole = inputs.flat_map(|&(from, rejected)| expected[from][usize::from(rejected)].clone());
+                let written = self.sinks.get(&stage).cloned().unwrap_or_default();
+                let [written, whole] = [written, whole.collect()].map(|rows| comparable(self.shapes, rows));
+                assert_eq!(written, whole, "{stage:?}");
+                PUBLISHED_EARLY.fetch_add(1, Ordering::Relaxed);
+                self.push(Lane::Run, Event::SinkPublished { stage });
+            }
             Action::Release { batch } => {
                 assert!(self.batches.remove(&batch).is_some(), "released twice: {batch:?}");
             }

@@ -45,7 +45,9 @@ pub struct Shape {
     pub fails: bool,
     /// Works batch by batch, and keeps what it has done.
     pub checkpoint: bool,
-    /// Indices of earlier stages, no sinks, that must end first.
+    /// Keeps no order.
+    pub any: bool,
+    /// Indices of earlier stages that must end first.
     pub after: Vec<usize>,
     /// What attempts take of [`resources`].
     uses: Vec<Use>,
@@ -111,6 +113,7 @@ struct Numbers {
     max_rows: Option<u64>,
     fails: u8,
     checkpoint: bool,
+    any: bool,
     uses: [Option<(u32, bool)>; 4],
 }
 
@@ -140,9 +143,9 @@ fn numbers() -> impl Strategy<Value = Numbers> {
         2 => Just([None; 4]),
         1 => prop::array::uniform4(prop::option::weighted(0.4, (1u32..4, any::<bool>()))),
     ];
-    let flags = (any::<bool>(), prop::bool::weighted(0.3), uses);
+    let flags = (any::<bool>(), prop::bool::weighted(0.3), prop::bool::weighted(0.15), uses);
     (sizes, 0u64..200, 1usize..4, cut, 0u8..20, paces, flags).prop_map(|numbers| {
-        let (sizes, rows, inputs, cut, fails, row_micros, (tells, checkpoint, uses)) = numbers;
+        let (sizes, rows, inputs, cut, fails, row_micros, (tells, checkpoint, any, uses)) = numbers;
         let (limit, queue, queue_bytes, weight, is_slow, (backoff, max_rows)) = sizes;
         Numbers {
             limit,
@@ -159,6 +162,7 @@ fn numbers() -> impl Strategy<Value = Numbers> {
             max_rows,
             fails,
             checkpoint,
+            any,
             uses,
         }
     })
@@ -193,15 +197,13 @@ pub fn shapes() -> impl Strategy<Value = (Vec<Shape>, u32)> {
                 max_rows,
                 fails,
                 checkpoint,
+                any,
                 uses,
             } = numbers;
             let producers: Vec<usize> =
                 (0..shapes.len()).filter(|&at| !matches!(shapes[at].kind, Kind::Sink | Kind::Task)).collect();
-            let awaitable: Vec<usize> = (0..shapes.len()).filter(|&at| shapes[at].kind != Kind::Sink).collect();
-            let after: BTreeSet<usize> = awaited[..if awaitable.is_empty() { 0 } else { after }]
-                .iter()
-                .map(|index| *index.get(&awaitable))
-                .collect();
+            let after = if shapes.is_empty() { 0 } else { after };
+            let after: BTreeSet<usize> = awaited[..after].iter().map(|index| index.index(shapes.len())).collect();
             let kind = match kind {
                 0..=1 => Kind::Source { rows },
                 2 => Kind::Generator { rows },
@@ -248,9 +250,14 @@ pub fn shapes() -> impl Strategy<Value = (Vec<Shape>, u32)> {
                 max_rows,
                 fails,
                 checkpoint: checkpoint && matches!(kind, Kind::Map(MapKind::Worker | MapKind::Process)),
+                any: any && matches!(kind, Kind::Map(_) | Kind::Sink),
                 after: after.into_iter().collect(),
                 uses: uses_of(kind, tells, uses),
             });
+        }
+        // What a limit passes on depends on the order.
+        if shapes.iter().any(|shape| matches!(shape.kind, Kind::Limit { .. })) {
+            shapes.iter_mut().for_each(|shape| shape.any = false);
         }
         (shapes, workers)
     })
@@ -335,7 +342,7 @@ pub fn plan(shapes: &[Shape], workers: u32) -> Plan {
                     bytes: NonZeroU64::new(shape.queue_bytes).expect("not zero"),
                 },
                 cut: None,
-                spills: shape.kind == Kind::Join || member > 0 || !shape.after.is_empty(),
+                spills: shape.kind == Kind::Join || (member > 0 && !shape.any) || !shape.after.is_empty(),
             });
             stages[from].ports[usize::from(rejected)].edges.push(id);
             match inputs.get_mut(input) {
@@ -349,6 +356,9 @@ pub fn plan(shapes: &[Shape], workers: u32) -> Plan {
     let ends: Vec<_> = edges.iter().map(|edge| (edge.from.index(), edge.to.index())).chain(waits).collect();
     for (at, edge) in edges.iter_mut().enumerate() {
         edge.spills &= is_on_a_cycle(&ends, at);
+    }
+    for &awaited in shapes.iter().flat_map(|shape| &shape.after) {
+        stages[awaited].is_awaited = true;
     }
     Plan {
         hooks: Vec::new(),
@@ -406,7 +416,7 @@ fn stage(at: usize, shape: &Shape, inputs: Vec<Input>) -> Stage {
         filtered_by: Vec::new(),
     };
     let write = Write {
-        target: WriteTarget::Stdout,
+        target: WriteTarget::File(format!("/s{at}").into()),
         format: crate::format::Format::Lines,
         compression: crate::format::Compression::None,
         header: true,
@@ -461,6 +471,7 @@ fn stage(at: usize, shape: &Shape, inputs: Vec<Input>) -> Stage {
         memory: None,
         on_error: if shape.rejects { OnError::Reject } else { OnError::Fail },
         cut: Cut::default(),
+        order: if shape.any { crate::plan::Order::Any } else { crate::plan::Order::Preserve },
         params: None,
         file: None,
         env: BTreeMap::new(),
@@ -469,6 +480,7 @@ fn stage(at: usize, shape: &Shape, inputs: Vec<Input>) -> Stage {
         uses,
         holds,
         after: shape.after.iter().map(|&awaited| StageId(awaited as u32)).collect(),
+        is_awaited: false,
         supply: None,
         line: 1,
     }
@@ -500,4 +512,12 @@ pub fn expected(shapes: &[Shape]) -> Vec<[Vec<u64>; 2]> {
         });
     }
     given
+}
+
+/// Rows in an order in which they can be compared: that in which they come, if all stages keep it.
+pub fn comparable(shapes: &[Shape], mut rows: Vec<u64>) -> Vec<u64> {
+    if shapes.iter().any(|shape| shape.any) {
+        rows.sort_unstable();
+    }
+    rows
 }
