@@ -110,7 +110,7 @@ pub struct ProcessEnd {
 }
 
 impl ProcessEnd {
-    fn is_good(self) -> bool {
+    pub fn is_good(self) -> bool {
         self.status == Some(0)
     }
 }
@@ -170,7 +170,6 @@ impl Guardian {
 
     /// Starts a process in a session and process group of its own.
     pub fn spawn(&mut self, spawn: Spawn<'_>) -> ProcessId {
-        self.go_on();
         self.next += 1;
         let text = SpawnText {
             argv: spawn.argv.to_vec(),
@@ -195,7 +194,7 @@ impl Guardian {
         self.connection.send(frame);
     }
 
-    /// The run goes on after all that has been reported: what was sent ahead may be started.
+    /// The run goes on after all that has been reported, and the scheduler knows it: what was sent ahead may be started.
     pub fn go_on(&mut self) {
         if std::mem::take(&mut self.is_held_up) {
             self.connection.send(Frame::new(Kind::GoOn));

@@ -99,6 +99,8 @@ pub struct LocalExecutor {
     filters: Filters,
     /// Commands that have ended, while something that they left running holds their pipes.
     lingering: BTreeSet<ProcessId>,
+    /// Those of them that have failed.
+    failing: BTreeSet<ProcessId>,
     /// What was read from a pipe.
     buffer: Box<[u8]>,
     /// The input of commands that get none.
@@ -163,6 +165,7 @@ impl LocalExecutor {
             devices: BTreeMap::new(),
             filters: Filters::default(),
             lingering: BTreeSet::new(),
+            failing: BTreeSet::new(),
             buffer: vec![0; processes::READ_BYTES].into(),
             null: std::fs::File::open("/dev/null")?.into(),
             runtime: None,
@@ -221,7 +224,10 @@ impl LocalExecutor {
     /// # Errors
     /// If the loop itself fails, or the guardian dies.
     pub fn wait(&mut self, timeout: Option<Duration>) -> io::Result<Vec<Token>> {
-        self.guardian.go_on();
+        // The scheduler hears of a process that has failed when all is read that it has said.
+        if self.failing.is_empty() {
+            self.guardian.go_on();
+        }
         self.watch_output();
         let mut others = Vec::new();
         for token in self.poller.wait(timeout)? {

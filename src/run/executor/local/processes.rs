@@ -250,6 +250,7 @@ impl LocalExecutor {
         let Some(Running { talk: Talk::Loop { capture, .. }, .. }) = self.commands.get(&process) else { return };
         let Some(end) = capture.is_over(heard) else { return };
         self.lingering.remove(&process);
+        self.failing.remove(&process);
         let Some(Running { attempt: Some(attempt), talk: Talk::Loop { mut capture, row }, .. }) =
             self.commands.remove(&process)
         else {
@@ -347,6 +348,9 @@ impl LocalExecutor {
                     heard |= self.listen(process, stream);
                 }
                 self.lingering.insert(process);
+                if !end.is_good() {
+                    self.failing.insert(process);
+                }
                 self.end_if_over(process, heard);
             }
             Some(Running { talk: Talk::Thread { .. }, .. }) => {
