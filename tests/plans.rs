@@ -370,10 +370,34 @@ fn in_a_picture_stages_lie_right_of_what_they_need_and_beside_each_other() {
                 after.join(", ")
             );
         }
+        let hooks = random(4);
+        for (moment, count) in [("on_failure", hooks), ("finally", 3 - hooks)] {
+            let hooks: String =
+                (0..count).map(|at| format!("  {moment}_{at}: {{ command: [echo, hook] }}\n")).collect();
+            yaml += &if count > 0 { format!("{moment}:\n{hooks}") } else { String::new() };
+        }
         let plan = compile(&yaml, &[]);
         let svg = drawing::svg(&plan, &str::to_owned);
         let places = boxes(&svg);
-        assert_eq!(places.len(), 30);
+        assert_eq!(places.len(), 33);
+        let (_, size) = svg.split_once("viewBox=\"0 0 ").expect("it has one");
+        let size: Vec<f64> =
+            size.split_once('"').expect("it ends").0.split(' ').map(|it| it.parse().unwrap()).collect();
+        for [x, y, width, height] in &places {
+            assert!(
+                *x >= 0.0 && *y >= 0.0 && x + width <= size[0] && y + height <= size[1],
+                "seed {seed}: out of sight"
+            );
+        }
+        for (at, [x, y, width, height]) in places.iter().enumerate().skip(30) {
+            let is_apart = |[other_x, other_y, other_width, other_height]: &[f64; 4]| {
+                x + width <= *other_x
+                    || other_x + other_width <= *x
+                    || y + height <= *other_y
+                    || other_y + other_height <= *y
+            };
+            assert!(places[..at].iter().all(is_apart), "seed {seed}: hook {at} lies on another box");
+        }
         for stage in &plan.stages {
             let [x, y, width, height] = places[stage.id.index()];
             for awaited in &stage.after {

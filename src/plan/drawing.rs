@@ -8,7 +8,8 @@ use std::fmt::Write;
 
 use super::plan::Plan;
 use super::stage::{Port, Stage};
-use super::view::kind_text;
+use super::view::{hooks_of, kind_text};
+use crate::spec::Moment;
 
 /// Pixels.
 const NODE_HEIGHT: f64 = 44.0;
@@ -62,7 +63,7 @@ pub fn svg(plan: &Plan, told: &dyn Fn(&str) -> String) -> String {
     order(&mut layers, &places);
     align(&layers, &mut places);
     let details: Vec<String> = plan.stages.iter().map(|stage| detail(&told(&kind_text(plan, stage)))).collect();
-    draw(plan, &details, &layers, &places, &connections)
+    draw(plan, &details, &layers, &places, &connections, told)
 }
 
 /// The layer of every stage: behind the last one that it needs.
@@ -212,19 +213,19 @@ fn draw(
     layers: &[Vec<usize>],
     places: &[Place],
     connections: &[Connection],
+    told: &dyn Fn(&str) -> String,
 ) -> String {
-    let width_of = |stage: &Stage| {
-        let (name, what) = (stage.name.chars().count() as f64, details[stage.id.index()].chars().count() as f64);
-        (name * LETTER).max(what * SMALL_LETTER) + 2.0 * PADDING
-    };
-    let widths: Vec<f64> = plan.stages.iter().map(width_of).collect();
+    let widths: Vec<f64> = plan.stages.iter().map(|stage| width_of(stage, &details[stage.id.index()])).collect();
     let mut left = vec![MARGIN; layers.len()];
     let widest = |layer: &Vec<usize>| layer.iter().filter_map(|at| widths.get(*at)).copied().fold(0.0, f64::max);
     for layer in 1..layers.len() {
         left[layer] = left[layer - 1] + widest(&layers[layer - 1]) + LAYER_GAP;
     }
     let right = layers.last().map_or(0.0, |last| left[layers.len() - 1] + widest(last)) + MARGIN;
-    let bottom = places.iter().map(|place| place.y + place.height / 2.0).fold(0.0, f64::max) + MARGIN;
+    let bottom = places.iter().map(|place| place.y + place.height / 2.0).fold(0.0, f64::max);
+    let hooks = HookRow::all(plan, bottom, told);
+    let bottom = hooks.last().map_or(bottom, |row| row.y + NODE_HEIGHT) + MARGIN;
+    let right = hooks.iter().map(|row| row.right() + MARGIN).fold(right, f64::max);
     let mut out = format!(
         "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"{right:.0}\" height=\"{bottom:.0}\" viewBox=\"0 0 {right:.0} {bottom:.0}\" role=\"img\">\n\
          <title>{}</title>\n<style>{STYLE}</style>\n\
@@ -263,29 +264,83 @@ fn draw(
     }
     for (stage, width) in plan.stages.iter().zip(&widths) {
         let place = &places[stage.id.index()];
-        let (x, y) = (left[place.layer], place.y - NODE_HEIGHT / 2.0);
-        let title = stage
-            .description
-            .as_deref()
-            .map_or_else(String::new, |text| format!("<title>{}</title>", escaped(text.trim())));
+        node(&mut out, stage, &details[stage.id.index()], left[place.layer], place.y - NODE_HEIGHT / 2.0, *width);
+    }
+    for row in &hooks {
         let _ = writeln!(
             out,
-            "<g>{title}<rect class=\"box\" x=\"{x:.1}\" y=\"{y:.1}\" width=\"{width:.1}\" height=\"{NODE_HEIGHT}\" rx=\"6\"/>\
-             <rect x=\"{x:.1}\" y=\"{:.1}\" width=\"4\" height=\"{}\" rx=\"2\" fill=\"var(--{})\"/>\
-             <text class=\"name\" x=\"{:.1}\" y=\"{:.1}\">{}</text><text class=\"what\" x=\"{:.1}\" y=\"{:.1}\">{}</text></g>",
-            y + 6.0,
-            NODE_HEIGHT - 12.0,
-            stage.kind_word(),
-            x + PADDING,
-            y + 19.0,
-            escaped(&stage.name),
-            x + PADDING,
-            y + 34.0,
-            escaped(&details[stage.id.index()]),
+            "<text class=\"port\" x=\"{MARGIN:.1}\" y=\"{:.1}\">{}</text>",
+            row.y - 6.0,
+            row.moment.key()
         );
+        for (hook, detail, x, width) in &row.nodes {
+            node(&mut out, hook, detail, *x, row.y, *width);
+        }
     }
     out.push_str("</svg>\n");
     out
+}
+
+/// The hooks of one moment, side by side.
+struct HookRow<'a> {
+    moment: Moment,
+    /// The top of its nodes.
+    y: f64,
+    /// With their details, left ends and widths.
+    nodes: Vec<(&'a Stage, String, f64, f64)>,
+}
+
+impl<'a> HookRow<'a> {
+    /// Those of all moments that have hooks, from `top` on.
+    fn all(plan: &'a Plan, top: f64, told: &dyn Fn(&str) -> String) -> Vec<Self> {
+        let mut rows: Vec<Self> = Vec::new();
+        for moment in Moment::ALL {
+            let mut x = MARGIN;
+            let hooks = hooks_of(plan, moment).map(|stage| {
+                let detail = detail(&told(&kind_text(plan, stage)));
+                let (at, width) = (x, width_of(stage, &detail));
+                x += width + ROW_GAP;
+                (stage, detail, at, width)
+            });
+            let nodes: Vec<_> = hooks.collect();
+            if !nodes.is_empty() {
+                let y = rows.last().map_or(top, |row| row.y + NODE_HEIGHT) + ROW_GAP + LINE_ROOM;
+                rows.push(Self { moment, y, nodes });
+            }
+        }
+        rows
+    }
+
+    fn right(&self) -> f64 {
+        self.nodes.last().map_or(0.0, |(_, _, x, width)| x + width)
+    }
+}
+
+fn width_of(stage: &Stage, detail: &str) -> f64 {
+    let (name, what) = (stage.name.chars().count() as f64, detail.chars().count() as f64);
+    (name * LETTER).max(what * SMALL_LETTER) + 2.0 * PADDING
+}
+
+fn node(out: &mut String, stage: &Stage, detail: &str, x: f64, y: f64, width: f64) {
+    let title = stage
+        .description
+        .as_deref()
+        .map_or_else(String::new, |text| format!("<title>{}</title>", escaped(text.trim())));
+    let _ = writeln!(
+        out,
+        "<g>{title}<rect class=\"box\" x=\"{x:.1}\" y=\"{y:.1}\" width=\"{width:.1}\" height=\"{NODE_HEIGHT}\" rx=\"6\"/>\
+         <rect x=\"{x:.1}\" y=\"{:.1}\" width=\"4\" height=\"{}\" rx=\"2\" fill=\"var(--{})\"/>\
+         <text class=\"name\" x=\"{:.1}\" y=\"{:.1}\">{}</text><text class=\"what\" x=\"{:.1}\" y=\"{:.1}\">{}</text></g>",
+        y + 6.0,
+        NODE_HEIGHT - 12.0,
+        stage.kind_word(),
+        x + PADDING,
+        y + 19.0,
+        escaped(&stage.name),
+        x + PADDING,
+        y + 34.0,
+        escaped(detail),
+    );
 }
 
 /// What a stage does, in a few letters.

@@ -466,7 +466,7 @@ pub fn graph_text(plan: &Plan) -> String {
     out
 }
 
-fn hooks_of(plan: &Plan, moment: Moment) -> impl Iterator<Item = &Stage> {
+pub(super) fn hooks_of(plan: &Plan, moment: Moment) -> impl Iterator<Item = &Stage> {
     plan.hooks.iter().filter(move |hook| hook.moment == moment).flat_map(|hook| &hook.plan.stages)
 }
 
