@@ -38,7 +38,6 @@ numbers: { read: numbers.csv }
 called:
   from: numbers
   python: { call: 'work:Client', as: row, with: { token: '${{ secrets.TOKEN }}' } }
-  env: { TOKEN: '${{ secrets.TOKEN }}' }
   on_error: reject
   checkpoint: true
 told:
@@ -50,7 +49,10 @@ publish: { from: called, write: out.csv }
 
 fn scene() -> Scene {
     let scene = Scene::with_python(
-        &format!("params: {{ code: {{ type: integer, default: 0 }} }}\n{}", python(&[])),
+        &format!(
+            "params: {{ code: {{ type: integer, default: 0 }} }}\ndefaults: {{ env: {{ TOKEN: '${{{{ secrets.TOKEN }}}}' }} }}\n{}",
+            python(&[])
+        ),
         STAGES,
         MODULE,
     );

@@ -146,6 +146,7 @@ fn is_recorded(path: &[Step]) -> bool {
         ["stages" | "shared" | "on_failure" | "finally", _, rest @ ..] => {
             rest.iter().take(2).any(|key| KEYS.contains(key)) && !matches!(rest, ["env" | "python", ..])
         }
+        ["defaults", rest @ ..] => !matches!(rest, ["env", ..]),
         _ => true,
     }
 }
