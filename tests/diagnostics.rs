@@ -708,7 +708,8 @@ stages:
   j: { command: { mode: stream, run: [x] } }
 ";
     insta::assert_snapshot!(problems(yaml), @r"
-    plan::unknown_stage 5:19 stage `c` waits for `nope`, which is no stage (choose from `a`, `d`, `e`, `f`, `g`, `h`, `i`, `j`)
+    plan::cycle 4:39 these stages wait for each other: b -> c -> b (a pipeline must not have a cycle)
+    plan::unknown_stage 5:19 stage `c` waits for `nope`, which is no stage (choose from `a`, `b`, `d`, `e`, `f`, `g`, `h`, `i`, `j`)
     plan::cycle 6:15 these stages wait for each other: d -> f -> e -> d (a pipeline must not have a cycle)
     plan::bad_option 7:80 the argument `{` has a `{` without its partner (`{name}` stands for a row's value or an output; write `{{` for the brace itself)
     plan::bad_option 7:85 the argument `}` has a `}` without its partner (`{name}` stands for a row's value or an output; write `}}` for the brace itself)
@@ -799,7 +800,7 @@ stages:
     insta::assert_snapshot!(problems(yaml), @r"
     plan::unknown_format 3:14 the extension of `data/a` does not say how its rows are written (add `format:` with one of csv, tsv, jsonl, json, parquet, arrow, lines, binary)
     plan::unknown_format 4:22 the extensions of these paths do not say one format for all (add `format:` with one of csv, tsv, jsonl, json, parquet, arrow, lines, binary)
-    plan::reads_own_output 5:14 `c` reads the file that `g` writes (use `from` to take the rows of the stage in front of `g`: its file is there when the run has ended)
+    plan::reads_own_output 5:14 `c` reads the file that `g` writes (use `from` to take the rows of the stage in front of `g`, or add `after: g`, so that it is there)
     plan::bad_option 6:22 standard input (`-`) cannot be read together with files
     spec::bad_value 7:40 `delimiter` must have at most 1 character(s)
     plan::bad_option 8:39 only csv and tsv have a `header`
@@ -947,7 +948,7 @@ stages:
     plan::unknown_stage 8:52 stage `e__1` reads from `buy`, which is no stage (choose from `a`, `b`, `b__de`, `c`, `d`, `f`, `g`, `h`, `i`)
     plan::same_path 8:64 `e__1` and `e__2` write to the same path
     spec::bad_value 9:3 `foreach` of the stage `f` makes 119998 stages (a file may have 100000 such stages)
-    plan::unknown_stage 10:15 stage `g` waits for `bb`, which is no stage (choose from `a`, `b`, `b__de`, `c`, `d`, `f`, `h`, `i`)
+    plan::unknown_stage 10:15 stage `g` waits for `bb`, which is no stage (choose from `a`, `b`, `b__de`, `c`, `d`, `e`, `f`, `h`, `i`)
     spec::bad_value 11:8 `foreach` has no variable (write `foreach: { name: [first, second] }`)
     expr::in_shell 12:65 an expression cannot be pasted into a shell script (give it to the script as a variable, with `env`)
     ");
