@@ -130,8 +130,8 @@ fn plan_says_what_is_published_before_the_end() {
     let mut command = Command::new(env!("CARGO_BIN_EXE_millpond"));
     let output = command.args(["plan", "pipeline.yaml"]).current_dir(scene.path(".")).output().unwrap();
     let text = String::from_utf8(output.stdout).unwrap();
-    assert!(text.contains("published: when it has ended, before looked, again"), "{text}");
-    assert_eq!(text.matches("published: when").count(), 2, "{text}");
+    assert!(text.contains("published before: looked, again"), "{text}");
+    assert_eq!(text.matches("published when it has ended").count(), 2, "{text}");
 }
 
 #[test]
@@ -144,4 +144,18 @@ fn standard_output_has_nothing_to_publish() {
     let ran = scene.run().ends_with(0);
     assert_eq!(ran.stdout, numbers(0..3));
     assert!(scene.exists("told"));
+}
+
+#[test]
+fn show_writes_no_sink_and_until_those_that_are_waited_for() {
+    let scene = scene();
+    scene.write("out/first.csv", &numbers([5]));
+    let mut command = Command::new(env!("CARGO_BIN_EXE_millpond"));
+    let output = command.args(["show", "pipeline.yaml", "doubled"]).current_dir(scene.path(".")).output().unwrap();
+    assert!(String::from_utf8_lossy(&output.stdout).contains("10\n1 row"), "{output:?}");
+    assert_eq!(scene.read("out/first.csv"), numbers([5]));
+    let ran = scene.run().args(&["--until", "doubled"]).ends_with(0);
+    assert_eq!(ran.stdout.lines().count(), 20_000);
+    assert_eq!(scene.read("out/first.csv"), numbers(0..20_000));
+    assert!(!scene.exists("out/last.csv") && !scene.exists("seen"));
 }

@@ -36,7 +36,7 @@ pub enum AskError {
 pub fn run_until(document: &mut Document, asked: &Asked) -> Result<(), AskError> {
     let of = asked_stage(document, asked)?;
     if gives_rows(of) {
-        return show(document, asked);
+        return ask(document, asked);
     }
     let name = of.written_name().to_owned();
     let made = document.stages.iter().filter(|draft| draft.written_name() == name);
@@ -44,11 +44,16 @@ pub fn run_until(document: &mut Document, asked: &Asked) -> Result<(), AskError>
     Ok(())
 }
 
-/// Asks for rows, and for no more than they need.
+/// Asks for rows, and for no more than they need; no sink of the file is written.
 ///
 /// # Errors
 /// If there is no such stage, or it gives no rows.
 pub fn show(document: &mut Document, asked: &Asked) -> Result<(), AskError> {
+    document.spares_sinks = true;
+    ask(document, asked)
+}
+
+fn ask(document: &mut Document, asked: &Asked) -> Result<(), AskError> {
     let of = asked_stage(document, asked)?;
     if !gives_rows(of) {
         return Err(AskError::NoRows(of.written_name().to_owned()));

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use super::link::{self, After, Link};
 use crate::spec::expect::EXPECT;
 use crate::spec::sub_pipeline::{INPUT, PIPELINE};
-use crate::spec::{Document, StageDraft};
+use crate::spec::{Document, Sharing, StageDraft};
 
 /// A stage that a run does without.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -116,7 +116,11 @@ fn needed(document: &Document, connections: Connections<'_>, reasons: &[Option<R
     let Connections { links, afters, .. } = connections;
     let mut before = vec![Vec::new(); document.stages.len()];
     links.iter().for_each(|link| before[link.to].push(link.from));
-    afters.iter().for_each(|after| before[after.to].push(after.from));
+    let is_spared = |draft: &StageDraft| {
+        document.spares_sinks && draft.kind() == Some("write") && !matches!(draft.sharing, Sharing::Sink(_))
+    };
+    let afters = afters.iter().filter(|after| !is_spared(&document.stages[after.from]));
+    afters.for_each(|after| before[after.to].push(after.from));
     let is_asked_for = |at: &usize| document.asked_for.contains(&document.stages[*at].name);
     let mut needed: BTreeSet<usize> = (0..document.stages.len()).filter(is_asked_for).collect();
     let mut open: Vec<usize> = needed.iter().copied().collect();

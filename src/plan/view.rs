@@ -123,7 +123,7 @@ fn stage_text(plan: &Plan, stage: &Stage, out: &mut String) {
     if stage.publishes_early() {
         let waiting = plan.stages.iter().filter(|other| other.after.contains(&stage.id));
         let waiting = names(waiting.map(|stage| (stage, Port::MAIN))).join(", ");
-        line(out, format!("      published: when it has ended, before {waiting}"));
+        line(out, format!("      published before: {waiting}"));
     }
     if let StageKind::Read(Read { used: Some(used), .. }) = &stage.kind {
         line(out, format!("      reads columns: {}", columns_text(used)));
@@ -379,6 +379,7 @@ pub fn running_text(stage: &Stage) -> String {
         StageKind::Write(write) if write.target == WriteTarget::Nothing => {
             "native, streaming; a row ends the run".to_owned()
         }
+        StageKind::Write(_) if stage.publishes_early() => "native, streaming; published when it has ended".to_owned(),
         StageKind::Write(_) => "native, streaming; published when the run has succeeded".to_owned(),
         StageKind::Sql(sql) if sql.row_wise => "native, row-wise: per batch, in order and in parallel".to_owned(),
         StageKind::Expect(_) => {

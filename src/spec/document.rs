@@ -42,6 +42,8 @@ pub struct Document {
     pub secrets: BTreeMap<String, String>,
     /// Names of stages, if not all of the pipeline is asked for, but only what these do.
     pub asked_for: BTreeSet<String>,
+    /// Whether those that are asked for do not wait for sinks, as none is to be written.
+    pub spares_sinks: bool,
     pub problems: Vec<Diagnostic>,
 }
 
@@ -168,6 +170,7 @@ impl Document {
             seed: self.seed,
             secrets: self.secrets.clone(),
             asked_for: BTreeSet::new(),
+            spares_sinks: false,
             problems: Vec::new(),
         }
     }
