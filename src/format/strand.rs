@@ -17,16 +17,22 @@ struct State<S> {
     waiting: VecDeque<Work<S>>,
     /// `None` while it is worked on, and after a panic.
     value: Option<S>,
+    has_panicked: bool,
 }
 
 impl<S: Send + 'static> Strand<S> {
     pub(super) fn new(value: S) -> Self {
-        Self { state: Arc::new(Mutex::new(State { waiting: VecDeque::new(), value: Some(value) })) }
+        Self {
+            state: Arc::new(Mutex::new(State { waiting: VecDeque::new(), value: Some(value), has_panicked: false })),
+        }
     }
 
-    /// Adds a piece of work.
+    /// Adds a piece of work. After a panic it is dropped: whoever waits for what it was to give hears that it will not come.
     pub(super) fn then(&self, work: impl FnOnce(S) -> S + Send + 'static) {
         let mut state = lock(&self.state);
+        if state.has_panicked {
+            return;
+        }
         state.waiting.push_back(Box::new(work));
         if let Some(value) = state.value.take() {
             let state = Arc::clone(&self.state);
@@ -49,8 +55,11 @@ fn run<S>(state: &Mutex<State<S>>, mut value: S) {
         };
         match catch_unwind(AssertUnwindSafe(|| work(value))) {
             Ok(next) => value = next,
-            // Whoever waits for what the rest of the work was to give hears that it will not come.
-            Err(_) => return lock(state).waiting.clear(),
+            Err(_) => {
+                let mut state = lock(state);
+                state.has_panicked = true;
+                return state.waiting.clear();
+            }
         }
     }
 }
@@ -114,8 +123,14 @@ mod tests {
     fn after_a_panic_nothing_more_is_done_and_nobody_waits() {
         let strand = Strand::new(());
         let (sender, receiver) = bounded::<()>(1);
+        let further = sender.clone();
         strand.then(|()| panic!("expected"));
         strand.then(move |()| sender.send(()).unwrap());
+        // There may be work when it has panicked already.
+        while !lock(&strand.state).has_panicked {
+            std::thread::yield_now();
+        }
+        strand.then(move |()| further.send(()).unwrap());
         assert!(receiver.recv().is_err());
     }
 

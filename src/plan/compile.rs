@@ -30,6 +30,7 @@ use super::supply::{self, FileSizes, Supply};
 use crate::diagnostic::{Code, Diagnostic, sort_and_merge};
 use crate::spec::model::{RequirementsSpec, RowOrderSpec};
 use crate::spec::{Document, Param, StageDraft};
+use crate::sql;
 
 /// What the command line and the machine say about a plan.
 #[derive(Clone, Copy, Debug)]
@@ -125,6 +126,10 @@ pub fn known_columns(document: &Document, settings: &Settings) -> BTreeMap<(Stri
 /// # Errors
 /// Everything that is wrong or odd, sorted by place, if anything is wrong.
 pub fn compile(document: &Document, settings: &Settings) -> Result<Compiled, Vec<Diagnostic>> {
+    sql::with_room(|| compile_here(document, settings))
+}
+
+fn compile_here(document: &Document, settings: &Settings) -> Result<Compiled, Vec<Diagnostic>> {
     let mut problems = document.problems.clone();
     problems.extend(document.stages.iter().filter_map(sub_pipeline::given));
     let analysis = analyse(document, settings, &mut problems);

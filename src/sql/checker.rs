@@ -14,10 +14,8 @@ use datafusion::logical_expr::LogicalPlan;
 use super::context::{self, Settings};
 use super::error::{SqlError, SqlErrorKind};
 use super::query::Query;
+use super::stack::{PLANNING, on_deep};
 use super::{lineage, stream, table_arguments};
-
-/// Bytes of stack, of which only what is used is memory: long expressions are deep trees.
-const STACK: usize = 64 << 20;
 
 /// Plans one query after the other as a run would, as far as that tells names and types, and computes nothing.
 pub struct Checker {
@@ -124,7 +122,7 @@ impl Checker {
         let plan =
             || context::logical_plan(&self.state, query, tables.iter().map(table).collect(), settings).and_then(then);
         // A panic of the engine is no fault of the file. If it comes again in a run, that says so.
-        let planned = catch_unwind(AssertUnwindSafe(|| stacker::grow(STACK, plan)));
+        let planned = catch_unwind(AssertUnwindSafe(|| on_deep(PLANNING, plan)));
         let names: Vec<&str> = tables.iter().map(|(name, _)| *name).collect();
         context::forget_tables(&self.state, &names).ok()?;
         planned.ok()

@@ -17,6 +17,7 @@ use super::error::{SyntaxError, lower_first};
 use super::growth::{Growth, growth};
 use super::row_dependence;
 use super::scopes::Scopes;
+use super::stack::{PARSING, on_deep};
 use super::used_columns::{self, UsedColumns};
 
 /// One query (`SELECT`, `WITH`, `VALUES`, `UNION`, ...) whose syntax has been checked; columns and types have not, as no
@@ -40,7 +41,7 @@ struct Parsed {
 impl Query {
     /// Parses exactly one query; a final semicolon is allowed. Everything that is not a query is refused.
     pub fn parse(sql: &str) -> Result<Self, SyntaxError> {
-        stacker::grow(STACK, || Self::parse_here(sql))
+        on_deep(PARSING, || Self::parse_here(sql))
     }
 
     fn parse_here(sql: &str) -> Result<Self, SyntaxError> {
@@ -69,7 +70,7 @@ impl Query {
     /// A query that tells of each row of `table`, in a column of its own, whether a condition is true. The condition has a line, or several,
     /// to itself, behind the first one.
     pub fn of_condition(condition: &str, table: &str) -> Result<Self, SyntaxError> {
-        stacker::grow(STACK, || {
+        on_deep(PARSING, || {
             let tokens = tokenize(condition)?;
             refuse_endless_chains(&tokens)?;
             let mut parser = Parser::new(&GenericDialect {}).with_tokens_with_locations(tokens);
@@ -160,10 +161,6 @@ fn parse_one(sql: &str, tokens: Vec<TokenWithSpan>) -> Result<Statement, SyntaxE
         token => Err(SyntaxError::new(format!("expected the end of the query, found `{token}`")).at(next.span.start)),
     }
 }
-
-/// Bytes of stack, of which only what is used is memory, for queries that are nested as deeply as the parser takes them: each level of subqueries
-/// takes it a dozen calls.
-const STACK: usize = 16 << 20;
 
 /// Operators in one query. Each makes the tree of a chain (`1 + 1 + ...`) deeper by one, and what walks it needs stack.
 const MOST_OPERATORS: usize = 4000;
