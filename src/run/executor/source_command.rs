@@ -77,6 +77,7 @@ pub fn resident(
         encoding: Encoding::Utf8,
         partitions: None,
         origin: false,
+        leaves_out_malformed: false,
         used: None,
         filtered_by: Vec::new(),
     };

@@ -169,7 +169,7 @@ impl Scheduler {
 
     fn apply(&mut self, event: Event) {
         match event {
-            Event::Produced { stage, outputs } => self.resident_produced(stage, &outputs),
+            Event::Produced { stage, outputs, unread } => self.resident_produced(stage, &outputs, unread),
             Event::Taken { stage, input, rows } => self.resident_took(stage, input, rows),
             Event::InputClosed { stage, input } => self.close_input(stage, input),
             Event::Ended { stage } => self.resident_ended(stage),

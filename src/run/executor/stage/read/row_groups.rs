@@ -214,6 +214,7 @@ mod tests {
             encoding: crate::format::Encoding::Utf8,
             partitions: None,
             origin: false,
+            leaves_out_malformed: false,
             used: None,
             filtered_by: Vec::new(),
         }

@@ -55,6 +55,7 @@ fn read(format: Format, paths: &[PathBuf]) -> Read {
         encoding: crate::format::Encoding::Utf8,
         partitions: None,
         origin: false,
+        leaves_out_malformed: false,
         used: None,
         filtered_by: Vec::new(),
     }
