@@ -100,9 +100,7 @@ impl TextDecoder {
     /// Whether one of the records can tell of the columns.
     pub fn can_tell_columns(format: Format, records: &Records) -> bool {
         match format {
-            Format::Jsonl | Format::Json => {
-                (0..records.len()).any(|record| jsonl::is_object(records.field(record, 0)))
-            }
+            Format::Jsonl | Format::Json => (0..records.len()).any(|record| jsonl::is_object(records.field(record, 0))),
             _ => !records.is_empty(),
         }
     }

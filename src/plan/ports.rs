@@ -7,7 +7,9 @@ use super::stage::Port;
 use crate::diagnostic::{Code, Diagnostic, did_you_mean};
 use crate::format::Format;
 use crate::spec::expect::EXPECT;
-use crate::spec::model::{CommandModeSpec, ConventionSpec, OnErrorWordSpec, PipeFormatSpec, PortsSpec, PythonSpec, ReadSpec};
+use crate::spec::model::{
+    CommandModeSpec, ConventionSpec, OnErrorWordSpec, PipeFormatSpec, PortsSpec, PythonSpec, ReadSpec,
+};
 use crate::spec::sub_pipeline::PIPELINE;
 use crate::spec::{OutputDraft, StageDraft};
 

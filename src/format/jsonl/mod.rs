@@ -59,7 +59,9 @@ impl JsonlDecoder {
             (0..records.len()).filter_map(|record| parse(records.field(record, 0)).ok()).collect()
         };
         let mut of_declared = Self::empty();
-        for key in chunks.iter().flat_map(|chunk| objects(chunk)).flat_map(|object| object.into_iter()).map(|(key, _)| key) {
+        for key in
+            chunks.iter().flat_map(|chunk| objects(chunk)).flat_map(|object| object.into_iter()).map(|(key, _)| key)
+        {
             if !of_declared.index.contains_key(&key) {
                 of_declared.add(&key, declared_shape(&key, declared));
             }

@@ -132,7 +132,9 @@ impl LocalExecutor {
                 continue;
             }
             let columns = match (&stage.kind, &input) {
-                (StageKind::Read(_), _) if declared.name == Port::REJECTED => Some(rejected_columns(&malformed_columns())),
+                (StageKind::Read(_), _) if declared.name == Port::REJECTED => {
+                    Some(rejected_columns(&malformed_columns()))
+                }
                 _ if declared.name == Port::REJECTED => input.as_deref().map(rejected_columns),
                 (StageKind::Sql(sql), Some(input)) if sql.row_wise => {
                     let table = &stage.inputs[0].table;

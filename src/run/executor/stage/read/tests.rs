@@ -1,5 +1,6 @@
 mod added;
 mod columns;
+mod malformed;
 
 use std::fs;
 use std::io::Write as _;

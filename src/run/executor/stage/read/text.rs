@@ -331,7 +331,13 @@ impl Chunk {
     }
 
     /// The batches of the records that can be read, at least one, and those that cannot.
-    fn good_batches(self, sifted: Result<Sifted, RecordError>, text: RecordText, cut: Cut, table: &FileTable) -> Decoded {
+    fn good_batches(
+        self,
+        sifted: Result<Sifted, RecordError>,
+        text: RecordText,
+        cut: Cut,
+        table: &FileTable,
+    ) -> Decoded {
         let Sifted { batch, left_out } = sifted.map_err(|error| located(table, &self.origin, error))?;
         if self.rows() == batch.num_rows() {
             return Ok(Given { batches: cut_into(batch, self.origin, cut), malformed: None });
@@ -357,9 +363,8 @@ impl Chunk {
         let mut split = self.records.malformed().iter().enumerate().peekable();
         let mut left_out = left_out.into_iter().peekable();
         loop {
-            let is_split = |(_, (before, _)): &(usize, &(usize, _))| {
-                left_out.peek().is_none_or(|error| *before <= error.record)
-            };
+            let is_split =
+                |(_, (before, _)): &(usize, &(usize, _))| left_out.peek().is_none_or(|error| *before <= error.record);
             if let Some((at, (_, malformed))) = split.next_if(is_split) {
                 rows.push(malformed.clone(), self.malformed.slice(at..at + 1));
             } else if let Some(error) = left_out.next() {

@@ -102,6 +102,9 @@ impl Fake<'_> {
 
     fn produce(&mut self, stage: StageId, rows: Vec<u64>) {
         let batch = self.make(stage, rows);
-        self.push(Lane::Stage(stage), Event::Produced { stage, outputs: vec![Output { port: 0, batch }], unread: None });
+        self.push(
+            Lane::Stage(stage),
+            Event::Produced { stage, outputs: vec![Output { port: 0, batch }], unread: None },
+        );
     }
 }
