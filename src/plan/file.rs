@@ -88,6 +88,7 @@ impl Resolver<'_> {
             encoding: options.encoding.map_or(Encoding::Utf8, encoding),
             partitions,
             origin: options.origin.unwrap_or(false),
+            first_rows: self.draft.first_rows,
             leaves_out_malformed: self.on_error() != OnError::Fail && format.has_records(),
             used: None,
             filtered_by: Vec::new(),

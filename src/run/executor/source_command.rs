@@ -78,6 +78,7 @@ pub fn resident(
         partitions: None,
         origin: false,
         leaves_out_malformed: false,
+        first_rows: None,
         used: None,
         filtered_by: Vec::new(),
     };

@@ -74,9 +74,7 @@ impl Scheduler {
     /// Whether no greater part of the stage's rows has failed than may, now that it has seen all. If not, the run has failed.
     pub(super) fn keeps_to_budget(&mut self, stage: StageId) -> bool {
         let StageState { account, inputs, .. } = &self.stages[stage.index()];
-        let failed = account.rows_failed();
-        // A source has what it gives, and what it could not read.
-        let all = if inputs.is_empty() { account.rows_out + failed } else { account.rows_in };
+        let (failed, all) = (account.rows_failed(), account.rows_seen(inputs.is_empty()));
         let budget = self.plan.stage(stage).budget;
         if budget.allows_of(failed, all) {
             return true;

@@ -413,6 +413,7 @@ fn stage(at: usize, shape: &Shape, inputs: Vec<Input>) -> Stage {
         partitions: None,
         origin: false,
         leaves_out_malformed: false,
+        first_rows: None,
         used: None,
         filtered_by: Vec::new(),
     };

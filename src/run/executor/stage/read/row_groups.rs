@@ -215,6 +215,7 @@ mod tests {
             partitions: None,
             origin: false,
             leaves_out_malformed: false,
+            first_rows: None,
             used: None,
             filtered_by: Vec::new(),
         }

@@ -57,6 +57,7 @@ fn read(format: Format, paths: &[PathBuf]) -> Read {
         partitions: None,
         origin: false,
         leaves_out_malformed: false,
+        first_rows: None,
         used: None,
         filtered_by: Vec::new(),
     }

@@ -45,6 +45,8 @@ pub(super) struct TextSource {
     ready: VecDeque<Batch>,
     /// Those of the chunk of which a batch was given last.
     malformed: Option<MalformedRows>,
+    /// Rows that are still wanted, if not all are.
+    wanted: Option<u64>,
 }
 
 /// What became of a chunk.
@@ -118,6 +120,7 @@ impl TextSource {
             ahead: VecDeque::new(),
             ready: VecDeque::new(),
             malformed: None,
+            wanted: read.first_rows,
         }
     }
 
@@ -136,6 +139,16 @@ impl TextSource {
     }
 
     pub(super) fn next_batch(&mut self) -> Result<Option<Batch>, ReadError> {
+        let Some(wanted) = self.wanted else { return self.whole_batch() };
+        let batch = if wanted == 0 { None } else { self.whole_batch()? };
+        Ok(batch.map(|batch| {
+            let rows = batch.rows().min(usize::try_from(wanted).unwrap_or(usize::MAX));
+            self.wanted = Some(wanted - rows as u64);
+            batch.select(&[0..rows]).expect("it is in memory, and has so many rows")
+        }))
+    }
+
+    fn whole_batch(&mut self) -> Result<Option<Batch>, ReadError> {
         if self.decoder.is_none() {
             self.take_sample()?;
         }
