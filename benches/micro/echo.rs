@@ -78,7 +78,7 @@ impl Echo {
             return Event::Ended { stage };
         }
         *left -= 1;
-        Event::Produced { stage, outputs: vec![Output { port: 0, batch: self.batch() }] }
+        Event::Produced { stage, outputs: vec![Output { port: 0, batch: self.batch() }], unread: None }
     }
 
     fn done(&mut self, dispatch: &Dispatch) -> Event {

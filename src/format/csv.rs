@@ -8,6 +8,7 @@ use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use super::dialect::Nulls;
 use super::error::{EncodeError, Problem, RecordError};
 use super::inference::Guess;
+use super::malformed::{self, Sifted};
 use super::records::{Records, Texts};
 use super::text_value::parse_cells;
 
@@ -74,6 +75,19 @@ impl CsvDecoder {
     pub(super) fn keep(&mut self, columns: &[usize]) {
         self.columns.retain(|column| columns.contains(&column.field));
         self.update_schema();
+    }
+
+    /// Decodes those records that can be decoded, and lets them decide the types of columns that are open.
+    pub(super) fn sift(&mut self, records: &Records) -> Result<Sifted, RecordError> {
+        let mut sifted = malformed::sift(records, |records| self.decode(records))?;
+        if !self.is_settled() {
+            let (good, before) = (malformed::without(records, &sifted.left_out), self.schema());
+            self.infer(&[&good], good.len());
+            if self.schema != before {
+                sifted.batch = self.decode(&good)?;
+            }
+        }
+        Ok(sifted)
     }
 
     /// Lets records decide the types of columns that are open.

@@ -18,6 +18,7 @@ mod json_splitter;
 mod jsonl;
 mod line_reader;
 mod lines;
+mod malformed;
 mod memory;
 mod parquet_file;
 mod records;
@@ -39,6 +40,7 @@ pub use encoding::{Encoding, NotEncoded, transcode};
 pub use error::{EncodeError, Problem, RecordError};
 pub use file_encoder::{EncodeMode, FileEncoder};
 pub use line_reader::LineReader;
+pub use malformed::{Malformed, RecordText, Sifted};
 pub use memory::{DecodeError, decode, encode};
 pub use records::{Limit, Records};
 pub use run_ahead::RunAhead;
@@ -98,6 +100,11 @@ impl Format {
     /// Returns whether files of this format are text that is split into records.
     pub fn is_text(self) -> bool {
         matches!(self, Self::Csv | Self::Tsv | Self::Jsonl | Self::Json | Self::Lines)
+    }
+
+    /// Returns whether files of this format are text of which single records may be malformed. Any line is one.
+    pub fn has_records(self) -> bool {
+        self.is_text() && self != Self::Lines
     }
 
     /// Returns whether the name of `path` has one of the format's endings, before the ending of a compression if any.

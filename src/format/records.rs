@@ -1,11 +1,23 @@
 //! [`Records`]: whole records of text, not decoded yet.
 
+use std::ops::Range;
+
+use super::malformed::Malformed;
+
 /// Bounds of a chunk of records: it is complete with the record that reaches one of them.
 #[derive(Clone, Copy, Debug)]
 pub struct Limit {
     pub records: usize,
     /// Bytes of text.
     pub bytes: usize,
+}
+
+/// A record that has not the width of the others.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct OtherWidth {
+    /// Where it begins.
+    pub(super) at: usize,
+    pub(super) found: usize,
 }
 
 /// What stands behind a field that was not copied together with what stands behind it in the file.
@@ -20,6 +32,9 @@ pub struct Records {
     ends: Vec<usize>,
     /// Fields per record; 0 until the first record comes.
     width: usize,
+    /// Records that are none of these, as they have not the same fields: how many stand before each of them, and their bytes.
+    malformed: Vec<(usize, Malformed)>,
+    malformed_bytes: usize,
 }
 
 impl Records {
@@ -38,7 +53,37 @@ impl Records {
     }
 
     pub fn is_full(&self, limit: Limit) -> bool {
-        self.len() >= limit.records || self.bytes() >= limit.bytes
+        self.len() + self.malformed.len() >= limit.records || self.bytes() + self.malformed_bytes >= limit.bytes
+    }
+
+    /// Records that were found to be malformed when the text was split, in order, each with the number of records before it. They
+    /// are not counted as records.
+    pub fn malformed(&self) -> &[(usize, Malformed)] {
+        &self.malformed
+    }
+
+    /// Adds a record that is none of these.
+    pub(super) fn push_malformed(&mut self, malformed: Malformed) {
+        self.malformed_bytes += malformed.text.len();
+        self.malformed.push((self.len(), malformed));
+    }
+
+    /// The fields of a record.
+    pub(super) fn fields(&self, record: usize) -> impl Iterator<Item = &[u8]> {
+        (0..self.width).map(move |field| self.field(record, field))
+    }
+
+    /// The records in these ranges, without those that are malformed.
+    pub(super) fn select(&self, ranges: impl IntoIterator<Item = Range<usize>>) -> Self {
+        let mut selected = Self { width: self.width, ..Self::default() };
+        for range in ranges.into_iter().filter(|range| !range.is_empty()) {
+            let fields = range.start * self.width..range.end * self.width;
+            let start = if fields.start == 0 { 0 } else { self.ends[fields.start - 1] + 1 };
+            let moved = selected.bytes.len();
+            selected.bytes.extend_from_slice(&self.bytes[start..=self.ends[fields.end - 1]]);
+            selected.ends.extend(self.ends[fields].iter().map(|end| end - start + moved));
+        }
+        selected
     }
 
     /// Adds a record; `ends` are the ends of its fields in `bytes`.
@@ -56,18 +101,18 @@ impl Records {
 
     /// Adds unquoted records of CSV from the start of `text`, which begins at the start of a record, until there is no whole
     /// one left or `limit` is reached, and returns how many bytes they took. Blank lines are none. A record of another width
-    /// than `width` ends it with the width found; it is not added.
+    /// than `width` ends it; it is not added.
     pub(super) fn push_plain(
         &mut self,
         text: &[u8],
         delimiter: u8,
         width: usize,
         limit: Limit,
-    ) -> Result<usize, usize> {
+    ) -> Result<usize, OtherWidth> {
         debug_assert!(self.width == 0 || self.width == width, "records have one width");
         self.width = width;
-        let (mut room, mut room_bytes) =
-            (limit.records.saturating_sub(self.len()), limit.bytes.saturating_sub(self.bytes()));
+        let mut room = limit.records.saturating_sub(self.len() + self.malformed.len());
+        let mut room_bytes = limit.bytes.saturating_sub(self.bytes() + self.malformed_bytes);
         // Lines that follow each other are copied together: from `copied` on they are not yet.
         let (mut copied, mut record, mut fields) = (0, 0, 0);
         let mut base = self.bytes.len();
@@ -89,7 +134,7 @@ impl Records {
             if fields != width {
                 self.ends.truncate(self.ends.len() + 1 - fields);
                 self.bytes.extend_from_slice(&text[copied..record]);
-                return Err(fields);
+                return Err(OtherWidth { at: record, found: fields });
             }
             self.ends.push(base + at - copied);
             room -= 1;

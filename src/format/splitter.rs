@@ -5,6 +5,7 @@ use csv_core::ReadRecordResult;
 use super::dialect::Dialect;
 use super::error::Problem;
 use super::json_splitter::JsonSplitter;
+use super::malformed::{Malformed, RecordText};
 use super::records::{Limit, Records};
 
 /// Longest record. A longer one is most likely a wrong delimiter or a quote that is never closed, and it has to fit in memory.
@@ -27,6 +28,14 @@ impl Splitter {
     /// For CSV and TSV. Without a header, records of any one width are taken.
     pub fn csv(dialect: &Dialect) -> Self {
         Self::Csv(Box::new(CsvSplitter::new(dialect)))
+    }
+
+    /// The same, but records with too many or too few fields are put aside as malformed. `width` is how many they should have where
+    /// no header says so; otherwise it is what the first one has.
+    pub fn csv_of_any_width(dialect: &Dialect, width: Option<usize>) -> Self {
+        let csv = CsvSplitter::new(dialect);
+        let width = width.filter(|_| !dialect.header);
+        Self::Csv(Box::new(CsvSplitter { width, malformed: Some(RecordText::csv(dialect)), ..csv }))
     }
 
     /// For JSONL: lines that are not blank.
@@ -94,6 +103,8 @@ pub struct CsvSplitter {
     quotes: usize,
     delimiter: u8,
     quote: Option<u8>,
+    /// If records of another width are no error: how their text is made.
+    malformed: Option<RecordText>,
 }
 
 impl CsvSplitter {
@@ -112,6 +123,7 @@ impl CsvSplitter {
             quotes: 0,
             delimiter: dialect.delimiter,
             quote: dialect.quote,
+            malformed: None,
         }
     }
 
@@ -139,8 +151,11 @@ impl CsvSplitter {
         let window = &input[..input.len().min(PLAIN_WINDOW)];
         let quote = self.quote.and_then(|quote| memchr::memchr(quote, window));
         let plain = &window[..quote.unwrap_or(window.len())];
-        let pushed = records.push_plain(plain, self.delimiter, width, limit);
-        pushed.map_err(|found| Problem::Ragged { found, expected: width })
+        match records.push_plain(plain, self.delimiter, width, limit) {
+            // It is left to the parser.
+            Err(other) if self.malformed.is_some() => Ok(other.at),
+            pushed => pushed.map_err(|other| Problem::Ragged { found: other.found, expected: width }),
+        }
     }
 
     fn finish(&mut self, records: &mut Records) -> Result<(), Problem> {
@@ -199,7 +214,12 @@ impl CsvSplitter {
         }
         let expected = *self.width.get_or_insert(ends.len());
         if ends.len() != expected {
-            return Err(Problem::Ragged { found: ends.len(), expected });
+            let problem = Problem::Ragged { found: ends.len(), expected };
+            let Some(text) = self.malformed else { return Err(problem) };
+            let starts = std::iter::once(0).chain(ends.iter().copied());
+            let fields = starts.zip(ends).map(|(start, end)| &record[start..*end]);
+            records.push_malformed(Malformed { text: text.text(fields), problem });
+            return Ok(());
         }
         records.push(record, ends);
         Ok(())

@@ -1,5 +1,7 @@
 //! The table of types and formats, inference, and what is refused.
 
+mod malformed;
+
 use std::sync::Arc;
 
 use arrow::array::*;

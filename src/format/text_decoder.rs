@@ -7,7 +7,8 @@ use super::Format;
 use super::csv::CsvDecoder;
 use super::dialect::Nulls;
 use super::error::{Problem, RecordError};
-use super::jsonl::JsonlDecoder;
+use super::jsonl::{self, JsonlDecoder};
+use super::malformed::{self, Sifted};
 use super::records::Records;
 use crate::batch::Columns;
 
@@ -64,6 +65,46 @@ impl TextDecoder {
         Ok(Self { decoder })
     }
 
+    /// The same by those records of the sample that can be read.
+    ///
+    /// # Errors
+    /// If the declared columns do not fit the header.
+    pub fn from_good_records(
+        format: Format,
+        header: &[String],
+        nulls: &Nulls,
+        declared: &[(String, DataType)],
+        sample: &[&Records],
+    ) -> Result<Self, SampleError> {
+        let decoder = match format {
+            Format::Csv | Format::Tsv => {
+                let mut decoder = CsvDecoder::new(header, nulls, declared).map_err(SampleError::Columns)?;
+                let good = sample.iter().enumerate().map(|(at, chunk)| {
+                    let sifted = malformed::sift(chunk, |records| decoder.decode(records));
+                    let left_out = sifted.map_err(|error| SampleError::Record(at, error))?.left_out;
+                    Ok(malformed::without(chunk, &left_out))
+                });
+                let good = good.collect::<Result<Vec<_>, SampleError>>()?;
+                decoder.infer(&good.iter().collect::<Vec<_>>(), SAMPLE_ROWS);
+                Decoder::Csv(decoder)
+            }
+            Format::Jsonl | Format::Json => {
+                let decoder = JsonlDecoder::of_good_records(sample, SAMPLE_ROWS, declared);
+                Decoder::Jsonl(decoder.map_err(|(chunk, error)| SampleError::Record(chunk, error))?)
+            }
+            Format::Lines | Format::Parquet | Format::Arrow | Format::Binary => unreachable!("nothing to decode"),
+        };
+        Ok(Self { decoder })
+    }
+
+    /// Whether one of the records can tell of the columns.
+    pub fn can_tell_columns(format: Format, records: &Records) -> bool {
+        match format {
+            Format::Jsonl | Format::Json => (0..records.len()).any(|record| jsonl::is_object(records.field(record, 0))),
+            _ => !records.is_empty(),
+        }
+    }
+
     /// The columns of the sample, in order.
     pub fn columns(&self) -> Vec<String> {
         self.schema().fields().iter().map(|field| field.name().clone()).collect()
@@ -85,6 +126,25 @@ impl TextDecoder {
             Decoder::Jsonl(jsonl) => return jsonl.decode(records),
         }
         self.decode_settled(records)
+    }
+
+    /// Decodes those of the records that follow that can be read. They decide as in [`Self::decode`].
+    ///
+    /// # Errors
+    /// If records that can be read apart from each other cannot be together.
+    pub fn sift(&mut self, records: &Records) -> Result<Sifted, RecordError> {
+        match &mut self.decoder {
+            Decoder::Csv(csv) => csv.sift(records),
+            Decoder::Jsonl(jsonl) => jsonl.sift(records),
+        }
+    }
+
+    /// The same once the decoder [is settled](Self::is_settled): any records, in any order, on any thread.
+    ///
+    /// # Errors
+    /// As for [`Self::sift`].
+    pub fn sift_settled(&self, records: &Records) -> Result<Sifted, RecordError> {
+        malformed::sift(records, |records| self.decode_settled(records))
     }
 
     /// Whether the types of all columns are known, so that no records change how others are decoded.

@@ -128,8 +128,10 @@ pub fn on_error(draft: &StageDraft) -> Option<Diagnostic> {
     let message = format!("the stage `{}` cannot `{word}` rows", draft.name);
     let help = if keeps_state(draft) {
         "what a row has done to a state cannot be undone: let a stage in front of this one sort out bad rows"
+    } else if draft.kind() == Some("read") {
+        "only csv, tsv, jsonl and json have rows that can be malformed: what is wrong with other files is wrong with more than a row"
     } else {
-        "python stages with `from`, commands in mode `batch` or `row`, queries over one row at a time, and stages with `expect` can"
+        "python stages with `from`, commands in mode `batch` or `row`, queries over one row at a time, sources of csv, tsv, jsonl or json, and stages with `expect` can"
     };
     let problem = Diagnostic::new(Code::PlanOnErrorUnsupported, draft.span(&["on_error"]), message)
         .help(help.to_owned())

@@ -83,7 +83,11 @@ impl Look<'_> {
                 known.by_stage[at].extend(returns.iter().map(|(port, columns)| (port.clone(), declared(columns))));
             }
             let has = ports(&self.document.stages[at]).unwrap_or_default();
-            let rejected = has.contains(&Port::REJECTED).then(|| self.input(at, &known)).flatten();
+            let rejected = match kind {
+                _ if !has.contains(&Port::REJECTED) => None,
+                StageKind::Read(_) => Some(malformed_columns()),
+                _ => self.input(at, &known),
+            };
             let rejected = rejected.map(|input| rejected_columns(&input));
             let columns = [(Port::MAIN, main), (Port::REJECTED, rejected)];
             for (port, columns) in columns.into_iter().filter(|(port, _)| has.contains(port)) {
@@ -355,6 +359,11 @@ fn gained_of_rejected() -> [Field; 7] {
         Field::new("_file", DataType::Utf8, true),
         Field::new("_row", DataType::UInt64, true),
     ]
+}
+
+/// The columns of a row that could not be read, before it is rejected.
+pub fn malformed_columns() -> SchemaRef {
+    Arc::new(Schema::new(vec![Field::new("text", DataType::Utf8, true)]))
 }
 
 /// The columns of the rejected rows of a stage with these input columns. A column that comes rejected a second time keeps the name of

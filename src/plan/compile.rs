@@ -315,8 +315,8 @@ fn build(document: &Document, settings: &Settings, analysis: Analysis) -> Result
     for awaited in analysis.afters.iter().map(|wait| ids[wait.from]) {
         stages[awaited.index()].is_awaited = true;
     }
-    // Queries seldom reject rows, and it would be told of all of them.
-    for stage in stages.iter_mut().filter(|stage| matches!(stage.kind, StageKind::Sql(_))) {
+    // Queries and sources seldom reject rows, and it would be told of all of them.
+    for stage in stages.iter_mut().filter(|stage| matches!(stage.kind, StageKind::Sql(_) | StageKind::Read(_))) {
         let is_fail = stage.on_error == OnError::Fail;
         stage.ports.retain(|port| !is_fail || port.name != Port::REJECTED || !port.edges.is_empty());
     }

@@ -1,5 +1,6 @@
 //! The `read` and `write` kinds: paths, formats, compression, and how text is written.
 
+use super::failing::OnError;
 use super::resolve::Resolver;
 use super::stage::{ColumnType, Folder, Partitions, Read, Write, WriteMode, WriteTarget};
 use crate::diagnostic::Code;
@@ -8,6 +9,23 @@ use crate::spec::model::{
     CompressionSpec, EncodingSpec, FormatSpec, FromSpec, PartitionsSpec, ReadOptions, ReadSpec, WriteModeSpec,
     WriteOptions, WriteSpec,
 };
+
+/// The format of what is read, if the file tells it.
+pub fn format_of(read: &ReadSpec) -> Option<Format> {
+    match read {
+        ReadSpec::Options(options) => told_format(options.format, options.path.all()),
+        ReadSpec::Path(path) => from_extension(path),
+    }
+}
+
+fn told_format(given: Option<FormatSpec>, paths: &[String]) -> Option<Format> {
+    let of_paths = || {
+        let mut formats = paths.iter().map(|path| from_extension(path));
+        let first = formats.next().flatten();
+        first.filter(|_| formats.all(|format| format == first))
+    };
+    given.map(format).or_else(of_paths)
+}
 
 const SNAPPY_IS_FOR_PAGES: &str = "`snappy` compresses the pages of parquet files that are written, and nothing else";
 
@@ -70,6 +88,8 @@ impl Resolver<'_> {
             encoding: options.encoding.map_or(Encoding::Utf8, encoding),
             partitions,
             origin: options.origin.unwrap_or(false),
+            first_rows: self.draft.first_rows,
+            leaves_out_malformed: self.on_error() != OnError::Fail && format.has_records(),
             used: None,
             filtered_by: Vec::new(),
         })
@@ -229,13 +249,8 @@ impl Resolver<'_> {
 
     /// The format that is given, or else the one that all paths' extensions name.
     fn format(&mut self, keys: &[&str], given: Option<FormatSpec>, paths: &[String]) -> Option<Format> {
-        if let Some(given) = given {
-            return Some(format(given));
-        }
-        let mut formats = paths.iter().map(|path| from_extension(path));
-        let first = formats.next().flatten();
-        if first.is_some() && formats.all(|format| format == first) {
-            return first;
+        if let Some(format) = told_format(given, paths) {
+            return Some(format);
         }
         let message = match paths {
             [path] if path == "-" => "standard input and output need a `format`".to_owned(),

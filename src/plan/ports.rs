@@ -1,11 +1,15 @@
 //! The ports of stages, by what a file says of them.
 
 use super::command_shape::CommandShape;
+use super::file::format_of;
 use super::reference::Reference;
 use super::stage::Port;
 use crate::diagnostic::{Code, Diagnostic, did_you_mean};
+use crate::format::Format;
 use crate::spec::expect::EXPECT;
-use crate::spec::model::{CommandModeSpec, ConventionSpec, OnErrorWordSpec, PipeFormatSpec, PortsSpec, PythonSpec};
+use crate::spec::model::{
+    CommandModeSpec, ConventionSpec, OnErrorWordSpec, PipeFormatSpec, PortsSpec, PythonSpec, ReadSpec,
+};
 use crate::spec::sub_pipeline::PIPELINE;
 use crate::spec::{OutputDraft, StageDraft};
 
@@ -35,15 +39,24 @@ pub fn ports(draft: &StageDraft) -> Option<Vec<&str>> {
             let given = declared_ports(draft).map_or_else(|| vec![Port::MAIN], PortsSpec::names);
             Some(given.into_iter().filter(|name| *name != Port::REJECTED).chain(rejected).collect())
         }
+        "read" => {
+            let rejected = draft.spec.read.as_ref().is_none_or(splits_text).then_some(Port::REJECTED);
+            Some(std::iter::once(Port::MAIN).chain(rejected).collect())
+        }
         _ => Some(vec![Port::MAIN]),
     }
+}
+
+/// Whether what is read is text that is split into records, of which one may be malformed. It may be, if nobody knows.
+fn splits_text(read: &ReadSpec) -> bool {
+    format_of(read).is_none_or(Format::has_records)
 }
 
 /// The ports that `from` can name.
 pub fn named_ports(draft: &StageDraft) -> Vec<&str> {
     let unexpected = draft.has(EXPECT).then_some(Port::UNEXPECTED);
-    // Queries seldom reject rows.
-    let is_idle = draft.kind() == Some("sql") && draft.spec.on_error.is_none();
+    // Queries and sources seldom reject rows.
+    let is_idle = matches!(draft.kind(), Some("sql" | "read")) && draft.spec.on_error.is_none();
     let ports = ports(draft).unwrap_or_default().into_iter();
     ports.filter(|port| !is_idle || *port != Port::REJECTED).chain(unexpected).collect()
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use arrow::datatypes::SchemaRef;
 
 use super::plan::{Edge, StageId};
-use super::stage::{Stage, StageKind};
+use super::stage::{Port, Stage, StageKind};
 use crate::format::Format;
 use crate::sql::UsedColumns;
 
@@ -17,7 +17,8 @@ pub(super) fn push_down(stages: &mut [Stage], edges: &[Edge]) {
         let Stage { kind, ports, .. } = &mut stages[at];
         if let StageKind::Read(read) = kind {
             if let Some(used) = &used {
-                ports.iter_mut().for_each(|port| port.columns = port.columns.take().map(|all| chosen(used, all)));
+                let main = ports.iter_mut().filter(|port| port.name == Port::MAIN);
+                main.for_each(|port| port.columns = port.columns.take().map(|all| chosen(used, all)));
             }
             read.used = used;
             read.filtered_by = if read.format == Format::Parquet { filtered_by } else { Vec::new() };
@@ -55,6 +56,8 @@ fn filtered_by(source: &Stage, stages: &[Stage], edges: &[Edge]) -> Option<Vec<S
     consumers.collect()
 }
 
+/// Those to the consumers of its rows: rows that it rejects have columns of their own.
 fn edges_of<'a>(source: &'a Stage, edges: &'a [Edge]) -> impl Iterator<Item = &'a Edge> {
-    source.ports.iter().flat_map(|port| &port.edges).map(|id| &edges[id.index()])
+    let main = source.ports.iter().filter(|port| port.name == Port::MAIN);
+    main.flat_map(|port| &port.edges).map(|id| &edges[id.index()])
 }

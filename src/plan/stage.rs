@@ -268,6 +268,10 @@ pub struct Read {
     pub dialect: Dialect,
     /// Of text.
     pub encoding: Encoding,
+    /// Whether malformed records are left out; otherwise they are errors. Of text but lines.
+    pub leaves_out_malformed: bool,
+    /// If not all rows are wanted: how many. Only where malformed records are left out; elsewhere a query counts them.
+    pub first_rows: Option<u64>,
     /// The columns that the consumers use; `None` is all.
     pub used: Option<UsedColumns>,
     /// Parquet only: the consumers, if all of them are queries over this source alone that have a `WHERE`. Row groups in which no

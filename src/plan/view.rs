@@ -374,6 +374,9 @@ fn names<'a>(ports: impl Iterator<Item = (&'a Stage, &'a str)>) -> Vec<String> {
 /// How a stage is run, in a line.
 pub fn running_text(stage: &Stage) -> String {
     match &stage.kind {
+        StageKind::Read(read) if read.leaves_out_malformed => {
+            format!("native, streaming; on_error: {}", on_error_text(stage))
+        }
         StageKind::Read(_) => "native, streaming".to_owned(),
         StageKind::Write(_) if stage.is_shared() => "native, streaming; kept until the run has ended".to_owned(),
         StageKind::Write(write) if write.target == WriteTarget::Nothing => {

@@ -208,9 +208,13 @@ fn nothing_given(plan: &Plan, outcome: &Outcome) -> String {
 /// A line for every stage of which nothing came but rejects: more likely a mistake in the pipeline than in every row.
 fn all_rejected(plan: &Plan, outcome: &Outcome) -> String {
     let stages = plan.stages.iter().zip(&outcome.stages);
-    let hit = stages.filter(|(_, account)| account.rows_in > 0 && account.rows_failed() == account.rows_in);
+    let hit = stages.filter(|(stage, account)| {
+        let rows = account.rows_seen(stage.inputs.is_empty());
+        rows > 0 && account.rows_failed() == rows
+    });
     hit.map(|(stage, account)| {
-        let (rows, verb) = (counted(account.rows_in, "row"), if account.rejected > 0 { "rejected" } else { "skipped" });
+        let (rows, verb) =
+            (counted(account.rows_failed(), "row"), if account.rejected > 0 { "rejected" } else { "skipped" });
         format!("warning: `{}` {verb} all of its {rows}; is the mistake in the stage itself?\n", stage.name)
     })
     .collect()

@@ -86,6 +86,11 @@ impl StageAccount {
     pub fn rows_failed(&self) -> u64 {
         self.rejected + self.skipped
     }
+
+    /// Rows that the stage has seen, good and bad: those that it was given, or of a source, those that were there.
+    pub fn rows_seen(&self, is_source: bool) -> u64 {
+        if is_source { self.rows_out + self.rows_failed() } else { self.rows_in }
+    }
 }
 
 /// The accounts of one edge, in rows, counted independently at both ends.

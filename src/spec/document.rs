@@ -69,6 +69,8 @@ pub struct StageDraft {
     pub outputs: Vec<OutputDraft>,
     /// Of a stage of a pipeline that is a stage itself: what is around it.
     pub scope: Option<Arc<Scope>>,
+    /// Of a source in a trial: how many rows it gives.
+    pub first_rows: Option<u64>,
     /// Keys of the stage whose value is wrong or not known, and so is not in `spec`.
     pub lost: BTreeSet<String>,
 }
@@ -209,6 +211,7 @@ impl StageDraft {
             checks: None,
             outputs: Vec::new(),
             scope: None,
+            first_rows: None,
             lost: BTreeSet::new(),
         }
     }

@@ -276,7 +276,8 @@ pub struct StageSpec {
     /// How often a batch that fails is tried.
     #[schemars(example = &serde_json::json!({ "attempts": 3, "backoff": "1s" }))]
     pub retry: Option<RetrySpec>,
-    /// What happens to rows that keep failing, when all attempts are used up. `skip` and `reject` may have a limit, beyond which the run fails.
+    /// What happens to rows that keep failing, when all attempts are used up; of a source of csv, tsv, jsonl or json, to rows that cannot be read. `skip` and
+    /// `reject` may have a limit, beyond which the run fails.
     #[schemars(example = &"reject", example = &serde_json::json!({ "reject": { "max_fraction": 0.01 } }), extend("default" = "fail"))]
     pub on_error: Option<OnErrorSpec>,
     /// What the rows that the stage gives must be like, or of a sink, the rows that it is given. Rows that are not are as failing rows to

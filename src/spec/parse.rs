@@ -328,6 +328,7 @@ fn read_stages(
                 checks: None,
                 outputs: Vec::new(),
                 scope: None,
+                first_rows: None,
                 lost,
             }
         })

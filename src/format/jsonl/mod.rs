@@ -13,10 +13,11 @@ use serde_json::Value;
 use self::builder::{Builder, Misfit, Names};
 use super::error::{EncodeError, Problem, RecordError};
 use super::inference::{Conflict, Shape};
+use super::malformed::{self, Sifted};
 use super::records::Records;
 
 /// Turns lines into batches. Each line is one object; a key that is missing is a null.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct JsonlDecoder {
     /// All columns that lines have, also those that are left out.
     columns: Vec<(String, Shape)>,
@@ -37,26 +38,77 @@ impl JsonlDecoder {
         rows: usize,
         declared: &[(String, DataType)],
     ) -> Result<Self, (usize, RecordError)> {
-        let mut decoder = Self {
-            columns: Vec::new(),
-            index: HashMap::new(),
-            unused: Vec::new(),
-            fields: Fields::empty(),
-            schema: Arc::new(Schema::empty()),
-        };
+        let mut decoder = Self::empty();
         let sample =
             chunks.iter().enumerate().flat_map(|(at, chunk)| (0..chunk.len()).map(move |row| (at, chunk, row)));
         for (at, chunk, record) in sample.take(rows) {
             let observed = parse(chunk.field(record, 0)).and_then(|object| decoder.observe(&object, declared));
             observed.map_err(|problem| (at, RecordError { record, problem }))?;
         }
-        for (name, data_type) in declared {
-            if !decoder.index.contains_key(name) {
-                decoder.add(name, Shape::declared(data_type));
+        decoder.add_declared(declared);
+        Ok(decoder)
+    }
+
+    /// The same, but records that are malformed, do not fit what is declared, or do not fit those before them decide nothing.
+    pub(super) fn of_good_records(
+        chunks: &[&Records],
+        rows: usize,
+        declared: &[(String, DataType)],
+    ) -> Result<Self, (usize, RecordError)> {
+        let objects = |records: &Records| -> Vec<_> {
+            (0..records.len()).filter_map(|record| parse(records.field(record, 0)).ok()).collect()
+        };
+        let mut of_declared = Self::empty();
+        for key in
+            chunks.iter().flat_map(|chunk| objects(chunk)).flat_map(|object| object.into_iter()).map(|(key, _)| key)
+        {
+            if !of_declared.index.contains_key(&key) {
+                of_declared.add(&key, declared_shape(&key, declared));
             }
         }
-        decoder.update_schema();
+        of_declared.update_schema();
+        let of_declared = of_declared.without_open();
+        let mut decoder = Self::empty();
+        let mut left = rows;
+        for (at, chunk) in chunks.iter().enumerate() {
+            let sifted = malformed::sift(chunk, |records| of_declared.decode_settled(records));
+            let left_out = sifted.map_err(|error| (at, error))?.left_out;
+            for object in objects(&malformed::without(chunk, &left_out)).into_iter().take(left) {
+                // One that does not fit those before it is found when it is decoded.
+                left -= usize::from(decoder.observe(&object, declared).is_ok());
+            }
+        }
+        decoder.add_declared(declared);
         Ok(decoder)
+    }
+
+    fn empty() -> Self {
+        Self {
+            columns: Vec::new(),
+            index: HashMap::new(),
+            unused: Vec::new(),
+            fields: Fields::empty(),
+            schema: Arc::new(Schema::empty()),
+        }
+    }
+
+    fn add_declared(&mut self, declared: &[(String, DataType)]) {
+        for (name, data_type) in declared {
+            if !self.index.contains_key(name) {
+                self.add(name, Shape::declared(data_type));
+            }
+        }
+        self.update_schema();
+    }
+
+    /// One that leaves out all columns that wait for a value, also inside of them.
+    fn without_open(&self) -> Self {
+        let mut without = self.clone();
+        for (unused, (_, shape)) in without.unused.iter_mut().zip(&without.columns) {
+            *unused |= crate::batch::is_open(&shape.data_type());
+        }
+        without.update_schema();
+        without
     }
 
     pub(super) fn schema(&self) -> SchemaRef {
@@ -72,13 +124,31 @@ impl JsonlDecoder {
     pub(super) fn decode(&mut self, records: &Records) -> Result<RecordBatch, RecordError> {
         match self.try_decode(records) {
             // A value has come for an open column: the rows at hand decide its type.
-            Err(Failure::Open) => {
+            Err(Failure::Open(_)) => {
                 self.settle(records)?;
                 self.decode_settled(records)
             }
             Err(Failure::Record(error)) => Err(error),
             Ok(batch) => Ok(batch),
         }
+    }
+
+    /// Decodes those records that can be decoded, and lets them decide what is still open.
+    pub(super) fn sift(&mut self, records: &Records) -> Result<Sifted, RecordError> {
+        if let Ok(batch) = self.try_decode(records) {
+            return Ok(Sifted { batch, left_out: Vec::new() });
+        }
+        let settled = self.without_open();
+        let left_out = malformed::sift(records, |records| settled.decode_settled(records))?.left_out;
+        let rest = malformed::without(records, &left_out);
+        self.settle_by_those_that_fit(&rest);
+        let sifted = malformed::sift(&rest, |records| {
+            self.try_decode(records).map_err(|failure| match failure {
+                Failure::Record(error) => error,
+                Failure::Open(record) => RecordError { record, problem: self.misfit_of(records.field(record, 0)) },
+            })
+        })?;
+        Ok(Sifted { left_out: malformed::and_of_the_rest(left_out, sifted.left_out), ..sifted })
     }
 
     /// Returns whether no column, nor anything inside one, still waits for its first value.
@@ -90,7 +160,7 @@ impl JsonlDecoder {
     pub(super) fn decode_settled(&self, records: &Records) -> Result<RecordBatch, RecordError> {
         self.try_decode(records).map_err(|failure| match failure {
             Failure::Record(error) => error,
-            Failure::Open => unreachable!("columns with values have been settled"),
+            Failure::Open(_) => unreachable!("columns with values have been settled"),
         })
     }
 
@@ -101,24 +171,30 @@ impl JsonlDecoder {
         self.columns.len() - 1
     }
 
-    /// Widens the columns by the values of one record of the sample.
+    /// Widens the columns by the values of one record of the sample; not if one of them does not fit.
     fn observe(
         &mut self,
         object: &serde_json::Map<String, Value>,
         declared: &[(String, DataType)],
     ) -> Result<(), Problem> {
+        let mut widened = Vec::with_capacity(object.len());
         for (key, value) in object {
-            let at = match self.index.get(key) {
-                Some(at) => *at,
-                None => {
-                    let fixed = declared.iter().find(|(name, _)| name == key);
-                    self.add(key, fixed.map_or(Shape::Open, |(_, data_type)| Shape::declared(data_type)))
-                }
+            let known = self.index.get(key).copied();
+            let shape = match known.map(|at| &self.columns[at].1) {
+                Some(Shape::Fixed(_)) => continue,
+                Some(shape) => shape.clone(),
+                None => declared_shape(key, declared),
             };
-            let shape = &mut self.columns[at].1;
-            if !matches!(shape, Shape::Fixed(_)) {
-                let merged = Shape::of(value).and_then(|found| std::mem::replace(shape, Shape::Open).merge(found));
-                *shape = merged.map_err(|conflict| mixed(key, conflict))?;
+            let merged = match shape {
+                Shape::Fixed(_) => Ok(shape),
+                open => Shape::of(value).and_then(|found| open.merge(found)),
+            };
+            widened.push((known, key, merged.map_err(|conflict| mixed(key, conflict))?));
+        }
+        for (known, key, shape) in widened {
+            match known {
+                Some(at) => self.columns[at].1 = shape,
+                None => drop(self.add(key, shape)),
             }
         }
         Ok(())
@@ -143,11 +219,41 @@ impl JsonlDecoder {
                 }
             }
         }
+        self.settle_to(found);
+        Ok(())
+    }
+
+    /// The same, but records that do not fit those before them decide nothing.
+    fn settle_by_those_that_fit(&mut self, records: &Records) {
+        let mut found: Vec<_> = self.columns.iter().map(|(_, shape)| shape.clone()).collect();
+        for record in 0..records.len() {
+            let Ok(object) = parse(records.field(record, 0)) else { continue };
+            let used = object.iter().filter_map(|(key, value)| Some((*self.index.get(key)?, value)));
+            let used = used.filter(|(at, _)| !self.unused[*at]);
+            let merged = used.map(|(at, value)| Ok((at, found[at].clone().merge(Shape::of(value)?)?)));
+            let Ok(merged) = merged.collect::<Result<Vec<_>, Conflict>>() else { continue };
+            merged.into_iter().for_each(|(at, shape)| found[at] = shape);
+        }
+        self.settle_to(found);
+    }
+
+    fn settle_to(&mut self, found: Vec<Shape>) {
         for ((_, shape), found) in self.columns.iter_mut().zip(found) {
             *shape = std::mem::replace(shape, Shape::Open).settle(found);
         }
         self.update_schema();
-        Ok(())
+    }
+
+    /// Why a record does not fit columns of which it could have decided the types.
+    fn misfit_of(&self, line: &[u8]) -> Problem {
+        let misfit = |(key, value): (&String, &Value)| {
+            let shape = self.index.get(key).map_or(Shape::Open, |at| self.columns[*at].1.clone());
+            let conflict = Shape::of(value).and_then(|found| shape.merge(found)).err()?;
+            Some(mixed(key, conflict))
+        };
+        let found = parse(line).map(|object| object.iter().find_map(misfit));
+        let unclear = || Problem::Json { message: "its values do not fit those of earlier rows".to_owned() };
+        found.unwrap_or_else(Some).unwrap_or_else(unclear)
     }
 
     fn try_decode(&self, records: &Records) -> Result<RecordBatch, Failure> {
@@ -156,7 +262,7 @@ impl JsonlDecoder {
         for record in 0..records.len() {
             builder::append_record(records.field(record, 0), self.names(), &mut builders).map_err(
                 |misfit| match misfit {
-                    Misfit::Open => Failure::Open,
+                    Misfit::Open => Failure::Open(record),
                     Misfit::Problem(problem) => Failure::Record(RecordError { record, problem }),
                 },
             )?;
@@ -205,13 +311,23 @@ impl JsonlDecoder {
 }
 
 enum Failure {
-    /// A value has come for a column whose type is open.
-    Open,
+    /// A value has come for a column whose type is open, in this record.
+    Open(usize),
     Record(RecordError),
+}
+
+fn declared_shape(name: &str, declared: &[(String, DataType)]) -> Shape {
+    let declared = declared.iter().find(|(other, _)| other == name);
+    declared.map_or(Shape::Open, |(_, data_type)| Shape::declared(data_type))
 }
 
 fn mixed(column: &str, conflict: Conflict) -> Problem {
     Problem::Mixed { column: column.to_owned(), settled: conflict.settled, found: conflict.found }
+}
+
+/// Whether a line is an object, so that it says which columns there are.
+pub(super) fn is_object(line: &[u8]) -> bool {
+    parse(line).is_ok()
 }
 
 fn parse(line: &[u8]) -> Result<serde_json::Map<String, Value>, Problem> {

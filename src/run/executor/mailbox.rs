@@ -27,6 +27,8 @@ pub enum Message {
     Produced {
         stage: StageId,
         batch: Batch,
+        /// Rows that were left out of it, and why, in order.
+        rejected: Option<(Batch, Vec<Failure>)>,
     },
     Taken {
         stage: StageId,

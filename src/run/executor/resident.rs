@@ -9,7 +9,7 @@ use crossbeam_channel::{Receiver, Sender, unbounded};
 
 use super::mailbox::{Mailbox, Message};
 use super::query_input::QueryInput;
-use super::stage::read::{Canceller, ReadError, Source};
+use super::stage::read::{Canceller, MalformedRows, ReadError, Source};
 use super::stage::write::{Sink, WriteError};
 use crate::batch::{Batch, BatchError, Origin, Rows};
 use crate::plan::{StageId, Verdict};
@@ -68,7 +68,10 @@ impl Resident {
         spawn("source", stage, mailbox.clone(), move || {
             while let Ok(Order::Pull) = inbox.recv() {
                 match source.next_batch() {
-                    Ok(Some(batch)) => out.send(Message::Produced { stage, batch }),
+                    Ok(Some(batch)) => {
+                        let rejected = source.take_malformed().map(rejected);
+                        out.send(Message::Produced { stage, batch, rejected });
+                    }
                     Ok(None) => {
                         if let Err(failure) = at_end() {
                             out.send(Message::StageFailed { stage, failure });
@@ -260,6 +263,13 @@ impl Resident {
     }
 }
 
+/// Rows that could not be read, and what is wrong with each.
+fn rejected(malformed: MalformedRows) -> (Batch, Vec<Failure>) {
+    let (rows, problems) = malformed.into_batch();
+    let problems = problems.into_iter().map(|problem| failure(Scope::Rows, Verdict::Schema, problem.to_string()));
+    (rows, problems.collect())
+}
+
 fn run_query(
     stage: StageId,
     query: &Query,
@@ -281,7 +291,7 @@ fn run_query(
         match running.next() {
             Ok(Some(records)) => {
                 let origin = Origin::unknown(records.num_rows());
-                out.send(Message::Produced { stage, batch: Batch::new(records, origin) });
+                out.send(Message::Produced { stage, batch: Batch::new(records, origin), rejected: None });
             }
             Ok(None) => break,
             Err(error) if error.kind == SqlErrorKind::Cancelled => break,

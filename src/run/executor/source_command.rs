@@ -77,6 +77,8 @@ pub fn resident(
         encoding: Encoding::Utf8,
         partitions: None,
         origin: false,
+        leaves_out_malformed: false,
+        first_rows: None,
         used: None,
         filtered_by: Vec::new(),
     };

@@ -3,6 +3,7 @@
 use std::num::NonZeroU32;
 use std::time::Duration;
 
+use super::action::Reject;
 use super::recall::Recalled;
 use super::{AttemptId, BatchId, WorkerId};
 use crate::plan::{EdgeId, StageId, Verdict};
@@ -30,6 +31,22 @@ impl Output {
 
     pub fn is_state(&self) -> bool {
         self.port == Self::STATE
+    }
+}
+
+/// What a source could not read of what it was pulled for: rows that no input has, and so come by themselves.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unread {
+    pub batch: Meta,
+    /// Why, of all its rows.
+    pub rejects: Vec<Reject>,
+}
+
+impl Unread {
+    /// `failures` has one for each row.
+    pub fn new(batch: Meta, failures: Vec<Failure>) -> Self {
+        let rejects = (0..).zip(failures).map(|(row, failure)| Reject { rows: row..row + 1, failure });
+        Self { batch, rejects: rejects.collect() }
     }
 }
 
@@ -66,6 +83,7 @@ pub enum Scope {
 impl Event {
     /// What it says went wrong.
     pub fn failures_mut(&mut self) -> impl Iterator<Item = &mut Failure> {
+        let mut unread = None;
         let (one, many) = match self {
             Self::StageFailed { failure, .. }
             | Self::AttemptFailed { failure, .. }
@@ -73,8 +91,11 @@ impl Event {
             | Self::WorkerExited { failure, .. }
             | Self::CommitFailed { failure } => (Some(failure), None),
             Self::AttemptDone { failed, .. } => (None, Some(failed)),
-            Self::Produced { .. }
-            | Self::Taken { .. }
+            Self::Produced { unread: rows, .. } => {
+                unread = rows.as_mut();
+                (None, None)
+            }
+            Self::Taken { .. }
             | Self::InputClosed { .. }
             | Self::Ended { .. }
             | Self::Queued { .. }
@@ -93,7 +114,8 @@ impl Event {
             | Self::Interrupted
             | Self::Committed => (None, None),
         };
-        one.into_iter().chain(many.into_iter().flatten().map(|(_, failure)| failure))
+        let unread = unread.into_iter().flat_map(|unread| &mut unread.rejects).map(|reject| &mut reject.failure);
+        one.into_iter().chain(many.into_iter().flatten().map(|(_, failure)| failure)).chain(unread)
     }
 }
 
@@ -103,6 +125,7 @@ pub enum Event {
     Produced {
         stage: StageId,
         outputs: Vec<Output>,
+        unread: Option<Unread>,
     },
     /// A resident stage took the batch that it was fed.
     Taken {

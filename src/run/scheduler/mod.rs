@@ -37,7 +37,7 @@ mod worker_state;
 
 pub use action::{Action, Device, Dispatch, Host, Reject, Work};
 pub use clock::Activity;
-pub use event::{Awaited, Event, ExitCause, Failure, Meta, Output, QueuedPieces, Scope};
+pub use event::{Awaited, Event, ExitCause, Failure, Meta, Output, QueuedPieces, Scope, Unread};
 pub use recall::Recalled;
 pub use scheduler::Scheduler;
 pub use snapshot::{Snapshot, StageSnapshot};

@@ -5,6 +5,7 @@ use super::action::{Action, Reject};
 use super::event::{Failure, Scope};
 use super::queue::Reservation;
 use super::scheduler::Scheduler;
+use super::stage_state::StageState;
 use crate::plan::{EdgeId, OnError, Port, StageId, StageKind, Verdict};
 use crate::run::{RunEvent, StageFailure};
 
@@ -72,8 +73,8 @@ impl Scheduler {
 
     /// Whether no greater part of the stage's rows has failed than may, now that it has seen all. If not, the run has failed.
     pub(super) fn keeps_to_budget(&mut self, stage: StageId) -> bool {
-        let account = &self.stages[stage.index()].account;
-        let (failed, all) = (account.rows_failed(), account.rows_in);
+        let StageState { account, inputs, .. } = &self.stages[stage.index()];
+        let (failed, all) = (account.rows_failed(), account.rows_seen(inputs.is_empty()));
         let budget = self.plan.stage(stage).budget;
         if budget.allows_of(failed, all) {
             return true;

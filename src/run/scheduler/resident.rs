@@ -2,10 +2,10 @@
 
 use super::action::Action;
 use super::clock::Activity;
-use super::event::Output;
-use super::scheduler::Scheduler;
+use super::event::{Output, Unread};
+use super::scheduler::{Scheduler, release};
 use super::stage_state::{Phase, Resident, ResidentInput, Work};
-use crate::plan::StageId;
+use crate::plan::{Port, StageId};
 
 impl Scheduler {
     pub(super) fn step_resident(&mut self, stage: StageId) {
@@ -68,10 +68,15 @@ impl Scheduler {
         self.touch(stage);
     }
 
-    pub(super) fn resident_produced(&mut self, stage: StageId, outputs: &[Output]) {
+    pub(super) fn resident_produced(&mut self, stage: StageId, outputs: &[Output], unread: Option<Unread>) {
         let mut reservations = self.resident(stage).pull.take().unwrap_or_default();
-        let bytes = |port| outputs.iter().filter(|output| output.port == port).map(|output| output.batch.bytes).sum();
+        let rejected = self.plan.stage(stage).ports.iter().position(|port| port.name == Port::REJECTED);
+        let rejected = rejected.zip(unread.as_ref().map(|unread| unread.batch.bytes));
+        let given = outputs.iter().map(|output| (output.port, output.batch.bytes)).chain(rejected);
+        let given: Vec<(usize, u64)> = given.collect();
+        let bytes = |port| given.iter().filter(|(of, _)| *of == port).map(|(_, bytes)| bytes).sum();
         self.correct(stage, &mut reservations, bytes);
+        let sequence = self.stages[stage.index()].account.batches;
         for output in outputs {
             let state = &mut self.stages[stage.index()];
             state.estimate.learn(None, output.batch.bytes);
@@ -82,11 +87,20 @@ impl Scheduler {
             let action = Action::Publish { stage, port: output.port, batch: output.batch.id };
             self.publish(stage, output.port, output.batch.rows, &mut reservations, action);
         }
+        if let Some(Unread { batch, rejects }) = unread {
+            if !self.settle_rejects(stage, sequence, batch.id, rejects, &mut reservations) {
+                return;
+            }
+            self.actions.push(release(batch.id));
+        }
         self.release(stage, reservations);
         self.touch(stage);
     }
 
     pub(super) fn resident_ended(&mut self, stage: StageId) {
+        if !self.keeps_to_budget(stage) {
+            return;
+        }
         let reservations = self.resident(stage).pull.take().unwrap_or_default();
         self.release(stage, reservations);
         for input in 0..self.stages[stage.index()].inputs.len() {

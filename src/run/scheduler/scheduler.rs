@@ -169,7 +169,7 @@ impl Scheduler {
 
     fn apply(&mut self, event: Event) {
         match event {
-            Event::Produced { stage, outputs } => self.resident_produced(stage, &outputs),
+            Event::Produced { stage, outputs, unread } => self.resident_produced(stage, &outputs, unread),
             Event::Taken { stage, input, rows } => self.resident_took(stage, input, rows),
             Event::InputClosed { stage, input } => self.close_input(stage, input),
             Event::Ended { stage } => self.resident_ended(stage),
@@ -462,7 +462,7 @@ impl Scheduler {
             .collect()
     }
 
-    /// The edges by which the rows of a stage have come.
+    /// The edges by which the rows of a stage have come. What is in front of one that was closed may still be at work.
     fn edges_before(&self, stage: StageId) -> Vec<EdgeId> {
         let mut edges = Vec::new();
         let mut open = vec![stage];
@@ -471,7 +471,7 @@ impl Scheduler {
             for &edge in self.plan.stage(stage).inputs.iter().flat_map(|input| &input.members) {
                 edges.push(edge);
                 let from = self.plan.edge(edge).from;
-                if seen.insert(from) {
+                if !self.queues[edge.index()].is_closed() && seen.insert(from) {
                     open.push(from);
                 }
             }

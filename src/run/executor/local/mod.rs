@@ -38,7 +38,7 @@ use crate::plan::memory::SPILL_LIMIT;
 use crate::plan::{EdgeId, Plan, StageId, StageKind, Verdict};
 use crate::run::StateSummary;
 use crate::run::publish::{RunFolder, Staging};
-use crate::run::scheduler::{Action, AttemptId, BatchId, Device, Event, Failure, Meta, Output, Scope};
+use crate::run::scheduler::{Action, AttemptId, BatchId, Device, Event, Failure, Meta, Output, Scope, Unread};
 use crate::secrets::masked;
 use crate::sql::RowWise;
 pub use checkpoints::{CheckpointError, Checkpoints, Digests, Kept, Known, StageChange};
@@ -264,9 +264,10 @@ impl LocalExecutor {
                 self.pool.share(memory);
                 return Ok(());
             }
-            Message::Produced { stage, batch } => {
+            Message::Produced { stage, batch, rejected } => {
                 let batch = self.keep(batch);
-                Event::Produced { stage, outputs: vec![Output { port: 0, batch }] }
+                let unread = rejected.map(|(rows, failures)| Unread::new(self.keep(rows), failures));
+                Event::Produced { stage, outputs: vec![Output { port: 0, batch }], unread }
             }
             Message::Taken { stage, input, rows } => Event::Taken { stage, input, rows },
             Message::InputClosed { stage, input } => Event::InputClosed { stage, input },

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::LocalExecutor;
 use crate::batch::{Batch, BatchError};
-use crate::plan::columns::rejected_columns;
+use crate::plan::columns::{malformed_columns, rejected_columns};
 use crate::plan::{CommandMode, Port, StageId, StageKind, Verdict};
 use crate::run::executor::publisher::Put;
 use crate::run::executor::reject_files::RecordError;
@@ -132,6 +132,9 @@ impl LocalExecutor {
                 continue;
             }
             let columns = match (&stage.kind, &input) {
+                (StageKind::Read(_), _) if declared.name == Port::REJECTED => {
+                    Some(rejected_columns(&malformed_columns()))
+                }
                 _ if declared.name == Port::REJECTED => input.as_deref().map(rejected_columns),
                 (StageKind::Sql(sql), Some(input)) if sql.row_wise => {
                     let table = &stage.inputs[0].table;

@@ -31,6 +31,8 @@ pub static KEPT: AtomicU64 = AtomicU64::new(0);
 pub static PARTLY: AtomicU64 = AtomicU64::new(0);
 pub static THROTTLED: AtomicU64 = AtomicU64::new(0);
 pub static PUBLISHED_EARLY: AtomicU64 = AtomicU64::new(0);
+/// Rows that sources could not read.
+pub static UNREAD: AtomicU64 = AtomicU64::new(0);
 /// Rows that have changed the state of the run.
 pub static UPDATED: AtomicU64 = AtomicU64::new(0);
 
@@ -210,7 +212,7 @@ impl Fake<'_> {
         }
         let (stage, outputs) = match &event {
             Event::AttemptDone { attempt, outputs, .. } => (self.attempts[attempt], outputs),
-            Event::Produced { stage, outputs } => (*stage, outputs),
+            Event::Produced { stage, outputs, .. } => (*stage, outputs),
             Event::Recalled { stage, known: Some(Recalled::Whole { outputs, .. }), .. }
             | Event::Kept { stage, outputs: Some(outputs), .. } => (*stage, outputs),
             _ => return Some(event),

@@ -243,7 +243,7 @@ fn check_accounts(scheduler: &Scheduler, fake: &Fake) {
         return;
     }
     for (at, ((shape, given), account)) in fake.shapes.iter().zip(&expected).zip(scheduler.accounts().0).enumerate() {
-        let Kind::Map(_) = shape.kind else { continue };
+        let (Kind::Map(_) | Kind::Source { .. }) = shape.kind else { continue };
         let rows = |rows: &[u64]| rows.len() as u64;
         let read = shape.from.iter().map(|&(from, rejected)| rows(&expected[from][usize::from(rejected)]));
         let counted = (account.rows_in, account.rows_out, account.rejected);
@@ -477,6 +477,7 @@ fn every_history_ends_with_every_row_in_its_place() {
         &fake::SKIPPED,
         &fake::THROTTLED,
         &fake::UPDATED,
+        &fake::UNREAD,
         &fake::RECALLED,
         &fake::PARTLY,
         &fake::PUBLISHED_EARLY,
@@ -488,7 +489,7 @@ fn every_history_ends_with_every_row_in_its_place() {
     .map(|count| count.load(Ordering::Relaxed));
     assert!(
         cases < 100 || happened.iter().all(|count| *count > 0),
-        "joins, attempts behind others, rows skipped, throttled, updates of the state, batches recalled whole and partly and kept, rests, runs drained, resources used: {happened:?}"
+        "joins, attempts behind others, rows skipped, throttled, updates of the state, rows unread, batches recalled whole and partly and kept, rests, runs drained, resources used: {happened:?}"
     );
 }
 

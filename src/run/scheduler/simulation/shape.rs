@@ -12,7 +12,7 @@ use crate::plan::{
     Sql, Stage, StageId, StageKind, Use, WorkerLimits, Write, WriteTarget,
 };
 
-/// Rows are numbers; every seventeenth row cannot be processed by a stage that rejects.
+/// Rows are numbers; every seventeenth row cannot be processed, or read, by a stage that rejects.
 pub fn is_poison(row: u64) -> bool {
     row % 17 == 3
 }
@@ -303,7 +303,7 @@ impl Shape {
     }
 
     pub fn has_rejects(&self) -> bool {
-        self.rejects && matches!(self.kind, Kind::Map(_))
+        self.rejects && matches!(self.kind, Kind::Map(_) | Kind::Source { .. })
     }
 }
 
@@ -412,6 +412,8 @@ fn stage(at: usize, shape: &Shape, inputs: Vec<Input>) -> Stage {
         encoding: crate::format::Encoding::Utf8,
         partitions: None,
         origin: false,
+        leaves_out_malformed: false,
+        first_rows: None,
         used: None,
         filtered_by: Vec::new(),
     };
@@ -498,7 +500,9 @@ pub fn expected(shapes: &[Shape]) -> Vec<[Vec<u64>; 2]> {
         let rows = inputs.concat();
         given.push(match shape.kind {
             Kind::Source { rows } | Kind::Generator { rows } => {
-                [(0..rows).map(|row| row + at as u64 * 1000).collect(), vec![]]
+                let all = (0..rows).map(|row| row + at as u64 * 1000);
+                let (bad, good) = all.partition(|&row| shape.has_rejects() && is_poison(row));
+                [good, bad]
             }
             Kind::Map(_) if shape.rejects => {
                 let (bad, good) = rows.into_iter().partition(|&row| is_poison(row));

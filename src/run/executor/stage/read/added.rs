@@ -90,9 +90,13 @@ impl Added {
         self.used.as_ref()?.choose(all.fields().iter().map(|field| field.name().as_str()))
     }
 
-    /// The rows of a batch with all that is used, in as many batches as they are now.
+    /// The rows of a batch with all that is used, in as many batches as they are now; at least one.
     pub(super) fn add(&mut self, batch: &Batch) -> Result<VecDeque<Batch>, ReadError> {
         let records = batch.records().map_err(|_| self.too_long(batch.origin()))?;
+        if records.num_rows() == 0 {
+            let rows = self.add_to(&records, batch.origin())?;
+            return Ok(VecDeque::from([Batch::new(rows, batch.origin().clone())]));
+        }
         // A column of text holds no more than 2 GiB.
         let most = (i32::MAX as usize / self.longest.max(1)).max(1);
         let mut cutter = Cutter::new(self.cut.rows, self.cut.bytes);

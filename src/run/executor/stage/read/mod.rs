@@ -11,6 +11,7 @@ mod columns;
 mod error;
 mod input;
 mod lines;
+mod malformed;
 mod parquet_file;
 mod partitions;
 mod paths;
@@ -31,6 +32,7 @@ use arrow::datatypes::SchemaRef;
 pub use self::columns::{columns, unseen};
 pub use self::error::ReadError;
 pub use self::input::Canceller;
+pub use self::malformed::MalformedRows;
 pub use self::row_groups::Consumer;
 pub use self::sizes::file_sizes;
 
@@ -161,6 +163,14 @@ impl Source {
                 Ok(self.ready.pop_front())
             }
             (_, batch) => Ok(batch),
+        }
+    }
+
+    /// The records that were left out of what was read for the last batch. That has no rows if there were no others.
+    pub fn take_malformed(&mut self) -> Option<MalformedRows> {
+        match &mut self.batches {
+            Batches::Text(text) => text.take_malformed(),
+            Batches::Lines(_) | Batches::Columnar(_) | Batches::Binary(_) => None,
         }
     }
 

@@ -214,6 +214,8 @@ mod tests {
             encoding: crate::format::Encoding::Utf8,
             partitions: None,
             origin: false,
+            leaves_out_malformed: false,
+            first_rows: None,
             used: None,
             filtered_by: Vec::new(),
         }

@@ -1,5 +1,6 @@
 mod added;
 mod columns;
+mod malformed;
 
 use std::fs;
 use std::io::Write as _;
@@ -55,6 +56,8 @@ fn read(format: Format, paths: &[PathBuf]) -> Read {
         encoding: crate::format::Encoding::Utf8,
         partitions: None,
         origin: false,
+        leaves_out_malformed: false,
+        first_rows: None,
         used: None,
         filtered_by: Vec::new(),
     }

@@ -9,11 +9,12 @@ use arrow::datatypes::{DataType, SchemaRef};
 
 use super::error::ReadError;
 use super::input::{Canceller, Fill, Input};
+use super::malformed::MalformedRows;
 use super::{FileToRead, Target};
 use crate::batch::{Batch, Cutter, FileId, FileTable, Origin};
 use crate::format::{
-    Deferred, Format, Limit, Nulls, Problem, RecordError, Records, SAMPLE_BYTES, SAMPLE_ROWS, SampleError, Splitter,
-    TextDecoder, headerless, in_the_making,
+    Deferred, Format, Limit, Nulls, Problem, RecordError, RecordText, Records, SAMPLE_BYTES, SAMPLE_ROWS, SampleError,
+    Sifted, Splitter, TextDecoder, headerless, in_the_making,
 };
 use crate::plan::{Cut, Read};
 use crate::sql::UsedColumns;
@@ -23,6 +24,8 @@ pub(super) struct TextSource {
     format: Format,
     nulls: Nulls,
     declared: Vec<(String, DataType)>,
+    /// If malformed records are left out: how their text is made.
+    leaves_out: Option<RecordText>,
     used: Option<UsedColumns>,
     files: VecDeque<FileToRead>,
     table: FileTable,
@@ -40,10 +43,19 @@ pub(super) struct TextSource {
     /// Chunks that are being decoded, in order.
     ahead: VecDeque<Ahead>,
     ready: VecDeque<Batch>,
+    /// Those of the chunk of which a batch was given last.
+    malformed: Option<MalformedRows>,
+    /// Rows that are still wanted, if not all are.
+    wanted: Option<u64>,
 }
 
 /// What became of a chunk.
-type Decoded = Result<Vec<Batch>, ReadError>;
+type Decoded = Result<Given, ReadError>;
+
+struct Given {
+    batches: Vec<Batch>,
+    malformed: Option<MalformedRows>,
+}
 
 /// What has been read ahead.
 enum Ahead {
@@ -61,9 +73,12 @@ struct Current {
 }
 
 /// Records that become one batch, or several if their values are much larger than their text.
+#[derive(Default)]
 struct Chunk {
     records: Records,
     origin: Origin,
+    /// Where the malformed ones come from, which are none of the records.
+    malformed: Origin,
 }
 
 impl TextSource {
@@ -79,12 +94,18 @@ impl TextSource {
         let splitter = match read.format {
             Format::Jsonl => Splitter::jsonl(),
             Format::Json => Splitter::json(),
+            _ if read.leaves_out_malformed => {
+                let width = (!read.schema.is_empty()).then_some(read.schema.len());
+                Splitter::csv_of_any_width(&read.dialect, width)
+            }
             _ => Splitter::csv(&read.dialect),
         };
+        let leaves_out = read.leaves_out_malformed.then(|| RecordText::of(read.format, &read.dialect));
         Self {
             format: read.format,
             nulls: read.dialect.nulls.clone(),
             declared: read.schema.clone(),
+            leaves_out,
             used: read.used.clone(),
             files: files.into(),
             table,
@@ -98,7 +119,14 @@ impl TextSource {
             reads_ahead,
             ahead: VecDeque::new(),
             ready: VecDeque::new(),
+            malformed: None,
+            wanted: read.first_rows,
         }
+    }
+
+    /// The records that were left out of what was read for the last batch.
+    pub(super) fn take_malformed(&mut self) -> Option<MalformedRows> {
+        self.malformed.take()
     }
 
     pub(super) fn schema(&self) -> Option<SchemaRef> {
@@ -111,6 +139,16 @@ impl TextSource {
     }
 
     pub(super) fn next_batch(&mut self) -> Result<Option<Batch>, ReadError> {
+        let Some(wanted) = self.wanted else { return self.whole_batch() };
+        let batch = if wanted == 0 { None } else { self.whole_batch()? };
+        Ok(batch.map(|batch| {
+            let rows = batch.rows().min(usize::try_from(wanted).unwrap_or(usize::MAX));
+            self.wanted = Some(wanted - rows as u64);
+            batch.select(&[0..rows]).expect("it is in memory, and has so many rows")
+        }))
+    }
+
+    fn whole_batch(&mut self) -> Result<Option<Batch>, ReadError> {
         if self.decoder.is_none() {
             self.take_sample()?;
         }
@@ -119,7 +157,7 @@ impl TextSource {
         }
         self.read_ahead();
         match self.ahead.pop_front() {
-            Some(Ahead::Chunk(decoded)) => self.ready.extend(decoded.wait()?),
+            Some(Ahead::Chunk(decoded)) => self.give(decoded.wait()?),
             Some(Ahead::Failed(error)) => return Err(error),
             None => match self.following_chunk()? {
                 Some(chunk) => self.decode(chunk)?,
@@ -139,10 +177,16 @@ impl TextSource {
             let Some(decoder) = decoder.map(Arc::clone) else { return };
             match self.following_chunk() {
                 Ok(Some(chunk)) => {
-                    let (table, cut) = (self.table.clone(), self.cut);
-                    let decoded = move || {
-                        let decoded = decoder.decode_settled(&chunk.records);
-                        chunk.batches(decoded, cut, &table)
+                    let (table, cut, leaves_out) = (self.table.clone(), self.cut, self.leaves_out);
+                    let decoded = move || match leaves_out {
+                        None => {
+                            let decoded = decoder.decode_settled(&chunk.records);
+                            chunk.batches(decoded, cut, &table)
+                        }
+                        Some(text) => {
+                            let sifted = decoder.sift_settled(&chunk.records);
+                            chunk.good_batches(sifted, text, cut, &table)
+                        }
                     };
                     self.ahead.push_back(Ahead::Chunk(Deferred::start(decoded)));
                 }
@@ -158,21 +202,36 @@ impl TextSource {
     fn decode(&mut self, chunk: Chunk) -> Result<(), ReadError> {
         let decoder = self.decoder.as_mut().expect("a sample has been taken");
         let decoder = Arc::get_mut(decoder).expect("it is shared only while chunks are decoded elsewhere");
-        let decoded = decoder.decode(&chunk.records);
-        self.ready.extend(chunk.batches(decoded, self.cut, &self.table)?);
+        let given = match self.leaves_out {
+            None => {
+                let decoded = decoder.decode(&chunk.records);
+                chunk.batches(decoded, self.cut, &self.table)
+            }
+            Some(text) => {
+                let sifted = decoder.sift(&chunk.records);
+                chunk.good_batches(sifted, text, self.cut, &self.table)
+            }
+        };
+        self.give(given?);
         Ok(())
     }
 
+    fn give(&mut self, given: Given) {
+        self.ready.extend(given.batches);
+        self.malformed = given.malformed;
+    }
+
     /// Reads the rows that decide the types of columns. From a pipe these are the rows of the first batch: waiting for
-    /// more could take for ever.
+    /// more could take for ever. If none of them can be read, it is those of the first batch that has one which can.
     fn take_sample(&mut self) -> Result<(), ReadError> {
         let (mut rows, mut bytes) = (0, 0);
         while rows < SAMPLE_ROWS && bytes < SAMPLE_BYTES {
             let Some(chunk) = self.next_chunk()? else { break };
-            rows += chunk.records.len();
+            rows += chunk.rows();
             bytes += chunk.records.bytes();
+            let can_tell = self.leaves_out.is_none() || TextDecoder::can_tell_columns(self.format, &chunk.records);
             self.sample.push_back(chunk);
-            if self.current.as_ref().is_some_and(|current| !current.input.is_regular()) {
+            if can_tell && self.current.as_ref().is_some_and(|current| !current.input.is_regular()) {
                 break;
             }
         }
@@ -183,7 +242,8 @@ impl TextSource {
             (None, Some(width)) => self.headerless(width)?,
         };
         let sample: Vec<_> = self.sample.iter().map(|chunk| &chunk.records).collect();
-        let decoder = TextDecoder::from_sample(self.format, &header, &self.nulls, &self.declared, &sample);
+        let infer = if self.leaves_out.is_some() { TextDecoder::from_good_records } else { TextDecoder::from_sample };
+        let decoder = infer(self.format, &header, &self.nulls, &self.declared, &sample);
         let mut decoder = decoder.map_err(|error| match error {
             SampleError::Record(chunk, error) => located(&self.table, &self.sample[chunk].origin, error),
             SampleError::Columns(problem) => self.in_first_file(problem),
@@ -225,7 +285,7 @@ impl TextSource {
             records: self.cut.rows.get() as usize,
             bytes: usize::try_from(self.cut.bytes.get()).unwrap_or(usize::MAX),
         };
-        let mut chunk = Chunk { records: Records::default(), origin: Origin::default() };
+        let mut chunk = Chunk::default();
         while !chunk.records.is_full(limit) {
             let Some(current) = &mut self.current else {
                 match self.files.pop_front() {
@@ -235,15 +295,15 @@ impl TextSource {
                 continue;
             };
             if current.input.bytes().is_empty() {
-                let filled = current.input.fill(chunk.records.is_empty());
+                let filled = current.input.fill(chunk.is_empty());
                 match filled.map_err(|error| error.in_row(current.row))? {
                     Fill::Bytes => {}
-                    Fill::Silence if chunk.records.is_empty() => continue,
+                    Fill::Silence if chunk.is_empty() => continue,
                     Fill::Silence => break,
                     Fill::End => {
                         current.end(&mut self.splitter, &mut chunk)?;
                         self.current = None;
-                        if self.cut.at_files && !chunk.records.is_empty() {
+                        if self.cut.at_files && !chunk.is_empty() {
                             break;
                         }
                         continue;
@@ -252,7 +312,7 @@ impl TextSource {
             }
             current.split(&mut self.splitter, &mut chunk, limit)?;
         }
-        Ok((!chunk.records.is_empty()).then_some(chunk))
+        Ok((!chunk.is_empty()).then_some(chunk))
     }
 
     fn open(&self, file: &FileToRead) -> Result<Current, ReadError> {
@@ -268,20 +328,79 @@ impl TextSource {
 }
 
 impl Chunk {
-    /// The batches of the records. Values can be larger than their text; each chunk is cut for itself, so that nothing has to be
-    /// copied.
+    fn is_empty(&self) -> bool {
+        self.rows() == 0
+    }
+
+    /// Rows in the files, malformed ones included.
+    fn rows(&self) -> usize {
+        self.records.len() + self.records.malformed().len()
+    }
+
+    /// The batches of the records.
     fn batches(self, decoded: Result<RecordBatch, RecordError>, cut: Cut, table: &FileTable) -> Decoded {
         let batch = decoded.map_err(|error| located(table, &self.origin, error))?;
-        let mut cutter = Cutter::new(cut.rows, cut.bytes);
-        let mut batches = cutter.push(batch, self.origin);
-        batches.extend(cutter.finish());
-        Ok(batches.into_iter().map(|(rows, origin)| Batch::new(rows, origin)).collect())
+        Ok(Given { batches: cut_into(batch, self.origin, cut), malformed: None })
     }
+
+    /// The batches of the records that can be read, at least one, and those that cannot.
+    fn good_batches(
+        self,
+        sifted: Result<Sifted, RecordError>,
+        text: RecordText,
+        cut: Cut,
+        table: &FileTable,
+    ) -> Decoded {
+        let Sifted { batch, left_out } = sifted.map_err(|error| located(table, &self.origin, error))?;
+        if self.rows() == batch.num_rows() {
+            return Ok(Given { batches: cut_into(batch, self.origin, cut), malformed: None });
+        }
+        let origin = if left_out.is_empty() {
+            self.origin.clone()
+        } else {
+            let mut left_out = left_out.iter().map(|error| error.record).peekable();
+            let is_good = |record: &usize| left_out.next_if_eq(record).is_none();
+            self.origin.take((0..self.records.len()).filter(is_good))
+        };
+        let schema = batch.schema();
+        let mut batches = cut_into(batch, origin, cut);
+        if batches.is_empty() {
+            batches.push(Batch::new(RecordBatch::new_empty(schema), Origin::default()));
+        }
+        Ok(Given { batches, malformed: Some(self.malformed_rows(left_out, text)) })
+    }
+
+    /// Those that the splitter has put aside and those that could not be decoded, in the order of the files.
+    fn malformed_rows(&self, left_out: Vec<RecordError>, text: RecordText) -> MalformedRows {
+        let mut rows = MalformedRows::default();
+        let mut split = self.records.malformed().iter().enumerate().peekable();
+        let mut left_out = left_out.into_iter().peekable();
+        loop {
+            let is_split =
+                |(_, (before, _)): &(usize, &(usize, _))| left_out.peek().is_none_or(|error| *before <= error.record);
+            if let Some((at, (_, malformed))) = split.next_if(is_split) {
+                rows.push(malformed.clone(), self.malformed.slice(at..at + 1));
+            } else if let Some(error) = left_out.next() {
+                let origin = self.origin.slice(error.record..error.record + 1);
+                rows.push(text.malformed(&self.records, error), origin);
+            } else {
+                return rows;
+            }
+        }
+    }
+}
+
+/// Values can be larger than their text; each chunk is cut for itself, so that nothing has to be copied.
+fn cut_into(batch: RecordBatch, origin: Origin, cut: Cut) -> Vec<Batch> {
+    let mut cutter = Cutter::new(cut.rows, cut.bytes);
+    let mut batches = cutter.push(batch, origin);
+    batches.extend(cutter.finish());
+    batches.into_iter().map(|(rows, origin)| Batch::new(rows, origin)).collect()
 }
 
 impl Current {
     fn split(&mut self, splitter: &mut Splitter, chunk: &mut Chunk, limit: Limit) -> Result<(), ReadError> {
-        let before = chunk.records.len();
+        let before = (chunk.records.len(), chunk.records.malformed().len());
         let taken = splitter.push(self.input.bytes(), &mut chunk.records, limit);
         self.count(chunk, before);
         self.input.consume(taken.map_err(|problem| self.malformed(problem))?);
@@ -289,15 +408,25 @@ impl Current {
     }
 
     fn end(&mut self, splitter: &mut Splitter, chunk: &mut Chunk) -> Result<(), ReadError> {
-        let before = chunk.records.len();
+        let before = (chunk.records.len(), chunk.records.malformed().len());
         let finished = splitter.finish(&mut chunk.records);
         self.count(chunk, before);
         finished.map_err(|problem| self.malformed(problem))
     }
 
-    fn count(&mut self, chunk: &mut Chunk, before: usize) {
-        let rows = chunk.records.len() - before;
-        chunk.origin.extend(Origin::consecutive(self.file, self.row, rows));
+    /// Numbers what has come since there were so many records, and so many malformed ones.
+    fn count(&mut self, chunk: &mut Chunk, (mut records, malformed): (usize, usize)) {
+        let Chunk { records: all, origin, malformed: origin_of_malformed } = chunk;
+        for (before, _) in &all.malformed()[malformed..] {
+            self.number(origin, before - records);
+            self.number(origin_of_malformed, 1);
+            records = *before;
+        }
+        self.number(origin, all.len() - records);
+    }
+
+    fn number(&mut self, origin: &mut Origin, rows: usize) {
+        origin.extend(Origin::consecutive(self.file, self.row, rows));
         self.row += rows as u64;
     }
 

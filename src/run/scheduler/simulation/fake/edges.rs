@@ -37,6 +37,7 @@ impl Fake<'_> {
                     pieces.push(cutter.held.drain(..index(cut)).collect());
                 }
             }
+            None if rows.is_empty() => {}
             None => pieces.push(rows.to_vec()),
         }
         let held_bytes = cutter.held.len() as u64 * weight;

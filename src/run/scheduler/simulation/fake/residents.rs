@@ -1,9 +1,11 @@
 //! Resident stages of a random history: what they read, and what they give.
 
+use std::sync::atomic::Ordering;
+
 use proptest::prelude::*;
 
-use super::{Fake, Kind, Lane, index};
-use crate::plan::StageId;
+use super::{Fake, Kind, Lane, UNREAD, failure, index, is_poison};
+use crate::plan::{StageId, Verdict};
 use crate::run::scheduler::*;
 
 impl Fake<'_> {
@@ -28,8 +30,17 @@ impl Fake<'_> {
             return;
         }
         resident.given = to;
-        let rows = (from..to).map(|row| row + stage.index() as u64 * 1000).collect();
-        self.produce(stage, rows);
+        let rows = (from..to).map(|row| row + stage.index() as u64 * 1000);
+        let rejects = self.shapes[stage.index()].has_rejects();
+        let (bad, good): (Vec<u64>, Vec<u64>) = rows.partition(|&row| rejects && is_poison(row));
+        let unread = (!bad.is_empty()).then(|| {
+            UNREAD.fetch_add(bad.len() as u64, Ordering::Relaxed);
+            let failures = vec![failure(Verdict::Schema); bad.len()];
+            Unread::new(self.store(bad, 1), failures)
+        });
+        // As executors do it, also without rows.
+        let outputs = vec![Output { port: 0, batch: self.make(stage, good) }];
+        self.push(Lane::Stage(stage), Event::Produced { stage, outputs, unread });
     }
 
     /// Takes batches until it has enough rows, and closes its input; then it gives them all at once.
@@ -91,6 +102,9 @@ impl Fake<'_> {
 
     fn produce(&mut self, stage: StageId, rows: Vec<u64>) {
         let batch = self.make(stage, rows);
-        self.push(Lane::Stage(stage), Event::Produced { stage, outputs: vec![Output { port: 0, batch }] });
+        self.push(
+            Lane::Stage(stage),
+            Event::Produced { stage, outputs: vec![Output { port: 0, batch }], unread: None },
+        );
     }
 }
