@@ -20,6 +20,7 @@ mod line_reader;
 mod lines;
 mod memory;
 mod parquet_file;
+mod raw_bytes;
 mod records;
 mod run_ahead;
 mod splitter;
@@ -40,6 +41,7 @@ pub use error::{EncodeError, Problem, RecordError};
 pub use file_encoder::{EncodeMode, FileEncoder};
 pub use line_reader::LineReader;
 pub use memory::{DecodeError, decode, encode};
+pub use raw_bytes::{BYTES, MOST_BYTES, has_bytes};
 pub use records::{Limit, Records};
 pub use run_ahead::RunAhead;
 pub use splitter::Splitter;
@@ -64,6 +66,8 @@ pub enum Format {
     Lines,
     /// A row for each file, as it is. Only read.
     Binary,
+    /// One value: all that a process writes or is given, as it is. Only on pipes.
+    Bytes,
 }
 
 impl Format {
@@ -78,6 +82,7 @@ impl Format {
             Self::Arrow => "arrow",
             Self::Lines => "lines",
             Self::Binary => "binary",
+            Self::Bytes => "bytes",
         }
     }
 
@@ -91,7 +96,7 @@ impl Format {
             Self::Parquet => &["parquet", "pq"],
             Self::Arrow => &["arrow", "arrows", "feather", "ipc"],
             Self::Lines => &["txt", "log", "lines"],
-            Self::Binary => &[],
+            Self::Binary | Self::Bytes => &[],
         }
     }
 

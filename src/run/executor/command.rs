@@ -14,7 +14,7 @@ use super::guardian::ProcessEnd;
 use super::resident::failure;
 use super::talk::{Body, Output, Talk, Voice};
 use crate::batch::{Batch, BatchError, Columns, Rows, Text};
-use crate::format::{self, DecodeError, Format};
+use crate::format::{self, DecodeError, EncodeError, Format};
 use crate::plan::{ColumnType, Verdict};
 use crate::run::scheduler::{Failure, Scope};
 
@@ -184,7 +184,8 @@ pub(super) fn text(format: Format, batch: &Batch) -> Result<VecDeque<Bytes>, Fai
     let mut input = Vec::new();
     format::encode(format, &batch.records().map_err(unreadable)?, &mut input).map_err(|error| {
         let message = format!("the batch cannot be written as {}: {error}", format.word());
-        failure(Scope::Opening, Verdict::Schema, message)
+        let is_of_a_row = matches!(error, EncodeError::NullBytes { .. });
+        failure(if is_of_a_row { Scope::Rows } else { Scope::Opening }, Verdict::Schema, message)
     })?;
     Ok(VecDeque::from([Bytes::from(input)]))
 }
