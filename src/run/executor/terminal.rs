@@ -4,19 +4,25 @@
 //! foreground group, and what is typed to end a program (Ctrl-C) comes to this process alone.
 
 use std::io;
-use std::os::fd::OwnedFd;
-
-pub fn stdin() -> io::Result<OwnedFd> {
-    Ok(rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stdin(), FIRST)?)
-}
-
-pub fn stdout() -> io::Result<OwnedFd> {
-    Ok(rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stdout(), FIRST)?)
-}
-
-pub fn stderr() -> io::Result<OwnedFd> {
-    Ok(rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stderr(), FIRST)?)
-}
+use std::os::fd::{BorrowedFd, OwnedFd};
 
 /// Copies are none of the standard descriptors.
 const FIRST: i32 = 3;
+
+/// # Errors
+/// If there are no descriptors left, as for the others.
+pub fn stdin() -> io::Result<OwnedFd> {
+    copy(rustix::stdio::stdin())
+}
+
+pub fn stdout() -> io::Result<OwnedFd> {
+    copy(rustix::stdio::stdout())
+}
+
+pub fn stderr() -> io::Result<OwnedFd> {
+    copy(rustix::stdio::stderr())
+}
+
+fn copy(fd: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    Ok(rustix::io::fcntl_dupfd_cloexec(fd, FIRST)?)
+}
