@@ -134,7 +134,7 @@ class _RecordHandler(_StderrHandler):
 
 
 def begin_logging(to_terminal: bool = False) -> None:
-    """For the worker only: what any logger and `warnings` say goes to the coordinator, or to who reads standard error."""
+    """For the worker only: what any logger and `warnings` say goes to the coordinator, or is text on standard error."""
     handler = _StderrHandler() if to_terminal else _RecordHandler()
     if to_terminal:
         handler.setFormatter(logging.Formatter("%(levelname)s %(name)s: %(message)s"))
