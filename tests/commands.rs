@@ -249,3 +249,115 @@ fn a_program_that_is_not_there_is_not_one_that_says_127() {
         ran.stderr
     );
 }
+
+#[test]
+fn each_file_goes_through_a_process_as_it_is() {
+    let stages = "
+files:
+  read: { path: 'files/*', format: binary }
+contents:
+  from: files
+  sql: SELECT bytes FROM files
+packed:
+  from: contents
+  batch: { rows: 1 }
+  command: { run: [gzip, -cn], input: bytes, output: bytes }
+unpacked:
+  from: packed
+  batch: { rows: 1 }
+  command: { run: [gzip, -dc], input: bytes, output: bytes }
+sums:
+  from: unpacked
+  batch: { rows: 1 }
+  command: { run: [sha256sum], input: bytes, output: lines }
+sink:
+  from: sums
+  write: sums.txt
+all:
+  from: unpacked
+  workers: 1
+  command: { shell: 'cat >> all', input: bytes, output: none }
+";
+    let scene = Scene::with_python("", stages, "");
+    for (name, text) in [("a", "first\n"), ("b", ""), ("c", "third\r\n\0")] {
+        scene.write(&format!("files/{name}"), text);
+    }
+    scene.run().within(BOUND).ends_with(0);
+    assert_eq!(scene.read("all"), "first\nthird\r\n\0");
+    let sums = scene.read("sums.txt");
+    let starts: Vec<&str> = sums.lines().map(|line| &line[..8]).collect();
+    assert_eq!(starts, ["b640e840", "e3b0c442", "5771b08a"], "{sums}");
+    scene.assert_clean();
+}
+
+#[test]
+fn a_command_may_give_all_of_its_output_as_one_row() {
+    let stages = "
+picture:
+  command: { shell: 'printf \"\\\\377\\\\n\\\\0\"', output: bytes }
+length:
+  from: picture
+  sql: SELECT encode(bytes, 'hex') AS hex FROM picture
+sink:
+  from: length
+  write: sink.jsonl
+";
+    let scene = Scene::with_python("", stages, "");
+    scene.run().within(BOUND).ends_with(0);
+    assert_eq!(scene.read("sink.jsonl"), "{\"hex\":\"ff0a00\"}\n");
+    scene.assert_clean();
+}
+
+#[test]
+fn a_null_has_no_bytes() {
+    let stages = "
+rows:
+  read: in.jsonl
+joined:
+  from: rows
+  command: { run: [cat], input: bytes, output: lines }
+  on_error: reject
+sink:
+  from: joined
+  write: sink.txt
+rejected:
+  from: joined.rejected
+  write: rejected.csv
+";
+    let scene = Scene::with_python("", stages, "");
+    scene.write("in.jsonl", "{\"a\":\"x\"}\n{\"a\":null}\n{\"a\":\"y\\n\"}\n");
+    scene.run().within(BOUND).ends_with(0);
+    assert_eq!(scene.read("sink.txt"), "xy\n");
+    assert!(scene.read("rejected.csv").contains("a value of column `a` is null"), "{}", scene.read("rejected.csv"));
+    // What is known only when rows come.
+    scene.write("in.jsonl", "{\"a\":1,\"b\":2}\n");
+    scene.run().within(BOUND).ends_with(3).says(&["plan::unexpected_type", "there are `a`, `b`"]);
+    let pipeline =
+        scene.read("pipeline.yaml").replace("read: in.jsonl", "command: { run: [cat, in.jsonl], output: jsonl }");
+    scene.write("pipeline.yaml", &pipeline);
+    scene.run().within(BOUND).ends_with(1).says(&["bytes are written from one column; there are `a`, `b`"]);
+    scene.write("in.jsonl", "{\"a\":1}\n");
+    scene.run().within(BOUND).ends_with(1).says(&["column `a` is Int64, and only binary and text are bytes"]);
+}
+
+#[test]
+fn a_command_may_be_given_and_give_an_array_of_objects() {
+    let stages = "
+rows:
+  command: { shell: 'echo \"[{\\\"a\\\": 1}, {\\\"a\\\": 2}]\"', output: json }
+same:
+  from: rows
+  command: { shell: 'tee -a seen', input: json, output: json }
+after_one_another:
+  from: same
+  command: { shell: 'tr -d \"[],\"', input: json, output: json }
+sink:
+  from: after_one_another
+  write: sink.jsonl
+";
+    let scene = Scene::with_python("", stages, "");
+    scene.run().within(BOUND).ends_with(0);
+    assert_eq!(scene.read("seen"), "[\n{\"a\":1},\n{\"a\":2}\n]\n");
+    assert_eq!(scene.read("sink.jsonl"), "{\"a\":1}\n{\"a\":2}\n");
+    scene.assert_clean();
+}

@@ -133,9 +133,12 @@ class _RecordHandler(_StderrHandler):
             self.handleError(record)
 
 
-def begin_logging() -> None:
-    """For the worker only: what any logger and `warnings` say goes to the coordinator."""
-    logging.getLogger().handlers = [_RecordHandler()]
+def begin_logging(to_terminal: bool = False) -> None:
+    """For the worker only: what any logger and `warnings` say goes to the coordinator, or is text on standard error."""
+    handler = _StderrHandler() if to_terminal else _RecordHandler()
+    if to_terminal:
+        handler.setFormatter(logging.Formatter("%(levelname)s %(name)s: %(message)s"))
+    logging.getLogger().handlers = [handler]
     log.handlers = []
     log.propagate = True
     log.setLevel(logging.NOTSET)

@@ -128,8 +128,11 @@ def _become_worker(frame: Frame, template: int) -> NoReturn:
         os.setsid()
         process.die_with_parent(template)
         process.reset_signals()
-        connection, stdout, stderr, *shown = frame.fds
-        _set_stdio(stdout, stderr)
+        connection, *others = frame.fds
+        has_terminal = (frame.text or {}).get("terminal")
+        stdin = others.pop(0) if has_terminal else os.open(os.devnull, os.O_RDONLY)
+        stdout, stderr, *shown = others
+        _set_stdio(stdin, stdout, stderr)
         process.close_fds_except({0, 1, 2, connection, *shown})
         start = WorkerStart(frame.attempt, connection, shown, frame.text or {})
         start.confine()
@@ -140,9 +143,8 @@ def _become_worker(frame: Frame, template: int) -> NoReturn:
     process.end_with(run)
 
 
-def _set_stdio(stdout: int, stderr: int) -> None:
-    empty = os.open(os.devnull, os.O_RDONLY)
-    for source, target in ((empty, 0), (stdout, 1), (stderr, 2)):
+def _set_stdio(stdin: int, stdout: int, stderr: int) -> None:
+    for source, target in ((stdin, 0), (stdout, 1), (stderr, 2)):
         os.dup2(source, target, inheritable=True)
     # New streams: those of the template may have been made for files, which can seek.
     sys.stdout = sys.__stdout__ = _text_stream(1)  # type: ignore[assignment, misc]

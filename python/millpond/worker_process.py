@@ -15,7 +15,7 @@ from typing import Any, NoReturn
 
 import pyarrow as pa
 
-from . import allocator, context, errors, printed, process
+from . import allocator, context, errors, printed, process, terminal
 from .frame import PROTOCOL, Channel, Flag, Frame, Kind, ProtocolError
 from .keyed import KeyedStage
 from .leases import Leases
@@ -36,9 +36,9 @@ EXIT_BROKEN = 70
 _STATE_PORT = 0xFFFF_FFFF
 
 
-def run(channel: Channel) -> NoReturn:
+def run(channel: Channel, is_in_foreground: bool = False) -> NoReturn:
     """The life of a worker process. Ends it without the interpreter's teardown, which may hang in user threads."""
-    context.begin_logging()
+    context.begin_logging(to_terminal=is_in_foreground)
     try:
         status = Worker(channel).serve()
     except SystemExit as error:  # User code asked for it: the coordinator sees the status.
@@ -120,6 +120,7 @@ class Worker:
         except SystemExit:
             raise
         except BaseException as error:
+            terminal.examine(error)
             self._fail(Frame(Kind.ERROR, stage=frame.stage), error)
             return
         self._end_copies()
@@ -163,6 +164,7 @@ class Worker:
         except SystemExit:
             raise
         except BaseException as error:
+            terminal.examine(error)
             rows = stage.rows if isinstance(stage, KeyedStage) else None
             error_frame = Frame(Kind.ERROR, stage=frame.stage, attempt=frame.attempt)
             answer = [self._failure(error_frame, error, stage.row, rows)]

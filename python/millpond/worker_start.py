@@ -22,7 +22,7 @@ from millpond.frame import Channel
 
 @dataclasses.dataclass
 class WorkerStart:
-    """What a worker begins with, beside its standard output and error."""
+    """What a worker begins with, beside its standard input, output and error."""
 
     worker: int
     # Descriptors: its socket, and where it shows its stacks.
@@ -42,16 +42,21 @@ class WorkerStart:
         enter(self.text)
         os.nice(self.text.get("nice", 0))
         sys.argv = ["millpond-worker"]
-        terminal.take_away()
+        is_in_foreground = bool(self.text.get("terminal"))
+        if is_in_foreground:
+            terminal.give()
+        else:
+            terminal.take_away()
         faulthandler.enable(file=2)
         for fd in self.shown:
             stacks.show_in(fd)
 
         from millpond import context, printed, worker_process
 
-        printed.take_over()
+        if not is_in_foreground:
+            printed.take_over()
         context.worker.start(self.worker, self.text.get("devices") or {})
-        worker_process.run(Channel(socket.socket(fileno=self.connection)))
+        worker_process.run(Channel(socket.socket(fileno=self.connection)), is_in_foreground)
 
     def execute(self) -> NoReturn:
         """Becomes an interpreter of its own, which runs this."""

@@ -94,10 +94,26 @@ fn dictionary_bytes(array: &dyn Array, value: &DataType, rows: Range<usize>) -> 
         return width * rows.len();
     }
     let dictionary = array.as_any_dictionary();
-    let (keys, values) = (dictionary.normalized_keys(), dictionary.values());
+    let values = dictionary.values();
     if values.is_empty() {
         return OFFSET * rows.len();
     }
+    let keys = dictionary.normalized_keys();
     valid_rows(array, rows.clone(), |row| array_bytes(values.as_ref(), keys[row]..keys[row] + 1)) - OFFSET * rows.len()
         + rows.filter(|row| array.is_null(*row)).count() * OFFSET
+}
+
+#[cfg(test)]
+mod tests {
+    use arrow::array::{DictionaryArray, Int8Array, StringArray};
+    use arrow::datatypes::Int8Type;
+
+    use super::*;
+
+    #[test]
+    fn a_dictionary_without_values_has_nulls_alone() {
+        let (keys, values) = (Int8Array::from(vec![None; 3]), StringArray::from(Vec::<&str>::new()));
+        let array = DictionaryArray::<Int8Type>::new(keys, std::sync::Arc::new(values));
+        assert_eq!(array_bytes(&array, 0..3), 3 * OFFSET);
+    }
 }

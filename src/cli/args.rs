@@ -197,6 +197,10 @@ pub struct RunArgs {
     /// or failed. Ctrl-C ends.
     #[arg(long, conflicts_with_all = ["resume", "rejected"])]
     pub watch: bool,
+    /// Runs the code of stages in the foreground, so that it can be talked to: `breakpoint()`, `input()` and, after an exception, the debugger have
+    /// the terminal. One worker at a time, no time limits of stages, and the first failure ends the run.
+    #[arg(long, conflicts_with_all = ["watch", "chaos", "dry_run"])]
+    pub debug: bool,
     /// How long the run may take, such as `90s` or `2h`. Then it is ended as an interrupt would end it, and has failed.
     #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
     pub timeout: Option<Duration>,

@@ -3,6 +3,7 @@
 mod args;
 mod cgroup;
 mod cores;
+mod debug;
 mod dry_run;
 mod env;
 mod exit_code;

@@ -11,7 +11,7 @@ use super::exit_code::Exit;
 use super::load::{self, Extent};
 use super::resume::{self, Earlier, Purpose};
 use super::summary_file::{SummaryFile, append, write_own};
-use super::{cores, dry_run, env, hooks, output, watch};
+use super::{cores, debug, dry_run, env, hooks, output, watch};
 use crate::diagnostic::{Diagnostic, SourceText};
 use crate::environment::usable_cores;
 use crate::plan::{Asked, Moment, Plan, Stage, StageId, StageKind, Verdict, WriteMode};
@@ -36,6 +36,11 @@ pub fn run(args: &RunArgs) -> Exit {
     if args.dry_run {
         return dry_run::dry_run(args);
     }
+    let settled = if args.debug { debug::settled(args) } else { Ok(args.clone()) };
+    let args = match &settled {
+        Ok(args) => args,
+        Err(exit) => return *exit,
+    };
     let asked = args.until.as_ref().map(|stage| Asked {
         of: stage.clone(),
         limit: None,
@@ -133,6 +138,9 @@ fn prepared_run(args: &RunArgs, extent: Extent<'_>) -> Result<Exit, Exit> {
     }
     plan.log_level = args.log_level;
     plan.hooks.iter_mut().for_each(|hook| hook.plan.log_level = args.log_level);
+    if args.debug {
+        debug::go_to_foreground(&mut plan)?;
+    }
     load::keep_to_memory(&mut plan, &args.workers)?;
     cores::check(&plan, &usable_cores())?;
     let python = if plan.needs_python() { Some(env::python_host(&plan)?) } else { None };
@@ -166,6 +174,7 @@ fn prepared_run(args: &RunArgs, extent: Extent<'_>) -> Result<Exit, Exit> {
     let corrects = record.corrects.as_ref().and_then(|id| Some(earlier?.folder.with_file_name(id)));
     let surroundings =
         Surroundings { python, cores, chaos, forced, corrects, now: record.now, started: record.started };
+    let _terminal = args.debug.then(debug::Terminal::now);
     Ok(carry_out(args, plan, &record, surroundings, &signals))
 }
 

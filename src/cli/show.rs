@@ -50,6 +50,7 @@ fn run_for(args: &ShowArgs, to: &str, format: FormatSpec) -> Exit {
         timeout: None,
         summary: None,
         format: DiagnosticFormat::Human,
+        debug: false,
         log_level: LogLevel::default(),
         chaos: None,
         chaos_rate: 0.0,

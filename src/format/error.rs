@@ -65,6 +65,12 @@ pub enum EncodeError {
     NoLine { columns: Vec<String> },
     #[error("there are {rows} rows without any column, which this format cannot tell from none")]
     NoColumns { rows: usize },
+    #[error("bytes are written from one column; there are {}", list(columns))]
+    NotOneColumn { columns: Vec<String> },
+    #[error("column `{column}` is {data_type}, and only binary and text are bytes")]
+    NotBytes { column: String, data_type: DataType },
+    #[error("a value of column `{column}` is null, and has no bytes")]
+    NullBytes { column: String },
     #[error("row {row} of the batch contains a line break, so that it would become more than one line")]
     LineBreak { row: usize },
     #[error("`partition_by` names `{column}`, which is no column of the rows that come; there are {}", list(found))]

@@ -14,7 +14,7 @@ use super::compression::{BlockWriter, Compressor};
 use super::deferred::{Deferred, in_the_making};
 use super::error::EncodeError;
 use super::parquet_file::ParquetWriter;
-use super::{Compression, Format, csv, jsonl, lines};
+use super::{Compression, Format, csv, jsonl, lines, raw_bytes};
 use crate::batch::{Cutter, Origin, Text};
 
 /// How batches of Parquet and Arrow files are cut, whatever the cut of the batches that come in.
@@ -86,7 +86,7 @@ impl<W: Write + Send> FileEncoder<W> {
                 }
             }
             Format::Binary => unreachable!("the plan refuses to write it"),
-            Format::Csv | Format::Tsv | Format::Jsonl | Format::Json | Format::Lines => {
+            Format::Csv | Format::Tsv | Format::Jsonl | Format::Json | Format::Lines | Format::Bytes => {
                 let mut output = Output::new(output, compression)?;
                 output.write_all(&encode_text(format, header, &RecordBatch::new_empty(schema.clone()))?)?;
                 if format == Format::Json {
@@ -252,6 +252,7 @@ fn encode_text(format: Format, header: bool, batch: &RecordBatch) -> Result<Vec<
             }
         }
         Format::Lines => lines::encode(batch, &mut text)?,
+        Format::Bytes => raw_bytes::encode(batch, &mut text)?,
         Format::Tsv => csv::encode(batch, b'\t', header, &mut text)?,
         _ => csv::encode(batch, b',', header, &mut text)?,
     }

@@ -17,7 +17,7 @@ use super::file_encoder::{EncodeMode, FileEncoder};
 use super::records::{Limit, Records};
 use super::splitter::Splitter;
 use super::text_decoder::{SampleError, TextDecoder, declared_schema, headerless};
-use super::{Compression, Format, lines, text_decoder};
+use super::{Compression, Format, lines, raw_bytes, text_decoder};
 use crate::batch::{Columns, ConformError};
 
 const ARROW_MAGIC: &[u8] = b"ARROW1";
@@ -54,19 +54,20 @@ pub fn encode(format: Format, batch: &RecordBatch, out: &mut Vec<u8>) -> Result<
 }
 
 /// Reads a whole table. Columns that are not `declared` are inferred from the first rows, as they are for files. No bytes at
-/// all are a table without rows, with the declared columns.
-pub fn decode(format: Format, bytes: &[u8], declared: &[(String, DataType)]) -> Result<RecordBatch, DecodeError> {
+/// all are a table without rows, with the declared columns; as [`Format::Bytes`], they are a row like any others.
+pub fn decode(format: Format, text: &[u8], declared: &[(String, DataType)]) -> Result<RecordBatch, DecodeError> {
     match format {
-        _ if bytes.is_empty() && format != Format::Lines => {
+        Format::Bytes => raw_bytes::decode(text).map_err(|problem| DecodeError::Record { row: 1, problem }),
+        _ if text.is_empty() && format != Format::Lines => {
             Ok(RecordBatch::new_empty(Arc::new(declared_schema(declared))))
         }
-        Format::Csv => decode_text(format, Splitter::csv(&Dialect::default()), bytes, declared),
-        Format::Tsv => decode_text(format, Splitter::csv(&Dialect::with_delimiter(b'\t')), bytes, declared),
-        Format::Jsonl => decode_text(format, Splitter::jsonl(), bytes, declared),
-        Format::Json => decode_text(format, Splitter::json(), bytes, declared),
-        Format::Lines => lines::decode(bytes).map_err(DecodeError::from)?.records().map_err(DecodeError::Arrow),
-        Format::Arrow => decode_arrow(bytes, declared),
-        Format::Parquet => decode_parquet(bytes, declared),
+        Format::Csv => decode_text(format, Splitter::csv(&Dialect::default()), text, declared),
+        Format::Tsv => decode_text(format, Splitter::csv(&Dialect::with_delimiter(b'\t')), text, declared),
+        Format::Jsonl => decode_text(format, Splitter::jsonl(), text, declared),
+        Format::Json => decode_text(format, Splitter::json(), text, declared),
+        Format::Lines => lines::decode(text).map_err(DecodeError::from)?.records().map_err(DecodeError::Arrow),
+        Format::Arrow => decode_arrow(text, declared),
+        Format::Parquet => decode_parquet(text, declared),
         Format::Binary => unreachable!("only files are read so"),
     }
 }

@@ -21,6 +21,7 @@ mod lines;
 mod malformed;
 mod memory;
 mod parquet_file;
+mod raw_bytes;
 mod records;
 mod run_ahead;
 mod splitter;
@@ -42,6 +43,7 @@ pub use file_encoder::{EncodeMode, FileEncoder};
 pub use line_reader::LineReader;
 pub use malformed::{Malformed, RecordText, Sifted};
 pub use memory::{DecodeError, decode, encode};
+pub use raw_bytes::{BYTES, MOST_BYTES, has_bytes};
 pub use records::{Limit, Records};
 pub use run_ahead::RunAhead;
 pub use splitter::Splitter;
@@ -66,6 +68,8 @@ pub enum Format {
     Lines,
     /// A row for each file, as it is. Only read.
     Binary,
+    /// One value: all that a process writes or is given, as it is. Only on pipes.
+    Bytes,
 }
 
 impl Format {
@@ -80,6 +84,7 @@ impl Format {
             Self::Arrow => "arrow",
             Self::Lines => "lines",
             Self::Binary => "binary",
+            Self::Bytes => "bytes",
         }
     }
 
@@ -93,7 +98,7 @@ impl Format {
             Self::Parquet => &["parquet", "pq"],
             Self::Arrow => &["arrow", "arrows", "feather", "ipc"],
             Self::Lines => &["txt", "log", "lines"],
-            Self::Binary => &[],
+            Self::Binary | Self::Bytes => &[],
         }
     }
 

@@ -19,7 +19,7 @@ use super::resolve::Resolver;
 use super::stage::{ColumnType, Command, CommandMode, Port, Python, Read, Sql, StageKind};
 use crate::batch::{self, LINE};
 use crate::diagnostic::{Code, Diagnostic, did_you_mean};
-use crate::format::{Format, column_type};
+use crate::format::{BYTES, Format, column_type, has_bytes};
 use crate::spec::expect::{EXPECT, ROWS};
 use crate::spec::sub_pipeline::params;
 use crate::spec::{Document, StageDraft};
@@ -75,7 +75,10 @@ impl Look<'_> {
             let main = match kind {
                 StageKind::Read(read) => self.of_read(read, self.cuts[at], waits[at], &mut looked_at),
                 StageKind::Sql(sql) => self.of_query(at, sql, &known, &mut checker, problems),
-                StageKind::Command(command) => self.of_command(at, command, &known),
+                StageKind::Command(command) => {
+                    problems.extend(self.no_bytes(at, command, &known));
+                    self.of_command(at, command, &known)
+                }
                 StageKind::Expect(expect) => self.of_expect(at, expect, &known, &mut checker, problems),
                 StageKind::Python(_) | StageKind::Write(_) => None,
             };
@@ -124,8 +127,29 @@ impl Look<'_> {
         match (command.mode, command.output) {
             (CommandMode::Row, _) => row_command_columns(&*self.input(at, known)?).ok(),
             (_, Some(Format::Lines)) => Some(declared(&[(LINE.to_owned(), DataType::Utf8)])),
+            (_, Some(Format::Bytes)) => Some(declared(&[(BYTES.to_owned(), DataType::Binary)])),
             _ => None,
         }
+    }
+
+    /// What comes to a command that is given bytes, and is none.
+    fn no_bytes(&self, at: usize, command: &Command, known: &KnownColumns) -> Option<Diagnostic> {
+        let columns = self.input(at, known).filter(|_| command.input == Some(Format::Bytes))?;
+        let message = match &columns.fields()[..] {
+            [field] if has_bytes(field.data_type()) || batch::is_open(field.data_type()) => return None,
+            [field] => {
+                let word = column_type::word(field.data_type()).unwrap_or_else(|| field.data_type().to_string());
+                format!("the column `{}` is {word}, and `input: bytes` is for binary and text", field.name())
+            }
+            fields => {
+                let names = fields.iter().map(|field| format!("`{}`", field.name())).collect::<Vec<_>>().join(", ");
+                format!("`input: bytes` is for rows with one column; there are {names}")
+            }
+        };
+        let draft = &self.document.stages[at];
+        let span = draft.span(&["command", "input"]);
+        let help = "select the column whose values the program is to read, with a `sql` stage in front";
+        Some(Diagnostic::new(Code::PlanUnexpectedType, span, message).help(help.to_owned()).through(draft.alias))
     }
 
     /// The columns that come to a stage that is no query.

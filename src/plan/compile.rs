@@ -342,6 +342,7 @@ fn build(document: &Document, settings: &Settings, analysis: Analysis) -> Result
         workers: settings.workers.get(),
         seed: document.seed,
         log_level: LogLevel::default(),
+        is_in_foreground: false,
     })
 }
 

@@ -14,6 +14,7 @@ mod expect;
 mod failing;
 mod file;
 mod fit;
+mod foreground;
 mod graph;
 mod hook;
 mod left_out;

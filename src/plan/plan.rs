@@ -95,6 +95,8 @@ pub struct Plan {
     pub seed: u64,
     /// What workers tell of what code logs whose stage does not say.
     pub log_level: LogLevel,
+    /// Whether the code of stages has the terminal (`run --debug`).
+    pub is_in_foreground: bool,
 }
 
 impl Plan {

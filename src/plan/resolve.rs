@@ -240,6 +240,10 @@ impl Resolver<'_> {
             CommandModeSpec::Stream => self.stream_command(shape),
             CommandModeSpec::Batch | CommandModeSpec::Once => {}
         }
+        if shape.output == PipeFormatSpec::Bytes && !returns.is_empty() {
+            let message = "a command with `output: bytes` gives the column `bytes`, and no others";
+            self.report(Code::PlanBadOption, &["command", "returns"], message);
+        }
         let files = self.task_files(spec, shape, &line);
         Some(Command {
             line,
@@ -442,9 +446,11 @@ fn pipe_format(spec: PipeFormatSpec) -> Option<Format> {
     match spec {
         PipeFormatSpec::Lines => Some(Format::Lines),
         PipeFormatSpec::Jsonl => Some(Format::Jsonl),
+        PipeFormatSpec::Json => Some(Format::Json),
         PipeFormatSpec::Csv => Some(Format::Csv),
         PipeFormatSpec::Tsv => Some(Format::Tsv),
         PipeFormatSpec::Arrow => Some(Format::Arrow),
+        PipeFormatSpec::Bytes => Some(Format::Bytes),
         PipeFormatSpec::None => None,
     }
 }

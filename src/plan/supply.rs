@@ -76,7 +76,7 @@ impl Supply {
         // What a byte of the file takes in memory: short numbers and empty fields take more than as text, keys of objects nothing.
         let in_memory = match read.format {
             Format::Csv | Format::Tsv | Format::Parquet => 2,
-            Format::Jsonl | Format::Json | Format::Lines | Format::Arrow | Format::Binary => 1,
+            Format::Jsonl | Format::Json | Format::Lines | Format::Arrow | Format::Binary | Format::Bytes => 1,
         };
         let FileSizes { bytes, .. } = sizes;
         let rows = bytes / sizes.row.unwrap_or(ROW).max(1) + 1;

@@ -333,6 +333,7 @@ fn format_word(format: Format) -> &'static str {
         Format::Arrow => "arrow",
         Format::Lines => "lines",
         Format::Binary => "binary",
+        Format::Bytes => "bytes",
     }
 }
 

@@ -51,6 +51,12 @@ impl Capture {
         Ok((capture, [stdout, stderr]))
     }
 
+    /// A capture of a process that has the terminal: there is nothing to hear.
+    pub fn of_nothing() -> Self {
+        let channel = || Channel { pipe: None, bytes: Vec::new(), overflowed: false };
+        Self { stdout: channel(), stderr: channel(), ended: None, time: Duration::ZERO }
+    }
+
     fn channel(&mut self, stream: Stream) -> &mut Channel {
         match stream {
             Stream::Stdout => &mut self.stdout,

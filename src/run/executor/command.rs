@@ -13,8 +13,9 @@ use rustix::pipe::{PipeFlags, fcntl_setpipe_size, pipe_with};
 use super::guardian::ProcessEnd;
 use super::resident::failure;
 use super::talk::{Body, Output, Talk, Voice};
+use super::terminal;
 use crate::batch::{Batch, BatchError, Columns, Rows, Text};
-use crate::format::{self, DecodeError, Format};
+use crate::format::{self, DecodeError, EncodeError, Format};
 use crate::plan::{ColumnType, Verdict};
 use crate::run::scheduler::{Failure, Scope};
 
@@ -40,8 +41,9 @@ pub struct Pipes {
 
 pub struct OurEnds {
     pub(super) stdin: OwnedFd,
-    pub(super) stdout: OwnedFd,
-    pub(super) stderr: OwnedFd,
+    /// `None` where the process has the terminal, as for `stderr`.
+    pub(super) stdout: Option<OwnedFd>,
+    pub(super) stderr: Option<OwnedFd>,
     pub(super) end: OwnedFd,
 }
 
@@ -72,8 +74,22 @@ impl Pipes {
             // Refused where a user's pipes have taken all that they may; a pipe of the usual size does the same, slower.
             let _ = fcntl_setpipe_size(fd, PIPE_BYTES);
         }
-        let ours = OurEnds { stdin: our_stdin, stdout: our_stdout, stderr: our_stderr, end: our_end };
+        let ours = OurEnds { stdin: our_stdin, stdout: Some(our_stdout), stderr: Some(our_stderr), end: our_end };
         Ok(Self { ours, theirs: vec![stdin, stdout, stderr], end })
+    }
+
+    /// Gives the process the terminal in the place of those pipes through which no rows go.
+    ///
+    /// # Errors
+    /// If there are no descriptors left.
+    pub fn with_terminal(mut self, gives_rows: bool) -> io::Result<Self> {
+        self.ours.stderr = None;
+        self.theirs[2] = terminal::stderr()?;
+        if !gives_rows {
+            self.ours.stdout = None;
+            self.theirs[1] = terminal::stdout()?;
+        }
+        Ok(self)
     }
 }
 
@@ -184,7 +200,8 @@ pub(super) fn text(format: Format, batch: &Batch) -> Result<VecDeque<Bytes>, Fai
     let mut input = Vec::new();
     format::encode(format, &batch.records().map_err(unreadable)?, &mut input).map_err(|error| {
         let message = format!("the batch cannot be written as {}: {error}", format.word());
-        failure(Scope::Opening, Verdict::Schema, message)
+        let is_of_a_row = matches!(error, EncodeError::NullBytes { .. });
+        failure(if is_of_a_row { Scope::Rows } else { Scope::Opening }, Verdict::Schema, message)
     })?;
     Ok(VecDeque::from([Bytes::from(input)]))
 }

@@ -33,6 +33,7 @@ mod source_command;
 pub mod stage;
 mod sync;
 mod talk;
+mod terminal;
 mod worker;
 mod worker_clock;
 mod worker_life;

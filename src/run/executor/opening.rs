@@ -59,7 +59,7 @@ pub fn open(plan: &Plan, stage: &Stage) -> Frame {
         "by_key": !partition_by.is_empty(),
         "unread": is_unread,
         // One attempt is all that a row gets which raises, so that the others need not be tried again for it.
-        "skips": stage.on_error != OnError::Fail && stage.retry.exception.get() == 1,
+        "skips": stage.on_error != OnError::Fail && stage.retry.exception.get() == 1 && !plan.ends_at_failure(stage),
         "may_reject": stage.on_error != OnError::Fail,
         "tell_files": stage.checkpoint.is_some(),
         "seed": plan.seed,

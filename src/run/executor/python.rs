@@ -35,6 +35,7 @@ use super::resident::failure;
 use super::shared_memory::SharedMemory;
 use super::shared_state::SharedState;
 use super::sync::Primitives;
+use super::terminal;
 use super::worker::{Current, Opening, Worker};
 use super::worker_clock::WorkerClock;
 use super::worker_life::WorkerLife;
@@ -284,9 +285,7 @@ impl Pool {
         }
         let (connection, socket) = Connection::pair()?;
         poller.add(Token::Worker(worker), connection.fd())?;
-        let name = log_name(worker);
-        let stdout = self.output_pipe(&name, Some(worker), Stream::Stdout, poller)?;
-        let stderr = self.output_pipe(&name, Some(worker), Stream::Stderr, poller)?;
+        let standard = self.standard_fds(worker, poller)?;
         let stage = self.plan.stage(self.classes.get(class).stage);
         let mut env: BTreeMap<String, String> =
             worker_variables(self.threads).into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
@@ -300,6 +299,9 @@ impl Pool {
             text["preload"] = json!(opening::preload(&self.plan));
             text["path"] = json!(opening::path(&self.plan));
         }
+        if self.plan.is_in_foreground {
+            text["terminal"] = json!(true);
+        }
         let core = self.least_used_core(stage.cpus());
         let cores: Vec<u32> = match stage.cpus() {
             Cpus::Any => Vec::new(),
@@ -311,7 +313,7 @@ impl Pool {
         }
         let mut frame = Frame::new(Kind::Fork).with_text(&text);
         frame.attempt = u64::from(worker.0);
-        frame.fds = [socket, stdout, stderr].into_iter().chain(stacks).collect();
+        frame.fds = [socket].into_iter().chain(standard).chain(stacks).collect();
         let mut forked = Worker::new(worker, connection, WorkerLife::of(stage), clock);
         forked.core = core;
         // Sent now, to be read when it lives.
@@ -324,6 +326,17 @@ impl Pool {
             template.connection.send(frame);
         }
         Ok(())
+    }
+
+    /// Standard output and error of a worker; in the foreground, standard input in front of them.
+    fn standard_fds(&mut self, worker: WorkerId, poller: &mut Poller) -> io::Result<Vec<OwnedFd>> {
+        if self.plan.is_in_foreground {
+            return Ok(vec![terminal::stdin()?, terminal::stdout()?, terminal::stderr()?]);
+        }
+        let name = log_name(worker);
+        let stdout = self.output_pipe(&name, Some(worker), Stream::Stdout, poller)?;
+        let stderr = self.output_pipe(&name, Some(worker), Stream::Stderr, poller)?;
+        Ok(vec![stdout, stderr])
     }
 
     /// For workers that are to have a core each: the first of those with the fewest workers.

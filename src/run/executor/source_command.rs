@@ -13,6 +13,7 @@ use super::log::OutputLog;
 use super::mailbox::Mailbox;
 use super::resident::{Resident, failure};
 use super::stage::read::{ReadError, Source};
+use super::terminal;
 use crate::batch::FileTable;
 use crate::format::{Compression, Dialect, Encoding, Format};
 use crate::plan::{Read, Stage, StageKind, Verdict};
@@ -31,17 +32,25 @@ pub struct SourcePipes {
 
 pub struct OurEnds {
     stdout: OwnedFd,
-    stderr: OwnedFd,
+    /// `None` where the process has the terminal.
+    stderr: Option<OwnedFd>,
     end: OwnedFd,
 }
 
 impl SourcePipes {
+    /// `has_terminal`: whether the process writes to the terminal what is no row.
+    ///
     /// # Errors
     /// If there are no descriptors left.
-    pub fn new() -> io::Result<Self> {
+    pub fn new(has_terminal: bool) -> io::Result<Self> {
         let stdin = OwnedFd::from(std::fs::File::open("/dev/null")?);
         let (our_stdout, stdout) = pipe_with(PipeFlags::CLOEXEC)?;
-        let (our_stderr, stderr) = pipe_with(PipeFlags::CLOEXEC)?;
+        let (our_stderr, stderr) = if has_terminal {
+            (None, terminal::stderr()?)
+        } else {
+            let (ours, theirs) = pipe_with(PipeFlags::CLOEXEC)?;
+            (Some(ours), theirs)
+        };
         let (our_end, end) = end_pipe()?;
         let ours = OurEnds { stdout: our_stdout, stderr: our_stderr, end: our_end };
         Ok(Self { ours, theirs: vec![stdin, stdout, stderr], end })
@@ -86,6 +95,7 @@ pub fn resident(
     let errors = Arc::new(Mutex::new(Vec::new()));
     let (tail, id, name) = (Arc::clone(&errors), stage.id, stage.name.clone());
     let drain = move || {
+        let Some(stderr) = stderr else { return };
         let mut buffer = [0; 64 << 10];
         while let Ok(length @ 1..) = rustix::io::read(&stderr, &mut buffer) {
             log.write(&name, &Speaker::Command { stage: id }, None, Stream::Stderr, &buffer[..length]);

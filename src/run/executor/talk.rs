@@ -89,8 +89,8 @@ impl Talk {
         let OurEnds { stdin, stdout, stderr, end } = ends;
         Self {
             stdin: Some(stdin),
-            stdout: Some(stdout),
-            stderr: Some(stderr),
+            stdout,
+            stderr,
             end,
             voice,
             input: VecDeque::new(),

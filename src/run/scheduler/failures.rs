@@ -42,6 +42,7 @@ impl Scheduler {
     /// An attempt of a slice failed; its place is free already.
     pub(super) fn slice_failed(&mut self, stage: StageId, id: SliceId, failure: Failure, cause: ExitCause) {
         let retry = self.plan.stage(stage).retry;
+        let ends_at_failure = self.plan.ends_at_failure(self.plan.stage(stage));
         self.touch(stage);
         if cause == ExitCause::Engine && self.slice(stage, id).tries.lose_to_engine() {
             self.again(stage, id);
@@ -58,7 +59,7 @@ impl Scheduler {
         let attempts = slice.tries.total;
         // An import that raises will raise again.
         let permanent = failure.scope != Scope::Rows && !matches!(failure.verdict, Verdict::Crash | Verdict::Oom);
-        let divisible = failure.scope == Scope::Rows && has_input;
+        let divisible = failure.scope == Scope::Rows && has_input && !ends_at_failure;
         let is_retried = !permanent && tried < limit && slice.deserves_another(failure.verdict);
         let will_retry = is_retried || !permanent && divisible && slice.len() > 1;
         let searching = slice.suspected || matches!(slice.step, Step::Blaming(_));

@@ -9,9 +9,9 @@ use crate::run::{Ending, RunEvent};
 /// How long attempts that run may go on after an interrupt.
 const GRACE: Duration = Duration::from_secs(10);
 impl Scheduler {
-    /// The first interrupt lets what runs come to its end; the second one does not.
+    /// The first interrupt lets what runs come to its end; the second one does not. In the foreground, what runs may be waiting for the one who interrupts.
     pub(super) fn interrupted(&mut self) {
-        if self.state != State::Running || self.is_drained() {
+        if self.state != State::Running || self.is_drained() || self.plan.is_in_foreground {
             self.finish(Ending::Interrupted);
             return;
         }

@@ -82,12 +82,17 @@ pub enum PipeFormatSpec {
     Lines,
     /// One JSON object per line.
     Jsonl,
+    /// A JSON array of objects; of standard output, also objects one after the other. Not in mode `stream`.
+    Json,
     /// Comma-separated values.
     Csv,
     /// Tab-separated values.
     Tsv,
     /// Arrow IPC stream.
     Arrow,
+    /// Bytes as they are. To standard input, the values of the only column, which are binary or text, one after the other; null is an error. All of
+    /// standard output is one row with the column `bytes`. Not in mode `stream`.
+    Bytes,
     /// Nothing.
     None,
 }

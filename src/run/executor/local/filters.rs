@@ -132,7 +132,10 @@ impl LocalExecutor {
         };
         let as_columns = !self.plan.is_read_as_lines(stage.id);
         let form = OutputForm { format, as_columns, returns: command.returns.clone() };
-        let pipes = Pipes::new()?;
+        let mut pipes = Pipes::new()?;
+        if self.plan.is_in_foreground {
+            pipes = pipes.with_terminal(true)?;
+        }
         let argv = argv(&command.line);
         let env = self.command_env(stage, &command.line);
         // Its slot is free while it waits, so the guardian must not count it.

@@ -21,6 +21,7 @@ use crate::run::executor::resident::{failure, guarded};
 use crate::run::executor::row_command::{self, Ran};
 use crate::run::executor::source_command::{self, SourcePipes};
 use crate::run::executor::talk::Voice;
+use crate::run::executor::terminal;
 use crate::run::scheduler::{AttemptId, Event, Failure, Output, Scope};
 use crate::run::{Speaker, Stream};
 
@@ -106,7 +107,10 @@ impl LocalExecutor {
                 returns: command.returns.clone(),
             }),
         };
-        let pipes = Pipes::new()?;
+        let mut pipes = Pipes::new()?;
+        if self.plan.is_in_foreground {
+            pipes = pipes.with_terminal(exchange.output.is_some())?;
+        }
         let mailbox = self.mailbox.clone();
         let start = move || {
             mailbox.send(match guarded(|| exchange.run(pipes.ours)) {
@@ -156,14 +160,20 @@ impl LocalExecutor {
             }
         };
         env.extend(self.device_env(attempt));
-        let (capture, [stdout, stderr]) = Capture::new()?;
-        let fds = vec![self.null.try_clone()?, stdout, stderr];
+        // What a command writes for a row are values of it.
+        let (capture, fds) = if self.plan.is_in_foreground && row.is_none() {
+            (Capture::of_nothing(), vec![terminal::stdin()?, terminal::stdout()?, terminal::stderr()?])
+        } else {
+            let (capture, [stdout, stderr]) = Capture::new()?;
+            (capture, vec![self.null.try_clone()?, stdout, stderr])
+        };
         let timeout = allowed(stage);
         let spawn = Spawn { argv: &argv, env: &env, cwd: &stage.cwd, fds, announced: false, timeout, turn };
         let process = self.guardian.spawn(spawn);
         for stream in STREAMS {
-            let pipe = capture.fd(stream).expect("just made");
-            self.poller.add(Token::Command(process, stream), pipe)?;
+            if let Some(pipe) = capture.fd(stream) {
+                self.poller.add(Token::Command(process, stream), pipe)?;
+            }
         }
         let talk = Talk::Loop { capture: Box::new(capture), row };
         self.commands.insert(process, Running { attempt: Some(attempt), stage: stage.id, talk });
@@ -290,7 +300,7 @@ impl LocalExecutor {
     pub(super) fn start_command_source(&mut self, stage: &Stage) -> io::Result<()> {
         let StageKind::Command(command) = &stage.kind else { unreachable!("only commands get here") };
         let format = command.output.expect("a command without output is a task");
-        let pipes = SourcePipes::new()?;
+        let pipes = SourcePipes::new(self.plan.is_in_foreground)?;
         let argv = argv(&command.line);
         let env = self.command_env(stage, &command.line);
         let spawn = Spawn {

@@ -372,6 +372,7 @@ pub fn plan(shapes: &[Shape], workers: u32) -> Plan {
         python: PythonPlan::default(),
         workers,
         log_level: crate::plan::LogLevel::default(),
+        is_in_foreground: false,
         resources: resources(),
         seed: 0,
     }

@@ -1,23 +1,25 @@
-//! [`BinarySource`]: a row for each file.
+//! [`BinarySource`]: a row for each file, or for what a process writes.
 
 use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, LazyLock};
 
-use arrow::array::{BinaryArray, RecordBatch, StringArray};
+use arrow::array::{ArrayRef, BinaryArray, RecordBatch, StringArray};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 
 use super::error::ReadError;
 use super::input::{Canceller, Fill, Input};
 use super::{FileToRead, Target};
 use crate::batch::{Batch, Cutter, FileTable, Origin, Rows};
+use crate::format::{BYTES, Format, MOST_BYTES, Problem};
 use crate::plan::{Cut, Read};
 
-/// Reads files as they are. Each has to fit in a batch.
+/// Reads files as they are. Each has to fit in a batch; what a process writes ([`Format::Bytes`]) has to be no longer than a record may be.
 pub(super) struct BinarySource {
     /// The folder of the pipeline: paths are told from there.
     folder: PathBuf,
+    format: Format,
     files: VecDeque<FileToRead>,
     table: FileTable,
     canceller: Canceller,
@@ -27,12 +29,13 @@ pub(super) struct BinarySource {
     ready: VecDeque<(Rows, Origin)>,
 }
 
-pub(super) fn binary_schema() -> SchemaRef {
-    static SCHEMA: LazyLock<SchemaRef> = LazyLock::new(|| {
-        let fields = [("path", DataType::Utf8), ("bytes", DataType::Binary)];
-        Arc::new(Schema::new(fields.map(|(name, data_type)| Field::new(name, data_type, true)).to_vec()))
-    });
-    Arc::clone(&SCHEMA)
+static PATH_AND_BYTES: LazyLock<SchemaRef> =
+    LazyLock::new(|| schema(&[("path", DataType::Utf8), (BYTES, DataType::Binary)]));
+static BYTES_ALONE: LazyLock<SchemaRef> = LazyLock::new(|| schema(&[(BYTES, DataType::Binary)]));
+
+fn schema(fields: &[(&str, DataType)]) -> SchemaRef {
+    let fields = fields.iter().map(|(name, data_type)| Field::new(*name, data_type.clone(), true));
+    Arc::new(Schema::new(fields.collect::<Vec<_>>()))
 }
 
 impl BinarySource {
@@ -45,8 +48,8 @@ impl BinarySource {
         bytes_read: Arc<AtomicU64>,
     ) -> Self {
         let cutter = Cutter::new(cut.rows, cut.bytes);
-        let (folder, files) = (read.folder.clone(), files.into());
-        Self { folder, files, table, canceller, bytes_read, cut, cutter, ready: VecDeque::new() }
+        let (folder, format, files) = (read.folder.clone(), read.format, files.into());
+        Self { folder, format, files, table, canceller, bytes_read, cut, cutter, ready: VecDeque::new() }
     }
 
     pub(super) fn next_batch(&mut self) -> Result<Option<Batch>, ReadError> {
@@ -59,11 +62,13 @@ impl BinarySource {
             };
             let Target::Path(path) = &file.target else { unreachable!("the plan refuses standard input") };
             let bytes = self.read(path, &file)?;
-            let shown = path.strip_prefix(&self.folder).unwrap_or(path);
-            let shown = shown.to_str().ok_or_else(|| ReadError::PathNotText { path: path.clone() })?;
-            let columns: [arrow::array::ArrayRef; 2] =
-                [Arc::new(StringArray::from(vec![shown])), Arc::new(BinaryArray::from_vec(vec![bytes.as_slice()]))];
-            let row = RecordBatch::try_new(binary_schema(), columns.to_vec()).expect("a row of its columns");
+            let mut columns: Vec<ArrayRef> = vec![Arc::new(BinaryArray::from_vec(vec![bytes.as_slice()]))];
+            if self.format == Format::Binary {
+                let shown = path.strip_prefix(&self.folder).unwrap_or(path);
+                let shown = shown.to_str().ok_or_else(|| ReadError::PathNotText { path: path.clone() })?;
+                columns.insert(0, Arc::new(StringArray::from(vec![shown])));
+            }
+            let row = RecordBatch::try_new(self.schema(), columns).expect("a row of its columns");
             let origin = Origin::consecutive(self.table.register(path), 1, 1);
             self.ready.extend(self.cutter.push(row, origin));
             if self.cut.at_files {
@@ -72,14 +77,25 @@ impl BinarySource {
         }
     }
 
+    pub(super) fn schema(&self) -> SchemaRef {
+        Arc::clone(if self.format == Format::Bytes { &BYTES_ALONE } else { &PATH_AND_BYTES })
+    }
+
     fn read(&self, path: &Path, file: &FileToRead) -> Result<Vec<u8>, ReadError> {
-        let limit = usize::try_from(self.cut.bytes.get()).unwrap_or(usize::MAX).min(i32::MAX as usize);
+        let limit = match self.format {
+            Format::Bytes => MOST_BYTES,
+            _ => usize::try_from(self.cut.bytes.get()).unwrap_or(usize::MAX).min(i32::MAX as usize),
+        };
         let mut input = Input::open(path, file.compression, file.encoding, &self.canceller, &self.bytes_read)?;
         let mut bytes = Vec::new();
         while input.fill(true)? == Fill::Bytes {
             let piece = input.bytes();
             if bytes.len() + piece.len() > limit {
-                return Err(ReadError::LargerThanBatch { path: path.to_owned(), limit });
+                let path = path.to_owned();
+                return Err(match self.format {
+                    Format::Bytes => ReadError::Record { path, row: 1, problem: Problem::TooLong { limit } },
+                    _ => ReadError::LargerThanBatch { path, limit },
+                });
             }
             bytes.extend_from_slice(piece);
             let count = piece.len();

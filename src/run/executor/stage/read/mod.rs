@@ -37,7 +37,7 @@ pub use self::row_groups::Consumer;
 pub use self::sizes::file_sizes;
 
 use self::added::Added;
-use self::binary::{BinarySource, binary_schema};
+use self::binary::BinarySource;
 use self::columnar::ColumnarSource;
 use self::input::STDIN;
 use self::lines::LineSource;
@@ -92,7 +92,7 @@ impl Source {
         let known_size = if read.stdin { None } else { total_size(&paths) };
         let compression = |path: &Path| match read.format {
             // Bytes stay as they are.
-            Format::Binary => read.compression.unwrap_or(Compression::None),
+            Format::Binary | Format::Bytes => read.compression.unwrap_or(Compression::None),
             _ => read.compression.unwrap_or_else(|| Compression::of(path)),
         };
         let encoding = read.encoding;
@@ -118,7 +118,7 @@ impl Source {
         let is_known = known_size.is_some();
         let batches = if read.format == Format::Lines {
             Batches::Lines(Box::new(LineSource::new(cut, as_columns, found, is_known, table, cancel, count)))
-        } else if read.format == Format::Binary {
+        } else if matches!(read.format, Format::Binary | Format::Bytes) {
             Batches::Binary(Box::new(BinarySource::new(read, cut, found, table, cancel, count)))
         } else if read.format.is_text() {
             Batches::Text(Box::new(TextSource::new(read, cut, found, is_known, table, cancel, count)))
@@ -196,7 +196,7 @@ impl Source {
             Batches::Text(text) => text.schema(),
             Batches::Lines(_) => Some(line_schema()),
             Batches::Columnar(columnar) => columnar.schema(),
-            Batches::Binary(_) => Some(binary_schema()),
+            Batches::Binary(binary) => Some(binary.schema()),
         };
         let schema = schema.filter(|schema| !schema.fields().is_empty());
         schema.map(|schema| self.added.as_ref().map_or_else(|| Arc::clone(&schema), |added| added.schema(&schema)))
