@@ -606,7 +606,6 @@ stages:
     insta::assert_snapshot!(problems(yaml), @r"
     plan::unexpected_input 3:21 the stage `a` cannot have `from`: it reads files
     plan::sink_as_input 3:27 stage `b` gives no rows, so nothing can read from it (read from the stage that this sink reads from)
-    plan::on_error_unsupported 3:40 the stage `a` cannot `skip` rows (python stages with `from`, commands in mode `batch` or `row`, queries over one row at a time, and stages with `expect` can)
     plan::missing_input 4:3 the stage `b` needs `from`: the stage whose rows it takes
     plan::sink_as_input 5:14 stage `b` gives no rows, so nothing can read from it (read from the stage that this sink reads from)
     plan::bad_input 6:14 only `sql` stages name their inputs; `d` takes a stage or a list of stages
