@@ -94,7 +94,9 @@ impl TextDecoder {
                 let decoder = JsonlDecoder::of_good_records(sample, SAMPLE_ROWS, declared);
                 Decoder::Jsonl(decoder.map_err(|(chunk, error)| SampleError::Record(chunk, error))?)
             }
-            Format::Lines | Format::Parquet | Format::Arrow | Format::Binary => unreachable!("nothing to decode"),
+            Format::Lines | Format::Parquet | Format::Arrow | Format::Binary | Format::Bytes => {
+                unreachable!("nothing to decode")
+            }
         };
         Ok(Self { decoder })
     }
