@@ -12,6 +12,7 @@ use super::{load, output, test};
 use crate::diagnostic::{Diagnostic, Severity, SourceText, SourceTextError, annotation, render, sarif};
 use crate::plan;
 use crate::spec::{self, Completeness, Given};
+use crate::sql;
 
 type Checked = Result<(Arc<SourceText>, Vec<Diagnostic>), SourceTextError>;
 
@@ -20,7 +21,10 @@ pub fn validate(args: &ValidateArgs) -> Exit {
         Ok(given) => given,
         Err(exit) => return exit,
     };
-    let checked: Vec<Checked> = args.files.par_iter().map(|file| check(file, &given)).collect();
+    let check_all = || args.files.par_iter().map(|file| check(file, &given)).collect::<Vec<Checked>>();
+    // Of many files, most have queries: a stack for each file would take longer than to check it.
+    let threads = rayon::ThreadPoolBuilder::new().num_threads(load::cores().get() as usize).stack_size(sql::ROOM);
+    let checked = threads.build().map_or_else(|_| check_all(), |threads| threads.install(check_all));
     let exit = checked.iter().map(exit_of).find(|exit| *exit != Exit::Success).unwrap_or(Exit::Success);
     let printed = match args.format {
         DiagnosticFormat::Human => human(&checked),

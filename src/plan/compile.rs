@@ -87,8 +87,10 @@ struct Resolved {
 pub fn validate(document: &Document) -> Vec<Diagnostic> {
     let one = Settings { workers: NonZeroU32::MIN, cores: NonZeroU32::MIN, file_sizes: |_| None, columns: |_, _| None };
     let mut problems = document.problems.clone();
-    analyse(document, &one, &mut problems);
-    hook::validate(document, &one, &mut problems);
+    sql::with_room(|| {
+        analyse(document, &one, &mut problems);
+        hook::validate(document, &one, &mut problems);
+    });
     document.fold(&mut problems);
     sort_and_merge(problems)
 }

@@ -47,6 +47,6 @@ pub use growth::Growth;
 pub use pruning::{Bounds, Parts, Pruning};
 pub use query::Query;
 pub use row_wise::RowWise;
-pub use stack::with_room;
+pub use stack::{ROOM, with_room};
 pub use stream::StreamQuery;
 pub use used_columns::UsedColumns;

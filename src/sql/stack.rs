@@ -14,7 +14,10 @@ pub(super) fn on_deep<T>(room: usize, work: impl FnOnce() -> T) -> T {
     stacker::maybe_grow(room, room + AROUND, work)
 }
 
+/// Bytes of a stack on which [`with_room`] need not make another one.
+pub const ROOM: usize = PLANNING + 2 * AROUND;
+
 /// Calls `work` on a stack that has room for all queries that it parses and plans, one after the other.
 pub fn with_room<T>(work: impl FnOnce() -> T) -> T {
-    stacker::maybe_grow(PLANNING + AROUND, PLANNING + 2 * AROUND, work)
+    stacker::maybe_grow(PLANNING + AROUND, ROOM, work)
 }
