@@ -167,7 +167,7 @@ impl Guard {
     fn prepare(&mut self) {
         let most = MOST.min(self.slots as usize);
         for asked in self.turns.first(most).filter(|asked| asked.standby.is_none() && !asked.is_announced) {
-            asked.standby = self.starters.prepare(&asked.text, &asked.fds);
+            asked.standby = self.starters.prepare(&asked.text, &asked.fds, most);
         }
     }
 
@@ -305,5 +305,6 @@ impl Guard {
 fn drain(mut deaths: &UnixStream) {
     use std::io::Read;
     let mut buffer = [0; 64];
-    while matches!(deaths.read(&mut buffer), Ok(1..)) {}
+    // One that is not filled was the last.
+    while deaths.read(&mut buffer).is_ok_and(|read| read == buffer.len()) {}
 }

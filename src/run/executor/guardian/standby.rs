@@ -118,9 +118,10 @@ impl Default for Starters {
 }
 
 impl Starters {
-    /// Begins to make a process; no more than [`MOST`] may wait at once. `None` if there is no thread for it.
-    pub fn prepare(&mut self, text: &Arc<SpawnText>, fds: &Arc<Vec<OwnedFd>>) -> Option<Standby> {
-        if self.threads < MOST {
+    /// Begins to make a process, of which `most` wait at once, at most [`MOST`]. `None` if there is no thread for it.
+    pub fn prepare(&mut self, text: &Arc<SpawnText>, fds: &Arc<Vec<OwnedFd>>, most: usize) -> Option<Standby> {
+        // With one more, it would be woken each time, while the thread of the process that goes is free in a moment.
+        if self.threads < most {
             let queue = Arc::clone(&self.queue);
             let started = thread::Builder::new().name("starter".to_owned()).spawn(move || serve(&queue));
             self.threads += usize::from(started.is_ok());
