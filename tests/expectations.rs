@@ -170,5 +170,8 @@ out: { from: part, write: out/out.txt }",
 fn a_port_that_there_is_not_is_told_from_the_one_that_is_meant() {
     let scene =
         scene("  expect: { where: stars < 9 }\n  on_error: reject\nbad: { from: reviews.rejected, write: bad.jsonl }");
+    // Of text, a source may reject rows by itself.
+    let yaml = scene.read("pipeline.yaml").replace("read: in.csv", "read: in.parquet");
+    scene.write("pipeline.yaml", &yaml);
     scene.run().ends_with(3).says(&["stage `reviews` has no port `rejected`", "`reviews.unexpected`"]);
 }

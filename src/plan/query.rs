@@ -149,7 +149,9 @@ impl Resolver<'_> {
     /// Points at a word of the query.
     fn report_word(&mut self, code: Code, text: &str, word: &str, message: String, help: Option<String>) {
         let Some(node) = query_node(self.draft) else { return };
-        let span = find_word(text, word).and_then(|at| self.place(node, text, at, word.len())).unwrap_or(node.span);
+        let found = if code == Code::PlanUnknownTable { find_table(text, word) } else { None };
+        let found = found.or_else(|| find_word(text, word));
+        let span = found.and_then(|at| self.place(node, text, at, word.len())).unwrap_or(node.span);
         self.report_at(code, span, node.alias, message).help = help;
     }
 
@@ -198,8 +200,22 @@ fn word_length(text: &str, offset: usize) -> usize {
 
 /// Where `word` stands in `text` as a word of its own.
 pub(super) fn find_word(text: &str, word: &str) -> Option<usize> {
+    words(text, word).next()
+}
+
+/// The first place in a query where a word is likely to be the name of a table, and not that of a column.
+fn find_table(text: &str, word: &str) -> Option<usize> {
+    let is_behind = |at: &usize| {
+        let before = text[..*at].trim_end_matches(['"', '(']).trim_end();
+        let last = before.rsplit(|it: char| !it.is_alphanumeric() && it != '_').next().unwrap_or_default();
+        ["from", "join"].iter().any(|keyword| last.eq_ignore_ascii_case(keyword))
+    };
+    words(text, word).find(is_behind)
+}
+
+fn words<'t>(text: &'t str, word: &'t str) -> impl Iterator<Item = usize> + 't {
     let is_part = |character: Option<char>| character.is_some_and(|it| it.is_alphanumeric() || it == '_');
-    text.match_indices(word)
-        .map(|(at, _)| at)
-        .find(|at| !is_part(text[..*at].chars().next_back()) && !is_part(text[at + word.len()..].chars().next()))
+    let places = text.match_indices(word).map(|(at, _)| at);
+    places
+        .filter(move |at| !is_part(text[..*at].chars().next_back()) && !is_part(text[at + word.len()..].chars().next()))
 }

@@ -35,10 +35,19 @@ pub fn event(plan: &Plan, event: &RunEvent, at: Duration) -> Value {
         RunEvent::WorkerExited { worker, pid, reason } => {
             ("worker_exited", json!({"worker": worker.0, "pid": pid, "reason": reason}))
         }
-        RunEvent::AttemptFailed { stage: id, sequence, attempt, verdict, message, will_retry, searching } => (
+        RunEvent::AttemptFailed {
+            stage: id,
+            sequence,
+            attempt,
+            verdict,
+            message,
+            will_retry,
+            begins_search,
+            searching,
+        } => (
             "attempt_failed",
             json!({"stage": stage(plan, *id), "batch": sequence, "attempt": attempt, "verdict": verdict.word(),
-                "message": message, "will_retry": will_retry, "searching": searching}),
+                "message": message, "will_retry": will_retry, "begins_search": begins_search, "searching": searching}),
         ),
         RunEvent::Throttled { stage: id, times, message } => {
             ("throttled", json!({"stage": stage(plan, *id), "times": times, "message": message}))

@@ -34,8 +34,14 @@ pub fn line(plan: &Plan, event: &RunEvent) -> Option<String> {
         }
         // The search for the rows to blame is one story, told by its result.
         RunEvent::AttemptFailed { searching: true, .. } => return None,
-        RunEvent::AttemptFailed { stage: id, sequence, attempt, verdict, message, will_retry, .. } => {
-            let next = if *will_retry { "; tried again" } else { "" };
+        RunEvent::AttemptFailed {
+            stage: id, sequence, attempt, verdict, message, will_retry, begins_search, ..
+        } => {
+            let next = match (begins_search, will_retry) {
+                (true, _) => "; now the rows to blame are searched for",
+                (false, true) => "; tried again",
+                (false, false) => "",
+            };
             let name = stage(plan, *id);
             format!("{name}: batch {sequence}, attempt {attempt}: {}: {message}{next}", verdict.word())
         }

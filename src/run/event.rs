@@ -41,6 +41,8 @@ pub enum RunEvent {
         verdict: Verdict,
         message: String,
         will_retry: bool,
+        /// What is tried next is parts of it, to find the rows to blame.
+        begins_search: bool,
         searching: bool,
     },
     /// A function has asked for fewer calls, so often since that was told last. Its rows rest, and are tried again.

@@ -228,6 +228,9 @@ fn tidy(schema: &mut Schema) {
         if let Some(Value::String(description)) = object.get_mut("description") {
             *description =
                 description.split("\n\n").map(|part| part.replace('\n', " ")).collect::<Vec<_>>().join("\n\n");
+            // Editors show the signs of a description that is not said to be Markdown.
+            let description = description.clone();
+            object.insert("markdownDescription".to_owned(), description.into());
         }
         // Formats such as `uint32` are Rust's and mean nothing to users.
         if object.get("type").is_some_and(|kind| kind == "integer") {

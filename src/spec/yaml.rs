@@ -65,6 +65,29 @@ enum PendingKey {
     Refused,
 }
 
+/// What may be meant by a line that is no YAML, or by the one before it, where the parser has noticed it only later.
+fn hint(text: &str, at: usize) -> Option<String> {
+    let end = text[at..].find('\n').map_or(text.len(), |end| at + end);
+    let lines: Vec<&str> = text[..end].lines().rev().take(2).collect();
+    // Whether what stands before some word of these lines ends as it does before a value, and passes the test.
+    let begins_with = |word: &str, fits: &dyn Fn(&str) -> bool| {
+        let before = lines.iter().flat_map(|line| line.match_indices(word).map(|(at, _)| line[..at].trim_end()));
+        before.into_iter().any(|before| before.ends_with([':', '[', ',', '{', '-']) && fits(before))
+    };
+    if begins_with("${{", &|before| before.contains(['{', '['])) {
+        return Some("quote the expression, as `{` begins a mapping here: `\"${{ … }}\"`".to_owned());
+    }
+    if begins_with("*", &|_| true) {
+        return Some("quote the pattern, as `*` stands for an anchor: `\"*.csv\"`".to_owned());
+    }
+    lines.iter().find_map(|line| {
+        let (key, value) = line.trim().split_once(':')?;
+        let is_key = !key.is_empty() && key.chars().all(|it| it.is_ascii_alphanumeric() || it == '_');
+        let is_value = !value.is_empty() && !value.starts_with([' ', '/', ':']);
+        (is_key && is_value).then(|| format!("write a space after the colon: `{key}: {value}`"))
+    })
+}
+
 impl<'a> Builder<'a> {
     fn new(source: &'a SourceText) -> Self {
         Self {
@@ -87,7 +110,9 @@ impl<'a> Builder<'a> {
                 if error.info().contains("recursion limit") {
                     return too_deep(Span::new(start, start));
                 }
-                Diagnostic::new(Code::YamlSyntax, Span::new(start, start), format!("not valid YAML: {}", error.info()))
+                let message = format!("not valid YAML: {}", error.info());
+                Diagnostic::new(Code::YamlSyntax, Span::new(start, start), message)
+                    .help(hint(self.source.text(), start))
             })?;
             let span = Span::new(self.offsets.byte(place.start), self.offsets.byte(place.end));
             if matches!(event, Event::DocumentStart(_)) {

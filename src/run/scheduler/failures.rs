@@ -6,6 +6,7 @@ use super::AttemptId;
 use super::action::{Action, Reject};
 use super::blame::Blame;
 use super::event::{ExitCause, Failure, Scope};
+use super::rejects::one_too_many;
 use super::scheduler::Scheduler;
 use super::stage_state::{Role, SliceId, Step, Tries, rest};
 use crate::plan::{OnError, StageId, Verdict};
@@ -23,6 +24,7 @@ pub(super) struct Told {
     /// It was one of those that look for the rows to blame.
     pub searching: bool,
     pub will_retry: bool,
+    pub begins_search: bool,
 }
 
 impl Scheduler {
@@ -63,7 +65,9 @@ impl Scheduler {
         let is_retried = !permanent && tried < limit && slice.deserves_another(failure.verdict);
         let will_retry = is_retried || !permanent && divisible && slice.len() > 1;
         let searching = slice.suspected || matches!(slice.step, Step::Blaming(_));
-        self.tell_failed(stage, Told { sequence: id.sequence, attempt: attempts, searching, will_retry }, &failure);
+        let begins_search = will_retry && !is_retried && !searching;
+        let told = Told { sequence: id.sequence, attempt: attempts, searching, will_retry, begins_search };
+        self.tell_failed(stage, told, &failure);
         let slice = self.slice(stage, id);
         match &mut slice.step {
             Step::Blaming(blame) => {
@@ -81,7 +85,7 @@ impl Scheduler {
 
     /// Tells of a failed attempt, and counts it if it is tried again.
     pub(super) fn tell_failed(&mut self, stage: StageId, told: Told, failure: &Failure) {
-        let Told { sequence, attempt, searching, will_retry } = told;
+        let Told { sequence, attempt, searching, will_retry, begins_search } = told;
         self.actions.push(Action::Emit(RunEvent::AttemptFailed {
             searching,
             stage,
@@ -90,6 +94,7 @@ impl Scheduler {
             verdict: failure.verdict,
             message: failure.message.clone(),
             will_retry,
+            begins_search,
         }));
         self.stages[stage.index()].account.retries += u64::from(will_retry);
     }
@@ -133,10 +138,21 @@ impl Scheduler {
     /// Tries the next range of a search, or draws its conclusion.
     pub(super) fn go_on_blaming(&mut self, stage: StageId, id: SliceId) {
         let on_error = self.plan.stage(stage).on_error;
+        let budget = self.plan.stage(stage).budget;
+        let failed = self.stages[stage.index()].account.rows_failed();
         let slice = self.slice(stage, id);
         let rows = slice.len();
         let Step::Blaming(blame) = &slice.step else { return };
         let found = blame.found().first().cloned();
+        // Whatever the other rows are, the run fails when it comes to this one.
+        let one_too_many = match on_error {
+            OnError::Fail => None,
+            OnError::Skip | OnError::Reject => one_too_many(budget, failed, blame.found()),
+        };
+        if let Some((row, failure)) = one_too_many {
+            self.give_up(stage, id, failure, Some(row..row + 1));
+            return;
+        }
         match found {
             Some(reject) if on_error == OnError::Fail => {
                 self.give_up(stage, id, reject.failure, Some(reject.rows));

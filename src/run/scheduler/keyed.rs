@@ -327,7 +327,11 @@ impl Scheduler {
         // An import that raises will raise again.
         let permanent = failure.scope != Scope::Rows && !matches!(failure.verdict, Verdict::Crash | Verdict::Oom);
         let will_retry = !permanent && tried < limit;
-        self.tell_failed(stage, Told { sequence, attempt: attempts, searching: false, will_retry }, &failure);
+        self.tell_failed(
+            stage,
+            Told { sequence, attempt: attempts, searching: false, will_retry, begins_search: false },
+            &failure,
+        );
         if will_retry {
             let rests = self.lane_rests(stage, sequence, lane, tried);
             self.keyed(stage).lanes[lane].is_resting = rests;

@@ -6,7 +6,7 @@ use super::event::{Failure, Scope};
 use super::queue::Reservation;
 use super::scheduler::Scheduler;
 use super::stage_state::StageState;
-use crate::plan::{EdgeId, OnError, Port, StageId, StageKind, Verdict};
+use crate::plan::{Budget, EdgeId, OnError, Port, StageId, StageKind, Verdict};
 use crate::run::{RunEvent, StageFailure};
 
 impl Scheduler {
@@ -24,23 +24,18 @@ impl Scheduler {
         let account = &mut self.stages[stage.index()].account;
         *if kept { &mut account.rejected } else { &mut account.skipped } += rows;
         let failed = account.rows_failed();
+        let first = rejects.first().map(|reject| reject.failure.clone());
+        self.stages[stage.index()].first_failed = self.stages[stage.index()].first_failed.take().or(first);
         let budget = self.plan.stage(stage).budget;
-        let surplus = budget.max_rows.map_or(0, |most| failed.saturating_sub(most));
-        let one_too_many = nth(&rejects, rows.saturating_sub(surplus));
+        let one_too_many = one_too_many(budget, failed - rows, &rejects);
         for (verdict, rows, message) in by_verdict(&rejects) {
             self.actions.push(Action::Emit(RunEvent::Rejected { stage, sequence, rows, kept, verdict, message }));
         }
         if kept {
             self.publish_rejects(stage, batch, rows, rejects, reservations);
         }
-        let Some((row, Failure { verdict, message, traceback, .. })) = one_too_many.filter(|_| surplus > 0) else {
-            return true;
-        };
-        let most = budget.max_rows.unwrap_or_default();
-        let what = format!("{}, and `on_error` allows {most}", rows_have_failed(failed));
-        let message = format!("{what}; the one too many: {}: {message}", verdict.word());
-        let attempts = self.plan.stage(stage).retry.attempts(verdict);
-        let failure = Failure { verdict, scope: Scope::Budget, message, traceback };
+        let Some((row, failure)) = one_too_many else { return true };
+        let attempts = self.plan.stage(stage).retry.attempts(failure.verdict);
         self.fail(StageFailure {
             stage,
             sequence: Some(sequence),
@@ -73,7 +68,7 @@ impl Scheduler {
 
     /// Whether no greater part of the stage's rows has failed than may, now that it has seen all. If not, the run has failed.
     pub(super) fn keeps_to_budget(&mut self, stage: StageId) -> bool {
-        let StageState { account, inputs, .. } = &self.stages[stage.index()];
+        let StageState { account, inputs, first_failed, .. } = &self.stages[stage.index()];
         let (failed, all) = (account.rows_failed(), account.rows_seen(inputs.is_empty()));
         let budget = self.plan.stage(stage).budget;
         if budget.allows_of(failed, all) {
@@ -81,8 +76,13 @@ impl Scheduler {
         }
         // Without the digits that binary fractions add.
         let most = (budget.max_fraction.unwrap_or_default() * 1e8).round() / 1e6;
-        let message = format!("{} of {all}, and `on_error` allows {most} %", rows_have_failed(failed));
-        let failure = Failure { verdict: Verdict::Exception, scope: Scope::Budget, message, traceback: String::new() };
+        let mut message = format!("{} of {all}, and `on_error` allows {most} %", rows_have_failed(failed));
+        let (mut verdict, mut traceback) = (Verdict::Exception, String::new());
+        if let Some(first) = first_failed {
+            message += &format!("; the first: {}: {}", first.verdict.word(), first.message);
+            (verdict, traceback) = (first.verdict, first.traceback.clone());
+        }
+        let failure = Failure { verdict, scope: Scope::Budget, message, traceback };
         self.fail(StageFailure::of_stage(stage, failure));
         false
     }
@@ -120,6 +120,16 @@ fn by_verdict(rejects: &[Reject]) -> Vec<(Verdict, u64, String)> {
         (verdict, rows, format!("{message}{others}"))
     };
     found.into_iter().map(told).collect()
+}
+
+/// The row with which more have failed than may, after `before` others, and what is wrong with that.
+pub(super) fn one_too_many(budget: Budget, before: u64, rejects: &[Reject]) -> Option<(u64, Failure)> {
+    let most = budget.max_rows?;
+    let (row, Failure { verdict, message, traceback, .. }) = nth(rejects, most.checked_sub(before)?)?;
+    let failed = before + rejects.iter().map(Reject::count).sum::<u64>();
+    let what = format!("{}, and `on_error` allows {most}", rows_have_failed(failed));
+    let message = format!("{what}; the one too many: {}: {message}", verdict.word());
+    Some((row, Failure { verdict, scope: Scope::Budget, message, traceback }))
 }
 
 /// The rejected row with this number, and why it is.

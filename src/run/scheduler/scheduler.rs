@@ -563,6 +563,7 @@ fn new_stage(stage: &crate::plan::Stage, plan: &Plan, classes: &Classes) -> Stag
         pace: Pace::default(),
         durations: super::stage_state::Durations::default(),
         account: StageAccount::default(),
+        first_failed: None,
         throttling: super::throttling::Throttling::default(),
         clock: super::clock::StageClock::default(),
     }

@@ -121,6 +121,8 @@ pub struct StageState {
     pub pace: Pace,
     pub durations: Durations,
     pub account: StageAccount,
+    /// Why the first row failed that the stage has gone on without.
+    pub first_failed: Option<Failure>,
     pub throttling: super::throttling::Throttling,
     pub clock: super::clock::StageClock,
 }
