@@ -4,8 +4,7 @@ mod support;
 
 use std::time::Duration;
 
-use rustix::process::Signal;
-use support::{Scene, until};
+use support::Scene;
 
 /// A failing run that takes longer hangs.
 const BOUND: Duration = Duration::from_secs(30);
@@ -193,44 +192,6 @@ fn nothing_that_was_sent_ahead_starts_after_a_failure() {
     let scene = scene(command, &lines);
     scene.run().args(&["--workers", "1"]).within(BOUND).ends_with(1);
     assert!(scene.exists("ran-5") && !scene.exists("ran-6"));
-}
-
-/// A run of one worker whose first row waits for a file, and the process that is to become the next row's.
-fn with_a_standby(scene: &Scene) -> (support::Going<'_>, i32) {
-    let going = scene.run().args(&["--workers", "1"]).within(BOUND).start();
-    // It has the name of the thread that has made it.
-    until("the next process is made", BOUND, || !scene.processes_named("starter").is_empty());
-    let standby = scene.processes_named("starter")[0];
-    (going, standby)
-}
-
-const WAITS: &str =
-    "  command: { mode: row, run: [sh, -c, 'touch ran-$0; until test -e go; do sleep 0.01; done', '{line}'] }";
-
-#[test]
-fn what_dies_before_its_turn_is_started_again() {
-    let scene = scene(WAITS, "a\nb\nc\n");
-    let (going, standby) = with_a_standby(&scene);
-    support::kill(standby, Signal::KILL);
-    scene.write("go", "");
-    let ran = going.end();
-    assert_eq!(ran.code(), Some(0), "{}", ran.stderr);
-    assert_eq!(column(&scene, "line"), ["a", "b", "c"]);
-    assert_eq!(scene.summary()["stages"][1]["account"]["retries"], 1);
-    scene.assert_clean();
-}
-
-#[test]
-fn what_waits_for_its_turn_dies_with_the_coordinator_and_with_the_guardian() {
-    for whose in ["coordinator", "guardian"] {
-        let scene = scene(WAITS, "a\nb\nc\n");
-        let (going, standby) = with_a_standby(&scene);
-        let pid = if whose == "coordinator" { going.pid() } else { support::parent_of(standby) };
-        support::kill(pid, Signal::KILL);
-        drop(going.end());
-        scene.until_gone(Duration::from_secs(2));
-        assert!(scene.exists("ran-a") && !scene.exists("ran-b"), "{whose}");
-    }
 }
 
 #[test]

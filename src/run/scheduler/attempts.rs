@@ -156,9 +156,6 @@ impl Scheduler {
             let duration = self.now.saturating_sub(since);
             state.account.busy += duration;
             state.durations.learn(duration);
-            if matches!(running.host, Host::Process | Host::NextProcess) {
-                self.process_durations.learn(duration);
-            }
         }
     }
 

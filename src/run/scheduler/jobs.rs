@@ -102,7 +102,7 @@ impl Scheduler {
     /// Attempts of the stage that may be dispatched before they can begin.
     fn queue_limit(&self, stage: StageId) -> u32 {
         match self.stages[stage.index()].need {
-            Need::SlotSoon => self.room_ahead(),
+            Need::SlotSoon => self.plan.workers,
             Need::Slot if self.may_queue(stage) => self.plan.stage(stage).workers.max.get(),
             Need::Slot | Need::Thread => 0,
         }

@@ -7,9 +7,6 @@ use super::worker_state::ClassId;
 use super::{AttemptId, WorkerId};
 use crate::plan::StageId;
 
-/// Processes for each slot that may wait for those before them, where these are short.
-const AHEAD_IF_SHORT: u32 = 4;
-
 /// Where an attempt could run right now.
 #[derive(Clone, Copy, Debug)]
 pub enum Place {
@@ -96,16 +93,10 @@ impl Scheduler {
             .find_map(|(stage, class)| self.place_behind(stage, class).map(|place| (stage, place)))
     }
 
-    /// How many processes may wait for those before them to end: one for each slot, or more where so many may have ended before they are heard of.
-    pub(super) fn room_ahead(&self) -> u32 {
-        let each = if self.process_durations.are_short() { AHEAD_IF_SHORT } else { 1 };
-        self.plan.workers.saturating_mul(each)
-    }
-
     /// Whether a process may be asked for that takes the place of the next one to end. Only where it takes that from nobody else: not
     /// while there are workers, or stages that want one.
     fn may_send_ahead(&self) -> bool {
-        let is_room = self.waiting.len() < self.room_ahead() as usize;
+        let is_room = self.waiting.len() < self.plan.workers as usize;
         is_room && self.busy_processes == self.busy_slots && self.ready.all_can_wait()
     }
 

@@ -15,7 +15,7 @@ use super::resources::Resources;
 use super::rest::Resting;
 use super::slices::{Pace, Sight};
 use super::stage_state::{
-    Durations, Estimate, InputState, Jobs, MapHost, Phase, Resident, ResidentInput, Role, SliceId, StageState, Work,
+    Estimate, InputState, Jobs, MapHost, Phase, Resident, ResidentInput, Role, SliceId, StageState, Work,
 };
 use super::worker_state::{Classes, Pool};
 use super::{AttemptId, BatchId};
@@ -48,8 +48,6 @@ pub struct Scheduler {
     pub(super) waiting: VecDeque<AttemptId>,
     /// How many of the slots are taken by processes.
     pub(super) busy_processes: u32,
-    /// Of attempts in processes of their own, of whatever stages.
-    pub(super) process_durations: Durations,
     pub(super) next_attempt: u64,
     pub(super) workers_started: u32,
     /// What is tried again later, and when.
@@ -117,7 +115,6 @@ impl Scheduler {
             ready: Ready::new(stage_count),
             waiting: VecDeque::new(),
             busy_processes: 0,
-            process_durations: Durations::default(),
             next_attempt: 1,
             workers_started: 0,
             resting: BTreeSet::new(),

@@ -5,12 +5,11 @@
 //! coordinator died in whatever way, it kills all that is left and exits.
 //!
 //! Commands can be sent ahead: the guardian starts one the moment another one has ended, so that no core idles while the coordinator
-//! hears of it and decides. The next ones are all but started before that: see [`standby`].
+//! hears of it and decides.
 
 mod descendants;
 mod overdue;
 mod process;
-mod standby;
 mod start;
 mod turns;
 

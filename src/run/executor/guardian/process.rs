@@ -1,11 +1,10 @@
-//! The guardian's own process. Does nothing but start, reap and kill: on one thread, besides those that make what is started next.
+//! The guardian's own process. Single-threaded; does nothing but start, reap and kill.
 
 use std::collections::BTreeMap;
 use std::fs;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -14,8 +13,7 @@ use rustix::process::{Pid, Signal, WaitOptions, getpid, kill_process_group, set_
 
 use super::descendants::kill_descendants;
 use super::overdue::Deadline;
-use super::standby::{MOST, Standby, Starters};
-use super::start::{NO_PROGRAM, Starter};
+use super::start::Starter;
 use super::turns::Turns;
 use super::{ProcessEnd, SpawnText, Turn};
 use crate::run::executor::connection::{Connection, ConnectionError};
@@ -45,7 +43,6 @@ pub fn guard() -> io::Result<()> {
         turns: Turns::default(),
         slots: 0,
         starter: Starter::default(),
-        starters: Starters::default(),
     };
     let result = guard.serve(&deaths);
     kill_descendants();
@@ -56,38 +53,10 @@ struct Guard {
     connection: Connection,
     /// Processes that were asked for and are not reaped, by pid.
     processes: BTreeMap<i32, Started>,
-    /// Processes that are started when there is a slot.
-    turns: Turns<Asked>,
+    /// Frames of processes that are started when there is a slot.
+    turns: Turns<Frame>,
     slots: u32,
     starter: Starter,
-    starters: Starters,
-}
-
-/// A process that was asked for and is not started.
-struct Asked {
-    /// The coordinator's number of the process.
-    process: u64,
-    text: Arc<SpawnText>,
-    fds: Arc<Vec<OwnedFd>>,
-    has_slot: bool,
-    /// Whether its start is told.
-    is_announced: bool,
-    standby: Option<Standby>,
-}
-
-impl Asked {
-    fn read(mut frame: Frame) -> Result<Self, (u64, io::Error)> {
-        let process = frame.attempt;
-        let text = frame.text::<SpawnText>().map_err(|error| (process, io::Error::other(error)))?;
-        Ok(Self {
-            process,
-            text: Arc::new(text),
-            has_slot: Turn::read(&frame) != Turn::Beside,
-            is_announced: frame.flags & FLAG_QUIET == 0,
-            fds: Arc::new(std::mem::take(&mut frame.fds)),
-            standby: None,
-        })
-    }
 }
 
 struct Started {
@@ -96,8 +65,6 @@ struct Started {
     has_slot: bool,
     since: Instant,
     deadline: Option<Deadline>,
-    /// What knows whether it has become its program, if it was made before its turn.
-    standby: Option<Standby>,
 }
 
 impl Guard {
@@ -129,46 +96,25 @@ impl Guard {
                     return Ok(());
                 }
             }
-            self.prepare();
         }
     }
 
     fn handle(&mut self, frame: Frame) {
-        match frame.kind {
-            Kind::Spawn => {
-                let turn = Turn::read(&frame);
-                match Asked::read(frame) {
-                    Ok(asked) => self.ask(asked, turn),
-                    Err((process, error)) => self.tell_failure(process, &error),
-                }
+        match (frame.kind, Turn::read(&frame)) {
+            (Kind::Spawn, Turn::Beside) => self.start(frame),
+            (Kind::Spawn, Turn::Now) => {
+                self.turns.take_slot();
+                self.start(frame);
             }
-            Kind::GoOn => self.turns.go_on(),
-            Kind::StopProcess => self.stop(frame.attempt),
+            (Kind::Spawn, Turn::Next { slots }) => {
+                self.slots = slots;
+                self.turns.wait(frame);
+            }
+            (Kind::GoOn, _) => self.turns.go_on(),
+            (Kind::StopProcess, _) => self.stop(frame.attempt),
             _ => {}
         }
         self.start_waiting();
-    }
-
-    fn ask(&mut self, asked: Asked, turn: Turn) {
-        match turn {
-            Turn::Beside => self.start(asked),
-            Turn::Now => {
-                self.turns.take_slot();
-                self.start(asked);
-            }
-            Turn::Next { slots } => {
-                self.slots = slots;
-                self.turns.wait(asked);
-            }
-        }
-    }
-
-    /// Makes the processes that come next, as far as they can be made before it is their turn.
-    fn prepare(&mut self) {
-        let most = MOST.min(self.slots as usize);
-        for asked in self.turns.first(most).filter(|asked| asked.standby.is_none() && !asked.is_announced) {
-            asked.standby = self.starters.prepare(&asked.text, &asked.fds, most);
-        }
     }
 
     /// Until the next deadline.
@@ -197,47 +143,35 @@ impl Guard {
     }
 
     fn start_waiting(&mut self) {
-        while let Some(asked) = self.turns.next(self.slots) {
-            self.start(asked);
+        while let Some(frame) = self.turns.next(self.slots) {
+            self.start(frame);
         }
     }
 
-    fn start(&mut self, asked: Asked) {
-        let Asked { process, text, fds, has_slot, is_announced, standby } = asked;
-        if let Some(end) = standby.as_ref().and_then(|standby| standby.end) {
-            self.ended(process, has_slot, standby.as_ref(), end, Duration::ZERO);
-            return;
-        }
+    fn start(&mut self, mut frame: Frame) {
+        let fds = std::mem::take(&mut frame.fds);
+        let has_slot = Turn::read(&frame) != Turn::Beside;
+        let mut answer = Frame::new(Kind::Spawned);
+        answer.attempt = frame.attempt;
         let since = Instant::now();
-        let started = match standby.as_ref().and_then(Standby::go) {
-            Some(pid) => Ok(pid),
-            // There may be room for it now.
-            None => self.starter.start(&text, &fds, None),
-        };
-        match started {
-            Ok(pid) => {
-                let deadline = text.timeout.and_then(|timeout| Deadline::new(since, timeout));
-                self.processes.insert(pid, Started { process, has_slot, since, deadline, standby });
-                if is_announced {
-                    let mut answer = Frame::new(Kind::Spawned);
-                    answer.attempt = process;
-                    self.connection.send(answer);
+        let text = frame.text::<SpawnText>().map_err(io::Error::other);
+        match text.and_then(|text| Ok((self.starter.start(&text, &fds)?, text.timeout))) {
+            Ok((pid, timeout)) => {
+                let deadline = timeout.and_then(|timeout| Deadline::new(since, timeout));
+                self.processes.insert(pid, Started { process: frame.attempt, has_slot, since, deadline });
+                if frame.flags & FLAG_QUIET != 0 {
+                    return;
                 }
             }
             Err(error) => {
-                self.tell_failure(process, &error);
+                answer.kind = Kind::SpawnFailed;
+                answer.rows = error.raw_os_error().map_or(0, i32::unsigned_abs);
+                answer.text = error.to_string().into_bytes();
                 if has_slot {
                     self.turns.give_back(false);
                 }
             }
         }
-    }
-
-    fn tell_failure(&mut self, process: u64, error: &io::Error) {
-        let mut answer = Frame::new(Kind::SpawnFailed);
-        answer.attempt = process;
-        answer.rows = error.raw_os_error().map_or(0, i32::unsigned_abs);
-        answer.text = error.to_string().into_bytes();
         self.connection.send(answer);
     }
 
@@ -246,38 +180,24 @@ impl Guard {
             self.kill_groups_of_the_dead();
             match wait(WaitOptions::NOHANG) {
                 Ok(Some((pid, status))) => {
-                    let pid = pid.as_raw_nonzero().get();
-                    let (status, signal) = (status.exit_status(), status.terminating_signal());
-                    let Some(started) = self.processes.remove(&pid) else {
-                        let mut standbys = self.turns.first(MOST).filter_map(|asked| asked.standby.as_mut());
-                        if let Some(standby) = standbys.find(|standby| standby.pid() == Some(pid)) {
-                            standby.end = Some(ProcessEnd { status, signal, is_overdue: false });
-                        }
-                        continue;
+                    let Some(started) = self.processes.remove(&pid.as_raw_nonzero().get()) else { continue };
+                    let end = ProcessEnd {
+                        status: status.exit_status(),
+                        signal: status.terminating_signal(),
+                        is_overdue: started.deadline.as_ref().is_some_and(Deadline::is_over),
                     };
-                    let Started { process, has_slot, since, deadline, standby } = started;
-                    let is_overdue = deadline.as_ref().is_some_and(Deadline::is_over);
-                    let end = ProcessEnd { status, signal, is_overdue };
-                    self.ended(process, has_slot, standby.as_ref(), end, since.elapsed());
+                    let time = started.since.elapsed();
+                    // A core is free now; the coordinator can wait for the time that a start takes.
+                    if started.has_slot {
+                        self.turns.give_back(end.is_good());
+                        self.start_waiting();
+                    }
+                    self.report(started.process, end, time);
                 }
                 Ok(None) | Err(Errno::CHILD) => return,
                 Err(Errno::INTR) => {}
                 Err(_) => return,
             }
-        }
-    }
-
-    /// A process is reaped.
-    fn ended(&mut self, process: u64, has_slot: bool, standby: Option<&Standby>, end: ProcessEnd, time: Duration) {
-        // A core is free now; the coordinator can wait for the time that a start takes.
-        if has_slot {
-            self.turns.give_back(end.is_good());
-            self.start_waiting();
-        }
-        let may_be_none = standby.filter(|_| end.status == Some(NO_PROGRAM));
-        match may_be_none.and_then(Standby::failure) {
-            Some(failure) => self.tell_failure(process, failure),
-            None => self.report(process, end, time),
         }
     }
 
@@ -305,6 +225,5 @@ impl Guard {
 fn drain(mut deaths: &UnixStream) {
     use std::io::Read;
     let mut buffer = [0; 64];
-    // One that is not filled was the last.
-    while deaths.read(&mut buffer).is_ok_and(|read| read == buffer.len()) {}
+    while matches!(deaths.read(&mut buffer), Ok(1..)) {}
 }

@@ -3,9 +3,6 @@
 //! `fork` would copy the guardian's page tables for a process that throws them away at once. Here the child borrows the guardian's
 //! memory, and the guardian stands still until the child has become its program (`CLONE_VM | CLONE_VFORK`). `posix_spawn` does the
 //! same, but knows no signal at the death of the parent: without it, what runs would outlive a guardian that is killed.
-//!
-//! A child may be made before it is its turn, and wait at a [`Gate`]. Only the thread that has made it stands still as long; that thread must live as
-//! long as the guardian, as its end would count as the death of the parent.
 
 use std::collections::BTreeMap;
 use std::ffi::{CStr, CString, OsString, c_char, c_int, c_void};
@@ -21,17 +18,13 @@ use rustix::process::{
 use signal_hook::consts::{SIGCHLD, SIGHUP, SIGINT, SIGPIPE, SIGTERM};
 
 use super::SpawnText;
-use super::standby::Gate;
 
 const CLONE_VM: c_int = 0x100;
 const CLONE_VFORK: c_int = 0x4000;
-const CLONE_PARENT_SETTID: c_int = 0x10_0000;
 const SIG_SETMASK: c_int = 2;
 const SIG_DFL: usize = 0;
 /// Room for the few calls that the child makes before it is its program.
 const STACK_BYTES: usize = 64 << 10;
-/// Exit status of a process that did not become its program, as shells have it. Programs may have it, too.
-pub const NO_PROGRAM: c_int = 127;
 /// Programs whose places are remembered.
 const REMEMBERED: usize = 1000;
 /// Where programs are looked for if `PATH` is not set.
@@ -62,18 +55,16 @@ impl Starter {
     /// Starts a program in a session of its own, in its folder, with `fds` as its standard input, output, error, and
     /// descriptor 3. It is killed when the guardian dies. Returns its pid.
     ///
-    /// With a `gate`, its process waits there until it is opened, and so does this call.
-    ///
     /// # Errors
-    /// Why it could not be started. Its process is not reaped if it had come to the gate.
-    pub fn start(&mut self, text: &SpawnText, fds: &[OwnedFd], gate: Option<&Gate>) -> io::Result<i32> {
+    /// Why it could not be started.
+    pub fn start(&mut self, text: &SpawnText, fds: &[OwnedFd]) -> io::Result<i32> {
         let Some((program, _)) = text.argv.split_first() else {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "there is no program to start"));
         };
         let name = (program.clone(), text.env.get("PATH").cloned());
         let found = self.found.get(&name);
         let programs = found.cloned().into_iter().chain(candidates(program, text)?).collect::<Vec<_>>();
-        let (pid, at) = start(text, fds, &programs, gate)?;
+        let (pid, at) = start(text, fds, &programs)?;
         let is_bare = !program.contains('/');
         if is_bare && found != programs.get(at) {
             if self.found.len() >= REMEMBERED {
@@ -86,7 +77,7 @@ impl Starter {
 }
 
 /// Starts the first of `programs` that there is. Returns its pid, and which one it was.
-fn start(text: &SpawnText, fds: &[OwnedFd], programs: &[CString], gate: Option<&Gate>) -> io::Result<(i32, usize)> {
+fn start(text: &SpawnText, fds: &[OwnedFd], programs: &[CString]) -> io::Result<(i32, usize)> {
     let argv = strings(&text.argv)?;
     let env = environment(text)?;
     let cwd = CString::new(text.cwd.as_str())?;
@@ -95,28 +86,27 @@ fn start(text: &SpawnText, fds: &[OwnedFd], programs: &[CString], gate: Option<&
         programs,
         argv: &pointers(&argv),
         script_argv: script_argv(&argv),
-        // SAFETY: nothing in this process changes the environment.
+        // SAFETY: this process has one thread, and nothing in it changes the environment.
         env: if env.is_empty() { unsafe { environ } } else { env_pointers.as_ptr() },
         cwd: &cwd,
         fds,
-        gate,
         guardian: Some(getpid()),
         mask: [0; 16],
         tried: 0,
         failure: None,
     };
     let pid = run(&mut child)?;
-    // Who waits for the gate reaps as well.
-    if child.failure.is_some() && gate.is_none() {
-        let _ = waitpid(Some(pid), WaitOptions::empty());
-    }
     match child.failure {
         None => Ok((pid.as_raw_nonzero().get(), child.tried)),
         Some(Failure::Folder(errno)) => {
+            let _ = waitpid(Some(pid), WaitOptions::empty());
             let reason = io::Error::from(errno);
             Err(io::Error::new(reason.kind(), format!("its folder `{}` cannot be entered: {reason}", text.cwd)))
         }
-        Some(Failure::Program(errno)) => Err(errno.into()),
+        Some(Failure::Program(errno)) => {
+            let _ = waitpid(Some(pid), WaitOptions::empty());
+            Err(errno.into())
+        }
     }
 }
 
@@ -129,7 +119,6 @@ struct Child<'a> {
     env: *const *const c_char,
     cwd: &'a CStr,
     fds: &'a [OwnedFd],
-    gate: Option<&'a Gate>,
     guardian: Option<Pid>,
     /// The signals that the guardian itself does not take.
     mask: SignalSet,
@@ -158,10 +147,7 @@ fn run(child: &mut Child<'_>) -> io::Result<Pid> {
         let mask = child.mask;
         let end = stack.as_mut_ptr().add(STACK_BYTES);
         let end = end.sub(end as usize % 16);
-        // Whoever reaps must know it as soon as it is there.
-        let known = child.gate.map_or(null_mut(), |gate| gate.pid.as_ptr());
-        let flags = CLONE_VM | CLONE_VFORK | SIGCHLD | if known.is_null() { 0 } else { CLONE_PARENT_SETTID };
-        let pid = clone(become_program, end.cast(), flags, std::ptr::from_mut(child).cast(), known);
+        let pid = clone(become_program, end.cast(), CLONE_VM | CLONE_VFORK | SIGCHLD, std::ptr::from_mut(child).cast());
         let error = io::Error::last_os_error();
         sigprocmask(SIG_SETMASK, &raw const mask, null_mut());
         if pid < 0 {
@@ -176,7 +162,7 @@ extern "C" fn become_program(child: *mut c_void) -> c_int {
     // SAFETY: `run` passes a pointer to its child, and does nothing with it until this process has gone.
     let child = unsafe { &mut *child.cast::<Child<'_>>() };
     child.failure = Some(child.exec());
-    NO_PROGRAM
+    127
 }
 
 impl Child<'_> {
@@ -185,11 +171,6 @@ impl Child<'_> {
         if let Err(errno) = self.prepare() {
             return Failure::Program(errno);
         }
-        if let Some(gate) = self.gate {
-            gate.pass();
-        }
-        // SAFETY: the mask is the guardian's own.
-        unsafe { sigprocmask(SIG_SETMASK, &raw const self.mask, null_mut()) };
         if let Err(errno) = chdir(self.cwd) {
             return Failure::Folder(errno);
         }
@@ -229,6 +210,8 @@ impl Child<'_> {
         for (number, fd) in self.fds.iter().enumerate() {
             give(fd.as_fd(), number)?;
         }
+        // SAFETY: the mask is the guardian's own.
+        unsafe { sigprocmask(SIG_SETMASK, &raw const self.mask, null_mut()) };
         Ok(())
     }
 }

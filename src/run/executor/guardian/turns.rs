@@ -33,11 +33,6 @@ impl<T> Turns<T> {
         self.is_held_up |= !is_good;
     }
 
-    /// Those that are started next, at most `most`.
-    pub fn first(&mut self, most: usize) -> impl Iterator<Item = &mut T> {
-        self.waiting.iter_mut().take(most)
-    }
-
     pub fn go_on(&mut self) {
         self.is_held_up = false;
     }
