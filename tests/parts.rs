@@ -59,6 +59,23 @@ fn a_run_of_which_nothing_is_left_succeeds() {
 }
 
 #[test]
+fn rejected_rows_are_shown_however_many_there_are() {
+    let stages = "
+numbers: { read: numbers.csv }
+parts: { from: numbers, sql: SELECT 10 / (n - 1) AS n FROM numbers, on_error: { reject: { max_rows: 0 } } }
+out: { from: parts, write: out.csv }
+";
+    let scene = Scene::with_python("", stages, "");
+    scene.write("numbers.csv", &numbers(1..=5));
+    scene.run().ends_with(4);
+    let mut program = std::process::Command::new(env!("CARGO_BIN_EXE_millpond"));
+    let shown = program.arg("show").arg(scene.path("pipeline.yaml")).arg("parts.rejected").output();
+    let shown = shown.expect("the program starts");
+    let text = String::from_utf8(shown.stdout).expect("text");
+    assert!(shown.status.success() && text.contains("division by zero") && text.ends_with("1 row\n"), "{text}");
+}
+
+#[test]
 fn rows_of_a_stage_are_shown() {
     let scene = scene();
     let show = |args: &[&str]| {

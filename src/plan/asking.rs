@@ -49,7 +49,7 @@ pub fn run_until(document: &mut Document, asked: &Asked) -> Result<(), AskError>
 /// # Errors
 /// If there is no such stage, or it gives no rows.
 pub fn show(document: &mut Document, asked: &Asked) -> Result<(), AskError> {
-    document.spares_sinks = true;
+    document.is_shown = true;
     ask(document, asked)
 }
 

@@ -210,6 +210,9 @@ impl Resolver<'_> {
     }
 
     pub fn budget(&self) -> Budget {
+        if self.document.is_shown {
+            return Budget::default();
+        }
         let spec = self.draft.spec.on_error.as_ref().and_then(|spec| spec.budget());
         spec.map_or_else(Budget::default, |spec| Budget { max_rows: spec.max_rows, max_fraction: spec.max_fraction })
     }

@@ -117,7 +117,7 @@ fn needed(document: &Document, connections: Connections<'_>, reasons: &[Option<R
     let mut before = vec![Vec::new(); document.stages.len()];
     links.iter().for_each(|link| before[link.to].push(link.from));
     let is_spared = |draft: &StageDraft| {
-        document.spares_sinks && draft.kind() == Some("write") && !matches!(draft.sharing, Sharing::Sink(_))
+        document.is_shown && draft.kind() == Some("write") && !matches!(draft.sharing, Sharing::Sink(_))
     };
     let afters = afters.iter().filter(|after| !is_spared(&document.stages[after.from]));
     afters.for_each(|after| before[after.to].push(after.from));

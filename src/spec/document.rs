@@ -42,8 +42,8 @@ pub struct Document {
     pub secrets: BTreeMap<String, String>,
     /// Names of stages, if not all of the pipeline is asked for, but only what these do.
     pub asked_for: BTreeSet<String>,
-    /// Whether those that are asked for do not wait for sinks, as none is to be written.
-    pub spares_sinks: bool,
+    /// Whether rows of those that are asked for are only looked at: they wait for no sink, as none is written, and any number of rows may fail.
+    pub is_shown: bool,
     pub problems: Vec<Diagnostic>,
 }
 
@@ -172,7 +172,7 @@ impl Document {
             seed: self.seed,
             secrets: self.secrets.clone(),
             asked_for: BTreeSet::new(),
-            spares_sinks: false,
+            is_shown: false,
             problems: Vec::new(),
         }
     }

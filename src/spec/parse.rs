@@ -130,7 +130,7 @@ fn empty(map: &Arc<SourceText>, source: &SourceText, given: &Given, problems: Ve
         seed: given.seed,
         secrets: BTreeMap::new(),
         asked_for: BTreeSet::new(),
-        spares_sinks: false,
+        is_shown: false,
         problems,
     }
 }
