@@ -94,3 +94,17 @@ bad: { from: worked.rejected, write: bad.jsonl }
     ran.says(&["ValueError: seven", "rows.csv, row 8 "]);
     scene.assert_clean();
 }
+
+#[test]
+fn one_name_may_stand_for_many_inputs() {
+    let stages = "
+src: { foreach: { k: [0, 10, 20] }, command: { run: [seq, '${{ each.k }}', '${{ each.k + 9 }}'], output: lines } }
+sink: { from: src, write: { path: out.txt, format: lines }, order: any }
+";
+    let scene = Scene::new(stages, "");
+    scene.run().ends_with(0);
+    let text = scene.read("out.txt");
+    let mut found: Vec<u64> = text.lines().map(|line| line.parse().expect("a number")).collect();
+    found.sort_unstable();
+    assert_eq!(found, (0..30).collect::<Vec<_>>());
+}

@@ -159,3 +159,19 @@ fn show_writes_no_sink_and_until_those_that_are_waited_for() {
     assert_eq!(scene.read("out/first.csv"), numbers(0..20_000));
     assert!(!scene.exists("out/last.csv") && !scene.exists("seen"));
 }
+
+#[test]
+fn a_publication_that_fails_names_what_is_published() {
+    let stages = "
+rows: { read: rows.csv }
+first: { from: rows, write: out/first.csv }
+foreign: { after: first, command: { shell: mkdir -p out/last.csv/x } }
+again: { after: foreign, read: { path: out/first.csv } }
+last: { from: again, write: out/last.csv }
+";
+    let scene = Scene::new(stages, "");
+    scene.write("rows.csv", &numbers(0..3));
+    let ran = scene.run().ends_with(6);
+    assert!(ran.stderr.contains("`first`") && ran.stderr.contains("published"), "{}", ran.stderr);
+    assert_eq!(scene.read("out/first.csv"), numbers(0..3));
+}

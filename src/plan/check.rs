@@ -192,7 +192,7 @@ pub fn concurrency(draft: &StageDraft, kind: Option<&StageKind>) -> Option<Diagn
 }
 
 /// Only what works batch by batch, or has several inputs to read, can take rows as they come.
-pub fn order(draft: &StageDraft, kind: Option<&StageKind>) -> Option<Diagnostic> {
+pub fn order(draft: &StageDraft, kind: Option<&StageKind>, inputs: usize) -> Option<Diagnostic> {
     if draft.spec.order? == RowOrderSpec::Preserve {
         return None;
     }
@@ -202,7 +202,7 @@ pub fn order(draft: &StageDraft, kind: Option<&StageKind>) -> Option<Diagnostic>
         ("python" | "command", _) if !has_from => "it gets no rows",
         ("python", _) if keeps_state(draft) => "what it keeps depends on the order of its rows",
         ("sql", Some(StageKind::Sql(sql))) if !sql.row_wise => "its query works on all rows together",
-        ("write", _) if draft.node.get("from").is_some_and(|from| from.as_str().is_some()) => "it has one input",
+        ("write", _) if inputs == 1 => "it has one input",
         ("read", _) => "it reads one file after the other",
         _ => return None,
     };

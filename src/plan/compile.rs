@@ -163,14 +163,14 @@ fn analyse(document: &Document, settings: &Settings, problems: &mut Vec<Diagnost
             resolve(document, draft, &links, settings, &resources, problems)
         })
         .collect();
-    for (draft, resolved) in document.stages.iter().zip(&resolved) {
+    for ((draft, resolved), into) in document.stages.iter().zip(&resolved).zip(&into) {
         problems.extend(check::inputs(draft, resolved.kind.as_ref()));
         problems.extend(sub_pipeline::keys(draft));
         problems.extend(check::on_error(draft));
         problems.extend(check::partition_by(draft));
         problems.extend(check::concurrency(draft, resolved.kind.as_ref()));
         problems.extend(check::few_rows(draft));
-        problems.extend(check::order(draft, resolved.kind.as_ref()));
+        problems.extend(check::order(draft, resolved.kind.as_ref(), into.len()));
     }
     let kinds: Vec<Option<&StageKind>> = resolved.iter().map(|resolved| resolved.kind.as_ref()).collect();
     problems.extend(check::unused_params(document, &kinds));

@@ -19,8 +19,9 @@ pub fn failure(plan: &Plan, outcome: &Outcome) -> Option<String> {
         }
         Ending::Failed(failure) => Some(stage_failure(plan, outcome, failure)),
         Ending::CommitFailed(failure) => Some(format!(
-            "the outputs could not all be published: {}\nThe next run of this pipeline completes or undoes it first.",
-            failure.message
+            "the outputs could not all be published: {}\n{}The next run of this pipeline completes or undoes it first.",
+            failure.message,
+            early(plan, outcome).map_or_else(String::new, |early| format!("{early} had been published before.\n"))
         )),
         Ending::Interrupted => Some(format!("interrupted; {}", published(plan, outcome))),
         Ending::TookTooLong(limit) => Some(format!(
@@ -49,11 +50,16 @@ pub fn failure(plan: &Plan, outcome: &Outcome) -> Option<String> {
 
 /// What a run that has not succeeded has published.
 fn published(plan: &Plan, outcome: &Outcome) -> String {
-    let early: Vec<_> = outcome.published_early.iter().map(|id| format!("`{}`", plan.stage(*id).name)).collect();
-    match early.as_slice() {
-        [] => "nothing was published".to_owned(),
-        early => format!("nothing was published but {}", early.join(", ")),
+    match early(plan, outcome) {
+        None => "nothing was published".to_owned(),
+        Some(early) => format!("nothing was published but {early}"),
     }
+}
+
+/// The sinks that were published before the end, if there are any.
+fn early(plan: &Plan, outcome: &Outcome) -> Option<String> {
+    let early: Vec<_> = outcome.published_early.iter().map(|id| format!("`{}`", plan.stage(*id).name)).collect();
+    (!early.is_empty()).then(|| early.join(", "))
 }
 
 fn stage_failure(plan: &Plan, outcome: &Outcome, failed: &StageFailure) -> String {
