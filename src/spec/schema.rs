@@ -46,7 +46,24 @@ pub static TESTS: LazyLock<Value> = LazyLock::new(tests_schema);
 pub fn schema() -> Value {
     let mut schema = plain();
     hover::complete(&mut schema);
-    schema.to_value()
+    let mut schema = schema.to_value();
+    say_markdown(&mut schema);
+    schema
+}
+
+/// Says of every description that it is Markdown: editors show the signs of one that is not.
+fn say_markdown(schema: &mut Value) {
+    match schema {
+        Value::Object(object) => {
+            object.values_mut().for_each(say_markdown);
+            if let Some(Value::String(description)) = object.get("description") {
+                let description = description.clone();
+                object.insert("markdownDescription".to_owned(), description.into());
+            }
+        }
+        Value::Array(items) => items.iter_mut().for_each(say_markdown),
+        _ => {}
+    }
 }
 
 /// The schema in which every text stands once, in the place that it is about.
@@ -74,7 +91,9 @@ pub fn tests_schema() -> Value {
     let mut schema = settings.into_generator().into_root_schema_for::<TestFileSpec>();
     tidy.transform(&mut schema);
     require_one(&mut schema, &EITHER_IN_TESTS);
-    schema.to_value()
+    let mut schema = schema.to_value();
+    say_markdown(&mut schema);
+    schema
 }
 
 /// The schema as it is kept in `schema/pipeline.schema.json`.
@@ -228,9 +247,6 @@ fn tidy(schema: &mut Schema) {
         if let Some(Value::String(description)) = object.get_mut("description") {
             *description =
                 description.split("\n\n").map(|part| part.replace('\n', " ")).collect::<Vec<_>>().join("\n\n");
-            // Editors show the signs of a description that is not said to be Markdown.
-            let description = description.clone();
-            object.insert("markdownDescription".to_owned(), description.into());
         }
         // Formats such as `uint32` are Rust's and mean nothing to users.
         if object.get("type").is_some_and(|kind| kind == "integer") {
