@@ -36,11 +36,11 @@ pub fn run(args: &RunArgs) -> Exit {
     if args.dry_run {
         return dry_run::dry_run(args);
     }
-    let settled = if args.debug { debug::settled(args) } else { Ok(args.clone()) };
-    let args = match &settled {
-        Ok(args) => args,
-        Err(exit) => return *exit,
+    let settled = match args.debug.then(|| debug::settled(args)).transpose() {
+        Ok(settled) => settled,
+        Err(exit) => return exit,
     };
+    let args = settled.as_ref().unwrap_or(args);
     let asked = args.until.as_ref().map(|stage| Asked {
         of: stage.clone(),
         limit: None,

@@ -10,6 +10,7 @@ use super::error::{EncodeError, Problem, RecordError};
 use super::inference::Guess;
 use super::malformed::{self, Sifted};
 use super::records::{Records, Texts};
+use super::text_decoder::InChunk;
 use super::text_value::parse_cells;
 
 /// Turns records into batches, with the types that were declared or inferred. Fields that stand for missing values are nulls.
@@ -75,6 +76,17 @@ impl CsvDecoder {
     pub(super) fn keep(&mut self, columns: &[usize]) {
         self.columns.retain(|column| columns.contains(&column.field));
         self.update_schema();
+    }
+
+    /// Infers by those records of a sample that can be decoded.
+    pub(super) fn infer_by_good_records(&mut self, sample: &[&Records], rows: usize) -> Result<(), InChunk> {
+        let good = sample.iter().enumerate().map(|(at, chunk)| {
+            let sifted = malformed::sift(chunk, |records| self.decode(records));
+            Ok(malformed::without(chunk, &sifted.map_err(|error| (at, error))?.left_out))
+        });
+        let good = good.collect::<Result<Vec<_>, InChunk>>()?;
+        self.infer(&good.iter().collect::<Vec<_>>(), rows);
+        Ok(())
     }
 
     /// Decodes those records that can be decoded, and lets them decide the types of columns that are open.

@@ -40,6 +40,15 @@ pub enum SampleError {
     Record(usize, RecordError),
 }
 
+/// Index of a chunk of a sample, and what is wrong in it.
+pub(super) type InChunk = (usize, RecordError);
+
+impl From<InChunk> for SampleError {
+    fn from((chunk, error): InChunk) -> Self {
+        Self::Record(chunk, error)
+    }
+}
+
 impl TextDecoder {
     /// Infers the columns that are not `declared` from the first [`SAMPLE_ROWS`] records of `sample`. `header` names the
     /// columns of CSV, and `nulls` its missing values; neither is used for other text.
@@ -50,21 +59,14 @@ impl TextDecoder {
         declared: &[(String, DataType)],
         sample: &[&Records],
     ) -> Result<Self, SampleError> {
-        let decoder = match format {
-            Format::Csv | Format::Tsv => {
-                let mut decoder = CsvDecoder::new(header, nulls, declared).map_err(SampleError::Columns)?;
+        match format {
+            Format::Csv | Format::Tsv => Self::csv(header, nulls, declared, |decoder| {
                 decoder.infer(sample, SAMPLE_ROWS);
-                Decoder::Csv(decoder)
-            }
-            Format::Jsonl | Format::Json => {
-                let decoder = JsonlDecoder::new(sample, SAMPLE_ROWS, declared);
-                Decoder::Jsonl(decoder.map_err(|(chunk, error)| SampleError::Record(chunk, error))?)
-            }
-            Format::Lines | Format::Parquet | Format::Arrow | Format::Binary | Format::Bytes => {
-                unreachable!("nothing to decode")
-            }
-        };
-        Ok(Self { decoder })
+                Ok(())
+            }),
+            Format::Jsonl | Format::Json => Self::jsonl(JsonlDecoder::new(sample, SAMPLE_ROWS, declared)),
+            _ => unreachable!("nothing to decode"),
+        }
     }
 
     /// The same by those records of the sample that can be read.
@@ -78,27 +80,28 @@ impl TextDecoder {
         declared: &[(String, DataType)],
         sample: &[&Records],
     ) -> Result<Self, SampleError> {
-        let decoder = match format {
+        match format {
             Format::Csv | Format::Tsv => {
-                let mut decoder = CsvDecoder::new(header, nulls, declared).map_err(SampleError::Columns)?;
-                let good = sample.iter().enumerate().map(|(at, chunk)| {
-                    let sifted = malformed::sift(chunk, |records| decoder.decode(records));
-                    let left_out = sifted.map_err(|error| SampleError::Record(at, error))?.left_out;
-                    Ok(malformed::without(chunk, &left_out))
-                });
-                let good = good.collect::<Result<Vec<_>, SampleError>>()?;
-                decoder.infer(&good.iter().collect::<Vec<_>>(), SAMPLE_ROWS);
-                Decoder::Csv(decoder)
+                Self::csv(header, nulls, declared, |decoder| decoder.infer_by_good_records(sample, SAMPLE_ROWS))
             }
-            Format::Jsonl | Format::Json => {
-                let decoder = JsonlDecoder::of_good_records(sample, SAMPLE_ROWS, declared);
-                Decoder::Jsonl(decoder.map_err(|(chunk, error)| SampleError::Record(chunk, error))?)
-            }
-            Format::Lines | Format::Parquet | Format::Arrow | Format::Binary | Format::Bytes => {
-                unreachable!("nothing to decode")
-            }
-        };
-        Ok(Self { decoder })
+            Format::Jsonl | Format::Json => Self::jsonl(JsonlDecoder::of_good_records(sample, SAMPLE_ROWS, declared)),
+            _ => unreachable!("nothing to decode"),
+        }
+    }
+
+    fn csv(
+        header: &[String],
+        nulls: &Nulls,
+        declared: &[(String, DataType)],
+        infer: impl FnOnce(&mut CsvDecoder) -> Result<(), InChunk>,
+    ) -> Result<Self, SampleError> {
+        let mut decoder = CsvDecoder::new(header, nulls, declared).map_err(SampleError::Columns)?;
+        infer(&mut decoder)?;
+        Ok(Self { decoder: Decoder::Csv(decoder) })
+    }
+
+    fn jsonl(inferred: Result<JsonlDecoder, InChunk>) -> Result<Self, SampleError> {
+        Ok(Self { decoder: Decoder::Jsonl(inferred?) })
     }
 
     /// Whether one of the records can tell of the columns.

@@ -80,10 +80,9 @@ pub struct Stage {
 }
 
 /// In which order the rows of a stage go on.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Order {
     /// That of its input, where one member comes after the other.
-    #[default]
     Preserve,
     /// Batches go on as they are done, and members of an input are read as they have something.
     Any,
@@ -105,6 +104,11 @@ impl Stage {
     /// Whether it is a sink whose output is published when it has ended, as a stage waits for that, and not when the run has.
     pub fn publishes_early(&self) -> bool {
         self.is_awaited && matches!(&self.kind, StageKind::Write(write) if write.published().is_some())
+    }
+
+    /// The place of the port `rejected` among the stage's.
+    pub fn rejected_port(&self) -> Option<usize> {
+        self.ports.iter().position(|port| port.name == Port::REJECTED)
     }
 
     /// What a port is called by who reads from it.

@@ -15,6 +15,7 @@ use super::error::{EncodeError, Problem, RecordError};
 use super::inference::{Conflict, Shape};
 use super::malformed::{self, Sifted};
 use super::records::Records;
+use super::text_decoder::InChunk;
 
 /// Turns lines into batches. Each line is one object; a key that is missing is a null.
 #[derive(Clone, Debug)]
@@ -33,11 +34,7 @@ pub(super) struct JsonlDecoder {
 impl JsonlDecoder {
     /// Infers the columns from the first `rows` rows of `chunks`: in order of their first appearance, then the
     /// declared ones that did not appear. The error is the index of a chunk and what is wrong with one of its records.
-    pub(super) fn new(
-        chunks: &[&Records],
-        rows: usize,
-        declared: &[(String, DataType)],
-    ) -> Result<Self, (usize, RecordError)> {
+    pub(super) fn new(chunks: &[&Records], rows: usize, declared: &[(String, DataType)]) -> Result<Self, InChunk> {
         let mut decoder = Self::empty();
         let sample =
             chunks.iter().enumerate().flat_map(|(at, chunk)| (0..chunk.len()).map(move |row| (at, chunk, row)));
@@ -54,7 +51,7 @@ impl JsonlDecoder {
         chunks: &[&Records],
         rows: usize,
         declared: &[(String, DataType)],
-    ) -> Result<Self, (usize, RecordError)> {
+    ) -> Result<Self, InChunk> {
         let objects = |records: &Records| -> Vec<_> {
             (0..records.len()).filter_map(|record| parse(records.field(record, 0)).ok()).collect()
         };

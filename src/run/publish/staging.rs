@@ -30,9 +30,7 @@ pub struct Staging {
     outputs: Vec<Output>,
     /// Outputs of tasks, which do not wait for the commit.
     reserved: Vec<Output>,
-    /// How many outputs stand in the record.
-    recorded: usize,
-    /// How many are published already.
+    /// How many are published already, and no longer among `outputs`.
     published_early: usize,
     /// Whether the outputs are removed when this is dropped. Once a journal may exist they belong to recovery.
     is_revocable: bool,
@@ -103,7 +101,6 @@ impl Staging {
             record,
             outputs: Vec::new(),
             reserved: Vec::new(),
-            recorded: 0,
             published_early: 0,
             is_revocable: true,
         })
@@ -220,9 +217,7 @@ impl Staging {
     /// outputs, and one after it leaves the rest to [`super::recover`].
     pub fn commit(mut self) -> Result<(), PublishError> {
         reach("publish.before_journal");
-        // Two runs that publish the same outputs at once would leave some of each.
-        let state_dir = self.run.ancestors().nth(2).unwrap_or(&self.run).to_owned();
-        let _guard = lock_state(&state_dir)?;
+        let _guard = self.lock()?;
         let journal = settled(&self.outputs)?;
         self.publish(&journal, JournalName::Last)?;
         reach("publish.before_committed");
@@ -236,14 +231,18 @@ impl Staging {
         let resolved = resolve(target)?;
         let at = self.outputs.iter().position(|output| output.target == resolved);
         let at = at.ok_or_else(|| PublishError::Changed { path: target.to_owned() })?;
-        let state_dir = self.run.ancestors().nth(2).unwrap_or(&self.run).to_owned();
-        let _guard = lock_state(&state_dir)?;
+        let _guard = self.lock()?;
         let journal = settled(&self.outputs[at..=at])?;
         self.publish(&journal, JournalName::Early(self.published_early))?;
         self.published_early += 1;
         self.outputs.remove(at);
         self.is_revocable = true;
         Ok(())
+    }
+
+    /// Two runs that publish the same outputs at once would leave some of each.
+    fn lock(&self) -> Result<File, PublishError> {
+        lock_state(self.run.ancestors().nth(2).unwrap_or(&self.run))
     }
 
     fn publish(&mut self, journal: &Journal, name: JournalName) -> Result<(), PublishError> {
@@ -277,14 +276,13 @@ impl Staging {
     fn staged_path(&self, target: &Path) -> PathBuf {
         let shown = target.file_name().filter(|name| name.len() <= SHOWN_NAME);
         let mut name = OsString::from(".");
-        let number = || (self.recorded.to_string()).into();
-        name.push(shown.map_or_else(number, OsString::from));
+        let earlier = self.outputs.len() + self.reserved.len() + self.published_early;
+        name.push(shown.map_or_else(|| earlier.to_string().into(), OsString::from));
         name.push(format!("{MARK}{}{END}", self.run_id));
         target.with_file_name(name)
     }
 
     fn record(&mut self, output: &Output) -> Result<(), PublishError> {
-        self.recorded += 1;
         let line = format!("{}\n", output.to_json());
         let written = self.record.write_all(line.as_bytes()).and_then(|()| self.record.sync_data());
         written.map_err(PublishError::at("write", &self.run.join(RECORD)))

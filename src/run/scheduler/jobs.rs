@@ -12,7 +12,7 @@ use super::placing::Place;
 use super::ready::Need;
 use super::scheduler::Scheduler;
 use super::stage_state::{Job, Jobs, Keeping, MapHost, Phase, Role, Slice, SliceId, Step, Work, rest};
-use crate::plan::{Order, Port, StageId};
+use crate::plan::{Order, StageId};
 use crate::run::StageFailure;
 
 /// Batches per worker that wait for one before them, if nothing else bounds their number; one batch may be slow, or be tried again,
@@ -325,7 +325,7 @@ impl Scheduler {
         let rejected_bytes = job.rejected_bytes();
         let Step::Done { outputs, .. } = &job.whole().step else { unreachable!("it was done just now") };
         let outputs = outputs.clone();
-        let rejected = self.plan.stage(stage).ports.iter().position(|port| port.name == Port::REJECTED);
+        let rejected = self.plan.stage(stage).rejected_port();
         let bytes = |port| {
             let given = outputs.iter().filter(|output| output.port == port);
             let given: u64 = given.map(|output| output.batch.bytes).sum();

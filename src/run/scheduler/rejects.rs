@@ -6,7 +6,7 @@ use super::event::{Failure, Scope};
 use super::queue::Reservation;
 use super::scheduler::Scheduler;
 use super::stage_state::StageState;
-use crate::plan::{Budget, EdgeId, OnError, Port, StageId, StageKind, Verdict};
+use crate::plan::{Budget, EdgeId, OnError, StageId, StageKind, Verdict};
 use crate::run::{RunEvent, StageFailure};
 
 impl Scheduler {
@@ -24,8 +24,10 @@ impl Scheduler {
         let account = &mut self.stages[stage.index()].account;
         *if kept { &mut account.rejected } else { &mut account.skipped } += rows;
         let failed = account.rows_failed();
-        let first = rejects.first().map(|reject| reject.failure.clone());
-        self.stages[stage.index()].first_failed = self.stages[stage.index()].first_failed.take().or(first);
+        let first_failed = &mut self.stages[stage.index()].first_failed;
+        if first_failed.is_none() {
+            *first_failed = rejects.first().map(|reject| reject.failure.clone());
+        }
         let budget = self.plan.stage(stage).budget;
         let one_too_many = one_too_many(budget, failed - rows, &rejects);
         for (verdict, rows, message) in by_verdict(&rejects) {
@@ -54,10 +56,8 @@ impl Scheduler {
         rejects: Vec<Reject>,
         reservations: &mut Vec<(EdgeId, Reservation)>,
     ) {
-        let ports = &self.plan.stage(stage).ports;
-        let port =
-            ports.iter().position(|port| port.name == Port::REJECTED).filter(|port| !ports[*port].edges.is_empty());
-        match port {
+        let of = self.plan.stage(stage);
+        match of.rejected_port().filter(|port| !of.ports[*port].edges.is_empty()) {
             Some(port) => {
                 let action = Action::PublishRejects { stage, port, batch, rejects };
                 self.publish(stage, port, rows, reservations, action);

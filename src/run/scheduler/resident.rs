@@ -5,7 +5,7 @@ use super::clock::Activity;
 use super::event::{Output, Unread};
 use super::scheduler::{Scheduler, release};
 use super::stage_state::{Phase, Resident, ResidentInput, Work};
-use crate::plan::{Port, StageId};
+use crate::plan::StageId;
 
 impl Scheduler {
     pub(super) fn step_resident(&mut self, stage: StageId) {
@@ -70,7 +70,7 @@ impl Scheduler {
 
     pub(super) fn resident_produced(&mut self, stage: StageId, outputs: &[Output], unread: Option<Unread>) {
         let mut reservations = self.resident(stage).pull.take().unwrap_or_default();
-        let rejected = self.plan.stage(stage).ports.iter().position(|port| port.name == Port::REJECTED);
+        let rejected = self.plan.stage(stage).rejected_port();
         let rejected = rejected.zip(unread.as_ref().map(|unread| unread.batch.bytes));
         let given = outputs.iter().map(|output| (output.port, output.batch.bytes)).chain(rejected);
         let given: Vec<(usize, u64)> = given.collect();

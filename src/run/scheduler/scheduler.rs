@@ -355,7 +355,7 @@ impl Scheduler {
         if !self.plan.stage(stage).publishes_early() {
             self.end_stage(stage);
         } else if self.state == State::Running {
-            let differences = self.differences(&self.edges_before(stage));
+            let differences = self.differences(self.edges_before(stage));
             if differences.is_empty() {
                 self.actions.push(Action::PublishSink { stage });
             } else {
@@ -431,8 +431,7 @@ impl Scheduler {
 
     fn check_end(&mut self) {
         if self.ended == self.stages.len() {
-            let all: Vec<EdgeId> = self.plan.edges.iter().map(|edge| edge.id).collect();
-            let differences = self.differences(&all);
+            let differences = self.differences(self.plan.edges.iter().map(|edge| edge.id));
             if differences.is_empty() {
                 self.state = State::Committing;
                 self.actions.push(Action::Commit);
@@ -451,11 +450,12 @@ impl Scheduler {
     }
 
     /// Those of these edges, whose producers have ended, on which both ends have counted something else.
-    fn differences(&self, edges: &[EdgeId]) -> Vec<AccountDifference> {
-        let open = edges.iter().map(|edge| (edge, &self.queues[edge.index()])).filter(|(_, queue)| !queue.is_closed());
+    fn differences(&self, edges: impl IntoIterator<Item = EdgeId>) -> Vec<AccountDifference> {
+        let counted = edges.into_iter().map(|edge| (edge, &self.queues[edge.index()]));
+        let open = counted.filter(|(_, queue)| !queue.is_closed());
         open.filter(|(_, queue)| queue.published_rows != queue.consumed_rows)
             .map(|(edge, queue)| AccountDifference {
-                edge: *edge,
+                edge,
                 published: queue.published_rows,
                 consumed: queue.consumed_rows,
             })

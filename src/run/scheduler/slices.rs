@@ -15,7 +15,7 @@ use super::action::Reject;
 use super::event::{Failure, Output};
 use super::scheduler::{Scheduler, release};
 use super::stage_state::{Role, Slice, SliceId, Step, Work};
-use crate::plan::{Convention, OnError, Port, Stage, StageId, StageKind, Verdict};
+use crate::plan::{Convention, OnError, Stage, StageId, StageKind, Verdict};
 
 /// What a slice should take: long against its overhead, short for people who watch and for retries.
 const AIM: Duration = Duration::from_millis(100);
@@ -236,7 +236,7 @@ impl Scheduler {
     pub(super) fn charge_at_least(&mut self, stage: StageId, sequence: u64, given: u64) {
         let job = self.job(stage, sequence);
         let mut reservations = std::mem::take(&mut job.reservations);
-        let rejected = self.plan.stage(stage).ports.iter().position(|port| port.name == Port::REJECTED);
+        let rejected = self.plan.stage(stage).rejected_port();
         for (edge, reservation) in &mut reservations {
             if Some(self.plan.edge(*edge).port) != rejected {
                 self.queues[edge.index()].correct_to_at_least(reservation, given);

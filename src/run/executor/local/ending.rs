@@ -21,10 +21,7 @@ impl LocalExecutor {
         let published = staging.commit_early(target);
         self.events.push_back(match published {
             Ok(()) => Event::SinkPublished { stage },
-            Err(error) => {
-                let failure = failure(Scope::Output, Verdict::Exception, error.to_string());
-                Event::CommitFailed { failure }
-            }
+            Err(error) => commit_failed(&error),
         });
     }
 
@@ -33,17 +30,12 @@ impl LocalExecutor {
         if let Some(checkpoints) = &self.checkpoints
             && let Err(error) = checkpoints.count_batches(&self.plan, &self.tasks.state_dir)
         {
-            let failure = failure(Scope::Output, Verdict::Exception, error.to_string());
-            self.events.push_back(Event::CommitFailed { failure });
+            self.events.push_back(commit_failed(&error));
             return;
         }
-        let committed = staging.commit();
-        self.events.push_back(match committed {
+        self.events.push_back(match staging.commit() {
             Ok(()) => Event::Committed,
-            Err(error) => {
-                let failure = failure(Scope::Output, Verdict::Exception, error.to_string());
-                Event::CommitFailed { failure }
-            }
+            Err(error) => commit_failed(&error),
         });
     }
 
@@ -109,4 +101,8 @@ impl LocalExecutor {
         }
         result
     }
+}
+
+fn commit_failed(error: &dyn std::error::Error) -> Event {
+    Event::CommitFailed { failure: failure(Scope::Output, Verdict::Exception, error.to_string()) }
 }

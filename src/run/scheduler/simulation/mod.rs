@@ -489,7 +489,7 @@ fn every_history_ends_with_every_row_in_its_place() {
     .map(|count| count.load(Ordering::Relaxed));
     assert!(
         cases < 100 || happened.iter().all(|count| *count > 0),
-        "joins, attempts behind others, rows skipped, throttled, updates of the state, rows unread, batches recalled whole and partly and kept, rests, runs drained, resources used: {happened:?}"
+        "joins, attempts behind others, rows skipped, throttled, updates of the state, rows unread, batches recalled whole and partly, sinks published early, batches kept, rests, runs drained, resources used: {happened:?}"
     );
 }
 
