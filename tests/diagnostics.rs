@@ -516,6 +516,33 @@ fn yaml_itself_can_be_wrong() {
 }
 
 #[test]
+fn what_is_often_meant_by_no_yaml_is_said() {
+    let help = |stage: &str| {
+        let source = source(&format!("version: 1\nstages:\n  a:\n{stage}\n  b: {{ from: a, write: b.csv }}\n"));
+        validate(&source).into_iter().find_map(|problem| problem.help).unwrap_or_default()
+    };
+    assert_eq!(
+        help("    read: { path: ${{ params.a }}/a.csv }"),
+        "quote the expression, as `{` begins a mapping here: `\"${{ … }}\"`"
+    );
+    assert_eq!(help("    read: *.csv"), "quote the pattern, as `*` stands for an anchor: `\"*.csv\"`");
+    assert_eq!(help("    read: a.csv\n    timeout:60s"), "write a space after the colon: `timeout: 60s`");
+    assert_eq!(help("    read: [a.csv"), "");
+}
+
+#[test]
+fn a_table_is_marked_where_it_is_read() {
+    let yaml = "version: 1
+stages:
+  rows: { read: rows.csv }
+  sums: { from: rows, sql: 'SELECT avg(score) AS score FROM score JOIN rows ON true' }
+  out: { from: sums, write: out.csv }
+";
+    let found = problems(yaml);
+    assert!(found.starts_with("plan::unknown_table 4:61 the query reads the table `score`"), "{found}");
+}
+
+#[test]
 fn params_and_expressions_can_be_wrong() {
     let yaml = "version: 1
 params:

@@ -335,3 +335,30 @@ good: { from: typed, write: out/good.csv }
     assert_eq!(ran.code(), Some(1));
     ran.says(&["cannot cast string 'x33'", "in.csv, row 33"]);
 }
+
+#[test]
+fn a_search_ends_when_more_rows_have_failed_than_may() {
+    // All of a batch fail, and together: each of them would have to be found.
+    let module = "def work(rows: list) -> list:\n    raise ValueError('none of these')\n";
+    let scene = scene("  python: work:work\n  on_error: { reject: { max_rows: 2 } }", module);
+    let ran = scene.run().within(BOUND).ends_with(4);
+    ran.says(&[
+        "now the rows to blame are searched for",
+        "3 rows have failed, and `on_error` allows 2",
+        "none of these",
+    ]);
+    let attempts = scene.events().matches(r#""event":"attempt_failed""#).count();
+    assert!(attempts < 20, "{attempts} attempts for 120 rows");
+}
+
+#[test]
+fn a_part_that_is_too_large_is_told_with_the_first_of_it() {
+    let module =
+        "def work(row: dict):\n    if row['n'] > 60:\n        raise ValueError(f\"no {row['n']}\")\n    return row\n";
+    let scene = scene("  python: work:work\n  on_error: { skip: { max_fraction: 0.1 } }", module);
+    let ran = scene.run().within(BOUND).ends_with(4);
+    ran.says(&[
+        "60 rows have failed of 120, and `on_error` allows 10 %; the first: exception: ValueError: no 61",
+        "in work",
+    ]);
+}

@@ -383,6 +383,22 @@ mod tests {
 
     /// `millpond schema > schema/pipeline.schema.json` brings it up to date.
     #[test]
+    fn every_description_is_said_to_be_markdown() {
+        fn check(schema: &Value) -> usize {
+            let of_this = match schema.get("description") {
+                Some(Value::String(_)) => {
+                    assert_eq!(schema["markdownDescription"], schema["description"]);
+                    1
+                }
+                _ => 0,
+            };
+            let inside = schema.as_object().into_iter().flat_map(|object| object.values());
+            inside.chain(schema.as_array().into_iter().flatten()).map(check).sum::<usize>() + of_this
+        }
+        assert!(check(&DOCUMENT) > 100 && check(&TESTS) > 20);
+    }
+
+    #[test]
     fn the_schema_in_the_repository_is_up_to_date() {
         let path = concat!(env!("CARGO_MANIFEST_DIR"), "/schema/pipeline.schema.json");
         let kept = std::fs::read_to_string(path).expect("the schema is in the repository");
