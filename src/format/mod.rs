@@ -43,7 +43,7 @@ pub use file_encoder::{EncodeMode, FileEncoder};
 pub use line_reader::LineReader;
 pub use malformed::{Malformed, RecordText, Sifted};
 pub use memory::{DecodeError, decode, encode};
-pub use raw_bytes::{BYTES, MOST_BYTES, has_bytes};
+pub use raw_bytes::{BYTES, MOST_BYTES, bytes_schema, has_bytes};
 pub use records::{Limit, Records};
 pub use run_ahead::RunAhead;
 pub use splitter::Splitter;

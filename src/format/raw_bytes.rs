@@ -1,16 +1,23 @@
 //! Bytes as they are: one row with one value is read, and values are written one after the other.
 
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use arrow::array::{Array as _, AsArray as _, BinaryArray, RecordBatch};
 use arrow::compute::cast;
-use arrow::datatypes::{DataType, Field, Schema};
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 
 use super::error::{EncodeError, Problem};
 use super::splitter::MAX_RECORD;
 
 /// The column of what is read.
 pub const BYTES: &str = "bytes";
+
+/// That column.
+pub fn bytes_schema() -> SchemaRef {
+    static SCHEMA: LazyLock<SchemaRef> =
+        LazyLock::new(|| Arc::new(Schema::new(vec![Field::new(BYTES, DataType::Binary, true)])));
+    Arc::clone(&SCHEMA)
+}
 
 /// Most bytes of the row that is read: as many as other records may have.
 pub const MOST_BYTES: usize = MAX_RECORD;
@@ -30,9 +37,8 @@ pub(super) fn decode(bytes: &[u8]) -> Result<RecordBatch, Problem> {
     if bytes.len() > MOST_BYTES {
         return Err(Problem::TooLong { limit: MOST_BYTES });
     }
-    let schema = Schema::new(vec![Field::new(BYTES, DataType::Binary, true)]);
     let column = BinaryArray::from_vec(vec![bytes]);
-    Ok(RecordBatch::try_new(Arc::new(schema), vec![Arc::new(column)]).expect("a row of its column"))
+    Ok(RecordBatch::try_new(bytes_schema(), vec![Arc::new(column)]).expect("a row of its column"))
 }
 
 /// Appends the values of the only column, with nothing between them.

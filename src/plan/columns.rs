@@ -19,7 +19,7 @@ use super::resolve::Resolver;
 use super::stage::{ColumnType, Command, CommandMode, Port, Python, Read, Sql, StageKind};
 use crate::batch::{self, LINE};
 use crate::diagnostic::{Code, Diagnostic, did_you_mean};
-use crate::format::{BYTES, Format, column_type, has_bytes};
+use crate::format::{Format, bytes_schema, column_type, has_bytes};
 use crate::spec::expect::{EXPECT, ROWS};
 use crate::spec::sub_pipeline::params;
 use crate::spec::{Document, StageDraft};
@@ -127,7 +127,7 @@ impl Look<'_> {
         match (command.mode, command.output) {
             (CommandMode::Row, _) => row_command_columns(&*self.input(at, known)?).ok(),
             (_, Some(Format::Lines)) => Some(declared(&[(LINE.to_owned(), DataType::Utf8)])),
-            (_, Some(Format::Bytes)) => Some(declared(&[(BYTES.to_owned(), DataType::Binary)])),
+            (_, Some(Format::Bytes)) => Some(bytes_schema()),
             _ => None,
         }
     }

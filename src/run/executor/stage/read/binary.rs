@@ -12,7 +12,7 @@ use super::error::ReadError;
 use super::input::{Canceller, Fill, Input};
 use super::{FileToRead, Target};
 use crate::batch::{Batch, Cutter, FileTable, Origin, Rows};
-use crate::format::{BYTES, Format, MOST_BYTES, Problem};
+use crate::format::{BYTES, Format, MOST_BYTES, Problem, bytes_schema};
 use crate::plan::{Cut, Read};
 
 /// Reads files as they are. Each has to fit in a batch; what a process writes ([`Format::Bytes`]) has to be no longer than a record may be.
@@ -29,14 +29,10 @@ pub(super) struct BinarySource {
     ready: VecDeque<(Rows, Origin)>,
 }
 
-static PATH_AND_BYTES: LazyLock<SchemaRef> =
-    LazyLock::new(|| schema(&[("path", DataType::Utf8), (BYTES, DataType::Binary)]));
-static BYTES_ALONE: LazyLock<SchemaRef> = LazyLock::new(|| schema(&[(BYTES, DataType::Binary)]));
-
-fn schema(fields: &[(&str, DataType)]) -> SchemaRef {
-    let fields = fields.iter().map(|(name, data_type)| Field::new(*name, data_type.clone(), true));
-    Arc::new(Schema::new(fields.collect::<Vec<_>>()))
-}
+static PATH_AND_BYTES: LazyLock<SchemaRef> = LazyLock::new(|| {
+    let fields = [("path", DataType::Utf8), (BYTES, DataType::Binary)];
+    Arc::new(Schema::new(fields.map(|(name, data_type)| Field::new(name, data_type, true)).to_vec()))
+});
 
 impl BinarySource {
     pub(super) fn new(
@@ -78,7 +74,7 @@ impl BinarySource {
     }
 
     pub(super) fn schema(&self) -> SchemaRef {
-        Arc::clone(if self.format == Format::Bytes { &BYTES_ALONE } else { &PATH_AND_BYTES })
+        if self.format == Format::Bytes { bytes_schema() } else { Arc::clone(&PATH_AND_BYTES) }
     }
 
     fn read(&self, path: &Path, file: &FileToRead) -> Result<Vec<u8>, ReadError> {
