@@ -21,10 +21,24 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("spec", &["diagnostic"]),
     ("plan", &["spec", "diagnostic", "batch", "format", "sql"]),
     // Events and outcomes, and the loop that connects scheduler and executor.
-    ("run", &["plan", "batch", "environment", "run::scheduler", "run::executor", "run::publish", "run::fail_point"]),
+    (
+        "run",
+        &[
+            "plan",
+            "batch",
+            "environment",
+            "run::scheduler",
+            "run::executor",
+            "run::publish",
+            "run::store",
+            "run::fail_point",
+        ],
+    ),
     ("run::fail_point", &[]),
+    // Object stores, for whoever reads, publishes or keeps batches.
+    ("run::store", &["plan"]),
     ("run::scheduler", &["plan", "run"]),
-    ("run::publish", &["run::fail_point"]),
+    ("run::publish", &["plan", "run::fail_point", "run::store"]),
     (
         "run::executor",
         &[
@@ -38,6 +52,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "run::scheduler",
             "run::publish",
             "run::fail_point",
+            "run::store",
         ],
     ),
     ("report", &["plan", "run", "secrets"]),
@@ -58,10 +73,10 @@ const ONLY_IN: &[(&str, &[&str], &str)] = &[
     ("miette", &["diagnostic", "cli"], "diagnostics are plain data until they are rendered"),
     (
         "object_store",
-        &["plan/checkpoint.rs", "run/executor/checkpoint/share/store.rs"],
+        &["plan/location.rs", "run/store"],
         "what a store tells may hold secrets, and there is one place that sorts them out",
     ),
-    ("url::Url", &["plan/checkpoint.rs"], "a URL is checked where it is read, and text behind that"),
+    ("url::Url", &["plan/location.rs"], "a URL is checked where it is read, and text behind that"),
     ("indicatif", &["report", "cli"], "only reports draw"),
     ("clap", &["cli"], "arguments end at the command line"),
     (

@@ -420,24 +420,35 @@ f: { from: b, write: f.csv }
 }
 
 #[test]
-fn urls_and_folders_are_no_files() {
+fn what_is_no_file_and_no_object_is_told() {
     let yaml = "version: 1
 stages:
   a: { read: s3://bucket/a.csv }
   b: { read: { path: [b.csv, 'https://example.org/b.csv'] } }
-  c: { from: b, write: gs://bucket/c.csv }
+  c: { from: a, write: gs://bucket/c.csv }
   d: { from: b, write: { path: out/../, format: jsonl } }
   e: { from: b, write: { path: .., format: csv } }
   f: { read: file:///data/a.csv }
   g: { read: 'a:b//c.csv' }
+  h: { read: s3://key:secret@bucket/a.csv }
+  i: { from: a, write: { path: s3://bucket/i.csv, mode: append } }
+  j: { from: a, write: { path: s3://bucket/, format: csv } }
+  k: { from: a, write: { path: s3://bucket/k/, format: csv, mode: append } }
+  l: { from: a, write: { path: az:///k.csv } }
+  m: { from: a, write: gs://bucket/c.csv }
+  n: { read: 's3://bucket/k/*.csv' }
 ";
     insta::assert_snapshot!(problems(yaml), @r"
-    plan::bad_option 3:14 `s3://bucket/a.csv` is a URL, and `read` takes paths of files alone (let a `command` stage fetch it to a file, and make this stage `after` that one)
-    plan::bad_option 4:30 `https://example.org/b.csv` is a URL, and `read` takes paths of files alone (let a `command` stage fetch it to a file, and make this stage `after` that one)
-    plan::bad_option 5:24 `gs://bucket/c.csv` is a URL, and `write` takes paths of files alone (write a file, and copy it when the run has ended)
+    plan::bad_option 4:30 `https://example.org/b.csv` is a URL of no object store, and `read` takes files and objects (let a `command` stage fetch it to a file, and make this stage `after` that one)
     plan::bad_option 6:32 `out/../` has no name of its own, and what is in its place would be replaced (name a file, such as `out/../b.jsonl`, or a folder in it)
     plan::bad_option 7:32 `..` has no name of its own, and what is in its place would be replaced (name a file, such as `../b.csv`, or a folder in it)
-    plan::bad_option 8:14 `file:///data/a.csv` is a URL, and `read` takes paths of files alone (write the path alone)
+    plan::bad_option 8:14 `file:///data/a.csv` is a file of this machine, and no URL is needed (write the path alone)
+    plan::bad_option 10:14 the URL of `path` has a user or a query, and may not hold secrets (leave it out, and set environment variables such as `AWS_SECRET_ACCESS_KEY` or `AZURE_STORAGE_ACCOUNT_NAME`)
+    plan::bad_option 11:57 nothing can be appended to an object in a store (write to a folder, to which each run adds a file: `path: s3://bucket/i/` with `format: csv`)
+    plan::bad_option 12:32 `s3://bucket/` is a whole bucket (name an object, or what the names of several begin with)
+    plan::bad_option 14:32 the URL of `path` has no bucket behind `az://` (write the path of a file, or `s3://bucket/prefix`, `gs://bucket/prefix` or `az://container/prefix`; for another store that speaks S3, set `AWS_ENDPOINT`)
+    plan::same_path 15:24 `c` and `m` write to the same path
+    plan::reads_own_output 16:14 `n` reads the folder that `k` writes (use `from` to take the rows of the stage in front of `k`, or add `after: k`, so that it is there)
     ");
 }
 

@@ -432,9 +432,9 @@ fn expressions_take_types_and_paths_their_base() {
     assert_eq!((score.retry.exception.get(), score.retry.crash.get()), (1, 5));
     assert_eq!(stage("reviews").cut.rows.get(), 4096);
     let StageKind::Read(read) = &stage("reviews").kind else { panic!("not read") };
-    assert_eq!(read.paths, [Path::new("/project/data/reviews-*.jsonl")]);
+    assert_eq!(read.paths, [PathBuf::from("/project/data/reviews-*.jsonl").into()]);
     let StageKind::Write(write) = &stage("publish").kind else { panic!("not write") };
-    assert_eq!(write.target, plan::WriteTarget::File("/here/results/a.parquet".into()));
+    assert_eq!(write.target, plan::WriteTarget::File(PathBuf::from("/here/results/a.parquet").into()));
 }
 
 #[test]

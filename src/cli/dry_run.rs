@@ -9,7 +9,7 @@ use super::exit_code::Exit;
 use super::load::Extent;
 use super::run::{exit_on_shortage, planned, run_of};
 use super::{env, output};
-use crate::plan::{Plan, SampledSink, StageKind, Write, WriteMode, WriteTarget, view};
+use crate::plan::{Location, Plan, SampledSink, StageKind, Write, WriteMode, WriteTarget, view};
 use crate::report;
 
 /// Rows of each sink that are shown.
@@ -36,8 +36,12 @@ fn check(args: &RunArgs) -> Exit {
             Err(failed) => exit = failed,
         }
     }
-    for (stage, path, write) in sinks(&plan) {
-        match obstacle(path, write) {
+    for (stage, location, write) in sinks(&plan) {
+        let path = &location.as_path();
+        match obstacle(location, write) {
+            None if location.store().is_some() => {
+                text += &format!("sink `{stage}`: {} would be written; what is there is not known\n", path.display());
+            }
             None if path.exists() && write.mode == WriteMode::Append => {
                 text += &format!("sink `{stage}`: {} would be appended to\n", plan.shown(path));
             }
@@ -53,19 +57,16 @@ fn check(args: &RunArgs) -> Exit {
     if exit == Exit::Success { printed } else { exit }
 }
 
-fn sinks(plan: &Plan) -> impl Iterator<Item = (&str, &Path, &Write)> {
+fn sinks(plan: &Plan) -> impl Iterator<Item = (&str, &Location, &Write)> {
     plan.stages.iter().filter_map(|stage| match &stage.kind {
-        StageKind::Write(write) => match &write.target {
-            WriteTarget::File(path) => Some((stage.name.as_str(), path.as_path(), write)),
-            WriteTarget::Folder(folder) => Some((stage.name.as_str(), folder.path.as_path(), write)),
-            WriteTarget::Stdout | WriteTarget::Shared(_) | WriteTarget::Nothing => None,
-        },
+        StageKind::Write(write) => Some((stage.name.as_str(), write.published()?, write)),
         _ => None,
     })
 }
 
-/// Why a file cannot be put there, if it cannot.
-fn obstacle(path: &Path, write: &Write) -> Option<String> {
+/// Why a file cannot be put there, if it cannot. Stores are not asked.
+fn obstacle(location: &Location, write: &Write) -> Option<String> {
+    let path = location.local()?;
     let (is_new, is_folder) = (write.mode == WriteMode::New, matches!(write.target, WriteTarget::Folder(_)));
     if path.is_dir() && !is_folder {
         return Some(format!("{} is a folder", path.display()));

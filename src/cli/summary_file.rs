@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf, absolute};
 use rustix::fs::OFlags;
 use serde_json::Value;
 
-use crate::plan::{Plan, StageKind};
+use crate::plan::{Location, Plan, StageKind};
 use crate::secrets::masked;
 
 /// A file that is empty until the run has ended, so that nobody takes what an earlier run has left for it.
@@ -26,7 +26,7 @@ impl SummaryFile {
         let failed = |error: &io::Error| with_path(error, path);
         let refused = |why: &str| failed(&io::Error::other(why));
         let place = absolute(path)?;
-        let is_sink = |kind: &StageKind| matches!(kind, StageKind::Write(write) if write.published().is_some_and(|sink| place.starts_with(sink)));
+        let is_sink = |kind: &StageKind| matches!(kind, StageKind::Write(write) if write.published().and_then(Location::local).is_some_and(|sink| place.starts_with(sink)));
         if plan.stages.iter().any(|stage| is_sink(&stage.kind)) {
             return Err(refused("a sink of the pipeline writes there"));
         }

@@ -20,7 +20,7 @@ use super::exit_code::Exit;
 use super::{load, output};
 use crate::diagnostic::SourceText;
 use crate::environment::LockFile;
-use crate::plan::{self, Plan, StageKind, WriteTarget};
+use crate::plan::{self, Location, Plan, StageKind};
 use crate::report::{counted, some};
 use crate::run::Signals;
 use crate::run::executor::{matching_files, stage::read};
@@ -191,11 +191,7 @@ fn add_files_of(plan: &Plan, files: &mut BTreeSet<PathBuf>) {
         match &stage.kind {
             StageKind::Read(read) if stage.after.is_empty() => files.extend(read::files(read)),
             StageKind::Write(write) => {
-                match &write.target {
-                    WriteTarget::File(path) => made.insert(path.clone()),
-                    WriteTarget::Folder(folder) => made.insert(folder.path.clone()),
-                    WriteTarget::Stdout | WriteTarget::Shared(_) | WriteTarget::Nothing => false,
-                };
+                made.extend(write.published().and_then(Location::local).map(Path::to_owned));
             }
             _ => {}
         }

@@ -3,10 +3,7 @@
 use std::num::NonZeroU32;
 use std::path::PathBuf;
 
-use object_store::ObjectStoreScheme;
-use object_store::path::Path;
-use url::Url;
-
+use super::location::{Location, STORES_HELP, StoreUrl, UrlError};
 use super::plan::Edge;
 use super::resolve::Resolver;
 use super::stage::{CommandMode, Stage, StageKind};
@@ -19,41 +16,13 @@ pub struct Checkpoint {
     /// Absolute glob patterns of files that the stage reads beside its code and what it is given: if one of them changes, so may what it
     /// gives.
     pub depends: Vec<PathBuf>,
-    pub share: Option<SharePlace>,
-}
-
-/// A place that others use, too.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum SharePlace {
-    /// An absolute path.
-    Folder(PathBuf),
-    Store(StoreUrl),
-}
-
-/// A prefix in an object store. Holds no secret.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct StoreUrl {
-    pub provider: Provider,
-    pub url: String,
-    /// What names of objects begin with.
-    pub prefix: Path,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Provider {
-    /// And others that speak its protocol.
-    S3,
-    Google,
-    Azure,
+    /// A place that others use, too.
+    pub share: Option<Location>,
 }
 
 /// Requests that are sent to stores at once. An answer takes long, and whoever waits for it does no work: with 50 ms, these are more than 600
 /// batches a second. As many have room in the queues of stages that keep their batches there.
 pub const STORE_REQUESTS: NonZeroU32 = NonZeroU32::new(32).expect("not zero");
-
-/// What `share` may be, as help.
-const SHARE_HELP: &str = "write the path of a folder, or `s3://bucket/prefix`, `gs://bucket/prefix` or `az://container/prefix`; for another store that \
-                          speaks S3, set `AWS_ENDPOINT`";
 
 impl Checkpoint {
     /// How many batches are looked up at once, where there are so many workers.
@@ -62,7 +31,7 @@ impl Checkpoint {
     }
 
     pub fn has_store(&self) -> bool {
-        matches!(self.share, Some(SharePlace::Store(_)))
+        matches!(self.share, Some(Location::Store(_)))
     }
 }
 
@@ -104,16 +73,18 @@ impl Resolver<'_> {
         })
     }
 
-    fn share(&mut self, text: &str) -> Option<SharePlace> {
+    fn share(&mut self, text: &str) -> Option<Location> {
         if !is_url(text) {
-            return Some(SharePlace::Folder(self.absolute(text)));
+            return Some(Location::Local(self.absolute(text)));
         }
-        match share_url(text) {
-            Ok(place) => Some(place),
-            Err((message, help)) => {
+        match StoreUrl::parse(text, "share") {
+            Ok(Ok(url)) => Some(Location::Store(url)),
+            Ok(Err(folder)) => Some(Location::Local(folder)),
+            Err(UrlError { message, help }) => {
+                let help = help.map_or_else(|| format!("write the path of a folder, or {STORES_HELP}"), str::to_owned);
                 let has_secret = text.contains(['@', '?']);
                 let problem = self.report(Code::PlanBadOption, &["checkpoint", "share"], message);
-                problem.help = Some(help.to_owned());
+                problem.help = Some(help);
                 problem.has_secret = has_secret;
                 None
             }
@@ -125,38 +96,6 @@ impl Resolver<'_> {
 fn is_url(text: &str) -> bool {
     let is_scheme = |text: &str| text.len() > 1 && text.chars().all(|c| c.is_ascii_alphanumeric() || "+-.".contains(c));
     text.split_once(":/").is_some_and(|(scheme, _)| is_scheme(scheme))
-}
-
-/// What the URL means, or what is wrong with it and the way out. Neither says what may hold a secret.
-fn share_url(text: &str) -> Result<SharePlace, (String, &'static str)> {
-    let wrong = |message: String| (message, SHARE_HELP);
-    let url = Url::parse(text).map_err(|error| wrong(format!("`share` is not a URL: {error}")))?;
-    if !url.username().is_empty() || url.password().is_some() || url.query().is_some() {
-        let message = "the URL of `share` has a user or a query, and may not hold secrets".to_owned();
-        let help = "leave it out, and set environment variables such as `AWS_SECRET_ACCESS_KEY` or `AZURE_STORAGE_ACCOUNT_NAME`";
-        return Err((message, help));
-    }
-    if url.port().is_some() || url.fragment().is_some() {
-        return Err(wrong("the URL of `share` has a port or a fragment, which buckets do not have".to_owned()));
-    }
-    if let Err(error) = Path::from_url_path(url.path()) {
-        return Err(wrong(format!("names of objects cannot begin with the path in the URL of `share`: {error}")));
-    }
-    let unknown = || match (url.host_str(), url.scheme()) {
-        (None, scheme @ ("s3" | "s3a" | "gs" | "az" | "abfs" | "abfss")) => {
-            wrong(format!("the URL of `share` has no bucket behind `{scheme}://`"))
-        }
-        (_, scheme) => wrong(format!("`share` knows no store with a `{scheme}` URL like this")),
-    };
-    let (scheme, prefix) = ObjectStoreScheme::parse(&url).map_err(|_| unknown())?;
-    let provider = match scheme {
-        ObjectStoreScheme::AmazonS3 => Provider::S3,
-        ObjectStoreScheme::GoogleCloudStorage => Provider::Google,
-        ObjectStoreScheme::MicrosoftAzure => Provider::Azure,
-        ObjectStoreScheme::Local => return url.to_file_path().map(SharePlace::Folder).map_err(|()| unknown()),
-        _ => return Err(unknown()),
-    };
-    Ok(SharePlace::Store(StoreUrl { provider, url: url.to_string(), prefix }))
 }
 
 /// Where a checkpoint is downstream, no batch has rows of two files: so the batches of one file do not depend on which others there are.

@@ -1,6 +1,7 @@
 //! The `read` and `write` kinds: paths, formats, compression, and how text is written.
 
 use super::failing::OnError;
+use super::location::{Location, STORES_HELP, StoreUrl, UrlError, scheme};
 use super::resolve::Resolver;
 use super::stage::{ColumnType, Folder, Partitions, Read, Write, WriteMode, WriteTarget};
 use crate::diagnostic::Code;
@@ -51,9 +52,7 @@ impl Resolver<'_> {
             );
             return None;
         }
-        if !self.are_local("read", paths) {
-            return None;
-        }
+        let locations: Vec<Location> = if stdin { Vec::new() } else { self.locations("read", paths)? };
         let format = self.format(&["read", "path"], options.format, paths)?;
         if stdin && format == Format::Parquet {
             let message = "parquet cannot be read from standard input, as it is read from its end";
@@ -78,7 +77,7 @@ impl Resolver<'_> {
         }
         self.check_patterns(&["read", "path"], paths);
         Some(Read {
-            paths: if stdin { Vec::new() } else { paths.iter().map(|path| self.absolute(path)).collect() },
+            paths: locations,
             stdin,
             folder: self.document.folder.clone(),
             format,
@@ -175,21 +174,25 @@ impl Resolver<'_> {
         };
         let WriteOptions { path, format, compression: given, header, partition_by, mode } = options;
         let (given, header, mode) = (*given, *header, *mode);
-        if !self.are_local("write", std::slice::from_ref(path)) || !self.has_a_name(path, *format) {
+        if !self.has_a_name(path, *format) {
             return None;
         }
+        let location = match path.as_str() {
+            "-" => None,
+            path => Some(self.location("write", path, None)?),
+        };
         let format = self.format(&["write", "path"], *format, std::slice::from_ref(path))?;
         if format == Format::Binary {
             self.report(Code::PlanBadOption, &["write", "format"], "binary is only for `read`");
         }
         self.check_csv("write", "header", header.is_some(), format);
         let partition_by = self.key_columns(&["write", "partition_by"], partition_by.as_ref());
-        let target = if path == "-" {
-            WriteTarget::Stdout
-        } else if path.ends_with('/') || !partition_by.is_empty() {
-            WriteTarget::Folder(Folder { path: self.absolute(path), partition_by: partition_by.clone() })
-        } else {
-            WriteTarget::File(self.absolute(path))
+        let target = match location {
+            None => WriteTarget::Stdout,
+            Some(location) if path.ends_with('/') || !partition_by.is_empty() => {
+                WriteTarget::Folder(Folder { path: location, partition_by: partition_by.clone() })
+            }
+            Some(location) => WriteTarget::File(location),
         };
         if target == WriteTarget::Stdout && !partition_by.is_empty() {
             let message = "`partition_by` makes a folder with many files, and standard output is none";
@@ -224,12 +227,17 @@ impl Resolver<'_> {
             Some(WriteModeSpec::Error) => WriteMode::New,
             Some(WriteModeSpec::Append) => WriteMode::Append,
         };
-        let is_one_piece = matches!(format, Format::Json | Format::Arrow | Format::Parquet);
+        let location_is_store = matches!(target, WriteTarget::File(Location::Store(_)));
+        let is_one_piece = location_is_store || matches!(format, Format::Json | Format::Arrow | Format::Parquet);
         if mode == WriteMode::Append && matches!(target, WriteTarget::File(_)) && is_one_piece {
-            let message = format!("nothing can be appended to a file of {}", format.word());
+            let message = match location_is_store {
+                true => "nothing can be appended to an object in a store".to_owned(),
+                false => format!("nothing can be appended to a file of {}", format.word()),
+            };
             let folder = path.rsplit_once('.').map_or(path.as_str(), |(folder, _)| folder);
+            let otherwise = if location_is_store { "" } else { "; or write jsonl or csv" };
             let help = format!(
-                "write to a folder, to which each run adds a file: `path: {folder}/` with `format: {}`; or write jsonl or csv",
+                "write to a folder, to which each run adds a file: `path: {folder}/` with `format: {}`{otherwise}",
                 format.word()
             );
             self.report(Code::PlanBadOption, &["write", "mode"], message).help = Some(help);
@@ -263,21 +271,41 @@ impl Resolver<'_> {
         None
     }
 
-    /// Whether paths are those of files of this machine.
-    fn are_local(&mut self, kind: &str, paths: &[String]) -> bool {
-        let Some((at, path)) = paths.iter().enumerate().find(|(_, path)| scheme(path).is_some()) else { return true };
-        let scheme = scheme(path).unwrap_or_default();
-        let node = self.draft.find(&[kind, "path"]);
-        let node = node.map(|node| node.items().get(at).unwrap_or(node));
-        let (span, alias) = node.map_or((self.draft.name_span, None), |node| (node.span, node.alias));
-        let help = match (scheme, kind) {
-            ("file", _) => "write the path alone".to_owned(),
-            (_, "read") => "let a `command` stage fetch it to a file, and make this stage `after` that one".to_owned(),
-            _ => "write a file, and copy it when the run has ended".to_owned(),
+    fn locations(&mut self, kind: &str, paths: &[String]) -> Option<Vec<Location>> {
+        let found: Vec<_> = paths.iter().enumerate().map(|(at, path)| self.location(kind, path, Some(at))).collect();
+        found.into_iter().collect()
+    }
+
+    /// Where a file or folder is. `at` is its number, if it stands in a list.
+    fn location(&mut self, kind: &str, path: &str, at: Option<usize>) -> Option<Location> {
+        let Some(scheme) = scheme(path) else { return Some(Location::Local(self.absolute(path))) };
+        let has_secret = path.contains(['@', '?']);
+        let (message, help) = match StoreUrl::parse(path, "path") {
+            Ok(Ok(url)) if kind == "write" && url.path.as_ref().is_empty() => (
+                format!("`{path}` is a whole bucket"),
+                "name an object, or what the names of several begin with".to_owned(),
+            ),
+            Ok(Ok(url)) => return Some(Location::Store(url)),
+            Ok(Err(_)) => {
+                (format!("`{path}` is a file of this machine, and no URL is needed"), "write the path alone".to_owned())
+            }
+            Err(UrlError { message, help: Some(help) }) => (message, help.to_owned()),
+            Err(_) if matches!(scheme, "http" | "https" | "ftp") => {
+                let help = match kind {
+                    "read" => "let a `command` stage fetch it to a file, and make this stage `after` that one",
+                    _ => "write a file, and send it in a `command` stage `after` this one",
+                };
+                (format!("`{path}` is a URL of no object store, and `{kind}` takes files and objects"), help.to_owned())
+            }
+            Err(UrlError { message, help: None }) => (message, format!("write the path of a file, or {STORES_HELP}")),
         };
-        let message = format!("`{path}` is a URL, and `{kind}` takes paths of files alone");
-        self.report_at(Code::PlanBadOption, span, alias, message).help = Some(help);
-        false
+        let node = self.draft.find(&[kind, "path"]);
+        let node = node.map(|node| at.and_then(|at| node.items().get(at)).unwrap_or(node));
+        let (span, alias) = node.map_or((self.draft.name_span, None), |node| (node.span, node.alias));
+        let problem = self.report_at(Code::PlanBadOption, span, alias, message);
+        problem.help = Some(help);
+        problem.has_secret = has_secret;
+        None
     }
 
     /// Whether the path of a sink ends in the name of a file or a folder.
@@ -298,14 +326,6 @@ impl Resolver<'_> {
             Some(format!("name a file, such as `{folder}/{input}.{extension}`, or a folder in it"));
         false
     }
-}
-
-/// The scheme of a URL.
-fn scheme(path: &str) -> Option<&str> {
-    let (scheme, _) = path.split_once("://")?;
-    let is_scheme = scheme.starts_with(|first: char| first.is_ascii_alphabetic())
-        && scheme.chars().all(|character| character.is_ascii_alphanumeric() || matches!(character, '+' | '-' | '.'));
-    is_scheme.then_some(scheme)
 }
 
 fn split_compression(path: &str) -> (&str, Compression) {

@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 use std::num::NonZeroU64;
 
+use super::checkpoint::Checkpoint;
 use super::plan::{Edge, Plan};
 use super::queue::Cut;
 use super::stage::{CommandMode, Convention, Folder, PythonTarget, Read, Stage, StageKind, Start, Write, WriteTarget};
@@ -49,6 +50,8 @@ const SORTED_COPIES: u64 = 3;
 const OPEN_FILE: u64 = 512 << 10;
 const OPEN_PARQUET_FILE: u64 = 1 << 20;
 const PACKED_FILE: u64 = 2 << 20;
+/// Connections to object stores, and parts of what is uploaded.
+const STORES: u64 = 48 << 20;
 /// A row group on its way into a Parquet file.
 const ROW_GROUP: u64 = 64 << 20;
 
@@ -136,6 +139,9 @@ impl MemoryBound {
             }
         }
         add("commands".to_owned(), commands(plan), Estimated);
+        if plan.stages.iter().any(uses_store) {
+            add("object stores".to_owned(), STORES, Estimated);
+        }
         Self { terms }
     }
 
@@ -149,6 +155,14 @@ fn shared(plan: &Plan) -> u64 {
     let sinks = plan.stages.iter().filter(|stage| stage.is_shared());
     let edges = sinks.flat_map(|stage| &stage.inputs).flat_map(|input| &input.members);
     sum(edges.map(|edge| supply(plan, plan.edge(*edge)).map_or(SHARED, |supply| supply.bytes)))
+}
+
+fn uses_store(stage: &Stage) -> bool {
+    match &stage.kind {
+        StageKind::Read(read) => read.has_store(),
+        StageKind::Write(write) => write.published().is_some_and(|place| place.store().is_some()),
+        _ => stage.checkpoint.as_ref().is_some_and(Checkpoint::has_store),
+    }
 }
 
 /// Whether a stage is a query over whole streams.
@@ -386,7 +400,7 @@ fn open_files(write: &Write) -> u64 {
 fn unpacking(read: &Read) -> u64 {
     match read.compression {
         Some(compression) => compression.unpacking(),
-        None => read.paths.iter().map(|path| Compression::of(path).unpacking()).max().unwrap_or(0),
+        None => read.paths.iter().map(|path| Compression::of(&path.as_path()).unpacking()).max().unwrap_or(0),
     }
 }
 

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Component, Path, PathBuf};
 
+use super::location::Location;
 use super::resolve::absolute;
 use super::stage::{Command, Folder, StageKind, Write, WriteTarget};
 use crate::diagnostic::{Code, Diagnostic};
@@ -29,10 +30,10 @@ pub fn paths(document: &Document, kinds: &[Option<&StageKind>], waits: &[(usize,
         let sink: &'static [&'static str] = &["write", "path"];
         let (paths, keys, by_task, is_folder): (Vec<PathBuf>, _, _, _) = match kind {
             Some(StageKind::Write(Write { target: WriteTarget::File(path), .. })) => {
-                (vec![plain(path)], sink, false, false)
+                (vec![plain(&path.as_path())], sink, false, false)
             }
             Some(StageKind::Write(Write { target: WriteTarget::Folder(Folder { path, .. }), .. })) => {
-                (vec![plain(path)], sink, false, true)
+                (vec![plain(&path.as_path())], sink, false, true)
             }
             Some(StageKind::Write(Write { target: WriteTarget::Stdout, .. })) => {
                 (vec![PathBuf::from("-")], sink, false, false)
@@ -70,9 +71,11 @@ pub fn paths(document: &Document, kinds: &[Option<&StageKind>], waits: &[(usize,
     let mut before = vec![Vec::new(); document.stages.len()];
     waits.iter().for_each(|(first, then)| before[*then].push(*first));
     for (at, (draft, kind)) in document.stages.iter().zip(kinds).enumerate() {
-        let (paths, keys): (&[PathBuf], &[&str]) = match kind {
-            Some(StageKind::Read(read)) => (&read.paths, &["read", "path"]),
-            Some(StageKind::Command(Command { files: Some(files), .. })) => (&files.inputs, &["command", "inputs"]),
+        let (paths, keys): (Vec<PathBuf>, &[&str]) = match kind {
+            Some(StageKind::Read(read)) => (read.paths.iter().map(Location::as_path).collect(), &["read", "path"]),
+            Some(StageKind::Command(Command { files: Some(files), .. })) => {
+                (files.inputs.clone(), &["command", "inputs"])
+            }
             _ => continue,
         };
         let wrong = paths.iter().find_map(|path| {

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::num::{NonZeroU32, NonZeroU64};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use arrow::datatypes::SchemaRef;
@@ -10,6 +10,7 @@ use arrow::datatypes::SchemaRef;
 use super::checkpoint::Checkpoint;
 use super::expect::Expect;
 use super::failing::{Budget, OnError, Retry, Timeout};
+use super::location::Location;
 use super::log_level::LogLevel;
 use super::plan::{EdgeId, StageId};
 use super::queue::Cut;
@@ -252,10 +253,10 @@ pub enum StageKind {
 /// [`crate::format::column_type`].
 pub type ColumnType = arrow::datatypes::DataType;
 
-/// A source of files. Paths are absolute and may contain glob patterns; `-` is standard input.
+/// A source of files. Their places may be patterns; `-` is standard input.
 #[derive(Clone, Debug)]
 pub struct Read {
-    pub paths: Vec<PathBuf>,
+    pub paths: Vec<Location>,
     /// The folder of the pipeline, from which rows tell the paths of files.
     pub folder: PathBuf,
     pub stdin: bool,
@@ -294,6 +295,11 @@ pub enum Partitions {
 impl Read {
     /// The file of a row, and its number in that.
     pub const ORIGIN: [(&str, ColumnType); 2] = [("_file", ColumnType::Utf8), ("_row", ColumnType::UInt64)];
+
+    /// Whether some of the files are in an object store.
+    pub fn has_store(&self) -> bool {
+        self.paths.iter().any(|path| path.store().is_some())
+    }
 
     /// The columns of rows that the files themselves do not have; `None` if it takes a look at their paths to tell.
     pub fn added(&self) -> Option<Vec<(String, ColumnType)>> {
@@ -336,8 +342,7 @@ pub enum WriteMode {
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum WriteTarget {
-    /// Absolute.
-    File(PathBuf),
+    File(Location),
     Folder(Folder),
     Stdout,
     /// Memory that all workers can map, under this name.
@@ -349,8 +354,7 @@ pub enum WriteTarget {
 /// A folder of files.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Folder {
-    /// Absolute, and without a slash at its end.
-    pub path: PathBuf,
+    pub path: Location,
     /// Columns whose values name the folders in it, one in the other, and which the files do not have. Without any, the files lie in the folder
     /// itself.
     pub partition_by: Vec<String>,
@@ -373,7 +377,7 @@ impl Folder {
 
 impl Write {
     /// Where it lies, if it is published.
-    pub fn published(&self) -> Option<&Path> {
+    pub fn published(&self) -> Option<&Location> {
         match &self.target {
             WriteTarget::File(path) => Some(path),
             WriteTarget::Folder(folder) => Some(&folder.path),

@@ -255,7 +255,7 @@ pub fn kind_text(plan: &Plan, stage: &Stage) -> String {
         StageKind::Read(read) => format!("read {} {}", format_word(read.format), read_text(plan, read)),
         StageKind::Write(write) => {
             let target = match &write.target {
-                WriteTarget::File(path) => plan.shown(path),
+                WriteTarget::File(path) => plan.shown(&path.as_path()),
                 WriteTarget::Folder(folder) => folder_text(plan, folder),
                 WriteTarget::Stdout => "standard output".to_owned(),
                 WriteTarget::Shared(name) => format!("shared memory, as `{name}`"),
@@ -281,7 +281,7 @@ pub fn kind_text(plan: &Plan, stage: &Stage) -> String {
 }
 
 fn folder_text(plan: &Plan, folder: &Folder) -> String {
-    let path = plan.shown(&folder.path);
+    let path = plan.shown(&folder.path.as_path());
     let path = if path.ends_with('/') { path } else { format!("{path}/") };
     let by = folder.partition_by.iter().map(|column| format!("{column}=…/"));
     format!("{path}{}", by.collect::<String>())
@@ -291,7 +291,7 @@ fn read_text(plan: &Plan, read: &Read) -> String {
     if read.stdin {
         return "standard input".to_owned();
     }
-    read.paths.iter().map(|path| plan.shown(path)).collect::<Vec<_>>().join(", ")
+    read.paths.iter().map(|path| plan.shown(&path.as_path())).collect::<Vec<_>>().join(", ")
 }
 
 /// Columns with the words for their types; `?` where these are not known.

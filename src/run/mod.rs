@@ -8,6 +8,7 @@ pub mod fail_point;
 mod outcome;
 pub mod publish;
 pub mod scheduler;
+pub mod store;
 
 use std::io::{self, Read as _};
 use std::os::fd::AsFd;
@@ -25,8 +26,8 @@ pub use outcome::{AccountDifference, EdgeAccount, Ending, LeftOut, Outcome, Stag
 // What events and outcomes consist of: reporters need no more of the scheduler.
 pub use scheduler::{Activity, Scope, Snapshot, StageSnapshot};
 
-use crate::plan::{Plan, StageKind, WriteMode, WriteTarget};
-use executor::{CheckpointError, Checkpoints, LocalExecutor, Surroundings, Token};
+use crate::plan::{Location, Plan, StageKind, WriteMode, WriteTarget};
+use executor::{CheckpointError, Checkpoints, LocalExecutor, Surroundings, Token, object_mode};
 use publish::{PublishError, RecordedOutcome, RunFolder, RunRecord, Staging};
 use scheduler::{Action, Event, Scheduler};
 
@@ -145,9 +146,11 @@ pub fn open(
     let recovered = publish::recover(state_dir)?;
     for stage in &plan.stages {
         let StageKind::Write(write) = &stage.kind else { continue };
-        match (&write.target, write.mode, write.published()) {
-            (_, WriteMode::New, Some(path)) => publish::check_new(path)?,
-            (WriteTarget::Folder(folder), WriteMode::Overwrite, _) => publish::check_replaceable(&folder.path)?,
+        let is_folder = matches!(write.target, WriteTarget::Folder(_));
+        match (write.published(), write.mode) {
+            (Some(Location::Store(url)), mode) => publish::check_place(url, is_folder, object_mode(mode))?,
+            (Some(Location::Local(path)), WriteMode::New) => publish::check_new(path)?,
+            (Some(Location::Local(path)), WriteMode::Overwrite) if is_folder => publish::check_replaceable(path)?,
             _ => {}
         }
     }

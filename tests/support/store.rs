@@ -19,6 +19,16 @@ pub struct Inner {
     pub objects: BTreeMap<String, Vec<u8>>,
     pub gets: usize,
     pub puts: usize,
+    /// Uploads that have begun and are neither completed nor given up: the key of the object, and what there is of it, by number.
+    pub uploads: BTreeMap<String, (String, BTreeMap<usize, Vec<u8>>)>,
+    /// Of Azure: parts of objects, by key and name, that are none yet.
+    pub blocks: BTreeMap<(String, String), Vec<u8>>,
+    /// How many uploads have begun.
+    pub begun: usize,
+    /// What is gone when it has been listed.
+    pub removed_after_list: Option<String>,
+    /// Requests that complete an upload are refused.
+    pub refuses_completion: bool,
     /// So many requests are answered with this status, and this as the body.
     pub failing: Option<(usize, u16, String)>,
     /// Whether requests need no signature.
@@ -37,8 +47,45 @@ pub struct Inner {
 struct Request {
     method: String,
     key: String,
+    /// Of the URL, as `name=value`.
+    query: Vec<(String, String)>,
+    /// The bytes that are asked for.
+    range: Option<(usize, usize)>,
+    /// What the object must still be.
+    if_match: Option<String>,
     is_signed: bool,
     body: Vec<u8>,
+}
+
+impl Request {
+    fn query(&self, name: &str) -> Option<&str> {
+        self.query.iter().find(|(other, _)| other == name).map(|(_, value)| value.as_str())
+    }
+}
+
+struct Answer {
+    status: u16,
+    body: Vec<u8>,
+    /// Of what is sent, and of the object as a whole.
+    range: Option<(usize, usize, usize)>,
+    /// Names the content of the object.
+    tag: String,
+    /// Whether the body is only told of.
+    is_head: bool,
+}
+
+impl Answer {
+    fn new(status: u16, body: impl Into<Vec<u8>>) -> Self {
+        Self { status, body: body.into(), range: None, tag: String::new(), is_head: false }
+    }
+}
+
+/// A name of the content, as S3 has one.
+fn tag(content: &[u8]) -> String {
+    use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+    let mut hasher = DefaultHasher::new();
+    content.hash(&mut hasher);
+    format!("\"{:x}\"", hasher.finish())
 }
 
 impl Store {
@@ -89,25 +136,159 @@ impl Inner {
         self.connections.drain(..).for_each(|connection| drop(connection.shutdown(Shutdown::Both)));
     }
 
-    fn answer(&mut self, request: Request) -> (u16, Vec<u8>) {
-        *if request.method == "GET" { &mut self.gets } else { &mut self.puts } += 1;
+    fn answer(&mut self, request: Request) -> Answer {
+        *if matches!(request.method.as_str(), "GET" | "HEAD") { &mut self.gets } else { &mut self.puts } += 1;
         if let Some((left @ 1.., status, body)) = &mut self.failing {
             *left -= 1;
-            return (*status, body.clone().into_bytes());
+            return Answer::new(*status, body.clone());
         }
-        match request.method.as_str() {
-            _ if !request.is_signed && !self.is_open => (403, Vec::new()),
-            "GET" => match self.objects.get(&request.key) {
-                Some(object) => (200, object.clone()),
-                None => (404, b"<Error><Code>NoSuchKey</Code></Error>".to_vec()),
-            },
-            "PUT" => {
+        if !request.is_signed && !self.is_open {
+            return Answer::new(403, "");
+        }
+        if let Some(what) = request.query("comp").map(str::to_owned) {
+            return self.azure(&what, request);
+        }
+        let upload = request.query("uploadId").map(str::to_owned);
+        match (request.method.as_str(), upload) {
+            ("GET", None) if request.query("list-type").is_some() => self.list(&request),
+            ("GET" | "HEAD", None) => self.object(&request),
+            ("PUT", None) => {
                 self.objects.insert(request.key, request.body);
-                (200, Vec::new())
+                Answer::new(200, "")
             }
-            _ => (405, Vec::new()),
+            ("POST", None) if request.query("uploads").is_some() => {
+                self.begun += 1;
+                let id = format!("upload-{}", self.begun);
+                let body =
+                    format!("<InitiateMultipartUploadResult><UploadId>{id}</UploadId></InitiateMultipartUploadResult>");
+                self.uploads.insert(id, (request.key, BTreeMap::new()));
+                Answer::new(200, body)
+            }
+            ("PUT", Some(id)) => {
+                let number = request.query("partNumber").and_then(|number| number.parse().ok()).expect("a number");
+                let Some((_, parts)) = self.uploads.get_mut(&id) else { return no_such("NoSuchUpload") };
+                let tag = tag(&request.body);
+                parts.insert(number, request.body);
+                Answer { tag, ..Answer::new(200, "") }
+            }
+            ("POST", Some(_)) if self.refuses_completion => {
+                Answer::new(403, "<Error><Code>AccessDenied</Code></Error>")
+            }
+            ("POST", Some(id)) => {
+                let Some((key, parts)) = self.uploads.remove(&id) else { return no_such("NoSuchUpload") };
+                let asked = String::from_utf8(request.body).expect("XML").matches("<Part>").count();
+                assert_eq!(asked, parts.len(), "parts are missing");
+                let object: Vec<u8> = parts.into_values().flatten().collect();
+                let tag = tag(&object);
+                self.objects.insert(key, object);
+                Answer::new(
+                    200,
+                    format!("<CompleteMultipartUploadResult><ETag>{tag}</ETag></CompleteMultipartUploadResult>"),
+                )
+            }
+            ("POST", None) if request.query("delete").is_some() => {
+                let text = String::from_utf8(request.body).expect("XML");
+                let keys = text.split("<Key>").skip(1).filter_map(|rest| rest.split("</Key>").next());
+                let bucket = request.key.trim_end_matches('/');
+                let mut body = String::from("<DeleteResult>");
+                for key in keys {
+                    self.objects.remove(&format!("{bucket}/{key}"));
+                    body += &format!("<Deleted><Key>{key}</Key></Deleted>");
+                }
+                Answer::new(200, body + "</DeleteResult>")
+            }
+            ("DELETE", Some(id)) => match self.uploads.remove(&id) {
+                Some(_) => Answer::new(204, ""),
+                None => no_such("NoSuchUpload"),
+            },
+            _ => Answer::new(405, ""),
         }
     }
+
+    /// Requests of which Azure has a form of its own.
+    fn azure(&mut self, what: &str, request: Request) -> Answer {
+        match what {
+            "block" => {
+                let block = request.query("blockid").expect("it has one").to_owned();
+                self.blocks.insert((request.key, block), request.body);
+            }
+            "blocklist" => {
+                let text = String::from_utf8(request.body).expect("XML");
+                let blocks = text.split("<Uncommitted>").skip(1).filter_map(|rest| rest.split("</Uncommitted>").next());
+                let taken = blocks.map(|block| self.blocks.remove(&(request.key.clone(), block.to_owned())));
+                let Some(object) = taken.collect::<Option<Vec<_>>>() else {
+                    return Answer::new(400, "<Error><Code>InvalidBlockList</Code></Error>");
+                };
+                self.objects.insert(request.key, object.concat());
+            }
+            "list" => {
+                let container = format!("{}/", request.key.trim_end_matches('/'));
+                let prefix = request.query("prefix").unwrap_or_default();
+                let mut body = String::from("<EnumerationResults><Blobs>");
+                for (key, object) in &self.objects {
+                    let Some(name) = key.strip_prefix(&container).filter(|name| name.starts_with(prefix)) else {
+                        continue;
+                    };
+                    let (size, tag) = (object.len(), tag(object).replace('"', "&quot;"));
+                    body += &format!(
+                        "<Blob><Name>{name}</Name><Properties><Last-Modified>Tue, 01 Jul 2025 12:00:00 GMT</Last-Modified>\
+                         <Content-Length>{size}</Content-Length><Content-Type>x</Content-Type><Etag>{tag}</Etag></Properties></Blob>"
+                    );
+                }
+                return Answer::new(200, body + "</Blobs></EnumerationResults>");
+            }
+            _ => return Answer::new(405, ""),
+        }
+        Answer { tag: "\"new\"".to_owned(), ..Answer::new(201, "") }
+    }
+
+    fn object(&mut self, request: &Request) -> Answer {
+        let Some(object) = self.objects.get(&request.key) else { return no_such("NoSuchKey") };
+        let tag = tag(object);
+        if request.if_match.as_ref().is_some_and(|wanted| *wanted != tag) {
+            return Answer::new(412, "<Error><Code>PreconditionFailed</Code></Error>");
+        }
+        let is_head = request.method == "HEAD";
+        match request.range {
+            Some((first, last)) if first < object.len() => {
+                let end = object.len().min(last + 1);
+                let range = Some((first, end - 1, object.len()));
+                Answer { range, tag, is_head, ..Answer::new(206, &object[first..end]) }
+            }
+            Some(_) => Answer::new(416, ""),
+            None => Answer { tag, is_head, ..Answer::new(200, object.clone()) },
+        }
+    }
+
+    /// As `ListObjectsV2`, two objects a page.
+    fn list(&mut self, request: &Request) -> Answer {
+        let bucket = format!("{}/", request.key.trim_end_matches('/'));
+        let prefix = request.query("prefix").unwrap_or_default();
+        let after = request.query("continuation-token").unwrap_or_default();
+        let below = self.objects.iter().filter_map(|(key, object)| Some((key.strip_prefix(&bucket)?, object)));
+        let mut found = below.filter(|(key, _)| key.starts_with(prefix) && *key > after).peekable();
+        let mut body = String::from("<ListBucketResult>");
+        let mut last = "";
+        for (key, object) in found.by_ref().take(2) {
+            last = key;
+            let (size, tag) = (object.len(), tag(object).replace('"', "&quot;"));
+            body += &format!(
+                "<Contents><Key>{key}</Key><LastModified>2025-07-01T12:00:00.000Z</LastModified><ETag>{tag}</ETag><Size>{size}</Size></Contents>"
+            );
+        }
+        if found.peek().is_some() {
+            body += &format!("<IsTruncated>true</IsTruncated><NextContinuationToken>{last}</NextContinuationToken>");
+        }
+        body += "</ListBucketResult>";
+        if let Some(key) = self.removed_after_list.take() {
+            self.objects.remove(&key);
+        }
+        Answer::new(200, body)
+    }
+}
+
+fn no_such(code: &str) -> Answer {
+    Answer::new(404, format!("<Error><Code>{code}</Code></Error>"))
 }
 
 fn lock(inner: &Mutex<Inner>) -> MutexGuard<'_, Inner> {
@@ -125,12 +306,11 @@ fn serve(inner: &Mutex<Inner>, mut connection: &TcpStream) {
             inner.delay
         };
         thread::sleep(delay);
-        let (status, body) = {
+        let is_put = request.method == "PUT";
+        let answer = {
             let mut inner = lock(inner);
             inner.at_once -= 1;
-            if request.method == "PUT"
-                && inner.puts_left.as_mut().is_some_and(|left| left.checked_sub(1).map(|l| *left = l).is_none())
-            {
+            if is_put && inner.puts_left.as_mut().is_some_and(|left| left.checked_sub(1).map(|l| *left = l).is_none()) {
                 inner.end();
             }
             if inner.is_gone {
@@ -138,11 +318,16 @@ fn serve(inner: &Mutex<Inner>, mut connection: &TcpStream) {
             }
             inner.answer(request)
         };
-        let head = format!(
-            "HTTP/1.1 {status} Status\r\nContent-Length: {}\r\nETag: \"{:x}\"\r\nLast-Modified: Tue, 01 Jul 2025 12:00:00 GMT\r\n\r\n",
+        let Answer { status, body, range, tag, is_head } = answer;
+        let mut head = format!(
+            "HTTP/1.1 {status} Status\r\nContent-Length: {}\r\nETag: {tag}\r\nLast-Modified: Tue, 01 Jul 2025 12:00:00 GMT\r\n",
             body.len(),
-            body.len()
         );
+        if let Some((first, last, all)) = range {
+            head += &format!("Content-Range: bytes {first}-{last}/{all}\r\n");
+        }
+        head += "\r\n";
+        let body = if is_head { Vec::new() } else { body };
         if connection.write_all(&[head.as_bytes(), &body].concat()).is_err() {
             return;
         }
@@ -161,12 +346,17 @@ fn read(reader: &mut impl BufRead) -> io::Result<Request> {
     let first = next()?;
     let mut words = first.split(' ').map(str::to_owned);
     let (method, path) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
-    let (mut length, mut is_signed) = (0, false);
+    let (mut length, mut is_signed, mut range, mut if_match) = (0, false, None, None);
     loop {
         let header = next()?.to_ascii_lowercase();
         match header.split_once(": ") {
             None => break,
             Some(("content-length", value)) => length = value.parse().expect("it is a number"),
+            Some(("range", value)) => {
+                let (first, last) = value.trim_start_matches("bytes=").split_once('-').expect("a range");
+                range = Some((first.parse().expect("a number"), last.parse().expect("a number")));
+            }
+            Some(("if-match", value)) => if_match = Some(value.to_owned()),
             Some(("authorization", value)) => {
                 let sound = ["aws4-hmac-sha256 credential=key-id/", "sharedkey account:"];
                 is_signed = sound.iter().any(|sound| value.starts_with(sound));
@@ -176,5 +366,23 @@ fn read(reader: &mut impl BufRead) -> io::Result<Request> {
     }
     let mut body = vec![0; length];
     reader.read_exact(&mut body)?;
-    Ok(Request { method, key: path.trim_start_matches('/').replace("%2F", "/"), is_signed, body })
+    let (path, query) = path.split_once('?').unwrap_or((&path, ""));
+    let query = query.split('&').filter(|pair| !pair.is_empty());
+    let query = query.map(|pair| pair.split_once('=').unwrap_or((pair, "")));
+    let query = query.map(|(name, value)| (name.to_owned(), decoded(value))).collect();
+    Ok(Request { method, key: decoded(path.trim_start_matches('/')), query, range, if_match, is_signed, body })
+}
+
+/// Text of a URL, without `%`.
+fn decoded(text: &str) -> String {
+    let mut bytes = Vec::new();
+    let mut rest = text.bytes();
+    while let Some(byte) = rest.next() {
+        let mut digit = || char::from(rest.next()?).to_digit(16);
+        bytes.push(match byte {
+            b'%' => digit().zip(digit()).map_or(b'%', |(high, low)| u8::try_from(high * 16 + low).expect("a byte")),
+            other => other,
+        });
+    }
+    String::from_utf8(bytes).expect("names are text")
 }

@@ -1,6 +1,7 @@
 //! [`matching`]: the paths that match a pattern. Names need not be text, and what cannot be looked at is an error: nothing is left out
 //! silently.
 
+use std::collections::BTreeSet;
 use std::io::{self, ErrorKind};
 use std::path::{Component, Path, PathBuf};
 
@@ -58,6 +59,52 @@ pub fn matching(pattern: &Path) -> Result<Vec<PathBuf>, GlobError> {
     sort(&mut paths);
     paths.dedup();
     Ok(paths)
+}
+
+/// A pattern for names in which `/` divides folders that nobody can look into.
+#[derive(Debug)]
+pub struct Names(Vec<Part>);
+
+#[derive(Debug)]
+enum Part {
+    /// `**`
+    Folders,
+    Name(Pattern),
+}
+
+impl Names {
+    /// # Errors
+    /// What is wrong with it, if it is no pattern.
+    pub fn new(pattern: &str) -> Result<Self, &'static str> {
+        let part = |part| match part {
+            "**" => Ok(Part::Folders),
+            part => Pattern::new(part).map(Part::Name).map_err(|error| error.msg),
+        };
+        pattern.split('/').map(part).collect::<Result<_, _>>().map(Self)
+    }
+
+    /// Whether [`matching`] would find a file of this name.
+    pub fn match_name(&self, name: &str) -> bool {
+        let mut places = self.with_skipped(BTreeSet::from([0]));
+        for part in name.split('/') {
+            let next = places.into_iter().filter_map(|at| match self.0.get(at)? {
+                Part::Folders => (!part.starts_with('.')).then_some(at),
+                Part::Name(pattern) => pattern.matches_with(part, MATCH).then_some(at + 1),
+            });
+            places = self.with_skipped(next.collect());
+        }
+        places.contains(&self.0.len())
+    }
+
+    /// Places in the pattern, and those behind them: `**` may stand for no folder.
+    fn with_skipped(&self, mut places: BTreeSet<usize>) -> BTreeSet<usize> {
+        for (at, part) in self.0.iter().enumerate() {
+            if matches!(part, Part::Folders) && places.contains(&at) {
+                places.insert(at + 1);
+            }
+        }
+        places
+    }
 }
 
 fn is_absent(error: &io::Error) -> bool {
@@ -140,6 +187,32 @@ mod tests {
         assert_eq!(found(folder.path(), "*/none.csv"), names(&[]));
         assert_eq!(found(folder.path(), ".g/*"), names(&[b".g/c.csv"]));
         assert!(matches!(matching(&folder.path().join("a**/x")), Err(GlobError::Pattern(_))));
+    }
+
+    #[test]
+    fn names_match_as_files_would() {
+        let all = ["a.csv", "b.csv", ".h.csv", "x/a.csv", "x/y/b.csv", ".g/c.csv", "x/n.txt", "x/.g/d.csv"];
+        let folder = tree(&all.map(str::as_bytes));
+        for pattern in [
+            "*.csv",
+            ".*.csv",
+            "**/*.csv",
+            "*/a.csv",
+            "[x]/?/b.csv",
+            "*/none.csv",
+            ".g/*",
+            "x/**/*.csv",
+            "**/y/*",
+            "x/*.txt",
+        ] {
+            let names = Names::new(pattern).expect("a pattern");
+            let mut expected: Vec<&str> = all.into_iter().filter(|name| names.match_name(name)).collect();
+            expected.sort_unstable();
+            let mut there = found(folder.path(), pattern);
+            there.retain(|name| all.iter().any(|file| file.as_bytes() == name));
+            assert_eq!(there, expected.iter().map(|name| name.as_bytes().to_vec()).collect::<Vec<_>>(), "{pattern}");
+        }
+        assert!(Names::new("a**/x").is_err());
     }
 
     #[test]

@@ -45,6 +45,7 @@ pub use guardian::{GUARDIAN_ARGUMENT, guard};
 pub use local::{CheckpointError, Checkpoints, LocalExecutor, StageChange, Surroundings};
 pub use poller::Token;
 pub use python::PythonHost;
+pub use stage::write::object_mode;
 // What comes over the sockets of workers and from the files of others, for tests that send what they like.
 #[doc(hidden)]
 pub use {

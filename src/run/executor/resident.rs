@@ -55,40 +55,34 @@ impl Resident {
         Self::source_with_end(stage, source, mailbox, || Ok(()))
     }
 
+    /// A source that may have to wait before it is open. `open` gets what ends that wait.
+    pub fn source_to_open(
+        stage: StageId,
+        canceller: Canceller,
+        open: impl FnOnce() -> Result<Source, ReadError> + Send + 'static,
+        mailbox: Mailbox,
+    ) -> Self {
+        let (orders, inbox) = unbounded();
+        let out = mailbox.clone();
+        spawn("source", stage, mailbox.clone(), move || match open() {
+            Ok(source) => read_to_the_end(stage, source, &inbox, &out, || Ok(())),
+            Err(ReadError::Cancelled) => out.send(Message::Ended { stage, schema: None }),
+            Err(error) => out.send(Message::StageFailed { stage, failure: input_failure(&error) }),
+        });
+        Self { stage, orders, kind: Kind::Source(canceller), mailbox }
+    }
+
     /// A source that may turn out to have failed when it is read to its end.
     pub fn source_with_end(
         stage: StageId,
-        mut source: Source,
+        source: Source,
         mailbox: Mailbox,
         at_end: impl FnOnce() -> Result<(), Failure> + Send + 'static,
     ) -> Self {
         let canceller = source.canceller();
         let (orders, inbox) = unbounded();
         let out = mailbox.clone();
-        spawn("source", stage, mailbox.clone(), move || {
-            while let Ok(Order::Pull) = inbox.recv() {
-                match source.next_batch() {
-                    Ok(Some(batch)) => {
-                        let rejected = source.take_malformed().map(rejected);
-                        out.send(Message::Produced { stage, batch, rejected });
-                    }
-                    Ok(None) => {
-                        if let Err(failure) = at_end() {
-                            out.send(Message::StageFailed { stage, failure });
-                            return;
-                        }
-                        break;
-                    }
-                    Err(ReadError::Cancelled) => break,
-                    Err(error) => {
-                        let failure = failure(Scope::Input, Verdict::Exception, error.to_string());
-                        out.send(Message::StageFailed { stage, failure });
-                        return;
-                    }
-                }
-            }
-            out.send(Message::Ended { stage, schema: source.schema() });
-        });
+        spawn("source", stage, mailbox.clone(), move || read_to_the_end(stage, source, &inbox, &out, at_end));
         Self { stage, orders, kind: Kind::Source(canceller), mailbox }
     }
 
@@ -261,6 +255,40 @@ impl Resident {
         let (text, settings, runtime) = (query.query.clone(), query.settings.clone(), query.runtime.clone());
         spawn("query", stage, out.clone(), move || run_query(stage, &text, ends, &settings, &runtime, &inbox, &out));
     }
+}
+
+fn read_to_the_end(
+    stage: StageId,
+    mut source: Source,
+    orders: &Receiver<Order>,
+    out: &Mailbox,
+    at_end: impl FnOnce() -> Result<(), Failure>,
+) {
+    while let Ok(Order::Pull) = orders.recv() {
+        match source.next_batch() {
+            Ok(Some(batch)) => {
+                let rejected = source.take_malformed().map(rejected);
+                out.send(Message::Produced { stage, batch, rejected });
+            }
+            Ok(None) => {
+                if let Err(failure) = at_end() {
+                    out.send(Message::StageFailed { stage, failure });
+                    return;
+                }
+                break;
+            }
+            Err(ReadError::Cancelled) => break,
+            Err(error) => {
+                out.send(Message::StageFailed { stage, failure: input_failure(&error) });
+                return;
+            }
+        }
+    }
+    out.send(Message::Ended { stage, schema: source.schema() });
+}
+
+fn input_failure(error: &ReadError) -> Failure {
+    failure(Scope::Input, Verdict::Exception, error.to_string())
 }
 
 /// Rows that could not be read, and what is wrong with each.

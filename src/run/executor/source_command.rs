@@ -16,7 +16,7 @@ use super::stage::read::{ReadError, Source};
 use super::terminal;
 use crate::batch::FileTable;
 use crate::format::{Compression, Dialect, Encoding, Format};
-use crate::plan::{Read, Stage, StageKind, Verdict};
+use crate::plan::{Location, Read, Stage, StageKind, Verdict};
 use crate::run::scheduler::{Failure, Scope};
 use crate::run::{Speaker, Stream};
 
@@ -76,7 +76,7 @@ pub fn resident(
     // Rows come from the command, and from no file.
     files.show_as(&path, PathBuf::from(format!("<{}>", stage.name)));
     let read = Read {
-        paths: vec![path],
+        paths: vec![Location::Local(path)],
         stdin: false,
         folder: PathBuf::new(),
         format,

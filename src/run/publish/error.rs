@@ -3,6 +3,8 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
+use crate::run::store::StoreError;
+
 #[derive(Debug, thiserror::Error)]
 pub enum PublishError {
     #[error("cannot {action} {}: {source}", path.display())]
@@ -42,6 +44,14 @@ pub enum PublishError {
         staged.display()
     )]
     Overtaken { path: PathBuf, staged: PathBuf },
+    #[error("cannot {action} {url}: {source}")]
+    Store { action: &'static str, url: String, source: StoreError },
+    #[error(
+        "{source}; a run that has ended could not publish all that it had decided to, and no run goes on before that is done: mend what is wrong, or \
+         remove {}, and what is not published yet is lost",
+        run.display()
+    )]
+    Unfinished { run: PathBuf, source: Box<PublishError> },
     #[error("two outputs have the path {}", path.display())]
     Twice { path: PathBuf },
     #[error("the journal {} of an interrupted run cannot be understood: {message}", path.display())]
@@ -53,7 +63,8 @@ impl PublishError {
     pub fn io(&self) -> Option<&io::Error> {
         match self {
             Self::Io { source, .. } => Some(source),
-            Self::Leftover { source } => source.io(),
+            Self::Store { source, .. } => source.io(),
+            Self::Leftover { source } | Self::Unfinished { source, .. } => source.io(),
             Self::IsFolder { .. }
             | Self::IsFile { .. }
             | Self::Foreign { .. }

@@ -10,6 +10,8 @@ use serde_json::{Value, json};
 
 use super::durable::{sync_folder, write_file};
 use super::error::PublishError;
+use super::objects::{ObjectOutput, url_from_json, url_to_json};
+use crate::plan::StoreUrl;
 use crate::run::fail_point::reach;
 
 /// Lists staged files and folders, one JSON object a line, each written before it is created.
@@ -63,6 +65,9 @@ pub(super) struct Journal {
     pub(super) outputs: Vec<Output>,
     /// Folders of which all outputs are in their places then.
     pub(super) emptied: Vec<PathBuf>,
+    pub(super) objects: Vec<ObjectOutput>,
+    /// Objects that are gone then.
+    pub(super) removed: Vec<StoreUrl>,
 }
 
 impl How {
@@ -137,7 +142,12 @@ pub(super) fn write_journal(run: &Path, name: JournalName, journal: &Journal) ->
     let (path, draft) = (name.path(run), run.join("journal.json.tmp"));
     let outputs: Vec<_> = journal.outputs.iter().map(Output::to_json).collect();
     let emptied: Vec<_> = journal.emptied.iter().map(|folder| path_to_json(folder)).collect();
-    let text = json!({ "version": 1, "outputs": outputs, "emptied": emptied }).to_string();
+    let mut text = json!({ "version": 1, "outputs": outputs, "emptied": emptied });
+    if !journal.objects.is_empty() || !journal.removed.is_empty() {
+        text["objects"] = journal.objects.iter().map(ObjectOutput::to_json).collect();
+        text["removed"] = journal.removed.iter().map(url_to_json).collect();
+    }
+    let text = text.to_string();
     write_file(&draft, text.as_bytes())?;
     reach("publish.journal_synced");
     fs::rename(&draft, &path).map_err(PublishError::at("write", &path))?;
@@ -167,20 +177,40 @@ pub(super) fn read_journal(run: &Path, name: JournalName) -> Result<Option<Journ
     let outputs = journal["outputs"].as_array().and_then(|outputs| outputs.iter().map(Output::from_json).collect());
     let outputs: Option<Vec<Output>> = outputs;
     let emptied = journal["emptied"].as_array().into_iter().flatten().filter_map(path_from_json).collect();
-    let journal = outputs.map(|outputs| Journal { outputs, emptied });
+    let all = |key: &str| journal.get(key).and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
+    let objects: Option<Vec<_>> = all("objects").iter().map(ObjectOutput::from_json).collect();
+    let removed: Option<Vec<_>> = all("removed").iter().map(url_from_json).collect();
+    let whole = outputs.zip(objects).zip(removed);
+    let journal = whole.map(|((outputs, objects), removed)| Journal { outputs, emptied, objects, removed });
     journal.map(Some).ok_or_else(|| unclear("it does not list outputs".to_owned()))
+}
+
+/// Notes what a sink is going to write to a store: what it has begun to upload stands in its log.
+pub(super) fn objects_to_json(url: &StoreUrl, log: &Path) -> Value {
+    json!({ "objects": url_to_json(url), "log": path_to_json(log) })
+}
+
+/// What the sinks of a run write to stores, and the logs of their uploads.
+pub(super) fn read_record_of_objects(run: &Path) -> Result<Vec<(StoreUrl, PathBuf)>, PublishError> {
+    let lines = read_lines(&run.join(RECORD))?;
+    let of_objects = |line: &Value| Some((url_from_json(line.get("objects")?)?, path_from_json(line.get("log")?)?));
+    Ok(lines.iter().filter_map(of_objects).collect())
 }
 
 /// The files that a run has staged. A last line that is torn belongs to a file that was not created.
 pub(super) fn read_record(run: &Path) -> Result<Vec<Output>, PublishError> {
-    let path = run.join(RECORD);
-    let text = match fs::read_to_string(&path) {
+    Ok(read_lines(&run.join(RECORD))?.iter().filter_map(Output::from_json).collect())
+}
+
+/// The whole lines of a file, as JSON; none if there is no such file.
+pub(super) fn read_lines(path: &Path) -> Result<Vec<Value>, PublishError> {
+    let text = match fs::read_to_string(path) {
         Ok(text) => text,
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(error) => return Err(PublishError::at("read", &path)(error)),
+        Err(error) => return Err(PublishError::at("read", path)(error)),
     };
     let whole = text.split_inclusive('\n').filter(|line| line.ends_with('\n'));
-    Ok(whole.filter_map(|line| Output::from_json(&serde_json::from_str(line).ok()?)).collect())
+    Ok(whole.filter_map(|line| serde_json::from_str(line).ok()).collect())
 }
 
 /// A path as text, or as its bytes if it is not text.

@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 use super::carry_out::carry_out;
 use super::durable::remove;
 use super::error::PublishError;
-use super::journal::{Ending, Journal, JournalName, has_ended, read_journal, read_record};
+use super::journal::{Ending, Journal, JournalName, has_ended, read_journal, read_record, read_record_of_objects};
+use super::objects::{abort, remove_objects};
 use super::run_folder::{has_spilled, list_runs, lock_state, remove_spilled, try_lock};
 use crate::run::fail_point::reach;
 
@@ -42,25 +43,36 @@ pub fn recover(state_dir: &Path) -> Result<Recovered, PublishError> {
 
 /// Publishes what is left of a journal.
 fn finish(run: &Path, journal: Journal, recovered: &mut Recovered) -> Result<(), PublishError> {
-    let Journal { outputs, emptied } = journal;
+    let Journal { outputs, emptied, objects, removed } = journal;
     for output in outputs {
         if carry_out(&output, run)? {
             recovered.published.push(output.target);
         }
         reach("recover.step");
     }
+    for object in objects {
+        object.carry_out()?;
+        recovered.published.push(PathBuf::from(object.url.to_string()));
+        reach("recover.step");
+    }
+    remove_objects(&removed)?;
     emptied.iter().try_for_each(|folder| remove(folder))
 }
 
 fn recover_run(run: &Path, recovered: &mut Recovered) -> Result<(), PublishError> {
+    let unfinished = |source| PublishError::Unfinished { run: run.to_owned(), source: Box::new(source) };
     let mut early = 0;
     while let Some(journal) = read_journal(run, JournalName::Early(early))? {
-        finish(run, journal, recovered)?;
+        finish(run, journal, recovered).map_err(unfinished)?;
         early += 1;
     }
     if let Some(journal) = read_journal(run, JournalName::Last)? {
-        finish(run, journal, recovered)?;
+        finish(run, journal, recovered).map_err(unfinished)?;
         return Ending::Committed.write(run);
+    }
+    for (url, log) in read_record_of_objects(run)? {
+        abort(&url, &log).map_err(unfinished)?;
+        reach("recover.step");
     }
     for output in read_record(run)? {
         if output.staged.exists() {

@@ -18,7 +18,7 @@ pub const KEPT_RUNS: usize = 20;
 
 pub(super) const LOCK: &str = "lock";
 /// In a run's folder, for what its queries and edges spill; gone when the run ends.
-const SPILL: &str = "spill";
+pub(super) const SPILL: &str = "spill";
 
 /// The folder of a live run. Dropping it frees its lock, as does the end of the process.
 #[derive(Debug)]

@@ -6,13 +6,19 @@ use std::io::{self, ErrorKind, Write};
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 
+use serde_json::Value;
+
 use super::carry_out::carry_out;
 use super::durable::{create_folders, entries, inode, parent, put_in_place, remove, rename, sync_all, sync_folder};
 use super::error::PublishError;
 use super::foreign::check_replaceable;
-use super::journal::{Ending, How, Journal, JournalName, Output, RECORD, read_journal, remove_journal, write_journal};
+use super::journal::{
+    Ending, How, Journal, JournalName, Output, RECORD, objects_to_json, read_journal, remove_journal, write_journal,
+};
+use super::objects::{ObjectMode, Settled, StagedObjects, abort, remove_objects};
 use super::parts::further_parts;
-use super::run_folder::{RunFolder, lock_state};
+use super::run_folder::{RunFolder, SPILL, lock_state};
+use crate::plan::{Location, StoreUrl};
 use crate::run::fail_point::reach;
 
 /// Bytes of an output's name up to which its staged file has it in its own name: that may be 255 bytes long.
@@ -30,6 +36,8 @@ pub struct Staging {
     outputs: Vec<Output>,
     /// Outputs of tasks, which do not wait for the commit.
     reserved: Vec<Output>,
+    /// Outputs in object stores.
+    objects: Vec<StagedObjects>,
     /// How many are published already, and no longer among `outputs`.
     published_early: usize,
     /// Whether the outputs are removed when this is dropped. Once a journal may exist they belong to recovery.
@@ -101,6 +109,7 @@ impl Staging {
             record,
             outputs: Vec::new(),
             reserved: Vec::new(),
+            objects: Vec::new(),
             published_early: 0,
             is_revocable: true,
         })
@@ -149,6 +158,26 @@ impl Staging {
             None => self.stage_new(target),
             Some(Seen { length, last }) => self.stage_as(target, How::Append { length, last }),
         }
+    }
+
+    /// Prepares what will be in an object store: an object, or those whose names begin with a URL. Whoever writes it has to upload it.
+    pub fn stage_objects(
+        &mut self,
+        url: &StoreUrl,
+        is_folder: bool,
+        mode: ObjectMode,
+    ) -> Result<StagedObjects, PublishError> {
+        let number = self.objects.len() + self.published_early;
+        let local = self.run.join(SPILL).join(format!("objects-{number}"));
+        let log = self.run.join(format!("uploads-{number}.jsonl"));
+        self.record_line(&objects_to_json(url, &log))?;
+        if is_folder {
+            fs::create_dir_all(&local).map_err(PublishError::at("create the folder", &local))?;
+        }
+        let run_id = self.run_id.clone();
+        let staged = StagedObjects { url: url.clone(), is_folder, mode, local, log, run_id };
+        self.objects.push(staged.clone());
+        Ok(staged)
     }
 
     fn stage_folder_as(&mut self, target: &Path, how: How) -> Result<PathBuf, PublishError> {
@@ -218,7 +247,7 @@ impl Staging {
     pub fn commit(mut self) -> Result<(), PublishError> {
         reach("publish.before_journal");
         let _guard = self.lock()?;
-        let journal = settled(&self.outputs)?;
+        let journal = settled(&self.outputs, &self.objects)?;
         self.publish(&journal, JournalName::Last)?;
         reach("publish.before_committed");
         Ending::Committed.write(&self.run)?;
@@ -227,15 +256,25 @@ impl Staging {
     }
 
     /// Publishes one output, which must be complete and synced, before the others: whatever comes of the run, it stays.
-    pub fn commit_early(&mut self, target: &Path) -> Result<(), PublishError> {
-        let resolved = resolve(target)?;
-        let at = self.outputs.iter().position(|output| output.target == resolved);
-        let at = at.ok_or_else(|| PublishError::Changed { path: target.to_owned() })?;
+    pub fn commit_early(&mut self, target: &Location) -> Result<(), PublishError> {
+        let unknown = || PublishError::Changed { path: target.as_path() };
+        let (outputs, objects) = match target {
+            Location::Local(path) => {
+                let resolved = resolve(path)?;
+                let at = self.outputs.iter().position(|output| output.target == resolved).ok_or_else(unknown)?;
+                (at..at + 1, 0..0)
+            }
+            Location::Store(url) => {
+                let at = self.objects.iter().position(|staged| staged.url == *url).ok_or_else(unknown)?;
+                (0..0, at..at + 1)
+            }
+        };
         let _guard = self.lock()?;
-        let journal = settled(&self.outputs[at..=at])?;
+        let journal = settled(&self.outputs[outputs.clone()], &self.objects[objects.clone()])?;
         self.publish(&journal, JournalName::Early(self.published_early))?;
         self.published_early += 1;
-        self.outputs.remove(at);
+        self.outputs.drain(outputs);
+        self.objects.drain(objects);
         self.is_revocable = true;
         Ok(())
     }
@@ -253,20 +292,36 @@ impl Staging {
         for (at, output) in journal.outputs[..new].iter().enumerate() {
             let renamed = carry_out(output, &self.run);
             if matches!(renamed, Err(PublishError::Exists { .. })) {
-                for earlier in &journal.outputs[..at] {
-                    rename(&earlier.target, &earlier.staged)?;
-                }
-                remove_journal(&self.run, name)?;
-                self.is_revocable = true;
+                self.take_back(&journal.outputs[..at], name)?;
             }
             renamed?;
             reach("publish.renamed");
+        }
+        for (at, object) in journal.objects.iter().enumerate() {
+            let completed = object.carry_out();
+            // As long as no object is there, all can be as it was.
+            if completed.is_err() && at == 0 && object.is_absent() {
+                self.take_back(&journal.outputs[..new], name)?;
+            }
+            completed?;
+            reach("publish.completed");
         }
         for output in &journal.outputs[new..] {
             carry_out(output, &self.run)?;
             reach("publish.renamed");
         }
+        remove_objects(&journal.removed)?;
         journal.emptied.iter().try_for_each(|folder| remove(folder))
+    }
+
+    /// Takes back what has come to be where nothing was, and the journal with it.
+    fn take_back(&mut self, new: &[Output], name: JournalName) -> Result<(), PublishError> {
+        for output in new {
+            rename(&output.target, &output.staged)?;
+        }
+        remove_journal(&self.run, name)?;
+        self.is_revocable = true;
+        Ok(())
     }
 
     fn may_have_journal(&self, name: JournalName) -> bool {
@@ -283,7 +338,11 @@ impl Staging {
     }
 
     fn record(&mut self, output: &Output) -> Result<(), PublishError> {
-        let line = format!("{}\n", output.to_json());
+        self.record_line(&output.to_json())
+    }
+
+    fn record_line(&mut self, line: &Value) -> Result<(), PublishError> {
+        let line = format!("{line}\n");
         let written = self.record.write_all(line.as_bytes()).and_then(|()| self.record.sync_data());
         written.map_err(PublishError::at("write", &self.run.join(RECORD)))
     }
@@ -291,7 +350,7 @@ impl Staging {
 
 /// What the journal says of outputs, by what is in their places now. What must be new comes first: as it replaces nothing, it can be
 /// taken back.
-fn settled(outputs: &[Output]) -> Result<Journal, PublishError> {
+fn settled(outputs: &[Output], objects: &[StagedObjects]) -> Result<Journal, PublishError> {
     let mut journal = Journal::default();
     for output in outputs {
         let Output { staged, target, how } = output;
@@ -315,6 +374,11 @@ fn settled(outputs: &[Output]) -> Result<Journal, PublishError> {
         journal.outputs.push(Output { how, ..output.clone() });
     }
     journal.outputs.sort_by_key(|output| !output.how.is_new());
+    for staged in objects {
+        let Settled { outputs, removed } = staged.settle()?;
+        journal.objects.extend(outputs);
+        journal.removed.extend(removed);
+    }
     Ok(journal)
 }
 
@@ -332,6 +396,8 @@ impl Drop for Staging {
         }
         let all = self.outputs.iter().chain(&self.reserved);
         let left = all.filter(|output| remove(&output.staged).is_err()).count();
+        let begun = self.objects.iter().filter(|staged| abort(&staged.url, &staged.log).is_err()).count();
+        let left = left + begun;
         // What could not be removed now is left to recovery, which will say why it cannot.
         if left == 0 {
             let _ = Ending::Aborted.write(&self.run);

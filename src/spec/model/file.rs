@@ -19,8 +19,8 @@ pub enum ReadSpec {
 /// A source: reads files.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 pub struct ReadOptions {
-    /// Path or glob pattern of the files, or a list of them, relative to this file. `-` is standard input.
-    #[schemars(example = &"data/*.jsonl")]
+    /// Path or glob pattern of the files, or a list of them, relative to this file; or the URL of objects in a store. `-` is standard input.
+    #[schemars(example = &"data/*.jsonl", example = &"s3://bucket/data/*.parquet")]
     pub path: PathsSpec,
     /// How the rows are written, such as `csv` or `jsonl`. Without it, from the file's extension.
     #[schemars(example = &"jsonl")]
@@ -171,8 +171,8 @@ pub enum WriteSpec {
 /// A sink: writes one file, or a folder of files, published when the whole run has succeeded.
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
 pub struct WriteOptions {
-    /// Path of the file, relative to this file. `-` is standard output. With `partition_by`, or with a `/` at its end, it is a folder.
-    #[schemars(example = &"out/result.parquet", example = &"out/events/")]
+    /// Path of the file, relative to this file, or the URL of an object in a store. `-` is standard output. With `partition_by`, or with a `/` at its end, it is a folder.
+    #[schemars(example = &"out/result.parquet", example = &"out/events/", example = &"s3://bucket/result.parquet")]
     pub path: String,
     /// How the rows are written, such as `csv` or `parquet`. Without it, from the file's extension.
     #[schemars(example = &"parquet")]

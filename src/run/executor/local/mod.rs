@@ -31,7 +31,7 @@ use super::python::{Happened, Pool, PythonHost};
 use super::reject_files::RejectFiles;
 use super::rejects;
 use super::resident::{Resident, failure};
-use super::stage::read::Source;
+use super::stage::read::{Canceller, Source};
 use super::stage::write::Sink;
 use crate::batch::{Batch, Columns, FileTable, SegmentPool, SpillSpace};
 use crate::plan::memory::SPILL_LIMIT;
@@ -404,6 +404,23 @@ impl LocalExecutor {
         let plan = Arc::clone(&self.plan);
         let stage = plan.stage(id);
         let resident = match &stage.kind {
+            StageKind::Read(read) if read.has_store() => {
+                let canceller = match Canceller::new() {
+                    Ok(canceller) => canceller,
+                    Err(error) => {
+                        self.stage_failed(id, Scope::Input, &error);
+                        return Ok(());
+                    }
+                };
+                let (of, cut, as_columns) = (read.clone(), stage.cut, !plan.is_read_as_lines(id));
+                let (files, scratch, consumers) = (self.files.clone(), self.spill.folder.clone(), self.consumers(read));
+                let ends = canceller.clone();
+                let open = move || {
+                    let source = Source::open_with(&of, cut, as_columns, &files, &scratch, ends)?;
+                    Ok(source.serving(consumers))
+                };
+                Resident::source_to_open(id, canceller, open, self.mailbox.clone())
+            }
             StageKind::Read(read) => match Source::open(read, stage.cut, !plan.is_read_as_lines(id), &self.files) {
                 Ok(source) => Resident::source(id, source.serving(self.consumers(read)), self.mailbox.clone()),
                 Err(error) => {

@@ -419,7 +419,7 @@ fn stage(at: usize, shape: &Shape, inputs: Vec<Input>) -> Stage {
         filtered_by: Vec::new(),
     };
     let write = Write {
-        target: WriteTarget::File(format!("/s{at}").into()),
+        target: WriteTarget::File(std::path::PathBuf::from(format!("/s{at}")).into()),
         format: crate::format::Format::Lines,
         compression: crate::format::Compression::None,
         header: true,

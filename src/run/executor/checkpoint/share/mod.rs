@@ -5,7 +5,6 @@
 
 mod folder;
 mod shares;
-mod store;
 
 use std::io;
 use std::path::PathBuf;
@@ -13,8 +12,8 @@ use std::path::PathBuf;
 use bytes::Bytes;
 
 use super::digest::BatchDigest;
+use crate::run::store::{Store, StoreError};
 use folder::Folder;
-use store::{Store, StoreError};
 
 pub use shares::Shares;
 
@@ -41,8 +40,8 @@ pub enum ShareError {
     Folder { what: &'static str, path: PathBuf, source: io::Error },
     #[error("cannot {what} the checkpoints in {url}: {source}")]
     Store { what: &'static str, url: String, source: StoreError },
-    #[error("no thread could be started that waits for stores: {0}")]
-    Thread(io::Error),
+    #[error("no threads could be started that wait for stores: {0}")]
+    Threads(io::Error),
 }
 
 impl Share {
@@ -52,7 +51,7 @@ impl Share {
         let name = name(digest);
         let entry = match self {
             Self::Folder(folder) => folder.read(&name)?.map(Bytes::from),
-            Self::Store(store) => store.read(&name)?,
+            Self::Store(store) => store.read(&name).map_err(|error| failed("read", store, error))?,
         };
         let Some(entry) = entry else { return Ok(Shared::Nothing) };
         let payload = entry.split_first_chunk::<CHECKSUM>().filter(|(sum, payload)| **sum == checksum(digest, payload));
@@ -66,7 +65,7 @@ impl Share {
         let entry = [checksum(digest, payload).as_slice(), payload].concat();
         match self {
             Self::Folder(folder) => folder.write(&name, &entry),
-            Self::Store(store) => store.write(&name, entry),
+            Self::Store(store) => store.write(&name, entry).map_err(|error| failed("write", store, error)),
         }
     }
 
@@ -77,6 +76,10 @@ impl Share {
             Self::Store(store) => format!("{}/{name}", store.url()),
         }
     }
+}
+
+fn failed(what: &'static str, store: &Store, source: StoreError) -> ShareError {
+    ShareError::Store { what, url: store.url().to_string(), source }
 }
 
 fn name(digest: &BatchDigest) -> String {

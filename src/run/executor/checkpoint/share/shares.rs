@@ -2,15 +2,14 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::sync::Arc;
 
 use rayon::{ThreadPool, ThreadPoolBuilder};
 
 use super::folder::Folder;
-use super::store::{Background, Store};
 use super::{Share, ShareError};
-use crate::plan::{Plan, STORE_REQUESTS, SharePlace, StageId, StoreUrl};
+use crate::plan::{Location, Plan, STORE_REQUESTS, StageId, StoreUrl};
 use crate::run::executor::resident::STACK;
+use crate::run::store::Store;
 
 #[derive(Debug, Default)]
 pub struct Shares {
@@ -21,7 +20,6 @@ pub struct Shares {
 
 #[derive(Debug)]
 struct Stores {
-    background: Arc<Background>,
     /// They wait for answers, and are not those that work, which would all wait if a store is slow.
     threads: ThreadPool,
     /// Each once, so that stages have its connections in common.
@@ -38,11 +36,11 @@ impl Shares {
         for stage in &plan.stages {
             let share = match stage.checkpoint.as_ref().and_then(|checkpoint| checkpoint.share.as_ref()) {
                 None => continue,
-                Some(SharePlace::Folder(path)) => Share::Folder(Folder(path.clone())),
-                Some(SharePlace::Store(url)) => {
+                Some(Location::Local(path)) => Share::Folder(Folder(path.clone())),
+                Some(Location::Store(url)) => {
                     let stores = match opened.stores.take() {
                         Some(stores) => stores,
-                        None => Stores::start().map_err(ShareError::Thread)?,
+                        None => Stores::start().map_err(ShareError::Threads)?,
                     };
                     Share::Store(opened.stores.insert(stores).open(url)?)
                 }
@@ -73,18 +71,15 @@ impl Stores {
     fn start() -> io::Result<Self> {
         let threads = ThreadPoolBuilder::new().num_threads(STORE_REQUESTS.get() as usize);
         let threads = threads.stack_size(STACK).thread_name(|number| format!("millpond-share-{number}"));
-        Ok(Self {
-            background: Arc::new(Background::start()?),
-            threads: threads.build().map_err(io::Error::other)?,
-            open: Vec::new(),
-        })
+        Ok(Self { threads: threads.build().map_err(io::Error::other)?, open: Vec::new() })
     }
 
     fn open(&mut self, url: &StoreUrl) -> Result<Store, ShareError> {
         if let Some((_, store)) = self.open.iter().find(|(other, _)| other == url) {
             return Ok(store.clone());
         }
-        let store = Store::open(url, &self.background)?;
+        let failed = |source| ShareError::Store { what: "use", url: url.to_string(), source };
+        let store = Store::open(url).map_err(failed)?;
         self.open.push((url.clone(), store.clone()));
         Ok(store)
     }

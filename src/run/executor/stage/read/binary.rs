@@ -1,7 +1,7 @@
 //! [`BinarySource`]: a row for each file, or for what a process writes.
 
 use std::collections::VecDeque;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, LazyLock};
 
@@ -9,8 +9,8 @@ use arrow::array::{ArrayRef, BinaryArray, RecordBatch, StringArray};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 
 use super::error::ReadError;
-use super::input::{Canceller, Fill, Input};
-use super::{FileToRead, Target};
+use super::file_to_read::FileToRead;
+use super::input::{Canceller, Fill};
 use crate::batch::{Batch, Cutter, FileTable, Origin, Rows};
 use crate::format::{BYTES, Format, MOST_BYTES, Problem, bytes_schema};
 use crate::plan::{Cut, Read};
@@ -56,12 +56,12 @@ impl BinarySource {
             let Some(file) = self.files.pop_front() else {
                 return Ok(self.cutter.finish().map(|(rows, origin)| Batch::new(rows, origin)));
             };
-            let Target::Path(path) = &file.target else { unreachable!("the plan refuses standard input") };
-            let bytes = self.read(path, &file)?;
+            let path = file.name();
+            let bytes = self.read(&file)?;
             let mut columns: Vec<ArrayRef> = vec![Arc::new(BinaryArray::from_vec(vec![bytes.as_slice()]))];
             if self.format == Format::Binary {
                 let shown = path.strip_prefix(&self.folder).unwrap_or(path);
-                let shown = shown.to_str().ok_or_else(|| ReadError::PathNotText { path: path.clone() })?;
+                let shown = shown.to_str().ok_or_else(|| ReadError::PathNotText { path: path.to_owned() })?;
                 columns.insert(0, Arc::new(StringArray::from(vec![shown])));
             }
             let row = RecordBatch::try_new(self.schema(), columns).expect("a row of its columns");
@@ -77,17 +77,17 @@ impl BinarySource {
         if self.format == Format::Bytes { bytes_schema() } else { Arc::clone(&PATH_AND_BYTES) }
     }
 
-    fn read(&self, path: &Path, file: &FileToRead) -> Result<Vec<u8>, ReadError> {
+    fn read(&self, file: &FileToRead) -> Result<Vec<u8>, ReadError> {
         let limit = match self.format {
             Format::Bytes => MOST_BYTES,
             _ => usize::try_from(self.cut.bytes.get()).unwrap_or(usize::MAX).min(i32::MAX as usize),
         };
-        let mut input = Input::open(path, file.compression, file.encoding, &self.canceller, &self.bytes_read)?;
+        let mut input = file.open(&self.canceller, &self.bytes_read)?;
         let mut bytes = Vec::new();
         while input.fill(true)? == Fill::Bytes {
             let piece = input.bytes();
             if bytes.len() + piece.len() > limit {
-                let path = path.to_owned();
+                let path = file.name().to_owned();
                 return Err(match self.format {
                     Format::Bytes => ReadError::Record { path, row: 1, problem: Problem::TooLong { limit } },
                     _ => ReadError::LargerThanBatch { path, limit },

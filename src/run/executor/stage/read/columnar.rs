@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 use std::fs::File;
-use std::io::{BufReader, Cursor, Read as _};
+use std::io::{BufReader, Cursor, Read as _, Seek as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -14,14 +14,14 @@ use arrow::ipc::reader::{FileReader, StreamReader};
 use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions};
 
 use super::error::ReadError;
-use super::input::{Canceller, Input, failure, open_file};
+use super::file_to_read::FileToRead;
+use super::input::{Canceller, Input, failure};
 use super::parquet_file::{self, SharedFile};
 use super::partitions::PartitionValues;
 use super::row_groups::{Conditions, Consumer, RowGroups, RowNumbers};
 use super::version::Version;
-use super::{FileToRead, Target};
 use crate::batch::{Batch, Columns, Cutter, FileId, FileTable, Origin, Rows};
-use crate::format::{Compression, Encoding, Format, declare};
+use crate::format::{Compression, Format, declare};
 use crate::plan::{Cut, Read};
 use crate::sql::UsedColumns;
 
@@ -210,18 +210,13 @@ impl ColumnarSource {
     }
 
     fn open(&mut self, file: &FileToRead) -> Result<Current, ReadError> {
-        match (self.format, &file.target) {
-            (Format::Parquet, Target::Path(path)) => self.open_parquet(path),
-            (Format::Parquet, Target::Stdin) => Err(ReadError::NotRegular { path: PathBuf::from(super::input::STDIN) }),
-            (_, Target::Path(path)) => self.open_arrow(path, file.compression),
-            (_, Target::Stdin) => {
-                self.stream(Input::stdin(file.compression, Encoding::Utf8, &self.canceller, &self.bytes_read)?)
-            }
-        }
+        if self.format == Format::Parquet { self.open_parquet(file) } else { self.open_arrow(file) }
     }
 
-    fn open_parquet(&mut self, path: &Path) -> Result<Current, ReadError> {
-        let (file, size) = regular(path)?.ok_or_else(|| ReadError::NotRegular { path: path.to_owned() })?;
+    fn open_parquet(&mut self, file: &FileToRead) -> Result<Current, ReadError> {
+        let path = file.name();
+        let regular = file.regular(&self.canceller)?;
+        let (file, size) = regular.ok_or_else(|| ReadError::NotRegular { path: path.to_owned() })?;
         let corrupt = |error: parquet::errors::ParquetError| damage(path, error.into());
         let version = version_of(path, &file)?;
         let file = SharedFile::new(file, size);
@@ -241,9 +236,10 @@ impl ColumnarSource {
         Ok(self.current(path, Some(version), batches, groups.numbers, false, progress))
     }
 
-    fn open_arrow(&mut self, path: &Path, compression: Compression) -> Result<Current, ReadError> {
-        if compression == Compression::None
-            && let Some((mut file, size)) = regular(path)?
+    fn open_arrow(&mut self, from: &FileToRead) -> Result<Current, ReadError> {
+        let path = from.name();
+        if from.compression == Compression::None
+            && let Some((mut file, size)) = from.regular(&self.canceller)?
         {
             let mut magic = [0; ARROW_MAGIC.len()];
             let unreadable = |source| ReadError::Unreadable { path: path.to_owned(), source };
@@ -256,8 +252,10 @@ impl ColumnarSource {
                 let batches = projected(reader, places);
                 return Ok(self.current(path, Some(version), batches, RowNumbers::all(), false, progress));
             }
+            file.rewind().map_err(unreadable)?;
+            return self.stream(from.open_as(path, file, &self.canceller, &self.bytes_read)?);
         }
-        self.stream(Input::open(path, compression, Encoding::Utf8, &self.canceller, &self.bytes_read)?)
+        self.stream(from.open(&self.canceller, &self.bytes_read)?)
     }
 
     /// Reads Arrow's stream format. A file is a stream between a magic number and a footer, so that it, too, can be read from a
@@ -337,20 +335,6 @@ fn stream_start(reader: &mut impl std::io::Read) -> std::io::Result<Vec<u8>> {
 fn share(size: u64, done: u64, total: u64) -> u64 {
     let share = u128::from(size) * u128::from(done.min(total)) / u128::from(total.max(1));
     u64::try_from(share).expect("at most the size")
-}
-
-/// Opens a file and returns its size, if it is a regular one.
-fn regular(path: &Path) -> Result<Option<(File, u64)>, ReadError> {
-    // A named pipe must not be opened here only to be closed again: its writer would see that.
-    let unreadable = |source: std::io::Error| match source.kind() {
-        std::io::ErrorKind::NotFound => ReadError::Vanished { path: path.to_owned() },
-        _ => ReadError::Unreadable { path: path.to_owned(), source },
-    };
-    let metadata = path.metadata().map_err(unreadable)?;
-    if !metadata.is_file() {
-        return Ok(None);
-    }
-    Ok(Some((open_file(path)?, metadata.len())))
 }
 
 fn version_of(path: &Path, file: &File) -> Result<Version, ReadError> {

@@ -20,7 +20,7 @@ pub fn columns(read: &Read, cut: Cut) -> Option<SchemaRef> {
 
 /// Why nothing can be told of a source, though it reads files that could be looked at; `None` if something can, or of pipes.
 pub fn unseen(read: &Read, cut: Cut) -> Option<String> {
-    if read.stdin {
+    if read.stdin || read.has_store() {
         return None;
     }
     let mut source = match Source::open(read, cut, true, &FileTable::default()) {
@@ -36,7 +36,8 @@ fn look(read: &Read, cut: Cut) -> Option<SchemaRef> {
     // A sample ends with the batch in which it is full, and nobody looks at the rows behind it.
     let rows = cut.rows.min(NonZeroU32::new(u32::try_from(SAMPLE_ROWS).ok()?)?);
     let all = Read { used: None, ..read.clone() };
-    if all.stdin {
+    // Only a run asks stores: a file that somebody has sent may be looked at.
+    if all.stdin || all.has_store() {
         return None;
     }
     let mut source = Source::open(&all, Cut { rows, ..cut }, true, &FileTable::default()).ok()?;

@@ -1,12 +1,13 @@
 //! [`ReadError`]: why a source could not be read.
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use arrow::datatypes::DataType;
 
 use crate::batch::ConformError;
 use crate::format::{NotEncoded, Problem, column_type};
+use crate::run::store::StoreError;
 
 #[derive(Debug, thiserror::Error)]
 pub enum ReadError {
@@ -54,11 +55,24 @@ pub enum ReadError {
     Corrupt { path: PathBuf, message: String },
     #[error("{} is not a regular file, and Parquet can only be read from one", path.display())]
     NotRegular { path: PathBuf },
+    #[error("{}: {source}", path.display())]
+    Store { path: PathBuf, source: StoreError },
     #[error("reading was cancelled")]
     Cancelled,
 }
 
 impl ReadError {
+    /// Of what lies in a store under a URL.
+    pub(super) fn store(url: &Path, source: StoreError) -> Self {
+        let path = url.to_owned();
+        match source {
+            StoreError::Interrupted => Self::Cancelled,
+            StoreError::Gone => Self::Vanished { path },
+            StoreError::Replaced => Self::Changed { path },
+            source => Self::Store { path, source },
+        }
+    }
+
     /// The error of a reader that stood in this row, which may be where the bytes are that it tells of.
     pub(super) fn in_row(self, row: u64) -> Self {
         match self {

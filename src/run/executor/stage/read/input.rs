@@ -14,6 +14,7 @@ use rustix::fs::OFlags;
 use super::error::ReadError;
 use super::version::Version;
 use crate::format::{Compression, Encoding, NotEncoded, decompress, transcode};
+use crate::run::store::Interrupt;
 
 /// How long a pipe may be silent before the rows that have come are passed on as a batch. This is the one place where
 /// timing decides where a batch ends.
@@ -38,19 +39,31 @@ struct Signal {
     is_cancelled: AtomicBool,
     /// Becomes readable when the source is cancelled.
     event: OwnedFd,
+    interrupt: Interrupt,
 }
 
 impl Canceller {
-    pub(super) fn new() -> io::Result<Self> {
-        let event = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
-        Ok(Self { signal: Arc::new(Signal { is_cancelled: AtomicBool::new(false), event }) })
+    /// # Errors
+    /// If there are no descriptors left.
+    pub fn new() -> Result<Self, ReadError> {
+        let unreadable = |error: rustix::io::Errno| ReadError::Unreadable { path: STDIN.into(), source: error.into() };
+        let event = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).map_err(unreadable)?;
+        Ok(Self {
+            signal: Arc::new(Signal { is_cancelled: AtomicBool::new(false), event, interrupt: Interrupt::default() }),
+        })
     }
 
     /// From now on the source returns [`ReadError::Cancelled`].
     pub fn cancel(&self) {
         self.signal.is_cancelled.store(true, Ordering::SeqCst);
+        self.signal.interrupt.set();
         // Fails only if the counter is full, and then the event is set.
         let _ = rustix::io::write(&self.signal.event, &1_u64.to_ne_bytes());
+    }
+
+    /// What ends waits for stores when the source is cancelled.
+    pub(super) fn interrupt(&self) -> &Interrupt {
+        &self.signal.interrupt
     }
 
     pub(super) fn is_cancelled(&self) -> bool {
@@ -85,19 +98,6 @@ pub(super) struct Input {
 }
 
 impl Input {
-    /// Opens a file. A named pipe is opened at once, too: waiting for its writer is part of reading. The raw bytes that
-    /// are read are added to `bytes_read`.
-    pub(super) fn open(
-        path: &Path,
-        compression: Compression,
-        encoding: Encoding,
-        canceller: &Canceller,
-        bytes_read: &Arc<AtomicU64>,
-    ) -> Result<Self, ReadError> {
-        let file = open_file(path)?;
-        Self::new(path, file, compression, encoding, canceller, bytes_read)
-    }
-
     pub(super) fn stdin(
         compression: Compression,
         encoding: Encoding,
@@ -110,7 +110,9 @@ impl Input {
         Self::new(path, file, compression, encoding, canceller, bytes_read)
     }
 
-    fn new(
+    /// Reads a file. A named pipe is open before it has a writer: waiting for that is part of reading. The raw bytes that are read are added to
+    /// `bytes_read`.
+    pub(super) fn new(
         path: &Path,
         file: File,
         compression: Compression,

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
 use super::error::ReadError;
+use super::file_to_read::FileToRead;
 use super::input::{Canceller, Fill, Input};
-use super::{FileToRead, Target};
 use crate::batch::{Batch, Cutter, FileId, FileTable, Origin, Rows, Text};
 use crate::format::{Deferred, LineReader, RecordError, in_the_making};
 use crate::plan::Cut;
@@ -171,12 +171,7 @@ impl LineSource {
     }
 
     fn open(&self, file: &FileToRead) -> Result<Current, ReadError> {
-        let input = match &file.target {
-            Target::Stdin => Input::stdin(file.compression, file.encoding, &self.canceller, &self.bytes_read)?,
-            Target::Path(path) => {
-                Input::open(path, file.compression, file.encoding, &self.canceller, &self.bytes_read)?
-            }
-        };
+        let input = file.open(&self.canceller, &self.bytes_read)?;
         let file = self.table.register(input.path());
         Ok(Current { input, file, row: 1 })
     }

@@ -9,6 +9,7 @@ mod binary;
 mod columnar;
 mod columns;
 mod error;
+mod file_to_read;
 mod input;
 mod lines;
 mod malformed;
@@ -39,12 +40,14 @@ pub use self::sizes::file_sizes;
 use self::added::Added;
 use self::binary::BinarySource;
 use self::columnar::ColumnarSource;
-use self::input::STDIN;
+use self::file_to_read::{FileToRead, Target};
 use self::lines::LineSource;
+use self::paths::Found;
 use self::text::TextSource;
 use crate::batch::{Batch, FileTable, line_schema};
-use crate::format::{Compression, Encoding, Format};
+use crate::format::{Compression, Format};
 use crate::plan::{Cut, Read};
+use crate::run::store::{Interrupt, Objects};
 
 /// Reads the files of one `read` stage, in order. Used from one thread; [`Canceller`] works from any.
 pub struct Source {
@@ -64,41 +67,54 @@ enum Batches {
     Binary(Box<BinarySource>),
 }
 
-/// A file that has not been opened yet.
-struct FileToRead {
-    target: Target,
-    compression: Compression,
-    encoding: Encoding,
-}
-
-enum Target {
-    Path(PathBuf),
-    Stdin,
-}
-
-/// The files that a source would read now; none if it cannot be told.
+/// The files of this machine that a source would read now; none if it cannot be told.
 pub fn files(read: &Read) -> Vec<PathBuf> {
-    paths::expand(read).unwrap_or_default()
+    let mut local = read.clone();
+    local.paths.retain(|path| path.local().is_some());
+    let found = paths::expand(&local, &Interrupt::default());
+    found.unwrap_or_default().into_iter().map(|found| found.name).collect()
 }
 
 impl Source {
     /// Finds the files. They are opened, and registered in `files`, one by one when it is their turn. `as_columns`: whether lines
     /// are wanted as columns.
     pub fn open(read: &Read, cut: Cut, as_columns: bool, files: &FileTable) -> Result<Self, ReadError> {
-        let unreadable = |source| ReadError::Unreadable { path: PathBuf::from(STDIN), source };
-        let canceller = Canceller::new().map_err(unreadable)?;
-        let paths = paths::expand(read)?;
+        debug_assert!(!read.has_store(), "nobody waits for a store here");
+        Self::open_with(read, cut, as_columns, files, Path::new(""), Canceller::new()?)
+    }
+
+    /// As [`Source::open`], with what ends it from another thread: where there are stores, that may take long. Objects are fetched to `scratch`.
+    pub fn open_with(
+        read: &Read,
+        cut: Cut,
+        as_columns: bool,
+        files: &FileTable,
+        scratch: &Path,
+        canceller: Canceller,
+    ) -> Result<Self, ReadError> {
+        let all = paths::expand(read, canceller.interrupt())?;
+        let paths: Vec<PathBuf> = all.iter().map(|found| found.name.clone()).collect();
         let added = Added::new(read, cut, &paths, files)?;
-        let known_size = if read.stdin { None } else { total_size(&paths) };
+        let known_size = if read.stdin { None } else { all.iter().map(Found::size).sum() };
         let compression = |path: &Path| match read.format {
             // Bytes stay as they are.
             Format::Binary | Format::Bytes => read.compression.unwrap_or(Compression::None),
             _ => read.compression.unwrap_or_else(|| Compression::of(path)),
         };
         let encoding = read.encoding;
-        let mut found: Vec<_> = paths
+        let objects = all.iter().filter_map(|found| found.object.clone()).collect();
+        let objects = Objects::new(objects, scratch.to_owned());
+        let mut fetched = objects.each();
+        let mut found: Vec<_> = all
             .into_iter()
-            .map(|path| FileToRead { compression: compression(&path), encoding, target: Target::Path(path) })
+            .map(|Found { name, object }| FileToRead {
+                compression: compression(&name),
+                encoding,
+                target: match object.and_then(|_| fetched.next()) {
+                    Some(fetched) => Target::Object(name, fetched),
+                    None => Target::Path(name),
+                },
+            })
             .collect();
         if read.stdin {
             let compression = read.compression.unwrap_or(Compression::None);
@@ -211,11 +227,4 @@ impl Source {
     pub fn bytes_read(&self) -> u64 {
         self.bytes_read.load(Ordering::Relaxed)
     }
-}
-
-fn total_size(paths: &[PathBuf]) -> Option<u64> {
-    paths
-        .iter()
-        .map(|path| path.metadata().ok().filter(std::fs::Metadata::is_file).map(|metadata| metadata.len()))
-        .sum()
 }

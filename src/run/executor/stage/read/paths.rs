@@ -5,26 +5,64 @@ use std::path::{Path, PathBuf};
 
 use super::error::ReadError;
 use crate::format::Format;
-use crate::plan::Read;
+use crate::plan::{Location, Read, StoreUrl};
 use crate::run::executor::glob::{self, GlobError, is_pattern, sort};
+use crate::run::store::{Interrupt, Object, Store};
+
+/// A file that is there.
+pub(super) struct Found {
+    /// Its path or URL.
+    pub(super) name: PathBuf,
+    /// If it is in a store.
+    pub(super) object: Option<(Store, Object)>,
+}
+
+impl Found {
+    fn local(name: PathBuf) -> Self {
+        Self { name, object: None }
+    }
+
+    /// Bytes, if it is not a pipe.
+    pub(super) fn size(&self) -> Option<u64> {
+        match &self.object {
+            Some((_, object)) => Some(object.size),
+            None => self.name.metadata().ok().filter(std::fs::Metadata::is_file).map(|metadata| metadata.len()),
+        }
+    }
+}
 
 /// Replaces patterns by the files that match them and folders by their files of the format, each sorted bytewise. Of folders that stand for
-/// values, those below them count, too.
-pub(super) fn expand(read: &Read) -> Result<Vec<PathBuf>, ReadError> {
+/// values, those below them count, too. `interrupt` ends the wait for stores.
+pub(super) fn expand(read: &Read, interrupt: &Interrupt) -> Result<Vec<Found>, ReadError> {
     let is_deep = read.partitions.is_some();
     let mut files = Vec::new();
-    for path in &read.paths {
-        match path.metadata() {
-            Ok(metadata) if metadata.is_dir() => files.extend(list(path, read.format, is_deep)?),
-            Ok(_) => files.push(path.clone()),
-            Err(_) if is_pattern(path) => files.extend(matching(path)?),
-            Err(source) if source.kind() == std::io::ErrorKind::NotFound => {
-                return Err(ReadError::Missing { path: path.clone() });
+    for location in &read.paths {
+        match location {
+            Location::Local(path) => files.extend(on_this_machine(path, read, is_deep)?.into_iter().map(Found::local)),
+            Location::Store(url) => {
+                let name = location.as_path();
+                let store = Store::open(url).map_err(|error| ReadError::store(&name, error))?;
+                let objects = in_store(&store, &name, read.format, is_deep, interrupt)?;
+                files.extend(objects.into_iter().map(|object| Found {
+                    name: PathBuf::from(url.at(object.path.clone()).to_string()),
+                    object: Some((store.clone(), object)),
+                }));
             }
-            Err(source) => return Err(ReadError::Unreadable { path: path.clone(), source }),
         }
     }
     Ok(files)
+}
+
+fn on_this_machine(path: &Path, read: &Read, is_deep: bool) -> Result<Vec<PathBuf>, ReadError> {
+    match path.metadata() {
+        Ok(metadata) if metadata.is_dir() => list(path, read.format, is_deep),
+        Ok(_) => Ok(vec![path.to_owned()]),
+        Err(_) if is_pattern(path) => matching(path),
+        Err(source) if source.kind() == std::io::ErrorKind::NotFound => {
+            Err(ReadError::Missing { path: path.to_owned() })
+        }
+        Err(source) => Err(ReadError::Unreadable { path: path.to_owned(), source }),
+    }
 }
 
 fn matching(pattern: &Path) -> Result<Vec<PathBuf>, ReadError> {
@@ -47,8 +85,7 @@ fn list(folder: &Path, format: Format, is_deep: bool) -> Result<Vec<PathBuf>, Re
         for entry in folder.read_dir().map_err(unreadable)? {
             let path = entry.map_err(unreadable)?.path();
             let name = path.file_name().map(OsStr::as_encoded_bytes).unwrap_or_default();
-            // What other programs note down beside files of values begins with `_`.
-            if name.starts_with(b".") || is_deep && name.starts_with(b"_") {
+            if is_hidden(name, is_deep) {
                 continue;
             }
             if !path.is_dir() {
@@ -63,4 +100,51 @@ fn list(folder: &Path, format: Format, is_deep: bool) -> Result<Vec<PathBuf>, Re
     }
     sort(&mut files);
     Ok(files)
+}
+
+/// What other programs note down beside files of values begins with `_`.
+fn is_hidden(name: &[u8], is_deep: bool) -> bool {
+    name.starts_with(b".") || is_deep && name.starts_with(b"_")
+}
+
+/// The objects that a URL stands for: the one of this name; those that match it; or those below it, as if it were a folder.
+fn in_store(
+    store: &Store,
+    name: &Path,
+    format: Format,
+    is_deep: bool,
+    interrupt: &Interrupt,
+) -> Result<Vec<Object>, ReadError> {
+    let failed = |error| ReadError::store(name, error);
+    let StoreUrl { path, .. } = store.url();
+    if !path.as_ref().is_empty()
+        && let Some(object) = store.look(path).map_err(failed)?
+    {
+        return Ok(vec![object]);
+    }
+    if is_pattern(Path::new(path.as_ref())) {
+        let pattern = glob::Names::new(path.as_ref())
+            .map_err(|message| ReadError::Pattern { pattern: name.to_owned(), message: message.to_owned() })?;
+        let before = path.parts().take_while(|part| !is_pattern(Path::new(part.as_ref()))).collect();
+        let listed = store.list(&before, interrupt).map_err(failed)?;
+        let found: Vec<Object> = listed.into_iter().filter(|object| pattern.match_name(object.path.as_ref())).collect();
+        return if found.is_empty() { Err(ReadError::NoMatch { pattern: name.to_owned() }) } else { Ok(found) };
+    }
+    let listed = store.list(path, interrupt).map_err(failed)?;
+    if listed.is_empty() {
+        return Err(ReadError::Missing { path: name.to_owned() });
+    }
+    let depth = path.parts().count();
+    let is_of_folder = |object: &Object| {
+        let parts: Vec<_> = object.path.parts().skip(depth).collect();
+        // Some programs make an object of no bytes that stands for the folder itself.
+        (is_deep && !parts.is_empty() || parts.len() == 1)
+            && !parts.iter().any(|part| is_hidden(part.as_ref().as_bytes(), is_deep))
+            && format.names(Path::new(object.path.as_ref()))
+    };
+    let found: Vec<Object> = listed.into_iter().filter(is_of_folder).collect();
+    if found.is_empty() {
+        return Err(ReadError::EmptyFolder { path: name.to_owned(), extensions: format.extensions() });
+    }
+    Ok(found)
 }

@@ -204,7 +204,7 @@ mod tests {
         writer.write(&batch).unwrap();
         writer.close().unwrap();
         Read {
-            paths: vec![path],
+            paths: vec![path.into()],
             stdin: false,
             folder: std::path::PathBuf::new(),
             format: Format::Parquet,

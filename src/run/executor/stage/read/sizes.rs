@@ -8,9 +8,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions};
 
-use super::{paths, total_size};
+use super::paths::{self, Found};
 use crate::format::{Compression, Format, decompress};
 use crate::plan::{FileSizes, Read};
+use crate::run::store::Interrupt;
 
 /// Bytes of text in which rows are counted.
 const SAMPLE: u64 = 256 << 10;
@@ -19,12 +20,12 @@ const UNPACKED: u64 = 8;
 
 /// What a source would read now; `None` if one of its files is a pipe, or cannot be found.
 pub fn file_sizes(read: &Read) -> Option<FileSizes> {
-    if read.stdin {
+    if read.stdin || read.has_store() {
         return None;
     }
-    let paths = paths::expand(read).ok()?;
-    let bytes = total_size(&paths)?;
-    let first = paths.first()?;
+    let paths = paths::expand(read, &Interrupt::default()).ok()?;
+    let bytes = paths.iter().map(Found::size).sum::<Option<u64>>()?;
+    let first = &paths.first()?.name;
     if read.format == Format::Binary {
         let files = paths.len() as u64;
         return Some(FileSizes { files, bytes, row: Some(bytes.div_ceil(files).max(1)) });
@@ -103,7 +104,7 @@ mod tests {
 
     fn sizes(paths: &[PathBuf]) -> Option<FileSizes> {
         file_sizes(&Read {
-            paths: paths.to_vec(),
+            paths: paths.iter().cloned().map(crate::plan::Location::Local).collect(),
             stdin: false,
             folder: PathBuf::new(),
             format: Format::Csv,

@@ -16,6 +16,8 @@ use tempfile::TempDir;
 use super::*;
 use crate::batch::Origin;
 use crate::format::{Dialect, EncodeMode, Encoding, FileEncoder, Nulls};
+use crate::plan::Location;
+use crate::run::store::Interrupt;
 
 struct Folder(TempDir);
 
@@ -46,7 +48,7 @@ impl Folder {
 
 fn read(format: Format, paths: &[PathBuf]) -> Read {
     Read {
-        paths: paths.to_vec(),
+        paths: paths.iter().cloned().map(Location::from).collect(),
         stdin: false,
         folder: PathBuf::new(),
         format,
@@ -172,7 +174,7 @@ fn a_quote_of_another_kind_is_one_in_every_chunk() {
     assert_eq!(texts, (0..10_000).map(expected).collect::<Vec<_>>());
 
     let dialect = Dialect { delimiter: b';', header: false, quote: None, nulls: Nulls::default() };
-    let read = Read { dialect, paths: vec![folder.path("b.csv")], ..read };
+    let read = Read { dialect, paths: vec![folder.path("b.csv").into()], ..read };
     let found = error(&read);
     assert_eq!(folder.bare(&found), "b.csv, row 3: the record has 3 fields, but there are 2 columns");
 }
@@ -350,8 +352,8 @@ fn hidden_files_are_passed_over_and_names_need_not_be_text() {
     }
     fs::write(folder.0.path().join(std::ffi::OsStr::from_bytes(b"f\xff.csv")), "").unwrap();
     let found = |pattern: &str| {
-        let found = paths::expand(&read(Format::Csv, &[folder.path(pattern)])).unwrap();
-        found.iter().map(|path| path.strip_prefix(folder.0.path()).unwrap().to_owned()).collect::<Vec<_>>()
+        let found = paths::expand(&read(Format::Csv, &[folder.path(pattern)]), &Interrupt::default()).unwrap();
+        found.iter().map(|found| found.name.strip_prefix(folder.0.path()).unwrap().to_owned()).collect::<Vec<_>>()
     };
     let expected = |names: &[&str]| names.iter().map(PathBuf::from).collect::<Vec<_>>();
     let no_text = PathBuf::from(std::ffi::OsStr::from_bytes(b"f\xff.csv"));

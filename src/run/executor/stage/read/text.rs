@@ -8,9 +8,9 @@ use arrow::array::RecordBatch;
 use arrow::datatypes::{DataType, SchemaRef};
 
 use super::error::ReadError;
+use super::file_to_read::FileToRead;
 use super::input::{Canceller, Fill, Input};
 use super::malformed::MalformedRows;
-use super::{FileToRead, Target};
 use crate::batch::{Batch, Cutter, FileId, FileTable, Origin};
 use crate::format::{
     Deferred, Format, Limit, Nulls, Problem, RecordError, RecordText, Records, SAMPLE_BYTES, SAMPLE_ROWS, SampleError,
@@ -316,12 +316,7 @@ impl TextSource {
     }
 
     fn open(&self, file: &FileToRead) -> Result<Current, ReadError> {
-        let input = match &file.target {
-            Target::Stdin => Input::stdin(file.compression, file.encoding, &self.canceller, &self.bytes_read)?,
-            Target::Path(path) => {
-                Input::open(path, file.compression, file.encoding, &self.canceller, &self.bytes_read)?
-            }
-        };
+        let input = file.open(&self.canceller, &self.bytes_read)?;
         let file = self.table.register(input.path());
         Ok(Current { input, file, row: 1 })
     }

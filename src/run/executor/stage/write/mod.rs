@@ -23,18 +23,20 @@ use self::parts::{Limits, Parts};
 use self::spool::Spool;
 use crate::batch::{Columns, ConformError, Rows};
 use crate::format::{EncodeError, EncodeMode, FileEncoder, pack};
-use crate::plan::{Folder, Write, WriteMode, WriteTarget};
+use crate::plan::{Folder, Location, StoreUrl, Write, WriteMode, WriteTarget};
 use crate::run::executor::shared_memory::SharedMemory;
 use crate::run::fail_point::reach;
-use crate::run::publish::{PublishError, Staging, sync_folders};
+use crate::run::publish::{ObjectMode, PublishError, StagedObjects, Staging, sync_folders};
 
 /// Writes one output. What a file holds depends on the rows alone, not on how they were cut into batches.
 pub struct Sink {
     write: Write,
     columns: Columns,
     state: State,
-    /// Where the files lie until they are published, if it writes a folder.
+    /// Where the files lie until they are published, if it writes a folder of this machine.
     folder: Option<PathBuf>,
+    /// What is to be uploaded, if it writes to a store.
+    objects: Option<StagedObjects>,
     rows: u64,
 }
 
@@ -111,7 +113,11 @@ impl Sink {
         let path = shown(&write.target);
         let mut existing = None;
         let file = match &write.target {
-            WriteTarget::File(target) => match write.mode {
+            WriteTarget::File(Location::Store(url)) => return Self::to_store(write, url, false, staging),
+            WriteTarget::Folder(Folder { path: Location::Store(url), .. }) => {
+                return Self::to_store(write, url, true, staging);
+            }
+            WriteTarget::File(Location::Local(target)) => match write.mode {
                 WriteMode::New => staging.stage_new(target).map_err(publish_error)?.file,
                 WriteMode::Overwrite => staging.stage(target).map_err(publish_error)?.file,
                 WriteMode::Append => {
@@ -121,13 +127,15 @@ impl Sink {
                     staging.stage_behind(target, seen).map_err(publish_error)?.file
                 }
             },
-            WriteTarget::Folder(folder) => {
+            WriteTarget::Folder(Folder { path: Location::Local(folder), .. }) => {
                 let staged = match write.mode {
-                    WriteMode::New => staging.stage_new_folder(&folder.path),
-                    WriteMode::Overwrite => staging.stage_folder(&folder.path),
-                    WriteMode::Append => staging.stage_parts(&folder.path),
+                    WriteMode::New => staging.stage_new_folder(folder),
+                    WriteMode::Overwrite => staging.stage_folder(folder),
+                    WriteMode::Append => staging.stage_parts(folder),
                 };
-                return Ok(Self::new(write, Place::Folder(staged.map_err(publish_error)?), staging));
+                let folder = staged.map_err(publish_error)?;
+                let sink = Self::new(write, Place::Folder(folder.clone()), staging);
+                return Ok(Self { folder: Some(folder), ..sink });
             }
             WriteTarget::Stdout => {
                 let stdout = io::stdout().as_fd().try_clone_to_owned();
@@ -148,9 +156,22 @@ impl Sink {
 
     fn new(write: &Write, place: Place, staging: &Staging) -> Self {
         let spool = Box::new(Spool::new(staging.folder()));
-        let folder = if let Place::Folder(folder) = &place { Some(folder.clone()) } else { None };
         let state = State::Waiting { place, spool };
-        Self { write: write.clone(), columns: Columns::from_first(), state, folder, rows: 0 }
+        Self { write: write.clone(), columns: Columns::from_first(), state, folder: None, objects: None, rows: 0 }
+    }
+
+    /// It is written to the disk of this machine first.
+    fn to_store(write: &Write, url: &StoreUrl, is_folder: bool, staging: &mut Staging) -> Result<Self, WriteError> {
+        let staged = staging.stage_objects(url, is_folder, object_mode(write.mode)).map_err(publish_error)?;
+        let local = staged.local();
+        let place = if is_folder {
+            Place::Folder(local.to_owned())
+        } else {
+            let file = File::create(local).map_err(|source| io_error(local, &write.target, source))?;
+            Place::File(Output::new(file), None)
+        };
+        let sink = Self::new(write, place, staging);
+        Ok(Self { objects: Some(staged), ..sink })
     }
 
     /// Writes a batch. Batches come in sequence order; to standard output they are passed on at once.
@@ -172,6 +193,9 @@ impl Sink {
         let (bytes, file) = finished.map_err(|source| self.failure(source))?;
         if let Some(folder) = &self.folder {
             sync_folders(folder).map_err(publish_error)?;
+        }
+        if let Some(objects) = &self.objects {
+            objects.upload().map_err(publish_error)?;
         }
         reach("publish.sink_finished");
         let shared = match (&self.write.target, file) {
@@ -233,7 +257,7 @@ impl Sink {
             Body::File(encoder) | Body::Chosen(encoder, _) => encoder.finish()?,
         };
         output.flush()?;
-        if matches!(self.write.target, WriteTarget::File(_)) {
+        if matches!(self.write.target, WriteTarget::File(Location::Local(_))) {
             output.file.sync_all()?;
         }
         Ok((output.bytes, Some(output.file)))
@@ -296,6 +320,15 @@ impl Sink {
     }
 }
 
+/// What that is for what is in a store.
+pub fn object_mode(mode: WriteMode) -> ObjectMode {
+    match mode {
+        WriteMode::Overwrite => ObjectMode::Replace,
+        WriteMode::New => ObjectMode::New,
+        WriteMode::Append => ObjectMode::Further,
+    }
+}
+
 fn io_error(path: &Path, target: &WriteTarget, source: io::Error) -> WriteError {
     let path = path.to_owned();
     match source.kind() {
@@ -317,8 +350,8 @@ fn publish_error(error: PublishError) -> WriteError {
 
 fn shown(target: &WriteTarget) -> PathBuf {
     match target {
-        WriteTarget::File(path) => path.clone(),
-        WriteTarget::Folder(folder) => folder.path.clone(),
+        WriteTarget::File(path) => path.as_path(),
+        WriteTarget::Folder(folder) => folder.path.as_path(),
         WriteTarget::Stdout => PathBuf::from("<stdout>"),
         WriteTarget::Shared(name) => PathBuf::from(format!("<shared {name}>")),
         WriteTarget::Nothing => PathBuf::from("<nothing>"),

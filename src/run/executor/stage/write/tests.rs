@@ -24,7 +24,7 @@ fn publish(format: Format, batches: &[RecordBatch], schema: Option<SchemaRef>) -
     let mut staging = Staging::begin(&run).unwrap();
     let target = folder.path().join("new/out");
     let write = Write {
-        target: WriteTarget::File(target.clone()),
+        target: WriteTarget::File(target.clone().into()),
         format,
         compression: Compression::None,
         header: true,
@@ -81,7 +81,7 @@ fn batches_with_other_columns_are_refused() {
     let folder = TempDir::new().unwrap();
     let run = RunFolder::create(&folder.path().join("state"), &RunRecord::of(Path::new("/tested.yaml"))).unwrap();
     let mut staging = Staging::begin(&run).unwrap();
-    let target = WriteTarget::File(folder.path().join("out.csv"));
+    let target = WriteTarget::File(folder.path().join("out.csv").into());
     let write =
         Write { target, format: Format::Csv, compression: Compression::None, header: true, mode: WriteMode::Overwrite };
     let mut sink = Sink::create(&write, &mut staging).unwrap();
@@ -93,7 +93,7 @@ fn batches_with_other_columns_are_refused() {
 
 #[test]
 fn a_full_disk_is_told_from_other_failures() {
-    let full = WriteTarget::File(PathBuf::from("/dev/full"));
+    let full = WriteTarget::File(PathBuf::from("/dev/full").into());
     let mut file = File::options().write(true).open("/dev/full").unwrap();
     let error = file.write_all(b"x").unwrap_err();
     assert!(matches!(io_error(Path::new("out"), &full, error), WriteError::DiskFull { .. }));
@@ -131,7 +131,7 @@ fn a_spool_on_disk_gives_back_what_it_took() {
 fn parts(batches: &[RecordBatch], by: &[&str], format: Format, limits: Limits) -> Vec<(String, Vec<u8>)> {
     let folder = TempDir::new().unwrap();
     let by: Vec<String> = by.iter().map(|name| (*name).to_owned()).collect();
-    let target = WriteTarget::Folder(Folder { path: PathBuf::from("out"), partition_by: by.clone() });
+    let target = WriteTarget::Folder(Folder { path: PathBuf::from("out").into(), partition_by: by.clone() });
     let write = Write { target, format, compression: Compression::None, header: true, mode: WriteMode::Overwrite };
     let mut parts = Parts::new(folder.path().to_owned(), &write, &by, &batches[0].schema(), limits).unwrap();
     batches.iter().for_each(|batch| parts.write(batch.clone()).unwrap());
@@ -221,7 +221,7 @@ fn columns_that_cannot_name_folders_are_refused() {
     let error = |column: ArrayRef, by: &[&str]| {
         let rows = RecordBatch::try_from_iter_with_nullable([("a", column, true)]).unwrap();
         let by: Vec<String> = by.iter().map(|name| (*name).to_owned()).collect();
-        let target = WriteTarget::Folder(Folder { path: PathBuf::from("out"), partition_by: by.clone() });
+        let target = WriteTarget::Folder(Folder { path: PathBuf::from("out").into(), partition_by: by.clone() });
         let (format, compression) = (Format::Csv, Compression::None);
         let write = Write { target, format, compression, header: true, mode: WriteMode::Overwrite };
         let made = Parts::new(PathBuf::new(), &write, &by, &rows.schema(), Limits::of(compression));

@@ -103,7 +103,7 @@ fn files_must_agree_on_columns_that_are_not_used() {
         crate::format::encode(format, &other.unwrap(), &mut bytes).unwrap();
         let path = folder.path("z");
         fs::write(&path, bytes).unwrap();
-        let both = Read { paths: vec![first.paths[0].clone(), path], ..first };
+        let both = Read { paths: vec![first.paths[0].clone(), path.into()], ..first };
         let error = shown(&using(&both, "SELECT a FROM t")).unwrap_err();
         assert_eq!(folder.bare(&error), shown(&both).map(|_| ()).map_err(|error| folder.bare(&error)).unwrap_err());
     }
