@@ -303,7 +303,7 @@ stages:
     spec::bad_value 1:10 `version` cannot be `2` (the only choice is `1`)
     spec::bad_value 4:34 `format` cannot be `cvs` (did you mean `csv`?)
     spec::bad_value 4:52 `compression` cannot be `3` (choose from `bz2`, `gz`, `none`, `snappy`, `xz`, `zst`)
-    spec::unknown_key 4:55 `read` has no key `attempts` (choose from `path`, `format`, `compression`, `schema`, `partitions`, `origin`, `delimiter`, `header`, `quote`, `nulls`, `encoding`)
+    spec::unknown_key 4:55 `read` has no key `attempts` (choose from `path`, `format`, `compression`, `schema`, `partitions`, `origin`, `only_new`, `delimiter`, `header`, `quote`, `nulls`, `encoding`)
     spec::unknown_key 4:68 `read` has no key `workers` (`workers` is a key of the stage: move it out of `read`)
     spec::wrong_type 5:14 `workers` must be an integer, a mapping or `auto`, not a string (for example, `workers: 4`)
     spec::bad_value 6:23 `batches` must be at least 1

@@ -14,7 +14,7 @@ use super::summary_file::{SummaryFile, append, write_own};
 use super::{cores, debug, dry_run, env, hooks, output, watch};
 use crate::diagnostic::{Diagnostic, SourceText};
 use crate::environment::usable_cores;
-use crate::plan::{Asked, Moment, Plan, Stage, StageId, StageKind, Verdict, WriteMode};
+use crate::plan::{Asked, Moment, Plan, Stage, StageId, StageKind, Verdict, WhichFiles, WriteMode};
 use crate::report::{self, Reporter, RunSummary, Style};
 use crate::run::executor::{ChaosOptions, Surroundings};
 use crate::run::publish::{Ended, RecordedOutcome, RunRecord};
@@ -109,6 +109,16 @@ fn prepared_run(args: &RunArgs, extent: Extent<'_>) -> Result<Exit, Exit> {
         output::complain(&format!(
             "--rejected: the stage `{}` appends what comes to it, and those rows would come again that are there already; let it write to a \
              file of its own (`mode: overwrite`)",
+            stage.name
+        ));
+        return Err(Exit::Usage);
+    }
+    let reads_new = |stage: &&Stage| matches!(&stage.kind, StageKind::Read(read) if read.which != WhichFiles::All);
+    if let Some(Earlier { purpose: Purpose::Correct, .. }) = &earlier
+        && let Some(stage) = plan.stages.iter().find(reads_new)
+    {
+        output::complain(&format!(
+            "--rejected: the stage `{}` reads only new files (`only_new`), and those of that run are known now; remove the key for this run",
             stage.name
         ));
         return Err(Exit::Usage);

@@ -3,7 +3,7 @@
 use super::failing::OnError;
 use super::location::{Location, STORES_HELP, StoreUrl, UrlError, scheme};
 use super::resolve::Resolver;
-use super::stage::{ColumnType, Folder, Partitions, Read, Write, WriteMode, WriteTarget};
+use super::stage::{ColumnType, Folder, Partitions, Read, WhichFiles, Write, WriteMode, WriteTarget};
 use crate::diagnostic::Code;
 use crate::format::{Compression, Dialect, Encoding, Format, Nulls};
 use crate::spec::model::{
@@ -71,6 +71,13 @@ impl Resolver<'_> {
                 self.report(Code::PlanBadOption, &["read", "schema"], message);
             }
         }
+        let which = match options.only_new {
+            Some(true) => WhichFiles::New { are_noted: self.document.asked_for.is_empty() },
+            _ => WhichFiles::All,
+        };
+        if stdin && which != WhichFiles::All {
+            self.report(Code::PlanBadOption, &["read", "only_new"], "standard input is no file that could be known");
+        }
         let dialect = self.dialect(options, format);
         if options.encoding.is_some() && !format.is_text() {
             self.report(Code::PlanBadOption, &["read", "encoding"], "only text has an `encoding`");
@@ -87,6 +94,7 @@ impl Resolver<'_> {
             encoding: options.encoding.map_or(Encoding::Utf8, encoding),
             partitions,
             origin: options.origin.unwrap_or(false),
+            which,
             first_rows: self.draft.first_rows,
             leaves_out_malformed: self.on_error() != OnError::Fail && format.has_records(),
             used: None,

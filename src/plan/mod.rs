@@ -61,8 +61,8 @@ pub use resource::{Devices, Resource, ResourceId, ResourceKind, Use};
 pub use sample::{SampledSink, sample};
 pub use stage::{
     Call, ColumnType, Command, CommandLine, CommandMode, Convention, Cpus, Folder, Input, Order, Partitions, Port,
-    Python, PythonTarget, Read, Sql, Stage, StageKind, Start, TableName, WorkerLimits, WorkerTraits, Write, WriteMode,
-    WriteTarget,
+    Python, PythonTarget, Read, Sql, Stage, StageKind, Start, TableName, WhichFiles, WorkerLimits, WorkerTraits, Write,
+    WriteMode, WriteTarget,
 };
 pub use supply::{FileSizes, Supply};
 pub use task::{TaskFiles, TaskOutput};

@@ -269,6 +269,7 @@ pub struct Read {
     pub partitions: Option<Partitions>,
     /// Whether rows have the columns [`Read::ORIGIN`].
     pub origin: bool,
+    pub which: WhichFiles,
     /// CSV only.
     pub dialect: Dialect,
     /// Of text.
@@ -282,6 +283,16 @@ pub struct Read {
     /// Parquet only: the consumers, if all of them are queries over this source alone that have a `WHERE`. Row groups in which no
     /// row can pass any of these conditions are not read.
     pub filtered_by: Vec<StageId>,
+}
+
+/// Which of the files of a source are read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WhichFiles {
+    All,
+    /// Those that no run has noted. `are_noted`: whether this run notes them when it is published.
+    New {
+        are_noted: bool,
+    },
 }
 
 /// Which folders `column=value` are columns.

@@ -14,7 +14,8 @@ use super::plan::{EdgeId, Plan};
 use super::recycle::Recycle;
 use super::resource::{Devices, Resource, ResourceKind, Use};
 use super::stage::{
-    CommandLine, CommandMode, Cpus, Folder, Order, Port, Python, Read, Stage, StageKind, Start, WriteMode, WriteTarget,
+    CommandLine, CommandMode, Cpus, Folder, Order, Port, Python, Read, Stage, StageKind, Start, WhichFiles, WriteMode,
+    WriteTarget,
 };
 use crate::format::{Format, column_type};
 use crate::spec::Moment;
@@ -291,7 +292,8 @@ fn read_text(plan: &Plan, read: &Read) -> String {
     if read.stdin {
         return "standard input".to_owned();
     }
-    read.paths.iter().map(|path| plan.shown(&path.as_path())).collect::<Vec<_>>().join(", ")
+    let which = if read.which == WhichFiles::All { "" } else { ", only new files" };
+    read.paths.iter().map(|path| plan.shown(&path.as_path())).collect::<Vec<_>>().join(", ") + which
 }
 
 /// Columns with the words for their types; `?` where these are not known.

@@ -16,7 +16,7 @@ use super::stage::read::{ReadError, Source};
 use super::terminal;
 use crate::batch::FileTable;
 use crate::format::{Compression, Dialect, Encoding, Format};
-use crate::plan::{Location, Read, Stage, StageKind, Verdict};
+use crate::plan::{Location, Read, Stage, StageKind, Verdict, WhichFiles};
 use crate::run::scheduler::{Failure, Scope};
 use crate::run::{Speaker, Stream};
 
@@ -86,6 +86,7 @@ pub fn resident(
         encoding: Encoding::Utf8,
         partitions: None,
         origin: false,
+        which: WhichFiles::All,
         leaves_out_malformed: false,
         first_rows: None,
         used: None,

@@ -52,6 +52,10 @@ pub enum PublishError {
         run.display()
     )]
     Unfinished { run: PathBuf, source: Box<PublishError> },
+    #[error(
+        "another run has read the same new files and was published while this one went on; run it again, and it reads what is new then"
+    )]
+    Overlapping,
     #[error("two outputs have the path {}", path.display())]
     Twice { path: PathBuf },
     #[error("the journal {} of an interrupted run cannot be understood: {message}", path.display())]
@@ -74,6 +78,7 @@ impl PublishError {
             | Self::NotRegular { .. }
             | Self::AroundState { .. }
             | Self::Exists { .. }
+            | Self::Overlapping
             | Self::Twice { .. }
             | Self::Journal { .. } => None,
         }

@@ -53,8 +53,8 @@ pub(super) enum How {
     /// A folder, in the place of the one that is there. In a journal the number of the staged one tells whether that has happened.
     Folder { inode: u64 },
     /// The bytes of a file, behind those of the one that is there. In a journal the length is that from which on they stand; before, what it was
-    /// when it was looked at, with its last byte if that matters.
-    Append { length: u64, last: Option<u8> },
+    /// when it was looked at, with its last byte if that matters, and whether others may append to it meanwhile.
+    Append { length: u64, last: Option<u8>, may_grow: bool },
     /// The files of a folder, beside those of the one that is there. In a journal they stand each for itself.
     Parts,
 }
@@ -130,7 +130,7 @@ impl Output {
             target: path_from_json(value.get("final")?)?,
             how: match (number("inode"), number("length")) {
                 (Some(inode), _) => How::Folder { inode },
-                (_, Some(length)) => How::Append { length, last: None },
+                (_, Some(length)) => How::Append { length, last: None, may_grow: false },
                 _ if value.get("new").is_some_and(|is_new| *is_new == true) => How::New,
                 _ => How::Replace,
             },
@@ -214,14 +214,14 @@ pub(super) fn read_lines(path: &Path) -> Result<Vec<Value>, PublishError> {
 }
 
 /// A path as text, or as its bytes if it is not text.
-pub(super) fn path_to_json(path: &Path) -> Value {
+pub fn path_to_json(path: &Path) -> Value {
     match path.to_str() {
         Some(text) => text.into(),
         None => path.as_os_str().as_bytes().into(),
     }
 }
 
-pub(super) fn path_from_json(value: &Value) -> Option<PathBuf> {
+pub fn path_from_json(value: &Value) -> Option<PathBuf> {
     match value {
         Value::String(text) => Some(text.into()),
         Value::Array(bytes) => {

@@ -17,11 +17,13 @@ mod recovery;
 mod run_folder;
 mod run_record;
 mod staging;
+mod state_file;
 #[cfg(test)]
 mod tests;
 
 pub use error::PublishError;
 pub use foreign::check_replaceable;
+pub use journal::{path_from_json, path_to_json};
 pub use objects::{ObjectMode, StagedObjects, check_place};
 pub use past_run::{PastRun, Phase, Pruned, Pruning, folder_bytes, prune};
 pub use recovery::{Recovered, recover};
@@ -30,3 +32,4 @@ pub use run_record::{Ended, RecordedOutcome, RunRecord};
 pub use staging::{
     Reserved, Seen, StagedFile, Staging, check_new, is_staged, last_byte, publish_reserved, sync_folders,
 };
+pub use state_file::StateFile;

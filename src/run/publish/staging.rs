@@ -156,7 +156,7 @@ impl Staging {
     pub fn stage_behind(&mut self, target: &Path, seen: Option<Seen>) -> Result<StagedFile, PublishError> {
         match seen {
             None => self.stage_new(target),
-            Some(Seen { length, last }) => self.stage_as(target, How::Append { length, last }),
+            Some(Seen { length, last }) => self.stage_as(target, How::Append { length, last, may_grow: true }),
         }
     }
 
@@ -208,6 +208,13 @@ impl Staging {
         self.outputs.push(output.clone());
         reach("publish.recorded");
         Ok(output)
+    }
+
+    /// As [`Staging::stage_as`], for what is looked at first when all is published: it says best what is wrong.
+    pub(super) fn stage_first(&mut self, target: &Path, how: How) -> Result<StagedFile, PublishError> {
+        let staged = self.stage_as(target, how)?;
+        self.outputs.rotate_right(1);
+        Ok(staged)
     }
 
     fn stage_as(&mut self, target: &Path, how: How) -> Result<StagedFile, PublishError> {
@@ -364,7 +371,13 @@ fn settled(outputs: &[Output], objects: &[StagedObjects]) -> Result<Journal, Pub
                 check_replaceable(target)?;
                 How::Folder { inode: inode(staged)?.0 }
             }
-            How::Append { length, last } => How::Append { length: length_behind(target, Seen { length, last })?, last },
+            How::Append { length, last, may_grow } => {
+                let behind = length_behind(target, Seen { length, last })?;
+                if !may_grow && behind != length {
+                    return Err(PublishError::Overlapping);
+                }
+                How::Append { length: behind, last, may_grow }
+            }
             How::New => {
                 check_new(target)?;
                 How::New

@@ -39,6 +39,9 @@ pub struct ReadOptions {
     /// Whether each row has the columns `_file` and `_row`, from which it comes.
     #[schemars(extend("default" = false))]
     pub origin: Option<bool>,
+    /// Whether files are left out that a run has read which was published: each run reads those that are new, or have changed.
+    #[schemars(extend("default" = false))]
+    pub only_new: Option<bool>,
     /// The character between fields (csv only).
     #[schemars(length(equal = 1), example = &";", extend("default" = ","))]
     pub delimiter: Option<String>,
@@ -66,6 +69,7 @@ impl ReadOptions {
             schema: None,
             partitions: None,
             origin: None,
+            only_new: None,
             delimiter: None,
             header: None,
             quote: None,

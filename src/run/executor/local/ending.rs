@@ -1,6 +1,7 @@
 //! The end of a run: workers close, outputs are published, and nothing that was started is left.
 
 use std::io;
+use std::sync::PoisonError;
 use std::time::{Duration, Instant};
 
 use super::LocalExecutor;
@@ -26,7 +27,13 @@ impl LocalExecutor {
     }
 
     pub(super) fn commit(&mut self) {
-        let staging = self.staging.take().expect("a run commits once");
+        let mut staging = self.staging.take().expect("a run commits once");
+        let new_files = std::mem::take(&mut *self.new_files.lock().unwrap_or_else(PoisonError::into_inner));
+        let noted = new_files.values().filter(|new| !new.lines.is_empty());
+        if let Err(error) = noted.into_iter().try_for_each(|new| staging.append(&new.file, &new.lines)) {
+            self.events.push_back(commit_failed(&error));
+            return;
+        }
         if let Some(checkpoints) = &self.checkpoints
             && let Err(error) = checkpoints.count_batches(&self.plan, &self.tasks.state_dir)
         {

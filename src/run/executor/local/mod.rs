@@ -18,7 +18,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use super::chaos::{Chaos, ChaosOptions};
@@ -31,11 +31,11 @@ use super::python::{Happened, Pool, PythonHost};
 use super::reject_files::RejectFiles;
 use super::rejects;
 use super::resident::{Resident, failure};
-use super::stage::read::{Canceller, Source};
+use super::stage::read::{Canceller, KnownFiles, NewFiles, Opening, ReadError, Source};
 use super::stage::write::Sink;
 use crate::batch::{Batch, Columns, FileTable, SegmentPool, SpillSpace};
 use crate::plan::memory::SPILL_LIMIT;
-use crate::plan::{EdgeId, Plan, StageId, StageKind, Verdict};
+use crate::plan::{EdgeId, Plan, Read, Stage, StageId, StageKind, Verdict, WhichFiles};
 use crate::run::StateSummary;
 use crate::run::publish::{RunFolder, Staging};
 use crate::run::scheduler::{Action, AttemptId, BatchId, Device, Event, Failure, Meta, Output, Scope, Unread};
@@ -110,6 +110,8 @@ pub struct LocalExecutor {
     chaos: Option<Chaos>,
     checkpoints: Option<Checkpoints>,
     tasks: Tasks,
+    /// What sources read that read only new files.
+    new_files: Arc<Mutex<BTreeMap<StageId, NewFiles>>>,
 }
 
 /// A batch in the store. `edge` while it counts as being in memory on an edge that spills.
@@ -140,6 +142,7 @@ impl LocalExecutor {
             chaos: surroundings.chaos.map(Chaos::new),
             checkpoints,
             tasks: Tasks::new(run.state_dir().to_owned()),
+            new_files: Arc::default(),
             pool: Pool::new(Arc::clone(&plan), &surroundings, log.clone(), mailbox.clone(), segments.clone()),
             reject_files: RejectFiles::new(run.path()),
             publisher: Publisher::new(Arc::clone(&plan), spill.clone()),
@@ -404,25 +407,8 @@ impl LocalExecutor {
         let plan = Arc::clone(&self.plan);
         let stage = plan.stage(id);
         let resident = match &stage.kind {
-            StageKind::Read(read) if read.has_store() => {
-                let canceller = match Canceller::new() {
-                    Ok(canceller) => canceller,
-                    Err(error) => {
-                        self.stage_failed(id, Scope::Input, &error);
-                        return Ok(());
-                    }
-                };
-                let (of, cut, as_columns) = (read.clone(), stage.cut, !plan.is_read_as_lines(id));
-                let (files, scratch, consumers) = (self.files.clone(), self.spill.folder.clone(), self.consumers(read));
-                let ends = canceller.clone();
-                let open = move || {
-                    let source = Source::open_with(&of, cut, as_columns, &files, &scratch, ends)?;
-                    Ok(source.serving(consumers))
-                };
-                Resident::source_to_open(id, canceller, open, self.mailbox.clone())
-            }
-            StageKind::Read(read) => match Source::open(read, stage.cut, !plan.is_read_as_lines(id), &self.files) {
-                Ok(source) => Resident::source(id, source.serving(self.consumers(read)), self.mailbox.clone()),
+            StageKind::Read(read) => match self.start_source(stage, read) {
+                Ok(resident) => resident,
                 Err(error) => {
                     self.stage_failed(id, Scope::Input, &error);
                     return Ok(());
@@ -449,6 +435,30 @@ impl LocalExecutor {
         };
         self.residents.insert(id, resident);
         Ok(())
+    }
+
+    fn start_source(&self, stage: &Stage, read: &Read) -> Result<Resident, ReadError> {
+        let known = match read.which {
+            WhichFiles::All => None,
+            WhichFiles::New { .. } => Some(KnownFiles::open(&self.tasks.state_dir, &self.plan, stage)?),
+        };
+        let canceller = Canceller::new()?;
+        let opening = Opening { scratch: self.spill.folder.clone(), known, canceller: canceller.clone() };
+        let (of, cut, as_columns) = (read.clone(), stage.cut, !self.plan.is_read_as_lines(stage.id));
+        let (files, consumers, id) = (self.files.clone(), self.consumers(read), stage.id);
+        let noted = matches!(read.which, WhichFiles::New { are_noted: true }).then(|| Arc::clone(&self.new_files));
+        let open = move || {
+            let (source, new) = Source::open_with(&of, cut, as_columns, &files, opening)?;
+            if let (Some(noted), Some(new)) = (noted, new) {
+                noted.lock().unwrap_or_else(PoisonError::into_inner).insert(id, new);
+            }
+            Ok(source.serving(consumers))
+        };
+        // Nobody waits for a store but the thread that is there for this source.
+        Ok(match read.has_store() {
+            true => Resident::source_to_open(id, canceller, open, self.mailbox.clone()),
+            false => Resident::source(id, open()?, self.mailbox.clone()),
+        })
     }
 
     fn stage_failed(&mut self, stage: StageId, scope: Scope, error: &dyn std::error::Error) {

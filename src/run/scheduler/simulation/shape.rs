@@ -413,6 +413,7 @@ fn stage(at: usize, shape: &Shape, inputs: Vec<Input>) -> Stage {
         encoding: crate::format::Encoding::Utf8,
         partitions: None,
         origin: false,
+        which: crate::plan::WhichFiles::All,
         leaves_out_malformed: false,
         first_rows: None,
         used: None,

@@ -7,6 +7,7 @@ use arrow::datatypes::DataType;
 
 use crate::batch::ConformError;
 use crate::format::{NotEncoded, Problem, column_type};
+use crate::run::publish::PublishError;
 use crate::run::store::StoreError;
 
 #[derive(Debug, thiserror::Error)]
@@ -57,6 +58,9 @@ pub enum ReadError {
     NotRegular { path: PathBuf },
     #[error("{}: {source}", path.display())]
     Store { path: PathBuf, source: StoreError },
+    /// The file in the state folder that tells what was read before.
+    #[error(transparent)]
+    Known(#[from] PublishError),
     #[error("reading was cancelled")]
     Cancelled,
 }

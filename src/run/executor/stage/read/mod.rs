@@ -11,6 +11,7 @@ mod columns;
 mod error;
 mod file_to_read;
 mod input;
+mod known_files;
 mod lines;
 mod malformed;
 mod parquet_file;
@@ -33,6 +34,7 @@ use arrow::datatypes::SchemaRef;
 pub use self::columns::{columns, unseen};
 pub use self::error::ReadError;
 pub use self::input::Canceller;
+pub use self::known_files::{KnownFiles, NewFiles};
 pub use self::malformed::MalformedRows;
 pub use self::row_groups::Consumer;
 pub use self::sizes::file_sizes;
@@ -55,9 +57,21 @@ pub struct Source {
     added: Option<Added>,
     /// Batches that were cut again when something was added to their rows.
     ready: VecDeque<Batch>,
+    /// Whether only the columns are wanted of the files, as no run needs their rows any more.
+    has_none: bool,
     canceller: Canceller,
     known_size: Option<u64>,
     bytes_read: Arc<AtomicU64>,
+}
+
+/// What a source of a run is given.
+pub struct Opening {
+    /// Objects are fetched to this folder.
+    pub scratch: PathBuf,
+    /// Files that are left out.
+    pub known: Option<KnownFiles>,
+    /// Ends the source from another thread, also while it waits for a store.
+    pub canceller: Canceller,
 }
 
 enum Batches {
@@ -80,19 +94,30 @@ impl Source {
     /// are wanted as columns.
     pub fn open(read: &Read, cut: Cut, as_columns: bool, files: &FileTable) -> Result<Self, ReadError> {
         debug_assert!(!read.has_store(), "nobody waits for a store here");
-        Self::open_with(read, cut, as_columns, files, Path::new(""), Canceller::new()?)
+        let all = Opening { scratch: PathBuf::new(), known: None, canceller: Canceller::new()? };
+        Ok(Self::open_with(read, cut, as_columns, files, all)?.0)
     }
 
-    /// As [`Source::open`], with what ends it from another thread: where there are stores, that may take long. Objects are fetched to `scratch`.
+    /// As [`Source::open`], in a run.
     pub fn open_with(
         read: &Read,
         cut: Cut,
         as_columns: bool,
         files: &FileTable,
-        scratch: &Path,
-        canceller: Canceller,
-    ) -> Result<Self, ReadError> {
-        let all = paths::expand(read, canceller.interrupt())?;
+        opening: Opening,
+    ) -> Result<(Self, Option<NewFiles>), ReadError> {
+        let Opening { scratch, known, canceller } = opening;
+        let mut all = match paths::expand(read, canceller.interrupt()) {
+            Err(ReadError::NoMatch { .. } | ReadError::EmptyFolder { .. }) if known.is_some() => Vec::new(),
+            found => found?,
+        };
+        let last = all.last().cloned();
+        let new = known.map(|known| known.leave_out(&mut all)).transpose()?;
+        let has_none = new.is_some() && all.is_empty();
+        if has_none {
+            // It tells the columns.
+            all.extend(last);
+        }
         let paths: Vec<PathBuf> = all.iter().map(|found| found.name.clone()).collect();
         let added = Added::new(read, cut, &paths, files)?;
         let known_size = if read.stdin { None } else { all.iter().map(Found::size).sum() };
@@ -103,7 +128,7 @@ impl Source {
         };
         let encoding = read.encoding;
         let objects = all.iter().filter_map(|found| found.object.clone()).collect();
-        let objects = Objects::new(objects, scratch.to_owned());
+        let objects = Objects::new(objects, scratch);
         let mut fetched = objects.each();
         let mut found: Vec<_> = all
             .into_iter()
@@ -145,7 +170,8 @@ impl Source {
             }
             Batches::Columnar(Box::new(columnar))
         };
-        Ok(Self { batches, added, ready: VecDeque::new(), canceller, known_size, bytes_read })
+        let source = Self { batches, added, ready: VecDeque::new(), has_none, canceller, known_size, bytes_read };
+        Ok((source, new))
     }
 
     /// Says who reads the source, if all who do are queries that read nothing else: rows that none of them needs may be left out.
@@ -166,6 +192,10 @@ impl Source {
         }
         if let Some(batch) = self.ready.pop_front() {
             return Ok(Some(batch));
+        }
+        if self.has_none {
+            self.look()?;
+            return Ok(None);
         }
         let batch = match &mut self.batches {
             Batches::Text(text) => text.next_batch(),

@@ -10,6 +10,7 @@ use crate::run::executor::glob::{self, GlobError, is_pattern, sort};
 use crate::run::store::{Interrupt, Object, Store};
 
 /// A file that is there.
+#[derive(Clone)]
 pub(super) struct Found {
     /// Its path or URL.
     pub(super) name: PathBuf,

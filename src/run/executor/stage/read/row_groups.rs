@@ -214,6 +214,7 @@ mod tests {
             encoding: crate::format::Encoding::Utf8,
             partitions: None,
             origin: false,
+            which: crate::plan::WhichFiles::All,
             leaves_out_malformed: false,
             first_rows: None,
             used: None,

@@ -58,6 +58,7 @@ fn read(format: Format, paths: &[PathBuf]) -> Read {
         encoding: crate::format::Encoding::Utf8,
         partitions: None,
         origin: false,
+        which: crate::plan::WhichFiles::All,
         leaves_out_malformed: false,
         first_rows: None,
         used: None,
