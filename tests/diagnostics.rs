@@ -161,6 +161,7 @@ defaults:
   timeout: { attempt: 60s, open: 5m }
   retry: { attempts: 5 }
   on_error: skip
+  order: any
   memory: 1GiB
   recycle: { batches: 10 }
   batch: { rows: 100 }
@@ -180,6 +181,7 @@ stages:
   echoed: { from: scored, command: { mode: row, run: [echo, '{a}'] } }
   filtered: { from: listed, command: { mode: stream, run: [cat], input: lines, output: lines } }
   out: { from: counted, write: out.csv }
+  all: { from: [scored, made], write: all.csv }
 ";
     insta::assert_snapshot!(problems(yaml), @"");
     let Compiled { plan, .. } = compile(yaml, &[]).expect("it is right");
@@ -192,6 +194,9 @@ stages:
         (timeout("scored"), timeout("task"), timeout("listed"), timeout("rows")),
         (Some(5), Some(60), None, None)
     );
+    let takes_any: Vec<&str> =
+        plan.stages.iter().filter(|stage| stage.order == plan::Order::Any).map(|stage| stage.name.as_str()).collect();
+    assert_eq!(takes_any, ["scored", "echoed", "all"]);
     assert!(stage("scored").checkpoint.is_some() && stage("stateful").checkpoint.is_none());
 }
 
@@ -210,7 +215,7 @@ stages:
     spec::bad_value 2:59 `attempts` must be at least 1
     spec::bad_value 2:73 `timeout` cannot be `forever` (A time is a number with a unit, such as `60s`, `5m` or `1m30s`.)
     spec::unknown_key 2:82 `defaults` has no key `retries` (write `retry: { attempts: 3 }`, in which the first attempt counts)
-    spec::unknown_key 2:94 `defaults` has no key `after` (choose from `workers`, `memory`, `recycle`, `batch`, `queue`, `timeout`, `retry`, `on_error`, `checkpoint`, `log_level`, `env`, `cwd`)
+    spec::unknown_key 2:94 `defaults` has no key `after` (choose from `workers`, `memory`, `recycle`, `batch`, `queue`, `timeout`, `retry`, `on_error`, `order`, `checkpoint`, `log_level`, `env`, `cwd`)
     ");
     let source = source(yaml);
     let problems = validate(&source);

@@ -90,6 +90,7 @@ fn takes(stage: &Node, key: &str) -> bool {
     match key {
         "on_error" => loses_rows || stage.get(EXPECT).is_some(),
         "checkpoint" => loses_rows,
+        "order" => loses_rows || (*kind == "write" && stage.get("from").is_some_and(|from| from.items().len() > 1)),
         "recycle" => *kind == "python" && loses_rows,
         "memory" | "log_level" => *kind == "python",
         "timeout" => *kind == "python" || (*kind == "command" && !(mode == "once" && gives_rows)),

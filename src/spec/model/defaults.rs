@@ -5,8 +5,8 @@ use serde::Deserialize;
 use serde_json::{Map, Value};
 
 use super::{
-    BatchSpec, CheckpointSpec, LogLevelSpec, OnErrorSpec, QueueSpec, RecycleSpec, RetrySpec, SizeSpec, TimeoutSpec,
-    WorkersSpec,
+    BatchSpec, CheckpointSpec, LogLevelSpec, OnErrorSpec, QueueSpec, RecycleSpec, RetrySpec, RowOrderSpec, SizeSpec,
+    TimeoutSpec, WorkersSpec,
 };
 
 /// Keys of all stages that can have them. A key of a stage goes before the one here, as a whole.
@@ -36,6 +36,9 @@ pub struct DefaultsSpec {
     /// `on_error` of `python` stages with `from` and without state, and of commands in mode `batch` or `row`.
     #[schemars(example = &"reject")]
     pub on_error: Option<OnErrorSpec>,
+    /// `order` of `python` stages with `from` and without state, of commands in mode `batch` or `row`, and of sinks with several inputs.
+    #[schemars(example = &"any")]
+    pub order: Option<RowOrderSpec>,
     /// `checkpoint` of `python` stages with `from` and without state, and of commands in mode `batch` or `row`.
     #[schemars(example = &true)]
     pub checkpoint: Option<CheckpointSpec>,
