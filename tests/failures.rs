@@ -227,6 +227,8 @@ fn sources_that_fail_half_way_publish_nothing() {
     let cases = [
         ("  python: work:rows", "def rows():\n    yield {'n': 1}\n    raise ValueError('half way')\n", "half way"),
         ("  command: { shell: 'echo \"{}\"; echo half way >&2; exit 3', output: jsonl }", "", "status 3"),
+        // In the middle of a record: it has died there, and its output is not what is wrong.
+        ("  command: { shell: 'printf \"{}\\n{\\\"a\"; exit 3', output: jsonl }", "", "status 3"),
         (
             "  python: work:rows",
             "import os\ndef rows():\n    yield {'n': 1}\n    os._exit(0)\n",
@@ -239,6 +241,16 @@ fn sources_that_fail_half_way_publish_nothing() {
         assert!(!scene.exists("out/sink.jsonl"), "{text}: something was published");
         scene.assert_clean();
     }
+}
+
+#[test]
+fn what_a_command_gives_that_is_no_record_is_told_as_its_own() {
+    let stages = "rows:\n  command: { shell: 'echo \"{}\"; echo no record; sleep 300', output: jsonl }\nsink:\n  from: rows\n  write: out/sink.jsonl\n";
+    let scene = Scene::new(stages, "");
+    let ran = scene.run().within(BOUND).ends_with(6);
+    ran.says(&["stage `rows` could not read its input", "<rows>, row 2"]);
+    assert!(!ran.stderr.contains("/proc/"), "{}", ran.stderr);
+    scene.assert_clean();
 }
 
 #[test]

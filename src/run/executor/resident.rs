@@ -52,7 +52,7 @@ struct QueryInputs {
 
 impl Resident {
     pub fn source(stage: StageId, source: Source, mailbox: Mailbox) -> Self {
-        Self::source_with_end(stage, source, mailbox, || Ok(()))
+        Self::source_with_end(stage, source, mailbox, input_failure, || Ok(()))
     }
 
     /// A source that may have to wait before it is open. `open` gets what ends that wait.
@@ -65,24 +65,25 @@ impl Resident {
         let (orders, inbox) = unbounded();
         let out = mailbox.clone();
         spawn("source", stage, mailbox.clone(), move || match open() {
-            Ok(source) => read_to_the_end(stage, source, &inbox, &out, || Ok(())),
+            Ok(source) => read_to_the_end(stage, source, &inbox, &out, input_failure, || Ok(())),
             Err(ReadError::Cancelled) => out.send(Message::Ended { stage, schema: None }),
             Err(error) => out.send(Message::StageFailed { stage, failure: input_failure(&error) }),
         });
         Self { stage, orders, kind: Kind::Source(canceller), mailbox }
     }
 
-    /// A source that may turn out to have failed when it is read to its end.
+    /// A source that may turn out to have failed when it is read to its end. `explain` says what an error of reading means.
     pub fn source_with_end(
         stage: StageId,
         source: Source,
         mailbox: Mailbox,
+        explain: impl FnOnce(&ReadError) -> Failure + Send + 'static,
         at_end: impl FnOnce() -> Result<(), Failure> + Send + 'static,
     ) -> Self {
         let canceller = source.canceller();
         let (orders, inbox) = unbounded();
         let out = mailbox.clone();
-        spawn("source", stage, mailbox.clone(), move || read_to_the_end(stage, source, &inbox, &out, at_end));
+        spawn("source", stage, mailbox.clone(), move || read_to_the_end(stage, source, &inbox, &out, explain, at_end));
         Self { stage, orders, kind: Kind::Source(canceller), mailbox }
     }
 
@@ -262,6 +263,7 @@ fn read_to_the_end(
     mut source: Source,
     orders: &Receiver<Order>,
     out: &Mailbox,
+    explain: impl FnOnce(&ReadError) -> Failure,
     at_end: impl FnOnce() -> Result<(), Failure>,
 ) {
     while let Ok(Order::Pull) = orders.recv() {
@@ -279,7 +281,7 @@ fn read_to_the_end(
             }
             Err(ReadError::Cancelled) => break,
             Err(error) => {
-                out.send(Message::StageFailed { stage, failure: input_failure(&error) });
+                out.send(Message::StageFailed { stage, failure: explain(&error) });
                 return;
             }
         }

@@ -5,6 +5,7 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::pipe::{PipeFlags, pipe_with};
 
 use super::command::{EndSender, end_pipe, signal_name};
@@ -22,6 +23,9 @@ use crate::run::{Speaker, Stream};
 
 /// Last bytes of standard error that a failure shows.
 const ERROR_BYTES: usize = 8 << 10;
+
+/// What has closed its output ends soon, if it ends.
+const MOMENT: Timespec = Timespec { tv_sec: 1, tv_nsec: 0 };
 
 pub struct SourcePipes {
     pub ours: OurEnds,
@@ -74,7 +78,9 @@ pub fn resident(
     let OurEnds { stdout, stderr, end } = ours;
     let path = PathBuf::from(format!("/proc/self/fd/{}", stdout.as_raw_fd()));
     // Rows come from the command, and from no file.
-    files.show_as(&path, PathBuf::from(format!("<{}>", stage.name)));
+    let shown = format!("<{}>", stage.name);
+    files.show_as(&path, PathBuf::from(&shown));
+    let hidden = path.display().to_string();
     let read = Read {
         paths: vec![Location::Local(path)],
         stdin: false,
@@ -110,12 +116,29 @@ pub fn resident(
         .name("millpond-stderr".to_owned())
         .spawn(drain)
         .map_err(|source| ReadError::Unreadable { path: PathBuf::from(&stage.name), source })?;
+    let end = Arc::new(end);
+    let (ends, said) = (Arc::clone(&end), Arc::clone(&errors));
+    let explain = move |error: &ReadError| {
+        // What ends in the middle of a record may be of a process that has died there.
+        match has_ended(&ends).then(|| judge(&ends, &said)) {
+            Some(Err(failure)) => failure,
+            Some(Ok(())) | None => {
+                failure(Scope::Input, Verdict::Exception, error.to_string().replace(&hidden, &shown))
+            }
+        }
+    };
     let at_end = move || {
         // The source opens the pipe by its number when its turn comes; this keeps it there until it is read to its end.
         drop(stdout);
         judge(&end, &errors)
     };
-    Ok(Resident::source_with_end(stage.id, source, mailbox, at_end))
+    Ok(Resident::source_with_end(stage.id, source, mailbox, explain, at_end))
+}
+
+/// Whether the process has ended, or does so in a moment.
+fn has_ended(end: &OwnedFd) -> bool {
+    let mut waited = [PollFd::new(end, PollFlags::IN)];
+    poll(&mut waited, Some(&MOMENT)).is_ok_and(|ready| ready > 0)
 }
 
 /// Waits for the end of the process and tells whether it was a good one.

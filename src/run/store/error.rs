@@ -43,14 +43,18 @@ impl StoreError {
                 ("`AZURE_STORAGE_ENDPOINT`, ", "`AZURE_STORAGE_ACCOUNT_NAME` and `AZURE_STORAGE_ACCOUNT_KEY`")
             }
         };
-        let check = match error {
-            E::PermissionDenied { .. } | E::Unauthenticated { .. } => {
-                format!("{who}, and the rights to read, write and list objects there")
+        let reason = reason(error);
+        // Not of every request the crate says what its status means.
+        let check = match (error, reason.split(' ').next()) {
+            (E::PermissionDenied { .. } | E::Unauthenticated { .. }, _) | (_, Some("401" | "403")) => {
+                format!("{who}, and the rights to read, write, list and remove objects there")
             }
-            E::NotFound { .. } => format!("that there is such a bucket or container, and {place}{who}"),
+            (E::NotFound { .. }, _) | (_, Some("404")) => {
+                format!("that there is such a bucket or container, and {place}{who}")
+            }
             _ => format!("that the store can be reached from here, and {place}{who}"),
         };
-        Self::Refused { reason: reason(error), check }
+        Self::Refused { reason, check }
     }
 
     /// The failure of this machine behind it, if it is one.
@@ -103,6 +107,22 @@ mod tests {
         ] {
             let error = object_store::Error::Generic { store: "S3", source: Box::new(Said(said)) };
             assert_eq!(reason(&error), expected);
+        }
+    }
+
+    #[test]
+    fn what_is_to_be_checked_follows_from_the_answer() {
+        for (said, checked) in [
+            (
+                "Server returned non-2xx status code: 404 Not Found: <Error><Code>NoSuchBucket</Code></Error>",
+                "there is such a bucket",
+            ),
+            ("Server returned non-2xx status code: 403 Forbidden: ", "the rights to read"),
+            ("Connection refused (os error 111)", "the store can be reached from here"),
+        ] {
+            let error = object_store::Error::Generic { store: "S3", source: Box::new(Said(said)) };
+            let told = StoreError::of(&error, Provider::S3).to_string();
+            assert!(told.contains(checked), "{told}");
         }
     }
 }
