@@ -51,7 +51,7 @@ const OPEN_FILE: u64 = 512 << 10;
 const OPEN_PARQUET_FILE: u64 = 1 << 20;
 const PACKED_FILE: u64 = 2 << 20;
 /// Connections to object stores, and parts of what is uploaded.
-const STORES: u64 = 48 << 20;
+const STORES: u64 = 64 << 20;
 /// A row group on its way into a Parquet file.
 const ROW_GROUP: u64 = 64 << 20;
 
