@@ -54,6 +54,41 @@ fn every_pipeline_stays_under_its_bound_and_near_it() {
     assert!(wrong.is_empty(), "{wrong:#?}");
 }
 
+/// Short values are more in memory than as text, and every column of a Parquet file takes something.
+#[test]
+fn tables_of_many_columns_stay_under_their_bound() {
+    const COLUMNS: usize = 2000;
+    for (format, sink) in [("csv", "out.jsonl"), ("csv", "out.parquet"), ("jsonl", "out.csv"), ("parquet", "out.csv")] {
+        let scratch = tempfile::tempdir().expect("a temporary folder");
+        let file = scratch.path().join("pipeline.yaml");
+        let write = |read: &str, sink: &str| {
+            let text = format!(
+                "version: 1\nname: wide\nstages:\n  a: {{ read: {read} }}\n  b: {{ from: a, write: {sink} }}\n"
+            );
+            fs::write(&file, text).expect("ours");
+        };
+        let names: Vec<String> = (0..COLUMNS).map(|at| format!("c{at}")).collect();
+        let row = |row: usize| (0..COLUMNS).map(|at| ((row * 7 + at) % 100).to_string()).collect::<Vec<_>>().join(",");
+        let rows: String = (0..4000).map(|at| row(at) + "\n").collect();
+        fs::write(scratch.path().join("in.csv"), format!("{}\n{rows}", names.join(","))).expect("ours");
+        if format != "csv" {
+            write("in.csv", &format!("in.{format}"));
+            program::run(&file, &scratch.path().join("state"), &[]);
+        }
+        write(&format!("in.{format}"), sink);
+        let group = match Group::new() {
+            Ok(group) => group,
+            Err(reason) => return println!("skipped: no control group can be made: {reason}"),
+        };
+        let case = Case::of(file);
+        let bound = case.bound(scratch.path());
+        let (status, peak) = group.run(&case, scratch.path());
+        println!("{format} to {sink}: peak {}, bound {}", ByteSize::b(peak), ByteSize::b(bound));
+        assert!(status.success() && peak > 0, "{format} to {sink}: {status}");
+        assert!(peak <= bound, "{format} to {sink}: peak {}, bound {}", ByteSize::b(peak), ByteSize::b(bound));
+    }
+}
+
 #[test]
 fn a_run_keeps_to_the_memory_that_it_is_given() {
     let [free, limited] = [None, Some("350MiB")].map(|limit| {

@@ -196,13 +196,13 @@ stages:
       fetch__en_gb__2023 -> all: 8 batches, 24.0 MiB; spills to disk
       fetch__en_gb__2024 -> all: 8 batches, 24.0 MiB; spills to disk
 
-    memory: at most 892.1 MiB
+    memory: at most 908.1 MiB
         20.1 MiB  coordinator (estimated)
        240.0 MiB  10 edges (enforced)
         80.0 MiB  batches larger than there is room for (estimated)
        112.0 MiB  batches made for edges that spill (estimated)
        256.0 MiB  1 query (enforced)
-        96.0 MiB  reading, writing and row-wise queries (estimated)
+       112.0 MiB  reading, writing and row-wise queries (estimated)
         88.0 MiB  commands (estimated)
     disk for what spills: at most 64.0 GiB for edges, 64.0 GiB for each query
     ");
@@ -266,7 +266,7 @@ fn a_plan_is_shown_with_its_bounds() {
         68.0 MiB  segments larger than their batches (enforced)
         66.0 MiB  free segments (estimated)
        256.0 MiB  1 query (enforced)
-       136.0 MiB  reading, writing and row-wise queries (estimated)
+       138.0 MiB  reading, writing and row-wise queries (estimated)
         56.0 MiB  template of the workers (estimated)
        144.0 MiB  2 workers without `memory` (estimated)
         18.0 MiB  commands (estimated)
@@ -559,15 +559,15 @@ stages:
 ";
 
 fn kilobyte(_: &Read) -> Option<FileSizes> {
-    Some(FileSizes { files: 1, bytes: 1 << 10, row: Some(16) })
+    Some(FileSizes { files: 1, bytes: 1 << 10, row: Some(16), pages: 0 })
 }
 
 fn eight_megabytes(_: &Read) -> Option<FileSizes> {
-    Some(FileSizes { files: 1, bytes: 8 << 20, row: None })
+    Some(FileSizes { files: 1, bytes: 8 << 20, row: None, pages: 0 })
 }
 
 fn gigabyte(_: &Read) -> Option<FileSizes> {
-    Some(FileSizes { files: 1, bytes: 1 << 30, row: None })
+    Some(FileSizes { files: 1, bytes: 1 << 30, row: None, pages: 0 })
 }
 
 /// The bytes of every queue, and the memory of every query, in MiB.

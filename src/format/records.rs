@@ -8,7 +8,7 @@ use super::malformed::Malformed;
 #[derive(Clone, Copy, Debug)]
 pub struct Limit {
     pub records: usize,
-    /// Bytes of text.
+    /// Bytes of text, and what each field takes besides.
     pub bytes: usize,
 }
 
@@ -23,13 +23,18 @@ pub(super) struct OtherWidth {
 /// What stands behind a field that was not copied together with what stands behind it in the file.
 const SEPARATOR: u8 = b'\n';
 
+/// Bytes of a field beside its text: what a number takes when it is decoded, which is more than where it ends.
+const FIELD: usize = size_of::<i64>();
+/// Bytes of a chunk beyond which no end of a field could be told. A record is never as long as what is left.
+const MOST: usize = (u32::MAX / 2) as usize;
+
 /// Whole records of one width: the fields of CSV without their quotes, or one field per line of other text.
 #[derive(Clone, Debug, Default)]
 pub struct Records {
     /// The fields, each with one byte behind it: as they lie in a file, so that whole lines are copied at once.
     bytes: Vec<u8>,
     /// Where each field ends in `bytes`.
-    ends: Vec<usize>,
+    ends: Vec<u32>,
     /// Fields per record; 0 until the first record comes.
     width: usize,
     /// Records that are none of these, as they have not the same fields: how many stand before each of them, and their bytes.
@@ -53,7 +58,13 @@ impl Records {
     }
 
     pub fn is_full(&self, limit: Limit) -> bool {
-        self.len() + self.malformed.len() >= limit.records || self.bytes() + self.malformed_bytes >= limit.bytes
+        self.len() + self.malformed.len() >= limit.records
+            || self.weight() + self.malformed_bytes >= limit.bytes.min(MOST)
+    }
+
+    /// What a chunk is bounded by: many short fields are more in memory than as text, here and as values.
+    fn weight(&self) -> usize {
+        self.bytes() + FIELD * self.ends.len()
     }
 
     /// Records that were found to be malformed when the text was split, in order, each with the number of records before it. They
@@ -79,8 +90,8 @@ impl Records {
         for range in ranges.into_iter().filter(|range| !range.is_empty()) {
             let fields = range.start * self.width..range.end * self.width;
             let start = if fields.start == 0 { 0 } else { self.ends[fields.start - 1] + 1 };
-            let moved = selected.bytes.len();
-            selected.bytes.extend_from_slice(&self.bytes[start..=self.ends[fields.end - 1]]);
+            let moved = place(selected.bytes.len());
+            selected.bytes.extend_from_slice(&self.bytes[start as usize..=self.ends[fields.end - 1] as usize]);
             selected.ends.extend(self.ends[fields].iter().map(|end| end - start + moved));
         }
         selected
@@ -93,7 +104,7 @@ impl Records {
         let mut start = 0;
         for &end in ends {
             self.bytes.extend_from_slice(&bytes[start..end]);
-            self.ends.push(self.bytes.len());
+            self.ends.push(place(self.bytes.len()));
             self.bytes.push(SEPARATOR);
             start = end;
         }
@@ -112,14 +123,14 @@ impl Records {
         debug_assert!(self.width == 0 || self.width == width, "records have one width");
         self.width = width;
         let mut room = limit.records.saturating_sub(self.len() + self.malformed.len());
-        let mut room_bytes = limit.bytes.saturating_sub(self.bytes() + self.malformed_bytes);
+        let mut room_bytes = limit.bytes.min(MOST).saturating_sub(self.weight() + self.malformed_bytes);
         // Lines that follow each other are copied together: from `copied` on they are not yet.
         let (mut copied, mut record, mut fields) = (0, 0, 0);
         let mut base = self.bytes.len();
         for at in memchr::memchr3_iter(delimiter, b'\n', b'\r', text) {
             if text[at] == delimiter {
                 fields += 1;
-                self.ends.push(base + at - copied);
+                self.ends.push(place(base + at - copied));
                 continue;
             }
             if at == record {
@@ -136,9 +147,9 @@ impl Records {
                 self.bytes.extend_from_slice(&text[copied..record]);
                 return Err(OtherWidth { at: record, found: fields });
             }
-            self.ends.push(base + at - copied);
+            self.ends.push(place(base + at - copied));
             room -= 1;
-            room_bytes = room_bytes.saturating_sub(at - record - (fields - 1));
+            room_bytes = room_bytes.saturating_sub(at - record - (fields - 1) + FIELD * fields);
             record = at + 1;
             fields = 0;
             if room == 0 || room_bytes == 0 {
@@ -153,8 +164,8 @@ impl Records {
     /// A field of a record.
     pub(super) fn field(&self, record: usize, field: usize) -> &[u8] {
         let at = record * self.width + field;
-        let start = if at == 0 { 0 } else { self.ends[at - 1] + 1 };
-        &self.bytes[start..self.ends[at]]
+        let start = if at == 0 { 0 } else { self.ends[at - 1] as usize + 1 };
+        &self.bytes[start..self.ends[at] as usize]
     }
 
     /// The fields as text. The error is the first record that is not valid UTF-8.
@@ -162,16 +173,21 @@ impl Records {
         match std::str::from_utf8(&self.bytes) {
             Ok(text) => Ok(Texts { text, ends: &self.ends, width: self.width }),
             // As one byte of ASCII stands between two fields, no character can span them.
-            Err(error) => Err(self.ends.partition_point(|end| *end <= error.valid_up_to()) / self.width),
+            Err(error) => Err(self.ends.partition_point(|end| *end as usize <= error.valid_up_to()) / self.width),
         }
     }
+}
+
+/// A place in the bytes of a chunk.
+fn place(at: usize) -> u32 {
+    u32::try_from(at).expect("a chunk is full before")
 }
 
 /// The fields of [`Records`] that are valid UTF-8 throughout.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Texts<'a> {
     text: &'a str,
-    ends: &'a [usize],
+    ends: &'a [u32],
     width: usize,
 }
 
@@ -184,7 +200,7 @@ impl<'a> Texts<'a> {
 
     pub(super) fn field(self, record: usize, field: usize) -> &'a str {
         let at = record * self.width + field;
-        let start = if at == 0 { 0 } else { self.ends[at - 1] + 1 };
-        &self.text[start..self.ends[at]]
+        let start = if at == 0 { 0 } else { self.ends[at - 1] as usize + 1 };
+        &self.text[start..self.ends[at] as usize]
     }
 }

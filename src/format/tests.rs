@@ -360,6 +360,27 @@ fn split(mut splitter: Splitter, text: &[u8], cuts: &[usize], at_once: usize) ->
 }
 
 #[test]
+fn many_short_fields_fill_a_chunk_before_their_text_does() {
+    let line = |first: &str| format!("{first}{}\n", ",1".repeat(99));
+    let header: Vec<String> = (0..100).map(|at| format!("c{at}")).collect();
+    // A record has 100 bytes of text, and 800 for its fields.
+    let limit = Limit { records: usize::MAX, bytes: 10_000 };
+    for first in ["1", "\"1\""] {
+        let text = format!("{}\n{}", header.join(","), line(first).repeat(50));
+        let mut splitter = Splitter::csv(&Dialect::default());
+        let (mut rest, mut records, mut chunks) = (text.as_bytes(), Records::default(), Vec::new());
+        while !rest.is_empty() {
+            let taken = splitter.push(rest, &mut records, limit).expect("it is sound");
+            rest = &rest[taken..];
+            if records.is_full(limit) || rest.is_empty() {
+                chunks.push(std::mem::take(&mut records).len());
+            }
+        }
+        assert_eq!(chunks, [12, 12, 12, 12, 2], "{first}");
+    }
+}
+
+#[test]
 fn named_zones_are_written() {
     let instant: ArrayRef = Arc::new(TimestampMicrosecondArray::from(vec![0]).with_timezone("America/New_York"));
     let written = batch(vec![("t", instant)]);

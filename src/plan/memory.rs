@@ -49,6 +49,8 @@ const SORTED_COPIES: u64 = 3;
 /// A file of a folder that is open: what is held back of its text; the pages of its columns; and what it takes to pack it.
 const OPEN_FILE: u64 = 512 << 10;
 const OPEN_PARQUET_FILE: u64 = 1 << 20;
+/// A column of a Parquet file that is being written: most of it is the table of its dictionary.
+const OPEN_COLUMN: u64 = 112 << 10;
 const PACKED_FILE: u64 = 2 << 20;
 /// Connections to object stores, and parts of what is uploaded.
 const STORES: u64 = 64 << 20;
@@ -361,7 +363,11 @@ fn native(plan: &Plan, stage: &Stage) -> u64 {
     match &stage.kind {
         StageKind::Read(read) => {
             let largest = stage.supply.map_or(stage.cut.bytes.get(), |supply| supply.largest);
-            of_all(largest.saturating_mul(at_once + 2), stage.supply).saturating_add(unpacking(read))
+            // Of text a chunk is there until its values are.
+            let each = if read.format.is_text() { largest.saturating_add(largest / 2) } else { largest };
+            let pages = stage.supply.map_or(0, |supply| supply.pages);
+            let ahead = of_all(each.saturating_mul(at_once + 2), stage.supply);
+            ahead.saturating_add(unpacking(read)).saturating_add(pages)
         }
         StageKind::Write(write) => {
             let group = match write.format {
@@ -372,10 +378,11 @@ fn native(plan: &Plan, stage: &Stage) -> u64 {
             if let WriteTarget::Folder(_) = write.target {
                 let sorted = of_all(Folder::SORTED_BYTES, stage.supply).saturating_mul(SORTED_COPIES);
                 let held = of_all(Folder::HELD_BYTES, stage.supply);
-                return sorted.saturating_add(held).saturating_add(open_files(write));
+                return sorted.saturating_add(held).saturating_add(open_files(plan, stage, write));
             }
             let under_way = largest_input(plan, stage).saturating_mul(at_once + 2);
-            of_all(under_way.saturating_add(group), stage.supply).saturating_add(write.compression.packing())
+            let of_rows = of_all(under_way.saturating_add(group), stage.supply);
+            of_rows.saturating_add(write.compression.packing()).saturating_add(open_columns(plan, stage, write))
         }
         // Input and output.
         StageKind::Sql(sql) if sql.row_wise => {
@@ -386,10 +393,21 @@ fn native(plan: &Plan, stage: &Stage) -> u64 {
     }
 }
 
+/// What the columns of a Parquet file take that is being written, beside their rows.
+fn open_columns(plan: &Plan, stage: &Stage, write: &Write) -> u64 {
+    if write.format != Format::Parquet {
+        return 0;
+    }
+    let edges = stage.inputs.iter().flat_map(|input| &input.members).map(|id| plan.edge(*id));
+    let columns = edges.filter_map(|edge| plan.stage(edge.from).ports[edge.port].columns.as_ref());
+    let columns = columns.map(|columns| columns.flattened_fields().len() as u64).max().unwrap_or(0);
+    columns.saturating_mul(OPEN_COLUMN)
+}
+
 /// What the files of a folder take that are open at once, beside their rows.
-fn open_files(write: &Write) -> u64 {
+fn open_files(plan: &Plan, stage: &Stage, write: &Write) -> u64 {
     let each = match (write.format, write.compression) {
-        (Format::Parquet, _) => OPEN_PARQUET_FILE,
+        (Format::Parquet, _) => OPEN_PARQUET_FILE.max(open_columns(plan, stage, write)),
         (_, Compression::None) => OPEN_FILE,
         (_, compression) => PACKED_FILE.saturating_add(compression.packing()),
     };

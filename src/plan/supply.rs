@@ -17,6 +17,8 @@ pub struct FileSizes {
     pub bytes: u64,
     /// Bytes of a row, on average, where they are known.
     pub row: Option<u64>,
+    /// Bytes of pages that are open at once: one of every column of a row group.
+    pub pages: u64,
 }
 
 /// Bytes of a row as text if nobody has looked: few, so that there may be many rows.
@@ -56,6 +58,8 @@ pub struct Supply {
     pub row: Option<u64>,
     /// Whether a function or a command is behind it.
     pub made: bool,
+    /// Of a source: bytes of its files that are open at once, beside its batches.
+    pub pages: u64,
 }
 
 impl Supply {
@@ -78,18 +82,18 @@ impl Supply {
             Format::Csv | Format::Tsv | Format::Parquet => 2,
             Format::Jsonl | Format::Json | Format::Lines | Format::Arrow | Format::Binary | Format::Bytes => 1,
         };
-        let FileSizes { bytes, .. } = sizes;
+        let FileSizes { bytes, pages, .. } = sizes;
         let rows = bytes / sizes.row.unwrap_or(ROW).max(1) + 1;
         let added = if read.origin { ORIGIN } else { 0 } + if read.partitions.is_some() { PARTITIONS } else { 0 };
         let row = sizes.row.map(|row| row.saturating_mul(in_memory).saturating_add(added));
         let bytes = bytes.saturating_mul(in_memory).saturating_add(rows.saturating_mul(added));
-        let cut = Self { batches: 1, rows, bytes, largest: bytes, row, made: false }.cut(cut);
+        let cut = Self { batches: 1, rows, bytes, largest: bytes, row, made: false, pages }.cut(cut);
         // A file's last batch may be smaller than the cut.
         Self { batches: cut.batches.saturating_add(sizes.files), ..cut }
     }
 
     fn sum(inputs: &[Option<Self>]) -> Option<Self> {
-        let none = Self { batches: 0, rows: 0, bytes: 0, largest: 0, row: Some(0), made: false };
+        let none = Self { batches: 0, rows: 0, bytes: 0, largest: 0, row: Some(0), made: false, pages: 0 };
         inputs.iter().try_fold(none, |sum, input| {
             let input = (*input)?;
             Some(Self {
@@ -99,6 +103,7 @@ impl Supply {
                 largest: sum.largest.max(input.largest),
                 row: sum.row.zip(input.row).map(|(one, other)| one.max(other)),
                 made: sum.made || input.made,
+                pages: 0,
             })
         })
     }

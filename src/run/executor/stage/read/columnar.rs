@@ -224,7 +224,9 @@ impl ColumnarSource {
         let places = self.admit(path, reader_metadata.schema())?;
         let metadata = Arc::clone(reader_metadata.metadata());
         let rows = u64::try_from(metadata.file_metadata().num_rows()).unwrap_or(0);
-        let row_bytes = (parquet_file::bytes_of(&metadata, &places) / rows.max(1)).max(1);
+        // Values that repeat take almost nothing in the file, and their width in memory.
+        let widths = (places.len() * size_of::<i64>()) as u64;
+        let row_bytes = (parquet_file::bytes_of(&metadata, &places) / rows.max(1)).max(widths).max(1);
         // Rows are decoded a batch at a time; long ones must not be decoded by the thousand.
         let fitting = usize::try_from(self.cut.bytes.get() / row_bytes).unwrap_or(usize::MAX).max(1);
         let fitting = fitting.min(self.cut.rows.get() as usize);

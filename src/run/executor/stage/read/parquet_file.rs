@@ -47,11 +47,11 @@ pub(super) fn read(
     Ok(Box::new(SideBySide { columns: columns.collect::<Result<_>>()? }))
 }
 
-/// Bytes of the pages of the `columns` at these places, before compression.
+/// Bytes of the pages of the `columns` at these places, which ascend, before compression.
 pub(super) fn bytes_of(metadata: &ParquetMetaData, columns: &[usize]) -> u64 {
     let description = metadata.file_metadata().schema_descr();
     let chunks = metadata.row_groups().iter().flat_map(|group| group.columns().iter().enumerate());
-    let read = chunks.filter(|(leaf, _)| columns.contains(&description.get_column_root_idx(*leaf)));
+    let read = chunks.filter(|(leaf, _)| columns.binary_search(&description.get_column_root_idx(*leaf)).is_ok());
     read.map(|(_, chunk)| u64::try_from(chunk.uncompressed_size()).unwrap_or(0)).sum()
 }
 

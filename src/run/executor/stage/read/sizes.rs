@@ -15,6 +15,10 @@ use crate::run::store::Interrupt;
 
 /// Bytes of text in which rows are counted.
 const SAMPLE: u64 = 256 << 10;
+/// Bytes of a page, as most programs write them.
+const PAGE: u64 = 1 << 20;
+/// What a column takes that is being read, beside its page.
+const OPEN_COLUMN: u64 = 72 << 10;
 /// Bytes for one byte of a compressed file that could not be looked into.
 const UNPACKED: u64 = 8;
 
@@ -28,7 +32,7 @@ pub fn file_sizes(read: &Read) -> Option<FileSizes> {
     let first = &paths.first()?.name;
     if read.format == Format::Binary {
         let files = paths.len() as u64;
-        return Some(FileSizes { files, bytes, row: Some(bytes.div_ceil(files).max(1)) });
+        return Some(FileSizes { files, bytes, row: Some(bytes.div_ceil(files).max(1)), pages: 0 });
     }
     let compression = read.compression.unwrap_or_else(|| Compression::of(first));
     let sample = match read.format {
@@ -39,6 +43,7 @@ pub fn file_sizes(read: &Read) -> Option<FileSizes> {
         packed: 1,
         bytes: if compression == Compression::None { 1 } else { UNPACKED },
         rows: 0,
+        pages: 0,
     });
     let all = u128::from(bytes) * u128::from(sample.bytes) / u128::from(sample.packed);
     Some(FileSizes {
@@ -46,6 +51,7 @@ pub fn file_sizes(read: &Read) -> Option<FileSizes> {
         bytes: u64::try_from(all).unwrap_or(u64::MAX),
         // Without the end of a line nothing is known but that the row is long.
         row: (sample.rows > 0 && read.format != Format::Arrow).then(|| sample.bytes.div_ceil(sample.rows)),
+        pages: sample.pages,
     })
 }
 
@@ -55,6 +61,8 @@ struct Sample {
     packed: u64,
     bytes: u64,
     rows: u64,
+    /// Bytes of pages that are open at once.
+    pages: u64,
 }
 
 fn of_text(path: &Path, compression: Compression) -> io::Result<Sample> {
@@ -66,6 +74,7 @@ fn of_text(path: &Path, compression: Compression) -> io::Result<Sample> {
         packed: packed.load(Ordering::Relaxed),
         bytes: sample.len() as u64,
         rows: sample.iter().filter(|byte| **byte == b'\n').count() as u64,
+        pages: 0,
     })
 }
 
@@ -78,7 +87,12 @@ fn of_parquet(path: &Path) -> io::Result<Sample> {
     // Values that repeat take almost nothing in the file, and their width in memory.
     let least = 8 * rows.saturating_mul(metadata.file_metadata().schema_descr().num_columns() as u64);
     let bytes = groups.map(|group| u64::try_from(group.total_byte_size()).unwrap_or(0)).sum::<u64>();
-    Ok(Sample { packed: file.metadata()?.len(), bytes: bytes.max(least), rows })
+    let pages = metadata.row_groups().iter().map(|group| {
+        let columns = group.columns().iter().map(|column| u64::try_from(column.uncompressed_size()).unwrap_or(0));
+        columns.map(|bytes| bytes.min(PAGE) + OPEN_COLUMN).sum::<u64>()
+    });
+    let pages = pages.max().unwrap_or(0);
+    Ok(Sample { packed: file.metadata()?.len(), bytes: bytes.max(least), rows, pages })
 }
 
 /// A file of which is known how much was read.
@@ -129,8 +143,8 @@ mod tests {
         let second = folder.path().join("b.csv");
         std::fs::write(&first, "a,b\n1,2\n3,4\n").expect("a file");
         std::fs::write(&second, [b'x'; 1000]).expect("a file");
-        assert_eq!(sizes(&[first, second.clone()]), Some(FileSizes { files: 2, bytes: 1012, row: Some(4) }));
-        assert_eq!(sizes(&[second]), Some(FileSizes { files: 1, bytes: 1000, row: None }));
+        assert_eq!(sizes(&[first, second.clone()]), Some(FileSizes { files: 2, bytes: 1012, row: Some(4), pages: 0 }));
+        assert_eq!(sizes(&[second]), Some(FileSizes { files: 1, bytes: 1000, row: None, pages: 0 }));
     }
 
     #[test]
@@ -140,10 +154,10 @@ mod tests {
         let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
         encoder.write_all(&b"1234567\n".repeat(1000)).expect("memory");
         std::fs::write(&good, encoder.finish().expect("memory")).expect("a file");
-        assert_eq!(sizes(&[good]), Some(FileSizes { files: 1, bytes: 8000, row: Some(8) }));
+        assert_eq!(sizes(&[good]), Some(FileSizes { files: 1, bytes: 8000, row: Some(8), pages: 0 }));
         let bad = folder.path().join("b.csv.gz");
         std::fs::write(&bad, [0; 100]).expect("a file");
-        assert_eq!(sizes(&[bad]), Some(FileSizes { files: 1, bytes: 800, row: None }));
+        assert_eq!(sizes(&[bad]), Some(FileSizes { files: 1, bytes: 800, row: None, pages: 0 }));
     }
 
     #[test]
