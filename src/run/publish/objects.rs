@@ -3,11 +3,12 @@
 //! What the sink writes lies in the run's folder until it has ended. Then it is uploaded, which nobody sees; publishing makes objects of what was
 //! uploaded, all of a run together, as it renames files. A log in the run's folder tells recovery what was begun.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, RwLock};
 
 use serde_json::{Value, json};
 
@@ -18,8 +19,8 @@ use crate::plan::{ObjectPath, StoreUrl};
 use crate::run::fail_point::reach;
 use crate::run::store::{Interrupt, Object, Store, StoreError, Upload, UploadedParts};
 
-/// Files of a folder that are uploaded at once.
-const FILES_AT_ONCE: usize = 8;
+/// Objects that are uploaded, or completed, at once.
+const AT_ONCE: usize = 8;
 
 /// What becomes of what is there already.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,6 +45,8 @@ pub struct StagedObjects {
     pub(super) log: PathBuf,
     /// Tells the parts of this run from those of others.
     pub(super) run_id: String,
+    /// Whether nothing is begun any more, as the run has failed.
+    pub(super) is_given_up: Arc<RwLock<bool>>,
 }
 
 /// An object that is there when what was uploaded is completed.
@@ -87,7 +90,7 @@ impl StagedObjects {
             Ok(done)
         };
         let done = std::thread::scope(|scope| {
-            let threads: Vec<_> = (0..files.len().min(FILES_AT_ONCE)).map(|_| scope.spawn(work)).collect();
+            let threads: Vec<_> = (0..files.len().min(AT_ONCE)).map(|_| scope.spawn(work)).collect();
             let done = threads.into_iter().map(|thread| thread.join().expect("a panic is ours"));
             done.collect::<Result<Vec<_>, _>>()
         })?;
@@ -103,8 +106,16 @@ impl StagedObjects {
     fn upload_file(&self, store: &Store, file: &Path, log: &Mutex<File>) -> Result<UploadedParts, PublishError> {
         let path = self.object(file);
         let failed = |error| self.failed("upload", error);
-        let upload = store.begin_upload(path).map_err(failed)?;
-        self.note(log, &json!({ "begun": upload_to_json(&upload) }))?;
+        let upload = {
+            // What is begun is in the log before anybody reads it to give all of it up.
+            let is_given_up = self.is_given_up.read().expect("nobody panics who holds it");
+            if *is_given_up {
+                return Err(failed(StoreError::Interrupted));
+            }
+            let upload = store.begin_upload(path).map_err(failed)?;
+            self.note(log, &json!({ "begun": upload_to_json(&upload) }))?;
+            upload
+        };
         let open = File::open(file).map_err(PublishError::at("read", file))?;
         store.upload(upload, &open).map_err(failed)
     }
@@ -139,18 +150,22 @@ impl StagedObjects {
     pub(super) fn settle(&self) -> Result<Settled, PublishError> {
         let store = self.open()?;
         let done = read_log(&self.log)?.done.ok_or_else(|| PublishError::Changed { path: self.shown() })?;
-        check(&store, self.is_folder, self.mode)?;
-        let mut settled = Settled::default();
-        for uploaded in done {
-            let path = &uploaded.upload.path;
-            let there = store.look(path).map_err(|error| self.failed("look at", error))?;
-            settled.outputs.push(ObjectOutput { url: self.url.at(path.clone()), uploaded, before: there });
-        }
-        if self.is_folder && self.mode == ObjectMode::Replace {
-            let listed = list(&store)?.into_iter().map(|object| self.url.at(object.path));
-            settled.removed = listed.filter(|url| settled.outputs.iter().all(|output| output.url != *url)).collect();
-        }
-        Ok(settled)
+        let mut there: BTreeMap<ObjectPath, Object> =
+            check(&store, self.is_folder, self.mode)?.into_iter().map(|object| (object.path.clone(), object)).collect();
+        let output = |uploaded: UploadedParts| {
+            let path = uploaded.upload.path.clone();
+            ObjectOutput { before: there.remove(&path), url: self.url.at(path), uploaded }
+        };
+        let outputs = done.into_iter().map(output).collect();
+        let replaces_all = self.is_folder && self.mode == ObjectMode::Replace;
+        let removed = if replaces_all { there.into_keys().map(|path| self.url.at(path)).collect() } else { Vec::new() };
+        Ok(Settled { outputs, removed })
+    }
+
+    /// Gives up what was begun, and lets nothing begin any more.
+    pub(super) fn give_up(&self) -> Result<(), PublishError> {
+        *self.is_given_up.write().expect("nobody panics who holds it") = true;
+        abort(&self.url, &self.log)
     }
 
     fn open(&self) -> Result<Store, PublishError> {
@@ -171,30 +186,23 @@ impl StagedObjects {
 /// # Errors
 /// If something is, or the store does not tell.
 pub fn check_place(url: &StoreUrl, is_folder: bool, mode: ObjectMode) -> Result<(), PublishError> {
-    check(&open(url)?, is_folder, mode)
+    check(&open(url)?, is_folder, mode).map(drop)
 }
 
-fn check(store: &Store, is_folder: bool, mode: ObjectMode) -> Result<(), PublishError> {
-    let shown = PathBuf::from(store.url().to_string());
+/// Gives what is there.
+fn check(store: &Store, is_folder: bool, mode: ObjectMode) -> Result<Vec<Object>, PublishError> {
+    let shown = || PathBuf::from(store.url().to_string());
+    let there = if is_folder { list(store)? } else { look(store)?.into_iter().collect() };
     match mode {
-        ObjectMode::New if is_folder => match list(store)?.is_empty() {
-            true => Ok(()),
-            false => Err(PublishError::Exists { path: shown }),
-        },
-        ObjectMode::New => match look(store)? {
-            None => Ok(()),
-            Some(_) => Err(PublishError::Exists { path: shown }),
-        },
-        ObjectMode::Replace if is_folder => {
-            match list(store)?.into_iter().find(|object| is_foreign(store.url(), object)) {
-                None => Ok(()),
-                Some(found) => {
-                    let found = PathBuf::from(store.url().at(found.path).to_string());
-                    Err(PublishError::Foreign { path: shown, found })
-                }
+        ObjectMode::New if !there.is_empty() => Err(PublishError::Exists { path: shown() }),
+        ObjectMode::Replace if is_folder => match there.iter().find(|object| is_foreign(store.url(), object)) {
+            None => Ok(there),
+            Some(found) => {
+                let found = PathBuf::from(store.url().at(found.path.clone()).to_string());
+                Err(PublishError::Foreign { path: shown(), found })
             }
-        }
-        ObjectMode::Replace | ObjectMode::Further => Ok(()),
+        },
+        ObjectMode::New | ObjectMode::Replace | ObjectMode::Further => Ok(there),
     }
 }
 
@@ -237,7 +245,11 @@ impl ObjectOutput {
     /// Whether the store says that there is no such object, or the one that was there before.
     pub(super) fn is_absent(&self) -> bool {
         let there = open(&self.url).and_then(|store| look(&store));
-        there.is_ok_and(|there| there == self.before)
+        match (there, &self.before) {
+            (Ok(None), None) => true,
+            (Ok(Some(there)), Some(before)) => there.is_same(before),
+            _ => false,
+        }
     }
 
     pub(super) fn to_json(&self) -> Value {
@@ -260,6 +272,22 @@ impl ObjectOutput {
         };
         Some(Self { url, uploaded, before })
     }
+}
+
+/// Makes objects, several at a time.
+pub(super) fn carry_out_all(objects: &[ObjectOutput]) -> Result<(), PublishError> {
+    let next = AtomicUsize::new(0);
+    let work = || -> Result<(), PublishError> {
+        while let Some(object) = objects.get(next.fetch_add(1, Ordering::Relaxed)) {
+            object.carry_out()?;
+            reach("publish.completed");
+        }
+        Ok(())
+    };
+    std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..objects.len().min(AT_ONCE)).map(|_| scope.spawn(work)).collect();
+        threads.into_iter().try_for_each(|thread| thread.join().expect("a panic is ours"))
+    })
 }
 
 /// Removes objects that were replaced by others.

@@ -6,7 +6,7 @@ use super::carry_out::carry_out;
 use super::durable::remove;
 use super::error::PublishError;
 use super::journal::{Ending, Journal, JournalName, has_ended, read_journal, read_record, read_record_of_objects};
-use super::objects::{abort, remove_objects};
+use super::objects::{abort, carry_out_all, remove_objects};
 use super::run_folder::{has_spilled, list_runs, lock_state, remove_spilled, try_lock};
 use crate::run::fail_point::reach;
 
@@ -50,11 +50,9 @@ fn finish(run: &Path, journal: Journal, recovered: &mut Recovered) -> Result<(),
         }
         reach("recover.step");
     }
-    for object in objects {
-        object.carry_out()?;
-        recovered.published.push(PathBuf::from(object.url.to_string()));
-        reach("recover.step");
-    }
+    carry_out_all(&objects)?;
+    recovered.published.extend(objects.iter().map(|object| PathBuf::from(object.url.to_string())));
+    reach("recover.step");
     remove_objects(&removed)?;
     emptied.iter().try_for_each(|folder| remove(folder))
 }

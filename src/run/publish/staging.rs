@@ -5,6 +5,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, ErrorKind, Write};
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use serde_json::Value;
 
@@ -15,7 +16,7 @@ use super::foreign::check_replaceable;
 use super::journal::{
     Ending, How, Journal, JournalName, Output, RECORD, objects_to_json, read_journal, remove_journal, write_journal,
 };
-use super::objects::{ObjectMode, Settled, StagedObjects, abort, remove_objects};
+use super::objects::{ObjectMode, Settled, StagedObjects, carry_out_all, remove_objects};
 use super::parts::further_parts;
 use super::run_folder::{RunFolder, SPILL, lock_state};
 use crate::plan::{Location, StoreUrl};
@@ -175,7 +176,8 @@ impl Staging {
             fs::create_dir_all(&local).map_err(PublishError::at("create the folder", &local))?;
         }
         let run_id = self.run_id.clone();
-        let staged = StagedObjects { url: url.clone(), is_folder, mode, local, log, run_id };
+        let is_given_up = Arc::default();
+        let staged = StagedObjects { url: url.clone(), is_folder, mode, local, log, run_id, is_given_up };
         self.objects.push(staged.clone());
         Ok(staged)
     }
@@ -304,14 +306,15 @@ impl Staging {
             renamed?;
             reach("publish.renamed");
         }
-        for (at, object) in journal.objects.iter().enumerate() {
-            let completed = object.carry_out();
+        if let Some((first, others)) = journal.objects.split_first() {
+            let completed = first.carry_out();
             // As long as no object is there, all can be as it was.
-            if completed.is_err() && at == 0 && object.is_absent() {
+            if completed.is_err() && first.is_absent() {
                 self.take_back(&journal.outputs[..new], name)?;
             }
             completed?;
             reach("publish.completed");
+            carry_out_all(others)?;
         }
         for output in &journal.outputs[new..] {
             carry_out(output, &self.run)?;
@@ -409,7 +412,7 @@ impl Drop for Staging {
         }
         let all = self.outputs.iter().chain(&self.reserved);
         let left = all.filter(|output| remove(&output.staged).is_err()).count();
-        let begun = self.objects.iter().filter(|staged| abort(&staged.url, &staged.log).is_err()).count();
+        let begun = self.objects.iter().filter(|staged| staged.give_up().is_err()).count();
         let left = left + begun;
         // What could not be removed now is left to recovery, which will say why it cannot.
         if left == 0 {

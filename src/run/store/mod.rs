@@ -64,6 +64,17 @@ pub struct Object {
     pub modified: i64,
 }
 
+impl Object {
+    /// Whether both are the object as it was at one time: lists and single looks do not tell of it in quite the same words.
+    pub fn is_same(&self, other: &Self) -> bool {
+        let told = |object: &Self| {
+            let tag = object.tag.as_ref().map(|tag| tag.trim_matches('"').to_owned());
+            (object.path.clone(), object.size, tag, object.modified / 1000)
+        };
+        told(self) == told(other)
+    }
+}
+
 impl From<ObjectMeta> for Object {
     fn from(meta: ObjectMeta) -> Self {
         Self { path: meta.location, size: meta.size, tag: meta.e_tag, modified: meta.last_modified.timestamp_millis() }

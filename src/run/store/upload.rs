@@ -82,7 +82,7 @@ impl Store {
         let Err(error) = self.wait_for(self.uploads.complete_multipart(path, id, parts)) else { return Ok(()) };
         // It may have been completed before, and whoever did it may not have heard of it.
         match self.look(path)? {
-            Some(there) if there.size == *size && Some(&there) != before => Ok(()),
+            Some(there) if there.size == *size && !before.is_some_and(|before| before.is_same(&there)) => Ok(()),
             _ => Err(self.error(&error)),
         }
     }
