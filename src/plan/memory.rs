@@ -49,6 +49,8 @@ const SORTED_COPIES: u64 = 3;
 /// A file of a folder that is open: what is held back of its text; the pages of its columns; and what it takes to pack it.
 const OPEN_FILE: u64 = 512 << 10;
 const OPEN_PARQUET_FILE: u64 = 1 << 20;
+/// A column of a batch, beside its values.
+const COLUMN_OF_BATCH: u64 = 320;
 /// A column of a Parquet file that is being written: most of it is the table of its dictionary.
 const OPEN_COLUMN: u64 = 112 << 10;
 const PACKED_FILE: u64 = 2 << 20;
@@ -126,7 +128,7 @@ impl MemoryBound {
         add(counted_as(queries.len(), "query", "queries"), limits, Enforced);
         add(
             "reading, writing and row-wise queries".to_owned(),
-            sum(plan.stages.iter().map(|stage| native(plan, stage))),
+            sum(plan.stages.iter().map(|stage| native(plan, stage))).saturating_add(columns_of_batches(plan)),
             Estimated,
         );
         if processes > 0 {
@@ -401,7 +403,20 @@ fn open_columns(plan: &Plan, stage: &Stage, write: &Write) -> u64 {
     let edges = stage.inputs.iter().flat_map(|input| &input.members).map(|id| plan.edge(*id));
     let columns = edges.filter_map(|edge| plan.stage(edge.from).ports[edge.port].columns.as_ref());
     let columns = columns.map(|columns| columns.flattened_fields().len() as u64).max().unwrap_or(0);
-    columns.saturating_mul(OPEN_COLUMN)
+    // One row group is filled while the one before it is finished.
+    let groups = if stage.supply.is_some_and(|supply| supply.fits(ROW_GROUP)) { 1 } else { 2 };
+    columns.saturating_mul(OPEN_COLUMN * groups)
+}
+
+/// What the columns of batches take beside their values, of all that may be there at once.
+fn columns_of_batches(plan: &Plan) -> u64 {
+    let of_edge = |edge: &Edge| {
+        let columns = plan.stage(edge.from).ports[edge.port].columns.as_ref();
+        let columns = columns.map_or(0, |columns| columns.flattened_fields().len() as u64);
+        let batches = u64::from(edge.capacity.batches.get()) + u64::from(plan.workers) + 2;
+        columns.saturating_mul(batches).saturating_mul(COLUMN_OF_BATCH)
+    };
+    sum_by_port(plan, of_edge)
 }
 
 /// What the files of a folder take that are open at once, beside their rows.
