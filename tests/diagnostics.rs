@@ -196,6 +196,30 @@ stages:
 }
 
 #[test]
+fn a_key_that_can_do_nothing_for_its_stage_is_a_mistake() {
+    let yaml = "version: 1
+stages:
+  rows: { read: rows.csv, workers: 2, queue: { batches: 2 } }
+  few: { from: rows, sql: SELECT n FROM rows, env: { A: 1 }, retry: { attempts: 3 } }
+  out: { from: few, write: few.jsonl, cwd: work, retry: { attempts: 3 } }
+  listed: { command: { run: [ls], output: lines }, retry: { attempts: 3 } }
+  made: { python: m:rows, queue: { batches: 2 }, retry: { attempts: 3 } }
+  task: { command: [sync], env: { A: 1 }, retry: { attempts: 3 } }
+  lines: { from: [listed, made], write: lines.jsonl }
+";
+    insta::assert_snapshot!(problems(yaml), @r"
+    plan::bad_option 3:27 `workers` has no meaning for the stage `rows`: it has no workers (remove it; it is for `python`, `command` and `sql` stages)
+    plan::bad_option 3:39 `queue` has no meaning for the stage `rows`: it gets no rows (remove it; it is for stages with `from`)
+    plan::bad_option 4:47 `env` has no meaning for the stage `few`: it starts no processes (remove it; it is for `python` and `command` stages)
+    plan::bad_option 4:62 `retry` has no meaning for the stage `few`: a query comes to the same each time (remove it; it is for `python` stages, and for commands that are given rows or give none)
+    plan::bad_option 5:39 `cwd` has no meaning for the stage `out`: it starts no processes (remove it; it is for `python` and `command` stages)
+    plan::bad_option 5:50 `retry` has no meaning for the stage `out`: files are not read or written in attempts (remove it; it is for `python` stages, and for commands that are given rows or give none)
+    plan::bad_option 6:52 `retry` has no meaning for the stage `listed`: a command that is a source is one process for the whole run (remove it; it is for `python` stages, and for commands that are given rows or give none)
+    plan::bad_option 7:27 `queue` has no meaning for the stage `made`: without `from`, it gets no rows (add `from`, the stage whose rows it takes; or remove the key)
+    ");
+}
+
+#[test]
 fn what_is_wrong_with_a_default_is_said_where_it_stands() {
     let yaml = "version: 1
 defaults: { memory: 1KiB, recycle: {}, retry: { attempts: 0 }, timeout: forever, retries: 3, after: rows }
@@ -389,7 +413,7 @@ params:
 stages:
   a:
   read: a.csv
-  workers: 2
+  batch: { rows: 2 }
   b:
     from: a
     python:
@@ -409,7 +433,7 @@ f: { from: b, write: f.csv }
 ";
     insta::assert_snapshot!(problems(yaml), @r"
     spec::wrong_type 3:3 the param `floor` must be a mapping, not nothing (indent `type` and `default` under `floor`)
-    spec::wrong_type 7:3 the stage `a` must be a mapping, not nothing (indent `read` and `workers` under `a`)
+    spec::wrong_type 7:3 the stage `a` must be a mapping, not nothing (indent `read` and `batch` under `a`)
     spec::wrong_type 12:5 `python` must be a mapping, not nothing (indent `call` and `as` under `python`)
     spec::unknown_key 17:7 `retry` has no keys `timeout` and `workers` (`timeout` and `workers` are keys of the stage: indent them as `retry` is)
     spec::unknown_key 19:5 the stage `b` has no key `c` (`c` looks like a stage: indent it as `b` is)
@@ -609,7 +633,7 @@ stages:
 #[test]
 fn an_expression_that_is_too_long_is_refused_before_it_is_parsed() {
     let yaml = |signs: usize| {
-        format!("version: 1\nstages: {{ a: {{ read: a.csv, workers: '${{{{ {}1 }}}}' }} }}\n", "-".repeat(signs))
+        format!("version: 1\nstages: {{ a: {{ python: m:f, workers: '${{{{ {}1 }}}}' }} }}\n", "-".repeat(signs))
     };
     insta::assert_snapshot!(problems(&yaml(100_000)), @"expr::syntax 2:39 an expression has at most 1000 bytes, and this one has 100003");
     insta::assert_snapshot!(problems(&yaml(900)), @"");

@@ -53,7 +53,7 @@ fn one_kind(draft: &StageDraft, what: &str, kinds: &[&str], help: &str) -> Optio
 }
 
 /// Whether a key that is not known may be meant to be `key`.
-fn misspells(draft: &StageDraft, key: &str) -> bool {
+pub(super) fn misspells(draft: &StageDraft, key: &str) -> bool {
     draft.lost.iter().any(|lost| means(lost, key))
 }
 

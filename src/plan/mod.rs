@@ -23,6 +23,7 @@ mod location;
 mod log_level;
 pub mod memory;
 mod names;
+mod no_effect;
 mod paths;
 #[allow(clippy::module_inception)]
 mod plan;
