@@ -298,7 +298,7 @@ rejected:
     scene.write("pipeline.yaml", &pipeline);
     scene.run().within(BOUND).ends_with(1).says(&["bytes are written from one column; there are `a`, `b`"]);
     scene.write("in.jsonl", "{\"a\":1}\n");
-    scene.run().within(BOUND).ends_with(1).says(&["column `a` is Int64, and only binary and text are bytes"]);
+    scene.run().within(BOUND).ends_with(1).says(&["column `a` is int64, and only binary and text are bytes"]);
 }
 
 #[test]

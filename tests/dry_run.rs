@@ -91,7 +91,7 @@ fn a_sample_is_worked_on_and_not_published() {
     assert!(ran.stdout.contains("tried with the first 12 rows of each source; nothing is published"), "{}", ran.stdout);
     assert!(ran.stdout.contains("sink `sink`, out/rows.csv:\nn"), "{}", ran.stdout);
     assert!(ran.stdout.contains("12 rows, of which 10 are shown"), "{}", ran.stdout);
-    assert!(ran.stdout.contains("sink `other`, out/sum.jsonl:\ntotal\nInt64\n-----\n66"), "{}", ran.stdout);
+    assert!(ran.stdout.contains("sink `other`, out/sum.jsonl:\ntotal\nint64\n-----\n66"), "{}", ran.stdout);
     assert_eq!(scene.read("out/rows.csv"), "mine");
     assert!(scene.exists("worked") && !scene.exists("out/sum.jsonl"));
     // Tasks and hooks are not carried out, and the run is not one to go on with.

@@ -89,7 +89,7 @@ fn rows_of_a_stage_are_shown() {
         )
     };
     let (code, shown, said) = show(&["both", "--limit", "2"]);
-    assert_eq!((code, shown.as_str(), said.as_str()), (Some(0), "n\nInt64\n-----\n1\n2\n2 rows\n", ""));
+    assert_eq!((code, shown.as_str(), said.as_str()), (Some(0), "n\nint64\n-----\n1\n2\n2 rows\n", ""));
     assert_eq!(show(&["numbers", "--limit", "3", "--format", "csv"]).1, numbers(1..=3));
     assert_eq!(show(&["both", "--format", "jsonl"]).1.lines().count(), 20);
     for name in ["out", "told", "joined.csv"] {

@@ -17,7 +17,9 @@ use super::stage::{
     CommandLine, CommandMode, Cpus, Folder, Order, Port, Python, Read, Stage, StageKind, Start, WhichFiles, WriteMode,
     WriteTarget,
 };
-use crate::format::{Format, column_type};
+use crate::format::Format;
+/// The word for the type of a column in messages.
+pub use crate::format::column_type::name as type_word;
 use crate::spec::Moment;
 use crate::sql::UsedColumns;
 
@@ -308,11 +310,6 @@ fn typed_columns(columns: &Schema) -> String {
         listed.push(format!("{} more", columns.fields().len() - MOST_COLUMNS));
     }
     listed.join(", ")
-}
-
-/// The word for the type of a column in pipeline files.
-pub fn type_word(data_type: &DataType) -> String {
-    column_type::word(data_type).unwrap_or_else(|| data_type.to_string())
 }
 
 fn columns_text(used: &UsedColumns) -> String {

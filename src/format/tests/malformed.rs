@@ -84,7 +84,7 @@ fn values_that_do_not_fit_are_left_out_with_their_records() {
     let a = [("a", DataType::Int64)];
     let (rows, left_out) = sifted(Format::Csv, "1,x\n", "one,1\n2,y\nthree,z\n", &a);
     assert_eq!(rows, "{\"a\":2,\"b\":\"y\"}\n");
-    let is_not = |text: &str| format!("column `a` holds \"{text}\", which is not Int64");
+    let is_not = |text: &str| format!("column `a` holds \"{text}\", which is not int64");
     assert_eq!(left_out, [(0, is_not("one")), (2, is_not("three"))]);
     let text =
         "{\"a\":1,\"b\":\"x\"}\nnonsense\n[1]\n{\"a\":\"one\"}\n{\"a\":2,\"c\":0}\n{\"a\":3,\"a\":3}\n{\"a\":4}\n";
@@ -121,7 +121,7 @@ fn nor_do_they_where_the_sample_has_no_values() {
     let (rows, left_out) = sifted(Format::Jsonl, sample, text, &[]);
     assert_eq!(rows, "{\"a\":null,\"b\":4,\"c\":[5]}\n");
     assert_eq!(places(&left_out), [0, 1, 2, 4, 5]);
-    assert_eq!(left_out[1].1, "column `b` holds a list, which is not Int64");
+    assert_eq!(left_out[1].1, "column `b` holds a list, which is not int64");
 }
 
 proptest! {

@@ -329,7 +329,7 @@ fn errors_name_file_and_row() {
         (
             Format::Csv,
             "late.csv",
-            "late.csv, row 5001: column `n` holds \"x\", which is not Int64; declare `n` in `schema:`",
+            "late.csv, row 5001: column `n` holds \"x\", which is not int64; declare `n` in `schema:`",
         ),
         (Format::Jsonl, "bad.jsonl", "bad.jsonl, row 2: not a JSON object: EOF while parsing a value (column 5)"),
         (Format::Lines, "bad.txt", "bad.txt, row 2: the text is not valid UTF-8"),
