@@ -115,6 +115,7 @@ fn a_run_until_a_stage_does_no_more_than_that_needs() {
     let ran = scene.run().args(&["--until", "both"]).ends_with(0);
     assert_eq!(ran.stdout.lines().count(), 50_000);
     assert_eq!(ran.stdout.lines().nth(1), Some("{\"n\":2}"));
+    assert!(ran.stderr.contains("\nboth ") && !ran.stderr.contains(":shown"), "{}", ran.stderr);
     assert!(!scene.exists("out") && !scene.exists("told"));
     let ran = scene.run().args(&["--set", "large=true", "--until", "large_out"]).ends_with(0);
     assert_eq!(ran.stdout, "");

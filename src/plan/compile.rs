@@ -347,6 +347,7 @@ fn build(document: &Document, settings: &Settings, analysis: Analysis) -> Result
         seed: document.seed,
         log_level: LogLevel::default(),
         is_in_foreground: false,
+        is_trial: false,
     })
 }
 

@@ -65,11 +65,12 @@ fn early(plan: &Plan, outcome: &Outcome) -> Option<String> {
 fn stage_failure(plan: &Plan, outcome: &Outcome, failed: &StageFailure) -> String {
     let stage = plan.stage(failed.stage);
     let verdict = failed.failure.verdict.word();
+    let (name, message) = (stage.written_name(), &failed.failure.message);
     let mut text = match failed.failure.scope {
-        Scope::Budget => format!("stage `{}` is over its error budget: {}", stage.name, failed.failure.message),
-        Scope::Input => format!("stage `{}` could not read its input: {}", stage.name, failed.failure.message),
-        Scope::Output => format!("stage `{}` could not write: {}", stage.name, failed.failure.message),
-        _ => format!("stage `{}` failed ({verdict}): {}", stage.name, failed.failure.message),
+        Scope::Budget => format!("stage `{name}` is over its error budget: {message}"),
+        Scope::Input => format!("stage `{name}` could not read its input: {message}"),
+        Scope::Output => format!("stage `{name}` could not write: {message}"),
+        _ => format!("stage `{name}` failed ({verdict}): {message}"),
     };
     let lane_place = outcome.place.as_ref().map(|place| format!("at {place}"));
     let place = failed.rows.as_ref().map(|(_, rows)| match (&outcome.place, rows.end - rows.start) {
@@ -229,7 +230,7 @@ fn all_rejected(plan: &Plan, outcome: &Outcome) -> String {
 /// The accounts of all stages, under a header.
 pub(super) fn accounts(plan: &Plan, outcome: &Outcome) -> Vec<[String; 7]> {
     let header = ["stage", "rows in", "rows out", "rejected", "batches", "busy", "waited for"].map(str::to_owned);
-    let stages = plan.stages.iter().zip(&outcome.stages);
+    let stages = plan.stages.iter().zip(&outcome.stages).filter(|(stage, _)| !stage.is_added());
     let rows = stages.map(|(stage, account)| row(stage, account, outcome.duration));
     std::iter::once(header).chain(rows).collect()
 }
