@@ -220,6 +220,27 @@ stages:
 }
 
 #[test]
+fn a_limit_beside_what_it_is_a_limit_of_is_told_where_it_belongs() {
+    let yaml = |on_error: &str| {
+        let stages = "  rows: { read: a.csv }\n  b: { from: rows, python: m:b, on_error: ";
+        format!("version: 1\nstages:\n{stages}{on_error} }}\n")
+    };
+    insta::assert_snapshot!(problems(&yaml("{ reject: , max_rows: 3 }")), @r"
+    spec::wrong_type 4:51 `reject` must be a mapping, not nothing
+    spec::unknown_key 4:55 `on_error` has no key `max_rows` (`max_rows` belongs under `reject`)
+    ");
+    insta::assert_snapshot!(problems(&yaml("{ mode: reject, max_rows: 3 }")), @"spec::missing_key 4:33 `on_error` needs one of the keys `skip` and `reject` (for example, `on_error: { reject: { max_fraction: 0.01 } }`)");
+    insta::assert_snapshot!(problems(&yaml("{ rejct: { max_rows: 3 } }")), @"spec::unknown_key 4:45 `on_error` has no key `rejct` (did you mean `reject`?)");
+}
+
+#[test]
+fn a_function_that_is_given_no_rows_lacks_its_input() {
+    let yaml = "version: 1\nstages:\n  a: { python: m:a, on_error: reject }\n  b: { from: a, write: b.csv }\n";
+    insta::assert_snapshot!(problems(yaml), @"plan::missing_input 3:3 the stage `a` needs `from`, if there are rows that it can `reject` (add `from`, the stage whose rows it takes; a source, which makes rows, has no `on_error`)");
+    insta::assert_snapshot!(problems(&yaml.replace("{ python", "{ form: b, python")), @"spec::unknown_key 3:8 the stage `a` has no key `form` (did you mean `from`?)");
+}
+
+#[test]
 fn what_is_wrong_with_a_default_is_said_where_it_stands() {
     let yaml = "version: 1
 defaults: { memory: 1KiB, recycle: {}, retry: { attempts: 0 }, timeout: forever, retries: 3, after: rows }
@@ -255,7 +276,7 @@ stages:
     let text = plan::view::text(&plan);
     let told: Vec<&str> = text.lines().filter(|line| line.contains("api")).map(str::trim).collect();
     insta::assert_snapshot!(told.join("\n"), @r"
-    resources: api, 1.666667 a s, 1 at once, 2 slots
+    resources: api, 100/min, 1 at once, 2 slots
     uses: 1 api for each row, 1 slot of api for each attempt
     uses: 1 api for each attempt, 1 slot of api for each attempt
     ");

@@ -118,7 +118,7 @@ fn a_sample_that_fails_says_why() {
     );
     let yaml = scene.read("pipeline.yaml").replace("python: work:make", "python: work:make\n    on_error: skip");
     scene.write("pipeline.yaml", &yaml);
-    scene.run().args(&["--dry-run", "--sample", "3"]).ends_with(3).says(&["the stage `made` cannot `skip` rows"]);
+    scene.run().args(&["--dry-run", "--sample", "3"]).ends_with(3).says(&["the stage `made` needs `from`"]);
     scene.run().args(&["--sample", "3"]).ends_with(2).says(&["--dry-run"]);
     scene.assert_clean();
 }

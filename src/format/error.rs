@@ -25,7 +25,7 @@ pub enum Problem {
     UnknownColumn { column: String },
     #[error("column `{column}` appears twice in one record")]
     DuplicateKey { column: String },
-    #[error("the record has {found} fields, but there are {expected} columns")]
+    #[error("the record has {}, but there {} {}", counted(*found, "field"), if *expected == 1 { "is" } else { "are" }, counted(*expected, "column"))]
     Ragged { found: usize, expected: usize },
     #[error("the text is not valid UTF-8")]
     NotUtf8,
@@ -119,6 +119,10 @@ impl From<parquet::errors::ParquetError> for EncodeError {
             other => Self::Parquet(other),
         }
     }
+}
+
+fn counted(number: usize, word: &str) -> String {
+    format!("{number} {word}{}", if number == 1 { "" } else { "s" })
 }
 
 fn list(names: &[String]) -> String {

@@ -150,7 +150,7 @@ fn refused_text_names_row_and_column() {
     use DataType::{Int8, Int64};
     let none: &[(&str, DataType)] = &[];
     let cases = [
-        (Format::Csv, "a,b\n1,2\n3\n", none, "row 2: the record has 1 fields, but there are 2 columns"),
+        (Format::Csv, "a,b\n1,2\n3\n", none, "row 2: the record has 1 field, but there are 2 columns"),
         (Format::Csv, "a\n1\nx\n", &[("a", Int64)][..], "row 2: column `a` holds \"x\", which is not int64"),
         (Format::Csv, "a\n1\n", &[("b", Int64)][..], "there is no column `b`; the columns are `a`"),
         (Format::Csv, "a,a\n1,2\n", none, "row 1: two columns have the name `a`"),

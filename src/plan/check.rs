@@ -125,6 +125,14 @@ pub fn on_error(draft: &StageDraft) -> Option<Diagnostic> {
     if draft.has(EXPECT) {
         return None;
     }
+    if draft.kind() == Some("python") && !draft.has("from") {
+        let span = draft.span(&["on_error"]);
+        let message = format!("the stage `{}` needs `from`, if there are rows that it can `{word}`", draft.name);
+        let problem = Diagnostic::new(Code::PlanMissingInput, draft.name_span, message);
+        let problem = problem.related(span, "this is for rows that it is given");
+        let help = "add `from`, the stage whose rows it takes; a source, which makes rows, has no `on_error`";
+        return (!misspells(draft, "from")).then(|| problem.help(help.to_owned()).through(draft.alias));
+    }
     let message = format!("the stage `{}` cannot `{word}` rows", draft.name);
     let help = if keeps_state(draft) {
         "what a row has done to a state cannot be undone: let a stage in front of this one sort out bad rows"

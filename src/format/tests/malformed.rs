@@ -44,20 +44,20 @@ fn records_of_another_width_are_put_aside_with_their_text() {
         let aside = records.malformed().iter();
         aside.map(|(at, malformed)| (*at, malformed.text.clone(), malformed.problem.to_string())).collect()
     };
-    let ragged = |at, text: &str, found| {
-        (at, text.to_owned(), format!("the record has {found} fields, but there are 2 columns"))
-    };
+    let ragged =
+        |at, text: &str, found| (at, text.to_owned(), format!("the record has {found}, but there are 2 columns"));
     let (records, _) = split(Format::Csv, "a,b\n1\n2,3\n\"x,\"\"y\",\"l\nm\",z\n\n4,\"5\"\n6,7,8,9", None);
     assert_eq!(records.len(), 2);
-    let expected = [ragged(0, "1", 1), ragged(1, "\"x,\"\"y\",\"l\nm\",z", 3), ragged(2, "6,7,8,9", 4)];
+    let expected =
+        [ragged(0, "1", "1 field"), ragged(1, "\"x,\"\"y\",\"l\nm\",z", "3 fields"), ragged(2, "6,7,8,9", "4 fields")];
     assert_eq!(aside(&records), expected);
     // Without a header it is known from what is declared, or the first record tells.
     let (records, _) = split(Format::Csv, "1\n2,3\n", Some(2));
-    assert_eq!((records.len(), aside(&records)), (1, vec![ragged(0, "1", 1)]));
+    assert_eq!((records.len(), aside(&records)), (1, vec![ragged(0, "1", "1 field")]));
     let mut splitter = Splitter::csv_of_any_width(&Dialect { header: false, ..Dialect::default() }, None);
     let mut records = Records::default();
     splitter.push(b"1,2\n3\n", &mut records, ALL).unwrap();
-    assert_eq!((records.len(), aside(&records)), (1, vec![ragged(1, "3", 1)]));
+    assert_eq!((records.len(), aside(&records)), (1, vec![ragged(1, "3", "1 field")]));
 }
 
 #[test]

@@ -325,7 +325,7 @@ fn errors_name_file_and_row() {
         (Format::Csv, "none.csv", "there is no file none.csv"),
         (Format::Csv, "*.tsv", "no file matches *.tsv"),
         (Format::Csv, "[ab].csv", "b.csv: the header has the columns `m`, but it should have `n`"),
-        (Format::Csv, "ragged.csv", "ragged.csv, row 2: the record has 1 fields, but there are 2 columns"),
+        (Format::Csv, "ragged.csv", "ragged.csv, row 2: the record has 1 field, but there are 2 columns"),
         (
             Format::Csv,
             "late.csv",
