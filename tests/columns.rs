@@ -263,7 +263,7 @@ stages:
     plan::unknown_column 5:76 [q.nme] `q` has no column `nme` (did you mean `name`?)
     plan::ambiguous_column 5:35 [id] the column `id` is in several tables (write `table.id`)
     plan::unknown_function 5:35 [lenght] there is no function `lenght` (did you mean `length`?)
-    plan::bad_query 5:35 [name] the query cannot be run over its tables: cannot coerce arithmetic expression Utf8 + Utf8 to valid types
+    plan::bad_query 5:35 [name] the query cannot be run over its tables: cannot coerce arithmetic expression string + string to valid types
     plan::bad_query 5:27 ["SELECT id, id FROM people" ] the query cannot be run over its tables: two columns are named `id`: give one another name with `AS`
     "#);
 }

@@ -202,7 +202,7 @@ fn a_program_that_is_not_there_is_not_one_that_says_127() {
         std::fs::set_permissions(program, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
     }
     let ran = scene.run().args(&["--workers", "1"]).within(BOUND).ends_with(0);
-    ran.says(&["the command exited with status 127", "could not be started: No such file or directory"]);
+    ran.says(&["the command exited with status 127", "`./second` could not be started: No such file or directory"]);
     assert_eq!(
         ran.stderr.matches("rejected (exception: the command exited with status 127").count(),
         2,
@@ -298,7 +298,7 @@ rejected:
     scene.write("pipeline.yaml", &pipeline);
     scene.run().within(BOUND).ends_with(1).says(&["bytes are written from one column; there are `a`, `b`"]);
     scene.write("in.jsonl", "{\"a\":1}\n");
-    scene.run().within(BOUND).ends_with(1).says(&["column `a` is Int64, and only binary and text are bytes"]);
+    scene.run().within(BOUND).ends_with(1).says(&["column `a` is int64, and only binary and text are bytes"]);
 }
 
 #[test]

@@ -201,6 +201,51 @@ stages:
 }
 
 #[test]
+fn a_key_that_can_do_nothing_for_its_stage_is_a_mistake() {
+    let yaml = "version: 1
+stages:
+  rows: { read: rows.csv, workers: 2, queue: { batches: 2 } }
+  few: { from: rows, sql: SELECT n FROM rows, env: { A: 1 }, retry: { attempts: 3 } }
+  out: { from: few, write: few.jsonl, cwd: work, retry: { attempts: 3 } }
+  listed: { command: { run: [ls], output: lines }, retry: { attempts: 3 } }
+  made: { python: m:rows, queue: { batches: 2 }, retry: { attempts: 3 } }
+  task: { command: [sync], env: { A: 1 }, retry: { attempts: 3 } }
+  lines: { from: [listed, made], write: lines.jsonl }
+";
+    insta::assert_snapshot!(problems(yaml), @r"
+    plan::bad_option 3:27 `workers` has no meaning for the stage `rows`: it has no workers (remove it; it is for `python`, `command` and `sql` stages)
+    plan::bad_option 3:39 `queue` has no meaning for the stage `rows`: it gets no rows (remove it; it is for stages with `from`)
+    plan::bad_option 4:47 `env` has no meaning for the stage `few`: it starts no processes (remove it; it is for `python` and `command` stages)
+    plan::bad_option 4:62 `retry` has no meaning for the stage `few`: a query comes to the same each time (remove it; it is for `python` stages, and for commands that are given rows or give none)
+    plan::bad_option 5:39 `cwd` has no meaning for the stage `out`: it starts no processes (remove it; it is for `python` and `command` stages)
+    plan::bad_option 5:50 `retry` has no meaning for the stage `out`: files are not read or written in attempts (remove it; it is for `python` stages, and for commands that are given rows or give none)
+    plan::bad_option 6:52 `retry` has no meaning for the stage `listed`: a command that is a source is one process for the whole run (remove it; it is for `python` stages, and for commands that are given rows or give none)
+    plan::bad_option 7:27 `queue` has no meaning for the stage `made`: without `from`, it gets no rows (add `from`, the stage whose rows it takes; or remove the key)
+    ");
+}
+
+#[test]
+fn a_limit_beside_what_it_is_a_limit_of_is_told_where_it_belongs() {
+    let yaml = |on_error: &str| {
+        let stages = "  rows: { read: a.csv }\n  b: { from: rows, python: m:b, on_error: ";
+        format!("version: 1\nstages:\n{stages}{on_error} }}\n")
+    };
+    insta::assert_snapshot!(problems(&yaml("{ reject: , max_rows: 3 }")), @r"
+    spec::wrong_type 4:51 `reject` must be a mapping, not nothing
+    spec::unknown_key 4:55 `on_error` has no key `max_rows` (`max_rows` belongs under `reject`)
+    ");
+    insta::assert_snapshot!(problems(&yaml("{ mode: reject, max_rows: 3 }")), @"spec::missing_key 4:33 `on_error` needs one of the keys `skip` and `reject` (for example, `on_error: { reject: { max_fraction: 0.01 } }`)");
+    insta::assert_snapshot!(problems(&yaml("{ rejct: { max_rows: 3 } }")), @"spec::unknown_key 4:45 `on_error` has no key `rejct` (did you mean `reject`?)");
+}
+
+#[test]
+fn a_function_that_is_given_no_rows_lacks_its_input() {
+    let yaml = "version: 1\nstages:\n  a: { python: m:a, on_error: reject }\n  b: { from: a, write: b.csv }\n";
+    insta::assert_snapshot!(problems(yaml), @"plan::missing_input 3:3 the stage `a` needs `from`, if there are rows that it can `reject` (add `from`, the stage whose rows it takes; a source, which makes rows, has no `on_error`)");
+    insta::assert_snapshot!(problems(&yaml.replace("{ python", "{ form: b, python")), @"spec::unknown_key 3:8 the stage `a` has no key `form` (did you mean `from`?)");
+}
+
+#[test]
 fn what_is_wrong_with_a_default_is_said_where_it_stands() {
     let yaml = "version: 1
 defaults: { memory: 1KiB, recycle: {}, retry: { attempts: 0 }, timeout: forever, retries: 3, after: rows }
@@ -236,7 +281,7 @@ stages:
     let text = plan::view::text(&plan);
     let told: Vec<&str> = text.lines().filter(|line| line.contains("api")).map(str::trim).collect();
     insta::assert_snapshot!(told.join("\n"), @r"
-    resources: api, 1.666667 a s, 1 at once, 2 slots
+    resources: api, 100/min, 1 at once, 2 slots
     uses: 1 api for each row, 1 slot of api for each attempt
     uses: 1 api for each attempt, 1 slot of api for each attempt
     ");
@@ -394,7 +439,7 @@ params:
 stages:
   a:
   read: a.csv
-  workers: 2
+  batch: { rows: 2 }
   b:
     from: a
     python:
@@ -414,7 +459,7 @@ f: { from: b, write: f.csv }
 ";
     insta::assert_snapshot!(problems(yaml), @r"
     spec::wrong_type 3:3 the param `floor` must be a mapping, not nothing (indent `type` and `default` under `floor`)
-    spec::wrong_type 7:3 the stage `a` must be a mapping, not nothing (indent `read` and `workers` under `a`)
+    spec::wrong_type 7:3 the stage `a` must be a mapping, not nothing (indent `read` and `batch` under `a`)
     spec::wrong_type 12:5 `python` must be a mapping, not nothing (indent `call` and `as` under `python`)
     spec::unknown_key 17:7 `retry` has no keys `timeout` and `workers` (`timeout` and `workers` are keys of the stage: indent them as `retry` is)
     spec::unknown_key 19:5 the stage `b` has no key `c` (`c` looks like a stage: indent it as `b` is)
@@ -614,7 +659,7 @@ stages:
 #[test]
 fn an_expression_that_is_too_long_is_refused_before_it_is_parsed() {
     let yaml = |signs: usize| {
-        format!("version: 1\nstages: {{ a: {{ read: a.csv, workers: '${{{{ {}1 }}}}' }} }}\n", "-".repeat(signs))
+        format!("version: 1\nstages: {{ a: {{ python: m:f, workers: '${{{{ {}1 }}}}' }} }}\n", "-".repeat(signs))
     };
     insta::assert_snapshot!(problems(&yaml(100_000)), @"expr::syntax 2:39 an expression has at most 1000 bytes, and this one has 100003");
     insta::assert_snapshot!(problems(&yaml(900)), @"");

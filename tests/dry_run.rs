@@ -91,7 +91,7 @@ fn a_sample_is_worked_on_and_not_published() {
     assert!(ran.stdout.contains("tried with the first 12 rows of each source; nothing is published"), "{}", ran.stdout);
     assert!(ran.stdout.contains("sink `sink`, out/rows.csv:\nn"), "{}", ran.stdout);
     assert!(ran.stdout.contains("12 rows, of which 10 are shown"), "{}", ran.stdout);
-    assert!(ran.stdout.contains("sink `other`, out/sum.jsonl:\ntotal\nInt64\n-----\n66"), "{}", ran.stdout);
+    assert!(ran.stdout.contains("sink `other`, out/sum.jsonl:\ntotal\nint64\n-----\n66"), "{}", ran.stdout);
     assert_eq!(scene.read("out/rows.csv"), "mine");
     assert!(scene.exists("worked") && !scene.exists("out/sum.jsonl"));
     // Tasks and hooks are not carried out, and the run is not one to go on with.
@@ -105,6 +105,20 @@ fn a_sample_that_fails_says_why() {
     scene.write("work.py", &MODULE.replace("return row", "raise ValueError('no')"));
     let ran = scene.run().args(&["--dry-run", "--sample", "3"]).ends_with(1);
     ran.says(&["stage `worked` failed", "ValueError: no"]);
+    scene.write("work.py", &MODULE.replace("yield", "raise ValueError; yield"));
+    let ran = scene.run().args(&["--dry-run", "--sample", "3"]).ends_with(1);
+    ran.says(&["made: batch 0, attempt 1", "stage `made` failed"]);
+    // What counts off the rows of sources is nobody's stage.
+    let told = |name: &str| ran.stderr.lines().filter(|line| line.split_whitespace().next() == Some(name)).count();
+    assert_eq!(
+        (told("made"), told("rows"), ran.stderr.matches(":all").count() + ran.stderr.matches(":first").count()),
+        (1, 1, 0),
+        "{}",
+        ran.stderr
+    );
+    let yaml = scene.read("pipeline.yaml").replace("python: work:make", "python: work:make\n    on_error: skip");
+    scene.write("pipeline.yaml", &yaml);
+    scene.run().args(&["--dry-run", "--sample", "3"]).ends_with(3).says(&["the stage `made` needs `from`"]);
     scene.run().args(&["--sample", "3"]).ends_with(2).says(&["--dry-run"]);
     scene.assert_clean();
 }

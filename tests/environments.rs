@@ -118,6 +118,27 @@ fn an_environment_in_use_stays() {
 }
 
 #[test]
+fn nothing_is_installed_for_a_run_that_cannot_read_its_input() {
+    let machine = Machine::new();
+    let yaml = "version: 1\npython: { requirements: [work] }\nstages:\n  rows: { read: rows.csv }\n  worked: { from: rows, python: 'a:b' }\n";
+    fs::write(machine.path("pipeline.yaml"), yaml).expect("ours");
+    let run = || {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_millpond"));
+        command.args(["run", "pipeline.yaml"]).env("XDG_CACHE_HOME", machine.path("cache"));
+        let output = command.env("PATH", machine.path("bin")).current_dir(machine.folder.path()).output();
+        let output = output.expect("the program starts");
+        (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+    };
+    let (code, said) = run();
+    assert_eq!(code, Some(6), "{said}");
+    assert!(said.contains("stage `rows` could not read its input: there is no file"), "{said}");
+    assert!(!machine.path("log").exists(), "something was installed");
+    fs::write(machine.path("rows.csv"), "n\n1\n").expect("ours");
+    run();
+    assert!(machine.path("log").exists(), "nothing was installed");
+}
+
+#[test]
 fn what_is_locked_is_installed_until_the_requirements_change() {
     let machine = Machine::new();
     let said = machine.ends_with(&["lock", "pipeline.yaml"], 0).0;

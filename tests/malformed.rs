@@ -81,7 +81,7 @@ fn good_rows_go_on_and_bad_ones_tell_what_is_wrong_with_them() {
     let first = &lines(&scene.read("out/bad.jsonl"))[0];
     let expected = json!({
         "text": "first,x", "_stage": "rows", "_verdict": "schema", "_traceback": null, "_attempts": 1,
-        "_message": "column `n` holds \"first\", which is not Int64", "_file": "in/0.csv", "_row": 1,
+        "_message": "column `n` holds \"first\", which is not int64", "_file": "in/0.csv", "_row": 1,
     });
     assert_eq!(*first, expected);
     assert_eq!(account(&scene, "rows"), (json!(4), json!(6), json!(0)));

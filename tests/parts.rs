@@ -89,7 +89,7 @@ fn rows_of_a_stage_are_shown() {
         )
     };
     let (code, shown, said) = show(&["both", "--limit", "2"]);
-    assert_eq!((code, shown.as_str(), said.as_str()), (Some(0), "n\nInt64\n-----\n1\n2\n2 rows\n", ""));
+    assert_eq!((code, shown.as_str(), said.as_str()), (Some(0), "n\nint64\n-----\n1\n2\n2 rows\n", ""));
     assert_eq!(show(&["numbers", "--limit", "3", "--format", "csv"]).1, numbers(1..=3));
     assert_eq!(show(&["both", "--format", "jsonl"]).1.lines().count(), 20);
     for name in ["out", "told", "joined.csv"] {
@@ -115,6 +115,7 @@ fn a_run_until_a_stage_does_no_more_than_that_needs() {
     let ran = scene.run().args(&["--until", "both"]).ends_with(0);
     assert_eq!(ran.stdout.lines().count(), 50_000);
     assert_eq!(ran.stdout.lines().nth(1), Some("{\"n\":2}"));
+    assert!(ran.stderr.contains("\nboth ") && !ran.stderr.contains(":shown"), "{}", ran.stderr);
     assert!(!scene.exists("out") && !scene.exists("told"));
     let ran = scene.run().args(&["--set", "large=true", "--until", "large_out"]).ends_with(0);
     assert_eq!(ran.stdout, "");

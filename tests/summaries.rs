@@ -31,6 +31,24 @@ fn a_summary_is_written_where_it_is_asked_for() {
 }
 
 #[test]
+fn what_was_published_is_told_and_no_more_than_fits() {
+    let scene = scene(&numbers(1..=5));
+    scene.run().ends_with(0).says(&["\npublished by `publish`: out.csv, 5 rows\n"]);
+    let appended = "more: { from: halved, write: { path: more.csv, mode: append } }\n";
+    let folder = "parts: { from: halved, write: { path: parts/, format: csv } }\n";
+    let many =
+        "many:\n  foreach: { n: [1, 2, 3, 4, 5, 6, 7, 8, 9] }\n  from: halved\n  write: 'many/${{ each.n }}.csv'\n";
+    let scene = Scene::with_python("", &format!("{STAGES}{appended}{folder}{many}"), "");
+    scene.write("numbers.csv", &numbers(1..=5));
+    let ran = scene.run().ends_with(0);
+    ran.says(&["`more`: more.csv, 5 rows appended\n"]).says(&["`parts`: parts/, 5 rows\n"]);
+    ran.says(&["published by others: 2 outputs\n"]);
+    assert_eq!(ran.stderr.matches("published by `").count(), 10, "{}", ran.stderr);
+    scene.write("numbers.csv", &numbers(0..=5));
+    assert!(!scene.run().ends_with(1).stderr.contains("published by"));
+}
+
+#[test]
 fn a_failure_is_summed_up_too() {
     let scene = scene(&numbers(0..=5));
     scene.run().args(&["--summary", "summary.json"]).inside(&scene.path("")).ends_with(1);

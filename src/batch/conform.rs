@@ -6,6 +6,8 @@ use arrow::array::{Array, ArrayRef, AsArray, Float64Array, RecordBatch, RecordBa
 use arrow::compute::{CastOptions, cast_with_options};
 use arrow::datatypes::{DataType, Field, FieldRef, Fields, Schema, SchemaRef};
 
+use super::column_type::name;
+
 /// Brings batches to one schema. Batches must come in sequence order: that order decides which types are settled.
 ///
 /// A column that is all null is *open* (Arrow's `Null` type, also inside lists and structs) until a value comes, and takes
@@ -23,9 +25,9 @@ pub struct Columns {
 /// Why a batch does not fit the settled columns. The way out (`schema:` or `returns:`) is for the caller to name.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ConformError {
-    #[error("column `{column}` is {found}, but it was {settled} before")]
+    #[error("column `{column}` is {}, but it was {} before", name(found), name(settled))]
     Type { column: String, settled: DataType, found: DataType },
-    #[error("column `{column}` is declared as {declared}, but its {found} values do not fit that type")]
+    #[error("column `{column}` is declared as {}, but its {} values do not fit that type", name(declared), name(found))]
     Declared { column: String, declared: DataType, found: DataType },
     #[error("there is no {}; found {}", names("column", missing), names("column", found))]
     Missing { missing: Vec<String>, found: Vec<String> },
@@ -417,14 +419,14 @@ mod tests {
         let cases = [
             (vec![int(), one(Int8Array::from(vec![1]))], Ok(DataType::Int64)),
             (vec![int(), one(UInt32Array::from(vec![1]))], Ok(DataType::Int64)),
-            (vec![int(), one(UInt64Array::from(vec![1]))], Err("column `a` is UInt64, but it was Int64 before")),
-            (vec![one(Int8Array::from(vec![1])), int()], Err("column `a` is Int64, but it was Int8 before")),
+            (vec![int(), one(UInt64Array::from(vec![1]))], Err("column `a` is uint64, but it was int64 before")),
+            (vec![one(Int8Array::from(vec![1])), int()], Err("column `a` is int64, but it was int8 before")),
             (vec![float(), int()], Ok(DataType::Float64)),
-            (vec![float(), big()], Err("column `a` is Int64, but it was Float64 before")),
+            (vec![float(), big()], Err("column `a` is int64, but it was float64 before")),
             (vec![float(), one(Float32Array::from(vec![f32::NAN]))], Ok(DataType::Float64)),
-            (vec![int(), float()], Err("column `a` is Float64, but it was Int64 before")),
+            (vec![int(), float()], Err("column `a` is float64, but it was int64 before")),
             (vec![one(StringArray::from(vec!["x"])), one(LargeStringArray::from(vec!["y"]))], Ok(DataType::Utf8)),
-            (vec![one(StringArray::from(vec!["x"])), int()], Err("column `a` is Int64, but it was Utf8 before")),
+            (vec![one(StringArray::from(vec!["x"])), int()], Err("column `a` is int64, but it was string before")),
             (
                 vec![one(StringArray::from(vec!["x"])), one(["x"].into_iter().collect::<DictionaryArray<Int8Type>>())],
                 Ok(DataType::Utf8),
@@ -447,7 +449,7 @@ mod tests {
         assert_eq!(last(&mut declared(millis.clone()), vec![micros]), Ok(millis));
         assert_eq!(
             last(&mut declared(DataType::Int8), vec![one(Int64Array::from(vec![128]))]),
-            Err("column `a` is declared as Int8, but its Int64 values do not fit that type".to_owned())
+            Err("column `a` is declared as int8, but its int64 values do not fit that type".to_owned())
         );
         assert!(last(&mut declared(DataType::Int32), vec![float(7.5)]).is_err());
         assert!(last(&mut declared(DataType::Int32), vec![one(StringArray::from(vec!["7"]))]).is_err());

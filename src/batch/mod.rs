@@ -2,6 +2,7 @@
 
 #[allow(clippy::module_inception)]
 mod batch;
+pub mod column_type;
 mod conform;
 mod cut;
 mod file_table;

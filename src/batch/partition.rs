@@ -32,6 +32,7 @@ use arrow::datatypes::{
 use arrow::error::ArrowError;
 
 use super::Origin;
+use super::column_type::name;
 
 /// Partitions of every stage with `partition_by`: not cores, not workers, so that results do not depend on either.
 pub const PARTITIONS: usize = 64;
@@ -58,7 +59,10 @@ pub enum PartitionError {
         found.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ")
     )]
     NoColumn { column: String, found: Vec<String> },
-    #[error("column `{column}` is {data_type}, whose values cannot be keys; make text or a number of it before")]
+    #[error(
+        "column `{column}` is {}, whose values cannot be keys; make text or a number of it before",
+        name(data_type)
+    )]
     NoKey { column: String, data_type: DataType },
     #[error("{0}")]
     Arrow(#[from] ArrowError),
@@ -376,7 +380,7 @@ mod tests {
             let partitioner = Partitioner::new(vec![column.to_owned()]);
             partitioner.apply(&records, &Origin::unknown(1)).expect_err("no key").to_string()
         };
-        assert!(error("list").starts_with("column `list` is List"), "{}", error("list"));
+        assert!(error("list").starts_with("column `list` is list<int32>,"), "{}", error("list"));
         assert!(error("other").ends_with("they have `list`"), "{}", error("other"));
     }
 }

@@ -162,14 +162,21 @@ fn planned(args: &EnvBuildArgs) -> Result<Plan, Exit> {
 /// # Errors
 /// How the program should end if there can be none.
 pub fn outlook(plan: &Plan) -> Result<String, Exit> {
-    let found = Host::from_env().and_then(|host| {
-        let wanted = LockFile::of(&plan.file).apply(wanted(plan, &host))?;
-        environment::find(&wanted, &host)
-    });
-    match found.map_err(|error| complain(&error))? {
+    match found(plan).map_err(|error| complain(&error))? {
         Some(python) => Ok(format!("environment: {}", python.display())),
         None => Ok("environment: not there yet; the run would build it first, as `millpond env build` does".to_owned()),
     }
+}
+
+/// Whether the Python environment of a plan would have to be built.
+pub fn is_missing(plan: &Plan) -> bool {
+    matches!(found(plan), Ok(None))
+}
+
+fn found(plan: &Plan) -> Result<Option<PathBuf>, EnvironmentError> {
+    let host = Host::from_env()?;
+    let wanted = LockFile::of(&plan.file).apply(wanted(plan, &host))?;
+    environment::find(&wanted, &host)
 }
 
 fn prepare(plan: &Plan) -> Result<(Environment, PathBuf), EnvironmentError> {

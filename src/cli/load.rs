@@ -96,12 +96,21 @@ pub fn plan_of(
         return Err(Exit::Usage);
     }
     match plan::compile(&document, &settings(workers)) {
-        Ok(Compiled { plan, warnings }) => {
+        Ok(Compiled { mut plan, warnings }) => {
             tell(&warnings, &source);
+            if let Extent::Sample { .. } = extent {
+                plan::name_sources(&mut plan);
+            }
             extent.check(&plan)?;
             Ok(plan)
         }
         Err(problems) => {
+            // What is added for what is asked for has names that nobody has written.
+            let written = match extent {
+                Extent::Whole => None,
+                _ => plan::compile(&spec::parse(&source, given), &settings(workers)).err(),
+            };
+            let problems = written.unwrap_or(problems);
             tell(&problems, &source);
             Err(exit_for(&problems))
         }

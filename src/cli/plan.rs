@@ -7,7 +7,7 @@ use super::exit_code::Exit;
 use super::load::{self, Extent};
 use super::output;
 use crate::diagnostic::{Diagnostic, SourceText, render};
-use crate::plan::{Plan, StageId, StageKind, view};
+use crate::plan::{Plan, Stage, StageId, StageKind, view};
 use crate::report::{Outlook, PlanReport, counted, some};
 use crate::run::executor::stage::read;
 use crate::run::executor::{CheckpointError, Checkpoints, Findings, FingerprintError, StageChange, outlook};
@@ -64,18 +64,22 @@ fn look_ahead(plan: &Plan, state_dir: &Path) -> Result<Vec<Outlook>, CheckpointE
 
 /// The sources of whose columns nothing can be told, as their files cannot be looked at. What comes after a stage may be yet to be made.
 fn unseen(plan: &Plan) -> Vec<Outlook> {
-    let sources = plan.stages.iter().filter(|stage| stage.after.is_empty());
-    let sources = sources.filter_map(|stage| match &stage.kind {
-        StageKind::Read(read) => Some((stage, read::unseen(read, stage.cut)?)),
-        _ => None,
-    });
-    let told = sources.map(|(stage, why)| Outlook {
+    let told = unseen_sources(plan).map(|(stage, why)| Outlook {
         stage: stage.name.clone(),
         of: "source",
         says: format!("{why}; columns that come from it are not checked"),
         changed: None,
     });
     told.collect()
+}
+
+/// Those sources, and why nothing can be told of each.
+pub fn unseen_sources(plan: &Plan) -> impl Iterator<Item = (&Stage, String)> {
+    let sources = plan.stages.iter().filter(|stage| stage.after.is_empty());
+    sources.filter_map(|stage| match &stage.kind {
+        StageKind::Read(read) => Some((stage, read::unseen(read, stage.cut)?)),
+        _ => None,
+    })
 }
 
 /// Whether a task will be run, and why.

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant, SystemTime};
 use super::args::{DiagnosticFormat, Progress, RunArgs};
 use super::exit_code::Exit;
 use super::load::{self, Extent};
+use super::plan::unseen_sources;
 use super::resume::{self, Earlier, Purpose};
 use super::summary_file::{SummaryFile, append, write_own};
 use super::{cores, debug, dry_run, env, hooks, output, watch};
@@ -16,7 +17,7 @@ use crate::diagnostic::{Diagnostic, SourceText};
 use crate::environment::usable_cores;
 use crate::plan::{Asked, Moment, Plan, Stage, StageId, StageKind, Verdict, WhichFiles, WriteMode};
 use crate::report::{self, Reporter, RunSummary, Style};
-use crate::run::executor::{ChaosOptions, Surroundings};
+use crate::run::executor::{ChaosOptions, PythonHost, Surroundings};
 use crate::run::publish::{Ended, RecordedOutcome, RunRecord};
 use crate::run::{self, Ending, Outcome, RunError, Scope, Signals};
 use crate::spec::model::FormatSpec;
@@ -153,14 +154,14 @@ fn prepared_run(args: &RunArgs, extent: Extent<'_>) -> Result<Exit, Exit> {
     }
     load::keep_to_memory(&mut plan, &args.workers)?;
     cores::check(&plan, &usable_cores())?;
-    let python = if plan.needs_python() { Some(env::python_host(&plan)?) } else { None };
+    let forced = forced(args, &plan)?;
+    let python = if plan.needs_python() { Some(python(&plan)?) } else { None };
     let signals = Signals::watch(args.timeout).map_err(|error| {
         output::complain(&format!("signals cannot be watched: {error}"));
         Exit::Internal
     })?;
     let cores = load::settings(&args.workers).cores;
     let chaos = args.chaos.map(|seed| ChaosOptions { seed, rate: args.chaos_rate });
-    let forced = forced(args, &plan)?;
     let now = SystemTime::now();
     let record = RunRecord {
         pipeline: plan.name.clone(),
@@ -186,6 +187,16 @@ fn prepared_run(args: &RunArgs, extent: Extent<'_>) -> Result<Exit, Exit> {
         Surroundings { python, cores, chaos, forced, corrects, now: record.now, started: record.started };
     let _terminal = args.debug.then(debug::Terminal::now);
     Ok(carry_out(args, plan, &record, surroundings, &signals))
+}
+
+/// The Python of the workers. To build an environment takes long: what cannot be read ends the run before.
+fn python(plan: &Plan) -> Result<PythonHost, Exit> {
+    if env::is_missing(plan)
+        && let Some((stage, why)) = unseen_sources(plan).next()
+    {
+        return Err(output::failed(&format!("stage `{}` could not read its input: {why}", stage.written_name())));
+    }
+    env::python_host(plan)
 }
 
 /// The stages that `--force` names.

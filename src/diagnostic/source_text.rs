@@ -1,8 +1,12 @@
 //! [`SourceText`]: the text of a file, of those that it names, and positions in them.
 
-use std::io::Read;
+use std::fs::{File, OpenOptions};
+use std::io::{ErrorKind, Read};
+use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
+
+use rustix::fs::{OFlags, fcntl_setfl};
 
 /// A range of bytes in a [`SourceText`], or in a file that it includes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -99,8 +103,7 @@ impl SourceText {
     /// When it cannot be read, is not UTF-8 or is larger than [`Self::MAX_BYTES`].
     pub fn read(path: &Path) -> Result<Self, SourceTextError> {
         let failed = |error| SourceTextError::Read { path: path.to_owned(), error };
-        let file = std::fs::File::open(path).map_err(failed)?;
-        let mut bytes = Vec::new();
+        let (file, mut bytes) = open(path).map_err(failed)?;
         file.take(Self::MAX_BYTES + 1).read_to_end(&mut bytes).map_err(failed)?;
         if bytes.len() as u64 > Self::MAX_BYTES {
             return Err(SourceTextError::TooLarge { path: path.to_owned(), limit: Self::MAX_BYTES });
@@ -230,6 +233,25 @@ impl SourceText {
     }
 }
 
+/// Opens a file that is to be read to its end; gives what has been read of it already. A pipe is read if somebody writes to it
+/// (`<(command)`): others would be waited for, perhaps for ever.
+fn open(path: &Path) -> std::io::Result<(File, Vec<u8>)> {
+    let nonblocking = i32::try_from(OFlags::NONBLOCK.bits()).expect("a flag");
+    let mut file = OpenOptions::new().read(true).custom_flags(nonblocking).open(path)?;
+    let mut first = Vec::new();
+    if file.metadata()?.file_type().is_fifo() {
+        let mut byte = [0];
+        match file.read(&mut byte) {
+            Ok(0) => return Err(std::io::Error::new(ErrorKind::InvalidInput, "it is a pipe to which nobody writes")),
+            Ok(_) => first.extend(byte),
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+            Err(error) => return Err(error),
+        }
+    }
+    fcntl_setfl(&file, OFlags::empty())?;
+    Ok((file, first))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -247,6 +269,26 @@ mod tests {
             ("h", "b/g", "f")
         );
         assert!(source.include(Path::new("i")).is_err());
+    }
+
+    #[test]
+    fn a_pipe_is_read_if_somebody_writes_to_it() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let pipe = folder.path().join("pipe");
+        rustix::fs::mknodat(rustix::fs::CWD, &pipe, rustix::fs::FileType::Fifo, rustix::fs::Mode::RWXU, 0)
+            .expect("a pipe");
+        let error = SourceText::read(&pipe).expect_err("nobody writes to it").to_string();
+        assert!(error.ends_with("it is a pipe to which nobody writes"), "{error}");
+        // Both ends, so that nobody is waited for.
+        let mut writer = OpenOptions::new().read(true).write(true).open(&pipe).expect("a pipe");
+        let reader = std::thread::spawn(move || SourceText::read(&pipe).expect("a text").text().to_owned());
+        std::io::Write::write_all(&mut writer, b"version: 1").expect("room");
+        // What nobody has open loses what is in it.
+        while rustix::io::ioctl_fionread(&writer).expect("a pipe") > 0 {
+            std::thread::yield_now();
+        }
+        drop(writer);
+        assert_eq!(reader.join().expect("no panic"), "version: 1");
     }
 
     #[test]

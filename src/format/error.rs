@@ -3,6 +3,7 @@
 use arrow::datatypes::DataType;
 use arrow::error::ArrowError;
 
+use super::column_type::name;
 use super::encoding::NotEncoded;
 
 /// A record that could not be read.
@@ -16,15 +17,15 @@ pub struct RecordError {
 
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Problem {
-    #[error("column `{column}` holds {value}, which is not {expected}")]
+    #[error("column `{column}` holds {value}, which is not {}", name(expected))]
     Misfit { column: String, value: String, expected: DataType },
-    #[error("column `{column}` holds {found} here and {settled} in an earlier row")]
+    #[error("column `{column}` holds {} here and {} in an earlier row", name(found), name(settled))]
     Mixed { column: String, settled: DataType, found: DataType },
     #[error("column `{column}` does not appear in the rows from which the columns were inferred")]
     UnknownColumn { column: String },
     #[error("column `{column}` appears twice in one record")]
     DuplicateKey { column: String },
-    #[error("the record has {found} fields, but there are {expected} columns")]
+    #[error("the record has {}, but there {} {}", counted(*found, "field"), if *expected == 1 { "is" } else { "are" }, counted(*expected, "column"))]
     Ragged { found: usize, expected: usize },
     #[error("the text is not valid UTF-8")]
     NotUtf8,
@@ -42,7 +43,7 @@ pub enum Problem {
     DuplicateColumn { column: String },
     #[error("there is no column {}; the columns are {}", list(missing), list(found))]
     MissingColumn { missing: Vec<String>, found: Vec<String> },
-    #[error("column `{column}` cannot be {data_type} in this format")]
+    #[error("column `{column}` cannot be {} in this format", name(data_type))]
     Unsupported { column: String, data_type: DataType },
 }
 
@@ -59,7 +60,7 @@ impl Problem {
 /// A batch that cannot be written in the format that was asked for.
 #[derive(Debug, thiserror::Error)]
 pub enum EncodeError {
-    #[error("column `{column}` is {data_type}, which {format} cannot hold")]
+    #[error("column `{column}` is {}, which {format} cannot hold", name(data_type))]
     Unsupported { column: String, data_type: DataType, format: &'static str },
     #[error("lines are written from one column or from a column named `line`; there are {}", list(columns))]
     NoLine { columns: Vec<String> },
@@ -67,7 +68,7 @@ pub enum EncodeError {
     NoColumns { rows: usize },
     #[error("bytes are written from one column; there are {}", list(columns))]
     NotOneColumn { columns: Vec<String> },
-    #[error("column `{column}` is {data_type}, and only binary and text are bytes")]
+    #[error("column `{column}` is {}, and only binary and text are bytes", name(data_type))]
     NotBytes { column: String, data_type: DataType },
     #[error("a value of column `{column}` is null, and has no bytes")]
     NullBytes { column: String },
@@ -76,7 +77,8 @@ pub enum EncodeError {
     #[error("`partition_by` names `{column}`, which is no column of the rows that come; there are {}", list(found))]
     NoColumn { column: String, found: Vec<String> },
     #[error(
-        "column `{column}` is {data_type}, whose values cannot be the names of folders (`partition_by`); make text of it before"
+        "column `{column}` is {}, whose values cannot be the names of folders (`partition_by`); make text of it before",
+        name(data_type)
     )]
     NoFolder { column: String, data_type: DataType },
     #[error("the file has {}, and the rows that are to be appended have {}", list(header), list(columns))]
@@ -117,6 +119,10 @@ impl From<parquet::errors::ParquetError> for EncodeError {
             other => Self::Parquet(other),
         }
     }
+}
+
+fn counted(number: usize, word: &str) -> String {
+    format!("{number} {word}{}", if number == 1 { "" } else { "s" })
 }
 
 fn list(names: &[String]) -> String {

@@ -50,7 +50,7 @@ pub use splitter::Splitter;
 pub use text_decoder::{SAMPLE_BYTES, SAMPLE_ROWS, SampleError, TextDecoder, declare, headerless};
 pub use text_value::parse_cells;
 
-pub mod column_type;
+pub use crate::batch::column_type;
 
 /// How rows are written in a file or on a pipe.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

@@ -150,8 +150,8 @@ fn refused_text_names_row_and_column() {
     use DataType::{Int8, Int64};
     let none: &[(&str, DataType)] = &[];
     let cases = [
-        (Format::Csv, "a,b\n1,2\n3\n", none, "row 2: the record has 1 fields, but there are 2 columns"),
-        (Format::Csv, "a\n1\nx\n", &[("a", Int64)][..], "row 2: column `a` holds \"x\", which is not Int64"),
+        (Format::Csv, "a,b\n1,2\n3\n", none, "row 2: the record has 1 field, but there are 2 columns"),
+        (Format::Csv, "a\n1\nx\n", &[("a", Int64)][..], "row 2: column `a` holds \"x\", which is not int64"),
         (Format::Csv, "a\n1\n", &[("b", Int64)][..], "there is no column `b`; the columns are `a`"),
         (Format::Csv, "a,a\n1,2\n", none, "row 1: two columns have the name `a`"),
         (Format::Csv, "a\n\"b\nc", none, "row 1: a quoted field is not closed"),
@@ -159,15 +159,15 @@ fn refused_text_names_row_and_column() {
             Format::Jsonl,
             "{\"a\":1}\n{\"a\":\"x\"}",
             &[],
-            "row 2: column `a` holds Utf8 here and Int64 in an earlier row",
+            "row 2: column `a` holds string here and int64 in an earlier row",
         ),
         (
             Format::Jsonl,
             "{\"a\":1}\n{\"a\":1.5}",
             &[("a", Int64)][..],
-            "row 2: column `a` holds 1.5, which is not Int64",
+            "row 2: column `a` holds 1.5, which is not int64",
         ),
-        (Format::Jsonl, "{\"a\":1}\n{\"a\":128}", &[("a", Int8)][..], "row 2: column `a` holds 128, which is not Int8"),
+        (Format::Jsonl, "{\"a\":1}\n{\"a\":128}", &[("a", Int8)][..], "row 2: column `a` holds 128, which is not int8"),
         (Format::Jsonl, "{\"a\":1,\"a\":2}", none, "row 1: column `a` appears twice in one record"),
         (
             Format::Jsonl,

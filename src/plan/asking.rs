@@ -58,8 +58,7 @@ fn ask(document: &mut Document, asked: &Asked) -> Result<(), AskError> {
     if !gives_rows(of) {
         return Err(AskError::NoRows(of.written_name().to_owned()));
     }
-    // No name in a file has a colon.
-    let (first, shown) = (format!("{}:first", of.name), format!("{}:shown", of.name));
+    let (first, shown) = (first_of(&of.name), format!("{}:shown", of.name));
     let mut drafts = Vec::new();
     let mut from = asked.of.clone();
     if let Some(limit) = asked.limit {
@@ -87,6 +86,11 @@ fn asked_stage<'a>(document: &'a Document, asked: &Asked) -> Result<&'a StageDra
 
 fn gives_rows(draft: &StageDraft) -> bool {
     ports::ports(draft).is_none_or(|ports| ports.contains(&Port::MAIN))
+}
+
+/// The name of the stage that takes the first rows of another. No name in a file has a colon.
+pub(super) fn first_of(name: &str) -> String {
+    format!("{name}:first")
 }
 
 /// A query for the first so many rows of a stage or port.

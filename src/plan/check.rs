@@ -53,7 +53,7 @@ fn one_kind(draft: &StageDraft, what: &str, kinds: &[&str], help: &str) -> Optio
 }
 
 /// Whether a key that is not known may be meant to be `key`.
-fn misspells(draft: &StageDraft, key: &str) -> bool {
+pub(super) fn misspells(draft: &StageDraft, key: &str) -> bool {
     draft.lost.iter().any(|lost| means(lost, key))
 }
 
@@ -124,6 +124,14 @@ pub fn on_error(draft: &StageDraft) -> Option<Diagnostic> {
     // Rows that are not as they must be can always be told apart.
     if draft.has(EXPECT) {
         return None;
+    }
+    if draft.kind() == Some("python") && !draft.has("from") {
+        let span = draft.span(&["on_error"]);
+        let message = format!("the stage `{}` needs `from`, if there are rows that it can `{word}`", draft.name);
+        let problem = Diagnostic::new(Code::PlanMissingInput, draft.name_span, message);
+        let problem = problem.related(span, "this is for rows that it is given");
+        let help = "add `from`, the stage whose rows it takes; a source, which makes rows, has no `on_error`";
+        return (!misspells(draft, "from")).then(|| problem.help(help.to_owned()).through(draft.alias));
     }
     let message = format!("the stage `{}` cannot `{word}` rows", draft.name);
     let help = if keeps_state(draft) {

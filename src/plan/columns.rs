@@ -138,7 +138,7 @@ impl Look<'_> {
         let message = match &columns.fields()[..] {
             [field] if has_bytes(field.data_type()) || batch::is_open(field.data_type()) => return None,
             [field] => {
-                let word = column_type::word(field.data_type()).unwrap_or_else(|| field.data_type().to_string());
+                let word = column_type::name(field.data_type());
                 format!("the column `{}` is {word}, and `input: bytes` is for binary and text", field.name())
             }
             fields => {
@@ -281,9 +281,9 @@ impl Look<'_> {
                     resolver.report_at(Code::PlanUnknownColumn, span, None, message).help = did_you_mean(name, names());
                 }
                 (Ok(field), Some(wanted)) if !batch::is_open(field.data_type()) && field.data_type() != wanted => {
-                    let word = |of: &DataType| column_type::word(of).unwrap_or_else(|| of.to_string());
-                    let is = word(field.data_type());
-                    let message = format!("the column `{name}` is {is}, and `expect` wants {}", word(wanted));
+                    let is = column_type::name(field.data_type());
+                    let message =
+                        format!("the column `{name}` is {is}, and `expect` wants {}", column_type::name(wanted));
                     resolver.report_at(Code::PlanUnexpectedType, span, None, message);
                 }
                 (Ok(_), _) => {}

@@ -16,6 +16,7 @@ use super::hook;
 use super::left_out::{Connections, LeftOut, Reason, left_out};
 use super::link::{self, After, Link};
 use super::log_level::LogLevel;
+use super::no_effect;
 use super::paths;
 use super::plan::{Edge, EdgeId, Plan, PythonPlan, StageId};
 use super::ports;
@@ -170,6 +171,7 @@ fn analyse(document: &Document, settings: &Settings, problems: &mut Vec<Diagnost
         problems.extend(check::partition_by(draft));
         problems.extend(check::concurrency(draft, resolved.kind.as_ref()));
         problems.extend(check::few_rows(draft));
+        problems.extend(no_effect::keys(draft, resolved.kind.as_ref()));
         problems.extend(check::order(draft, resolved.kind.as_ref(), into.len()));
     }
     let kinds: Vec<Option<&StageKind>> = resolved.iter().map(|resolved| resolved.kind.as_ref()).collect();
@@ -345,6 +347,7 @@ fn build(document: &Document, settings: &Settings, analysis: Analysis) -> Result
         seed: document.seed,
         log_level: LogLevel::default(),
         is_in_foreground: false,
+        is_trial: false,
     })
 }
 

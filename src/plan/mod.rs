@@ -23,6 +23,7 @@ mod location;
 mod log_level;
 pub mod memory;
 mod names;
+mod no_effect;
 mod paths;
 #[allow(clippy::module_inception)]
 mod plan;
@@ -58,7 +59,7 @@ pub use plan::{Edge, EdgeId, PARTITIONS, Plan, PythonPlan, StageId};
 pub use queue::{Capacity, Cut};
 pub use recycle::Recycle;
 pub use resource::{Devices, Resource, ResourceId, ResourceKind, Use};
-pub use sample::{SampledSink, sample};
+pub use sample::{SampledSink, name_sources, sample};
 pub use stage::{
     Call, ColumnType, Command, CommandLine, CommandMode, Convention, Cpus, Folder, Input, Order, Partitions, Port,
     Python, PythonTarget, Read, Sql, Stage, StageKind, Start, TableName, WhichFiles, WorkerLimits, WorkerTraits, Write,

@@ -97,6 +97,8 @@ pub struct Plan {
     pub log_level: LogLevel,
     /// Whether the code of stages has the terminal (`run --debug`).
     pub is_in_foreground: bool,
+    /// Whether its sinks are files that nobody keeps (`run --dry-run --sample`).
+    pub is_trial: bool,
 }
 
 impl Plan {

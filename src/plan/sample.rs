@@ -2,7 +2,8 @@
 
 use std::path::Path;
 
-use super::asking::{behind, first_rows};
+use super::asking::{behind, first_of, first_rows};
+use super::plan::Plan;
 use super::ports;
 use super::stage::Port;
 use super::under_test::cut_off;
@@ -75,8 +76,23 @@ fn written(file: &str) -> WriteSpec {
 }
 
 /// No name in a file has a colon.
+const ALL: &str = ":all";
+
 fn all_of(name: &str) -> String {
-    format!("{name}:all")
+    format!("{name}{ALL}")
+}
+
+/// Gives the sources in the plan of a trial their names back, which the stages have that count off their rows.
+pub fn name_sources(plan: &mut Plan) {
+    plan.is_trial = true;
+    plan.left_out.retain(|left_out| !left_out.stage.ends_with(ALL));
+    for at in 0..plan.stages.len() {
+        let Some(name) = plan.stages[at].name.strip_suffix(ALL).map(str::to_owned) else { continue };
+        if let Some(counting) = plan.stages.iter_mut().find(|stage| stage.name == name) {
+            counting.name = first_of(&name);
+        }
+        plan.stages[at].name = name;
+    }
 }
 
 /// Gives the source another name, and its own to a stage behind it that passes on its first rows. What is expected of them is expected there.

@@ -102,6 +102,16 @@ impl Stage {
         }
     }
 
+    /// The stage of the file that it belongs to, or its own name: what is added to show rows, or to count them off, has a colon in its name.
+    pub fn written_name(&self) -> &str {
+        self.name.split_once(':').map_or(&self.name, |(of, _)| of)
+    }
+
+    /// Whether it was added to show rows of a stage, or to count them off.
+    pub fn is_added(&self) -> bool {
+        self.name.contains(':')
+    }
+
     /// Whether it is a sink whose output is published when it has ended, as a stage waits for that, and not when the run has.
     pub fn publishes_early(&self) -> bool {
         self.is_awaited && matches!(&self.kind, StageKind::Write(write) if write.published().is_some())

@@ -17,7 +17,9 @@ use super::stage::{
     CommandLine, CommandMode, Cpus, Folder, Order, Port, Python, Read, Stage, StageKind, Start, WhichFiles, WriteMode,
     WriteTarget,
 };
-use crate::format::{Format, column_type};
+use crate::format::Format;
+/// The word for the type of a column in messages.
+pub use crate::format::column_type::name as type_word;
 use crate::spec::Moment;
 use crate::sql::UsedColumns;
 
@@ -201,20 +203,25 @@ fn resource_text(plan: &Plan, resource: &Resource) -> String {
         ResourceKind::Units(1) => format!("{name}, 1 unit"),
         ResourceKind::Units(units) => format!("{name}, {units} units"),
         ResourceKind::Rate { per_second, burst } => {
-            // In the unit in which it is at least one.
-            let (number, unit) = [(1.0, "s"), (60.0, "min"), (3600.0, "h"), (86_400.0, "d")]
-                .into_iter()
-                .map(|(seconds, unit)| (per_second * seconds, unit))
-                .find(|(number, unit)| *number >= 1.0 || *unit == "d")
-                .expect("the last one is taken in any case");
             let slots = resource.slots.map(|slots| match plan.resources[slots.index()].kind {
                 ResourceKind::Units(units) => format!(", {}", counted(units as usize, "slot")),
                 ResourceKind::Rate { .. } => String::new(),
             });
             let slots = slots.unwrap_or_default();
-            format!("{name}, {} a {unit}, {burst} at once{slots}", (number * 1e6).round() / 1e6)
+            format!("{name}, {}, {burst} at once{slots}", rate_text(per_second))
         }
     }
+}
+
+/// `100/min`: in the shortest time in which it is a whole number, or else in which it is at least one.
+fn rate_text(per_second: f64) -> String {
+    let rates = [(1.0, "s"), (60.0, "min"), (3600.0, "h"), (86_400.0, "d")];
+    let rates = rates.map(|(seconds, unit)| ((per_second * seconds * 1e6).round() / 1e6, unit));
+    let is_whole = |(number, _): &&(f64, &str)| *number >= 1.0 && number.fract() == 0.0;
+    let [.., longest] = &rates;
+    let rate = rates.iter().find(is_whole).or_else(|| rates.iter().find(|(number, _)| *number >= 1.0));
+    let (number, unit) = rate.unwrap_or(longest);
+    format!("{number}/{unit}")
 }
 
 fn uses_text(plan: &Plan, stage: &Stage) -> String {
@@ -308,11 +315,6 @@ fn typed_columns(columns: &Schema) -> String {
         listed.push(format!("{} more", columns.fields().len() - MOST_COLUMNS));
     }
     listed.join(", ")
-}
-
-/// The word for the type of a column in pipeline files.
-pub fn type_word(data_type: &DataType) -> String {
-    column_type::word(data_type).unwrap_or_else(|| data_type.to_string())
 }
 
 fn columns_text(used: &UsedColumns) -> String {

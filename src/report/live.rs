@@ -27,7 +27,7 @@ impl Live {
     pub fn new(plan: &Plan) -> Self {
         let progress = MultiProgress::with_draw_target(ProgressDrawTarget::stderr_with_hz(10));
         let style = ProgressStyle::with_template("{msg}").expect("a template without faults");
-        let bars = plan.stages.iter().take(MOST_LINES).map(|_| {
+        let bars = plan.stages.iter().filter(|stage| !stage.is_added()).take(MOST_LINES).map(|_| {
             let bar = progress.add(ProgressBar::new_spinner());
             bar.set_style(style.clone());
             bar
@@ -41,7 +41,8 @@ impl Live {
 
     pub fn show(&self, plan: &Plan, snapshot: &Snapshot) {
         let elapsed = self.started.elapsed().max(Duration::from_millis(1));
-        for ((bar, state), stage) in self.bars.iter().zip(&snapshot.stages).zip(&plan.stages) {
+        let stages = snapshot.stages.iter().zip(&plan.stages).filter(|(_, stage)| !stage.is_added());
+        for (bar, (state, stage)) in self.bars.iter().zip(stages) {
             bar.set_message(self.line(&stage.name, state, elapsed));
         }
         self.waits.set_message(waits(snapshot));

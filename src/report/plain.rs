@@ -3,7 +3,7 @@
 use crate::plan::Plan;
 use crate::run::{RunEvent, Speaker};
 
-use super::words::{count, counted, some, speaker, stage};
+use super::words::{count, counted, some, speaker, written};
 
 /// The line for an event, if it gets one.
 pub fn line(plan: &Plan, event: &RunEvent) -> Option<String> {
@@ -42,24 +42,24 @@ pub fn line(plan: &Plan, event: &RunEvent) -> Option<String> {
                 (false, true) => "; tried again",
                 (false, false) => "",
             };
-            let name = stage(plan, *id);
+            let name = written(plan, *id);
             format!("{name}: batch {sequence}, attempt {attempt}: {}: {message}{next}", verdict.word())
         }
         RunEvent::Throttled { stage: id, times, message } => {
-            format!("{}: throttled {}, the last time: {message}", stage(plan, *id), counted(*times, "time"))
+            format!("{}: throttled {}, the last time: {message}", written(plan, *id), counted(*times, "time"))
         }
         RunEvent::TaskUnchanged { stage: id } => {
-            format!("{}: not run, as nothing has changed since it ended well", stage(plan, *id))
+            format!("{}: not run, as nothing has changed since it ended well", written(plan, *id))
         }
         RunEvent::SinkPublished { stage: id } => {
-            format!("{}: published, as stages wait for it", stage(plan, *id))
+            format!("{}: published, as stages wait for it", written(plan, *id))
         }
         RunEvent::TaskChanged { stage: id, changed } => {
-            format!("{}: run again, as this has changed: {}", stage(plan, *id), some(changed))
+            format!("{}: run again, as this has changed: {}", written(plan, *id), some(changed))
         }
         RunEvent::Rejected { stage: id, sequence, rows, kept, verdict, message } => {
             let verb = if *kept { "rejected" } else { "skipped" };
-            let name = stage(plan, *id);
+            let name = written(plan, *id);
             format!("{name}: batch {sequence}: {} {verb} ({}: {message})", counted(*rows, "row"), verdict.word())
         }
         RunEvent::Draining { attempts, grace } => format!(
@@ -67,8 +67,9 @@ pub fn line(plan: &Plan, event: &RunEvent) -> Option<String> {
             grace.as_secs(),
             counted(*attempts as u64, "attempt")
         ),
+        RunEvent::StageEnded { stage: id, .. } if plan.stage(*id).is_added() => return None,
         RunEvent::StageEnded { stage: id, account } => {
-            let name = stage(plan, *id);
+            let name = written(plan, *id);
             let in_out = match (plan.stage(*id).inputs.is_empty(), plan.stage(*id).ports.is_empty()) {
                 (true, _) => counted(account.rows_out, "row"),
                 (false, true) => counted(account.rows_in, "row"),
@@ -97,20 +98,24 @@ pub fn line(plan: &Plan, event: &RunEvent) -> Option<String> {
             format!(
                 "{}: batches are not kept, as the code imports {}, which cannot be seen from its `import`s: name it under `checkpoint: \
                  {{ depends: … }}`",
-                plan.stage(*stage).name,
+                plan.stage(*stage).written_name(),
                 files.join(", ")
             )
         }
         RunEvent::CheckpointReadsState { stage } => format!(
             "{}: batches are not kept, as the code reads the state of the run, which may be another the next time",
-            plan.stage(*stage).name
+            plan.stage(*stage).written_name()
         ),
         RunEvent::CheckpointUnsound { stage, file } => {
-            let name = &plan.stage(*stage).name;
+            let name = plan.stage(*stage).written_name();
             format!("{name}: `{file}` is damaged, or not of millpond: its batch is done again")
         }
         RunEvent::CheckpointChanged { stage, changed } => {
-            format!("{}: batches are done again, as this has changed: {}", plan.stage(*stage).name, some(changed))
+            format!(
+                "{}: batches are done again, as this has changed: {}",
+                plan.stage(*stage).written_name(),
+                some(changed)
+            )
         }
         // The summary counts what was injected.
         RunEvent::WorkerStarted { .. } | RunEvent::Injected { .. } | RunEvent::Progress(_) => return None,

@@ -10,6 +10,7 @@ use arrow::util::display::{ArrayFormatter, FormatOptions};
 
 use super::reporter::harmless;
 use super::words::{counted, table, widths};
+use crate::plan::view::type_word;
 
 /// Characters of a value that are shown.
 const WIDEST: usize = 60;
@@ -32,7 +33,7 @@ pub fn first_rows(path: &Path, most: usize) -> Result<String, ArrowError> {
     let head =
         |text: &dyn Fn(&arrow::datatypes::Field) -> String| schema.fields().iter().map(|field| text(field)).collect();
     let mut lines: Vec<Vec<String>> =
-        vec![head(&|field| fitting(field.name(), WIDEST)), head(&|field| field.data_type().to_string())];
+        vec![head(&|field| fitting(field.name(), WIDEST)), head(&|field| type_word(field.data_type()))];
     let (mut all, mut shown) = (0, 0);
     for batch in reader {
         let batch = batch?;
@@ -71,7 +72,25 @@ pub fn fitting(text: &str, widest: usize) -> String {
 
 #[cfg(test)]
 mod tests {
+    use arrow::array::{ArrayRef, Int64Array, StringArray};
+    use arrow::ipc::writer::FileWriter;
+
     use super::*;
+
+    #[test]
+    fn types_have_the_words_of_the_language() {
+        let file = tempfile::NamedTempFile::new().expect("a file");
+        let columns: [(&str, ArrayRef); 2] = [
+            ("n", std::sync::Arc::new(Int64Array::from(vec![1]))),
+            ("name", std::sync::Arc::new(StringArray::from(vec!["Ada"]))),
+        ];
+        let batch = RecordBatch::try_from_iter(columns).expect("columns of one length");
+        let mut writer = FileWriter::try_new(file.as_file(), &batch.schema()).expect("room");
+        writer.write(&batch).and_then(|()| writer.finish()).expect("room");
+        let shown = rows(file.path()).expect("it can be read");
+        let types = shown.lines().nth(1).expect("the types").split_whitespace().collect::<Vec<_>>();
+        assert_eq!(types, ["int64", "string"], "{shown}");
+    }
 
     #[test]
     fn a_value_stays_in_its_line() {

@@ -5,10 +5,13 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::plan::{LeftOut, Plan, Port, Reason, Stage, StageKind};
+use crate::plan::{LeftOut, Plan, Port, Reason, Stage, StageKind, Write as Sink, WriteMode, WriteTarget};
 use crate::run::{Ending, Outcome, Scope, StageAccount, StageFailure};
 
 use super::words::{count, counted, duration, table};
+
+/// Outputs that are told one by one.
+const MOST_OUTPUTS: usize = 10;
 
 /// What went wrong, in one line and with its details; `None` if nothing did.
 pub fn failure(plan: &Plan, outcome: &Outcome) -> Option<String> {
@@ -65,11 +68,12 @@ fn early(plan: &Plan, outcome: &Outcome) -> Option<String> {
 fn stage_failure(plan: &Plan, outcome: &Outcome, failed: &StageFailure) -> String {
     let stage = plan.stage(failed.stage);
     let verdict = failed.failure.verdict.word();
+    let (name, message) = (stage.written_name(), &failed.failure.message);
     let mut text = match failed.failure.scope {
-        Scope::Budget => format!("stage `{}` is over its error budget: {}", stage.name, failed.failure.message),
-        Scope::Input => format!("stage `{}` could not read its input: {}", stage.name, failed.failure.message),
-        Scope::Output => format!("stage `{}` could not write: {}", stage.name, failed.failure.message),
-        _ => format!("stage `{}` failed ({verdict}): {}", stage.name, failed.failure.message),
+        Scope::Budget => format!("stage `{name}` is over its error budget: {message}"),
+        Scope::Input => format!("stage `{name}` could not read its input: {message}"),
+        Scope::Output => format!("stage `{name}` could not write: {message}"),
+        _ => format!("stage `{name}` failed ({verdict}): {message}"),
     };
     let lane_place = outcome.place.as_ref().map(|place| format!("at {place}"));
     let place = failed.rows.as_ref().map(|(_, rows)| match (&outcome.place, rows.end - rows.start) {
@@ -144,6 +148,7 @@ pub(super) fn remarks(plan: &Plan, outcome: &Outcome) -> String {
         let _ = writeln!(text, "rejected by `{}`: {}", plan.stage(*stage).name, path.display());
     }
     if outcome.ending == Ending::Succeeded {
+        text += &outputs(plan, outcome);
         text += &all_rejected(plan, outcome);
         text += &nothing_given(plan, outcome);
         if let Some(line) = bottleneck(plan, outcome) {
@@ -151,6 +156,36 @@ pub(super) fn remarks(plan: &Plan, outcome: &Outcome) -> String {
         }
     }
     text
+}
+
+/// A line for every output that was published, or for the first of them.
+fn outputs(plan: &Plan, outcome: &Outcome) -> String {
+    if plan.is_trial {
+        return String::new();
+    }
+    let stages = plan.stages.iter().zip(&outcome.stages).filter(|(stage, _)| !stage.is_added());
+    let outputs = stages.filter_map(|(stage, account)| match &stage.kind {
+        StageKind::Write(sink) => output(plan, sink, account).map(|output| (&stage.name, output)),
+        _ => None,
+    });
+    let outputs: Vec<_> = outputs.collect();
+    let mut text = String::new();
+    for (stage, output) in outputs.iter().take(MOST_OUTPUTS) {
+        let _ = writeln!(text, "published by `{stage}`: {output}");
+    }
+    if let Some(more @ 1..) = outputs.len().checked_sub(MOST_OUTPUTS) {
+        let _ = writeln!(text, "published by others: {}", counted(more as u64, "output"));
+    }
+    text
+}
+
+/// `out/stars.csv, 3 rows`.
+fn output(plan: &Plan, sink: &Sink, account: &StageAccount) -> Option<String> {
+    let path = plan.shown(&sink.published()?.as_path());
+    let slash = if matches!(sink.target, WriteTarget::Folder(_)) && !path.ends_with('/') { "/" } else { "" };
+    let rows = counted(account.rows_in, "row");
+    let appended = if sink.mode == WriteMode::Append { " appended" } else { "" };
+    Some(format!("{path}{slash}, {rows}{appended}"))
 }
 
 /// A line for every part of the state that the workers have made.
@@ -229,7 +264,7 @@ fn all_rejected(plan: &Plan, outcome: &Outcome) -> String {
 /// The accounts of all stages, under a header.
 pub(super) fn accounts(plan: &Plan, outcome: &Outcome) -> Vec<[String; 7]> {
     let header = ["stage", "rows in", "rows out", "rejected", "batches", "busy", "waited for"].map(str::to_owned);
-    let stages = plan.stages.iter().zip(&outcome.stages);
+    let stages = plan.stages.iter().zip(&outcome.stages).filter(|(stage, _)| !stage.is_added());
     let rows = stages.map(|(stage, account)| row(stage, account, outcome.duration));
     std::iter::once(header).chain(rows).collect()
 }

@@ -68,6 +68,11 @@ pub fn table<R: AsRef<[String]>>(rows: &[R], is_number: impl Fn(usize) -> bool) 
     rows.iter().map(line).collect()
 }
 
+/// What a stage is called in the file.
+pub fn written(plan: &Plan, id: StageId) -> &str {
+    plan.stage(id).written_name()
+}
+
 pub fn stage(plan: &Plan, id: StageId) -> &str {
     &plan.stage(id).name
 }

@@ -93,7 +93,7 @@ fn takes(stage: &Node, key: &str) -> bool {
         "order" => loses_rows || (*kind == "write" && stage.get("from").is_some_and(|from| from.items().len() > 1)),
         "recycle" => *kind == "python" && loses_rows,
         "memory" | "log_level" => *kind == "python",
-        "timeout" => *kind == "python" || (*kind == "command" && !(mode == "once" && gives_rows)),
+        "timeout" | "retry" => *kind == "python" || (*kind == "command" && !(mode == "once" && gives_rows)),
         "workers" => matches!(*kind, "python" | "command" | "sql"),
         "queue" => has_from,
         "batch" => (has_from || *kind == "read") && !(*kind == "command" && mode == "row"),

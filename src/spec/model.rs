@@ -273,7 +273,7 @@ pub struct StageSpec {
     /// `timeout`.
     #[schemars(example = &"60s", example = &"1m30s")]
     pub timeout: Option<TimeoutSpec>,
-    /// How often a batch that fails is tried.
+    /// How often a batch that fails is tried (`python` and `command` only).
     #[schemars(example = &serde_json::json!({ "attempts": 3, "backoff": "1s" }))]
     pub retry: Option<RetrySpec>,
     /// What happens to rows that keep failing, when all attempts are used up; of a source of csv, tsv, jsonl or json, to rows that cannot be read. `skip` and

@@ -93,13 +93,41 @@ impl<'a> Reader<'a> {
         let fits = |branch: &&Vec<ValidationError<'static>>| {
             branch.iter().all(|inner| inner.instance_path() != error.instance_path() || !self.is_shape(inner))
         };
-        match branches.iter().filter(fits).min_by_key(|branch| branch.len()) {
+        let hints = Hints::new(self.schema, self.root);
+        let lacks = |branch: &[ValidationError<'static>]| {
+            branch.iter().find_map(|inner| match inner.kind() {
+                ValidationErrorKind::Required { property } if inner.instance_path() == error.instance_path() => {
+                    let key = property.as_str()?.to_owned();
+                    (!hints.is_meant(self.parent_schema(inner), &path, &key)).then_some(key)
+                }
+                _ => None,
+            })
+        };
+        let fitting: Vec<_> = branches.iter().filter(fits).collect();
+        let lacking: Vec<String> = fitting.iter().filter_map(|branch| lacks(branch)).collect();
+        if fitting.len() > 1 && lacking.len() == fitting.len() {
+            return vec![self.no_choice(error, path, &lacking)];
+        }
+        match fitting.into_iter().min_by_key(|branch| (lacks(branch).is_some(), branch.len())) {
             Some(meant) => match self.too_many_choices(error, &path, meant) {
                 Some(violation) => vec![violation],
                 None => meant.iter().flat_map(|inner| self.read(inner)).collect(),
             },
             None => vec![self.bad_value(error, path)],
         }
+    }
+
+    /// A mapping with none of the keys that its choices have.
+    fn no_choice(&self, error: &ValidationError<'_>, path: Vec<Step>, keys: &[String]) -> Violation {
+        let names: Vec<String> = keys.iter().map(|key| format!("`{key}`")).collect();
+        let message = format!("{} needs one of the keys {}", self.describe(&path), names.join(" and "));
+        let examples = self.parent_schema(error).get("examples").and_then(Json::as_array);
+        let example = examples.into_iter().flatten().find(|example| example.is_object());
+        let mut violation = self.missing_key(path, &keys[0]);
+        let help = example.map(|example| format!("for example, `{}: {}`", last_key(&violation.hole), flow(example)));
+        violation.diagnostic.message = message;
+        violation.diagnostic = violation.diagnostic.label("none of them is here").help(help);
+        violation
     }
 
     /// A mapping with keys of which each belongs to a choice of its own.
@@ -117,7 +145,7 @@ impl<'a> Reader<'a> {
         })?;
         let entries = self.root.at(path)?.entries();
         let chosen: Vec<_> = entries.iter().map(|entry| &entry.key).filter(|key| is_choice(&key.name)).collect();
-        let key = chosen.iter().find(|key| key.name == *extra)?;
+        let key = chosen.iter().find(|key| key.name == *extra).filter(|_| chosen.len() > 1)?;
         let names: Vec<String> = chosen.iter().map(|key| format!("`{}`", key.name)).collect();
         let message = format!("{} can have only one of {}", self.describe(path), names.join(" and "));
         let diagnostic = Diagnostic::new(Code::SpecBadValue, key.span, message).through(key.alias);

@@ -7,6 +7,7 @@ use datafusion::sql::sqlparser::parser::ParserError;
 use datafusion::sql::sqlparser::tokenizer::Location;
 
 use super::context::Settings;
+use super::type_words::in_words;
 
 /// A text that is not one SQL query. Line and column are 1-based, count from the start of the SQL, and are absent where the
 /// parser does not know them.
@@ -213,7 +214,7 @@ fn plan_message(text: &str) -> String {
         && let Some((_, found)) = tried.split_once("but received ")
     {
         let found = found.split([',', '\n']).next().unwrap_or(found);
-        return format!("{} does not take {}", lower_first(function), found.trim());
+        return format!("{} does not take {}", lower_first(function), in_words(found.trim()));
     }
     sentence(text)
 }
@@ -264,7 +265,7 @@ fn listed(names: &[&str]) -> String {
     list.join(", ")
 }
 
-/// Cuts the engine's prefixes, notes and backtraces off and starts in lower case.
+/// Cuts the engine's prefixes, notes and backtraces off, starts in lower case, and has the language's words for types.
 fn sentence(text: &str) -> String {
     const PREFIXES: &[&str] = &[
         "Error during planning: ",
@@ -289,7 +290,7 @@ fn sentence(text: &str) -> String {
     for noise in ["\n\nbacktrace:", "\nThis issue was likely caused by a bug", "\n\nThis was likely caused"] {
         text = text.split(noise).next().unwrap_or(text);
     }
-    lower_first(text.trim().trim_end_matches('.'))
+    in_words(&lower_first(text.trim().trim_end_matches('.')))
 }
 
 /// Lower-cases the first letter unless the word looks like a name (`NULL`, `Utf8`).

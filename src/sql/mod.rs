@@ -34,6 +34,7 @@ mod stream;
 mod table;
 mod table_arguments;
 mod tee;
+mod type_words;
 mod used_columns;
 
 #[cfg(test)]

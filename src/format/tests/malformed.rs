@@ -44,20 +44,20 @@ fn records_of_another_width_are_put_aside_with_their_text() {
         let aside = records.malformed().iter();
         aside.map(|(at, malformed)| (*at, malformed.text.clone(), malformed.problem.to_string())).collect()
     };
-    let ragged = |at, text: &str, found| {
-        (at, text.to_owned(), format!("the record has {found} fields, but there are 2 columns"))
-    };
+    let ragged =
+        |at, text: &str, found| (at, text.to_owned(), format!("the record has {found}, but there are 2 columns"));
     let (records, _) = split(Format::Csv, "a,b\n1\n2,3\n\"x,\"\"y\",\"l\nm\",z\n\n4,\"5\"\n6,7,8,9", None);
     assert_eq!(records.len(), 2);
-    let expected = [ragged(0, "1", 1), ragged(1, "\"x,\"\"y\",\"l\nm\",z", 3), ragged(2, "6,7,8,9", 4)];
+    let expected =
+        [ragged(0, "1", "1 field"), ragged(1, "\"x,\"\"y\",\"l\nm\",z", "3 fields"), ragged(2, "6,7,8,9", "4 fields")];
     assert_eq!(aside(&records), expected);
     // Without a header it is known from what is declared, or the first record tells.
     let (records, _) = split(Format::Csv, "1\n2,3\n", Some(2));
-    assert_eq!((records.len(), aside(&records)), (1, vec![ragged(0, "1", 1)]));
+    assert_eq!((records.len(), aside(&records)), (1, vec![ragged(0, "1", "1 field")]));
     let mut splitter = Splitter::csv_of_any_width(&Dialect { header: false, ..Dialect::default() }, None);
     let mut records = Records::default();
     splitter.push(b"1,2\n3\n", &mut records, ALL).unwrap();
-    assert_eq!((records.len(), aside(&records)), (1, vec![ragged(1, "3", 1)]));
+    assert_eq!((records.len(), aside(&records)), (1, vec![ragged(1, "3", "1 field")]));
 }
 
 #[test]
@@ -84,7 +84,7 @@ fn values_that_do_not_fit_are_left_out_with_their_records() {
     let a = [("a", DataType::Int64)];
     let (rows, left_out) = sifted(Format::Csv, "1,x\n", "one,1\n2,y\nthree,z\n", &a);
     assert_eq!(rows, "{\"a\":2,\"b\":\"y\"}\n");
-    let is_not = |text: &str| format!("column `a` holds \"{text}\", which is not Int64");
+    let is_not = |text: &str| format!("column `a` holds \"{text}\", which is not int64");
     assert_eq!(left_out, [(0, is_not("one")), (2, is_not("three"))]);
     let text =
         "{\"a\":1,\"b\":\"x\"}\nnonsense\n[1]\n{\"a\":\"one\"}\n{\"a\":2,\"c\":0}\n{\"a\":3,\"a\":3}\n{\"a\":4}\n";
@@ -121,7 +121,7 @@ fn nor_do_they_where_the_sample_has_no_values() {
     let (rows, left_out) = sifted(Format::Jsonl, sample, text, &[]);
     assert_eq!(rows, "{\"a\":null,\"b\":4,\"c\":[5]}\n");
     assert_eq!(places(&left_out), [0, 1, 2, 4, 5]);
-    assert_eq!(left_out[1].1, "column `b` holds a list, which is not Int64");
+    assert_eq!(left_out[1].1, "column `b` holds a list, which is not int64");
 }
 
 proptest! {

@@ -38,7 +38,7 @@ fn bytes_are_one_row_and_no_other_values() {
     let number: ArrayRef = Arc::new(Int64Array::from(vec![1]));
     let null: ArrayRef = Arc::new(StringArray::from(vec![Some("a"), None]));
     let nulls: ArrayRef = Arc::new(NullArray::new(1));
-    assert_eq!(fails(vec![("n", number.clone())]), "column `n` is Int64, and only binary and text are bytes");
+    assert_eq!(fails(vec![("n", number.clone())]), "column `n` is int64, and only binary and text are bytes");
     assert_eq!(
         fails(vec![("a", number.clone()), ("b", number)]),
         "bytes are written from one column; there are `a`, `b`"

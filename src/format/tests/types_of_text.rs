@@ -97,8 +97,8 @@ fn an_open_column_takes_the_type_of_its_first_value() {
 #[test]
 fn a_value_after_the_sample_must_fit() {
     let cases = [
-        (Format::Csv, ["a\n1\n", "2\n007\n"], "column `a` holds \"007\", which is not Int64"),
-        (Format::Csv, ["a\n2024-01-01\n", "2024-01-01\n2024\n"], "column `a` holds \"2024\", which is not Date32"),
+        (Format::Csv, ["a\n1\n", "2\n007\n"], "column `a` holds \"007\", which is not int64"),
+        (Format::Csv, ["a\n2024-01-01\n", "2024-01-01\n2024\n"], "column `a` holds \"2024\", which is not date"),
         (
             Format::Jsonl,
             ["{\"a\":1}\n", "{\"a\":1}\n{\"b\":1}\n"],
@@ -175,5 +175,5 @@ fn words_that_are_null_replace_the_empty_field() {
     assert_eq!(shown(&decoded(&[], "a,b\nNA,\n,\n", &[]).unwrap()), [some("NA"), some("")]);
     let declared = [("a".to_owned(), DataType::Int64)];
     let error = decoded(&["NA"], "a,b\nNA,\n,\n", &declared).unwrap_err();
-    assert_eq!((error.record, error.to_string().as_str()), (1, "column `a` holds \"\", which is not Int64"));
+    assert_eq!((error.record, error.to_string().as_str()), (1, "column `a` holds \"\", which is not int64"));
 }

@@ -9,6 +9,7 @@ use arrow::datatypes::{DataType, Schema, SchemaRef};
 use arrow::util::display::{ArrayFormatter, FormatOptions};
 
 use super::resident::failure;
+use crate::format::column_type;
 use crate::plan::columns::row_command_columns;
 use crate::plan::{Piece, Template, Verdict};
 use crate::run::scheduler::{Failure, Scope};
@@ -94,7 +95,10 @@ fn value(row: &RecordBatch, column: &str) -> Result<String, Failure> {
     };
     let values = row.column(index);
     if values.data_type().is_nested() || matches!(values.data_type(), DataType::Binary | DataType::LargeBinary) {
-        let message = format!("the column `{column}` is {}, which is no text for an argument", values.data_type());
+        let message = format!(
+            "the column `{column}` is {}, which is no text for an argument",
+            column_type::name(values.data_type())
+        );
         return Err(failure(Scope::Opening, Verdict::Schema, message));
     }
     if values.is_null(0) {

@@ -30,7 +30,7 @@ pub struct DefaultsSpec {
     /// `timeout` of `python` stages, and of commands that are given rows or run once. `open` is for `python` stages.
     #[schemars(example = &"60s")]
     pub timeout: Option<TimeoutSpec>,
-    /// `retry` of `python` and `command` stages.
+    /// `retry` of `python` stages, and of commands that are given rows or give none.
     #[schemars(example = &serde_json::json!({ "attempts": 3, "backoff": "1s" }))]
     pub retry: Option<RetrySpec>,
     /// `on_error` of `python` stages with `from` and without state, and of commands in mode `batch` or `row`.

@@ -189,7 +189,7 @@ fn values_that_cannot_be_computed_are_data_errors() {
     let error = query.apply(people(), 0).expect_err("an error");
     assert_eq!(
         (error.message.as_str(), error.kind),
-        ("cannot cast string 'Ada' to value of Int64 type", SqlErrorKind::Data)
+        ("cannot cast string 'Ada' to value of int64 type", SqlErrorKind::Data)
     );
     let query = plan("SELECT id / (id - 1) AS n FROM people", &settings()).expect("a plan");
     let error = query.apply(people(), 0).expect_err("an error");

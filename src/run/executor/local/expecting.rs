@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use arrow::array::{Array, AsArray, BooleanArray, RecordBatch};
 use arrow::compute::filter_record_batch;
-use arrow::datatypes::{DataType, Schema, SchemaRef};
+use arrow::datatypes::{Schema, SchemaRef};
 
 use super::planned::Planned;
 use crate::batch::{Batch, is_open};
@@ -70,8 +70,7 @@ impl Checks {
         for (name, wanted) in &expect.schema {
             let field = schema.field_with_name(name).map_err(|_| missing(name))?;
             if field.data_type() != wanted && !is_open(field.data_type()) {
-                let word = |of: &DataType| column_type::word(of).unwrap_or_else(|| of.to_string());
-                let (is, wanted) = (word(field.data_type()), word(wanted));
+                let (is, wanted) = (column_type::name(field.data_type()), column_type::name(wanted));
                 return Err(broken(format!("the column `{name}` is {is}, and `expect` wants {wanted}")));
             }
         }

@@ -381,11 +381,14 @@ impl LocalExecutor {
         }
         self.filters.remove(process);
         running.attempt.map(|attempt| self.task_ended(attempt, false));
-        let line = match &self.plan.stage(running.stage).kind {
+        let stage = self.plan.stage(running.stage);
+        let line = match &stage.kind {
             StageKind::Command(command) => &command.line,
             kind => unreachable!("{kind:?} is no command"),
         };
-        let program = argv(line).into_iter().next().unwrap_or_default();
+        let row = if let Talk::Loop { row, .. } = &running.talk { row.as_ref() } else { None };
+        let started = self.row_line(stage, line, row).map_or_else(|_| argv(line), |(started, _)| started);
+        let program = started.into_iter().next().unwrap_or_default();
         let message = format!("`{program}` could not be started: {message}");
         // The arguments, or the program itself, may be a row's.
         let is_the_rows = match line {

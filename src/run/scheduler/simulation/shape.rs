@@ -373,6 +373,7 @@ pub fn plan(shapes: &[Shape], workers: u32) -> Plan {
         workers,
         log_level: crate::plan::LogLevel::default(),
         is_in_foreground: false,
+        is_trial: false,
         resources: resources(),
         seed: 0,
     }

@@ -325,11 +325,11 @@ fn errors_name_file_and_row() {
         (Format::Csv, "none.csv", "there is no file none.csv"),
         (Format::Csv, "*.tsv", "no file matches *.tsv"),
         (Format::Csv, "[ab].csv", "b.csv: the header has the columns `m`, but it should have `n`"),
-        (Format::Csv, "ragged.csv", "ragged.csv, row 2: the record has 1 fields, but there are 2 columns"),
+        (Format::Csv, "ragged.csv", "ragged.csv, row 2: the record has 1 field, but there are 2 columns"),
         (
             Format::Csv,
             "late.csv",
-            "late.csv, row 5001: column `n` holds \"x\", which is not Int64; declare `n` in `schema:`",
+            "late.csv, row 5001: column `n` holds \"x\", which is not int64; declare `n` in `schema:`",
         ),
         (Format::Jsonl, "bad.jsonl", "bad.jsonl, row 2: not a JSON object: EOF while parsing a value (column 5)"),
         (Format::Lines, "bad.txt", "bad.txt, row 2: the text is not valid UTF-8"),

@@ -230,7 +230,7 @@ fn columns_that_cannot_name_folders_are_refused() {
     assert!(error(nulls(1), &["b"]).contains("`partition_by` names `b`, which is no column"));
     assert!(error(nulls(1), &["a"]).contains("the files would have none"));
     let binary: ArrayRef = Arc::new(arrow::array::BinaryArray::from(vec![b"x".as_slice()]));
-    assert!(error(binary, &["a"]).contains("column `a` is Binary"));
+    assert!(error(binary, &["a"]).contains("column `a` is binary"));
 }
 
 /// Runs in a process of its own, which the test below starts; does nothing otherwise.

@@ -37,7 +37,7 @@ fn csv_without_a_header_takes_declared_names() {
     assert_eq!(names(&read).unwrap(), ["n", "t"]);
     read.schema.pop();
     let error = names(&read).unwrap_err();
-    assert_eq!(folder.bare(&error), "a.csv: the record has 2 fields, but there are 1 columns");
+    assert_eq!(folder.bare(&error), "a.csv: the record has 2 fields, but there is 1 column");
 }
 
 /// Three columns and three rows.

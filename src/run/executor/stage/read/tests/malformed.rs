@@ -54,12 +54,12 @@ fn good_rows_keep_their_numbers_and_bad_ones_have_theirs() {
         assert_eq!(rows, [place(1, "a.csv:2"), place(3, "a.csv:4"), place(9, "b.csv:3")]);
         let expected = [("x,1", "a.csv:1"), ("2", "a.csv:3"), ("5,6,7", "b.csv:1"), ("y,8", "b.csv:2")];
         assert_eq!(bare(&left_out), expected);
-        assert_eq!(left_out[1].2, "the record has 1 fields, but there are 2 columns");
-        assert_eq!(left_out[3].2, "column `n` holds \"y\", which is not Int64");
+        assert_eq!(left_out[1].2, "the record has 1 field, but there are 2 columns");
+        assert_eq!(left_out[3].2, "column `n` holds \"y\", which is not int64");
     }
     let fails = Read { leaves_out_malformed: false, ..read };
     let error = all(&fails, Cut::default()).unwrap_err();
-    assert_eq!(folder.bare(&error), "a.csv, row 3: the record has 1 fields, but there are 2 columns");
+    assert_eq!(folder.bare(&error), "a.csv, row 3: the record has 1 field, but there are 2 columns");
 }
 
 #[test]

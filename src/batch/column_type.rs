@@ -95,9 +95,78 @@ pub fn word(data_type: &DataType) -> Option<String> {
     }
 }
 
+/// The word for a type in messages: that of the language, or where it has none, what the libraries of Python call it.
+pub fn name(data_type: &DataType) -> String {
+    let inside = |item: &Field| name(item.data_type());
+    if let Some(word) = word(data_type) {
+        return word;
+    }
+    match data_type {
+        DataType::Null => "null".to_owned(),
+        DataType::Float16 => "halffloat".to_owned(),
+        DataType::LargeUtf8 => "large_string".to_owned(),
+        DataType::Utf8View => "string_view".to_owned(),
+        DataType::LargeBinary => "large_binary".to_owned(),
+        DataType::BinaryView => "binary_view".to_owned(),
+        DataType::FixedSizeBinary(bytes) => format!("fixed_size_binary[{bytes}]"),
+        DataType::Date64 => "date64[ms]".to_owned(),
+        DataType::Time32(unit) => format!("time32[{}]", of_unit(*unit)),
+        DataType::Time64(unit) => format!("time64[{}]", of_unit(*unit)),
+        DataType::Timestamp(unit, None) => format!("timestamp[{}]", of_unit(*unit)),
+        DataType::Timestamp(unit, Some(zone)) => format!("timestamp[{}, tz={zone}]", of_unit(*unit)),
+        DataType::Duration(unit) => format!("duration[{}]", of_unit(*unit)),
+        DataType::Decimal128(precision, scale) => format!("decimal({precision},{scale})"),
+        DataType::Decimal256(precision, scale) => format!("decimal256({precision}, {scale})"),
+        DataType::Dictionary(_, value) => name(value),
+        DataType::List(item) => format!("list<{}>", inside(item)),
+        DataType::LargeList(item) => format!("large_list<{}>", inside(item)),
+        DataType::FixedSizeList(item, length) => format!("fixed_size_list<{}>[{length}]", inside(item)),
+        DataType::Struct(fields) => {
+            let fields = fields.iter().map(|field| format!("{}: {}", field.name(), inside(field)));
+            format!("struct<{}>", fields.collect::<Vec<_>>().join(", "))
+        }
+        DataType::Map(entries, _) => match entries.data_type() {
+            DataType::Struct(pair) if pair.len() == 2 => format!("map<{}, {}>", inside(&pair[0]), inside(&pair[1])),
+            other => format!("map<{}>", name(other)),
+        },
+        other => other.to_string(),
+    }
+}
+
+fn of_unit(unit: TimeUnit) -> &'static str {
+    match unit {
+        TimeUnit::Second => "s",
+        TimeUnit::Millisecond => "ms",
+        TimeUnit::Microsecond => "us",
+        TimeUnit::Nanosecond => "ns",
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn types_without_a_word_are_called_as_in_python() {
+        let pair = |a: DataType, b: DataType| vec![Field::new("a", a, true), Field::new("b", b, true)].into();
+        let of_struct = DataType::Struct(pair(DataType::Int64, DataType::new_list(DataType::Utf8View, true)));
+        let entries = Field::new("entries", DataType::Struct(pair(DataType::Utf8, DataType::Int32)), false);
+        let found = [
+            DataType::Utf8,
+            DataType::Timestamp(TimeUnit::Nanosecond, Some("UTC".into())),
+            DataType::Dictionary(Box::new(DataType::Int32), Box::new(DataType::Utf8)),
+            of_struct,
+            DataType::Map(Arc::new(entries), false),
+        ];
+        let names = [
+            "string",
+            "timestamp[ns, tz=UTC]",
+            "string",
+            "struct<a: int64, b: list<string_view>>",
+            "map<string, int32>",
+        ];
+        assert_eq!(found.iter().map(name).collect::<Vec<_>>(), names);
+    }
 
     #[test]
     fn every_word_is_read_and_written_back() {
