@@ -7,9 +7,9 @@ use schemars::transform::{Transform, transform_subschemas};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde_json::{Map, Value, json};
 
-use super::hover;
 use super::model::{PipelineSpec, StageSpec, TestFileSpec};
 use super::pattern::{self, Pattern};
+use super::{hover, naming};
 
 /// Keys that make a stage what it is.
 pub const KINDS: [&str; 6] = ["read", "write", "sql", "python", "command", "pipeline"];
@@ -36,17 +36,18 @@ const FREE_KEYS: &str = "^x-";
 /// A string with an expression stands for a value of any type.
 pub const EXPRESSION_PATTERN: &str = r"^\s*\$\{\{[\s\S]*\}\}\s*$";
 
-/// The schema, made once.
-pub static DOCUMENT: LazyLock<Value> = LazyLock::new(schema);
+/// The schema that files are checked against, made once.
+pub static DOCUMENT: LazyLock<Value> = LazyLock::new(|| plain().to_value());
 
 /// The schema of test files, made once.
 pub static TESTS: LazyLock<Value> = LazyLock::new(tests_schema);
 
-/// The schema of pipeline files as a JSON document.
+/// The schema of pipeline files as a JSON document, for editors.
 pub fn schema() -> Value {
     let mut schema = plain();
     hover::complete(&mut schema);
     let mut schema = schema.to_value();
+    naming::complete(&mut schema);
     say_markdown(&mut schema);
     schema
 }
@@ -395,7 +396,7 @@ mod tests {
             let inside = schema.as_object().into_iter().flat_map(|object| object.values());
             inside.chain(schema.as_array().into_iter().flatten()).map(check).sum::<usize>() + of_this
         }
-        assert!(check(&DOCUMENT) > 100 && check(&TESTS) > 20);
+        assert!(check(&schema()) > 100 && check(&TESTS) > 20);
     }
 
     #[test]
@@ -428,7 +429,8 @@ mod tests {
             .filter(|(_, schema)| {
                 let is_explained = schema["description"].as_str().is_some_and(|text| !text.is_empty());
                 // Of words, all are shown.
-                let is_shown = ["default", "examples", "const"].iter().any(|key| schema.get(key).is_some());
+                let is_shown =
+                    ["default", "examples", "const", "defaultSnippets"].iter().any(|key| schema.get(key).is_some());
                 !is_explained || !(is_shown || schema.pointer("/$ref").is_some())
             })
             .map(|(key, _)| key)
