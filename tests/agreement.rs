@@ -385,7 +385,7 @@ fn the_schema_refuses_what_the_loader_refuses() {
     let check = |from: u64| {
         let (mut refused, mut taken) = (0, 0);
         for number in (first + from..first + documents).step_by(threads) {
-            let document = document(&schema, seed.wrapping_mul(1_000_003).wrapping_add(number));
+            let document = document(&schema::DOCUMENT, seed.wrapping_mul(1_000_003).wrapping_add(number));
             if is_beyond_the_schema(&document) {
                 continue;
             }

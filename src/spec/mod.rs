@@ -15,6 +15,7 @@ mod hover;
 mod indentation;
 mod interpolate;
 pub mod model;
+mod naming;
 mod params;
 mod parse;
 pub mod pattern;

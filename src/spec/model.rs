@@ -207,7 +207,7 @@ pub struct StageSpec {
     pub foreach: Option<Map<String, Value>>,
     /// Where the stage's rows come from: a stage, `stage.port`, or a list. A list is a concatenation in its order, except for
     /// `sql`, where every entry is a table. For `sql` also a mapping from table name to stage.
-    #[schemars(example = &"clean", example = &["first", "second"], example = &"score.rejected")]
+    #[schemars(example = &"clean", example = &["first", "second"], example = &"score.rejected", example = &serde_json::json!({ "scored": "score", "orders": "clean" }))]
     pub from: Option<FromSpec>,
     /// Stages that must have ended before this one starts. No rows come from them. A sink is published then, and not with the others at the
     /// end.

@@ -7,9 +7,9 @@ use schemars::transform::{Transform, transform_subschemas};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde_json::{Map, Value, json};
 
-use super::hover;
 use super::model::{PipelineSpec, StageSpec, TestFileSpec};
 use super::pattern::{self, Pattern};
+use super::{hover, naming};
 
 /// Keys that make a stage what it is.
 pub const KINDS: [&str; 6] = ["read", "write", "sql", "python", "command", "pipeline"];
@@ -36,17 +36,21 @@ const FREE_KEYS: &str = "^x-";
 /// A string with an expression stands for a value of any type.
 pub const EXPRESSION_PATTERN: &str = r"^\s*\$\{\{[\s\S]*\}\}\s*$";
 
-/// The schema, made once.
-pub static DOCUMENT: LazyLock<Value> = LazyLock::new(schema);
+/// The schema that files are checked against, made once.
+pub static DOCUMENT: LazyLock<Value> = LazyLock::new(|| plain().to_value());
 
-/// The schema of test files, made once.
-pub static TESTS: LazyLock<Value> = LazyLock::new(tests_schema);
+/// The schema that test files are checked against, made once.
+pub static TESTS: LazyLock<Value> = LazyLock::new(|| plain_tests().to_value());
 
-/// The schema of pipeline files as a JSON document.
+/// The schema of pipeline files as a JSON document, for editors.
 pub fn schema() -> Value {
-    let mut schema = plain();
+    for_editors(plain())
+}
+
+fn for_editors(mut schema: Schema) -> Value {
     hover::complete(&mut schema);
     let mut schema = schema.to_value();
+    naming::complete(&mut schema);
     say_markdown(&mut schema);
     schema
 }
@@ -85,14 +89,17 @@ pub(super) fn plain() -> Schema {
     schema
 }
 
-/// The schema of test files as a JSON document. There are no expressions in them.
+/// The schema of test files as a JSON document, for editors.
 pub fn tests_schema() -> Value {
+    for_editors(plain_tests())
+}
+
+/// There are no expressions in them.
+fn plain_tests() -> Schema {
     let settings = SchemaSettings::draft2020_12().for_deserialize();
     let mut schema = settings.into_generator().into_root_schema_for::<TestFileSpec>();
     tidy.transform(&mut schema);
     require_one(&mut schema, &EITHER_IN_TESTS);
-    let mut schema = schema.to_value();
-    say_markdown(&mut schema);
     schema
 }
 
@@ -395,7 +402,7 @@ mod tests {
             let inside = schema.as_object().into_iter().flat_map(|object| object.values());
             inside.chain(schema.as_array().into_iter().flatten()).map(check).sum::<usize>() + of_this
         }
-        assert!(check(&DOCUMENT) > 100 && check(&TESTS) > 20);
+        assert!(check(&schema()) > 100 && check(&tests_schema()) > 20);
     }
 
     #[test]
@@ -428,7 +435,8 @@ mod tests {
             .filter(|(_, schema)| {
                 let is_explained = schema["description"].as_str().is_some_and(|text| !text.is_empty());
                 // Of words, all are shown.
-                let is_shown = ["default", "examples", "const"].iter().any(|key| schema.get(key).is_some());
+                let is_shown =
+                    ["default", "examples", "const", "defaultSnippets"].iter().any(|key| schema.get(key).is_some());
                 !is_explained || !(is_shown || schema.pointer("/$ref").is_some())
             })
             .map(|(key, _)| key)

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from ruamel.yaml import YAML
 
 ROOT = Path(__file__).resolve().parents[2]
 SCHEMA: dict[str, Any] = json.loads((ROOT / "schema" / "pipeline.schema.json").read_text(encoding="utf-8"))
@@ -30,7 +33,7 @@ class Mapping:
     def beside(self, key: str) -> dict[str, Any]:
         """What else has to be there for the mapping to be one with this key."""
         keys = self.keys()
-        either = [choice["required"][0] for choice in self.schema.get("oneOf", [])]
+        either = kinds(self.schema)
         needed = [name for name in self.schema.get("required", []) if name != key]
         if either and key not in either:
             needed.append(either[0])
@@ -51,6 +54,11 @@ class Text:
         line = lines[self.line]
         lines[self.line] = line[: self.character + 1] + "|" + line[self.character + 1 :]
         return "\n".join(lines) + "\n"
+
+
+def kinds(schema: dict[str, Any]) -> list[str]:
+    """The keys of which a mapping has exactly one."""
+    return list(schema.get("dependentSchemas", {}))
 
 
 def resolved(schema: dict[str, Any]) -> dict[str, Any]:
@@ -81,9 +89,24 @@ def mappings() -> list[Mapping]:
     return found
 
 
+def meant(body: Any) -> Any:
+    """The value that a snippet stands for."""
+    if isinstance(body, dict):
+        return {meant(key): meant(value) for key, value in body.items()}
+    if isinstance(body, list):
+        return [meant(item) for item in body]
+    return YAML(typ="safe").load(re.sub(r"\\(.)", r"\1", body)) if isinstance(body, str) else body
+
+
+def snippets(schema: dict[str, Any]) -> dict[str, Any]:
+    """The mappings that are offered for a value, by what they are offered as."""
+    return {it["label"]: meant(it["body"]) for it in resolved(schema).get("defaultSnippets", [])}
+
+
 def samples(schema: dict[str, Any]) -> list[Any]:
     """Values that the schema itself names."""
-    found = [*schema.get("examples", []), *([schema["default"]] if "default" in schema else [])]
+    found = [*schema.get("examples", []), *snippets(schema).values()]
+    found += [schema["default"]] if "default" in schema else []
     return found or [schema["const"]] if "const" in schema else found or list(words(schema))[:1]
 
 

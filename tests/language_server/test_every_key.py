@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 from ruamel.yaml import YAML
-from schema_walk import SCHEMA, Mapping, Raw, Text, document, mappings, samples, words
+from schema_walk import SCHEMA, Mapping, Raw, Text, document, kinds, mappings, samples, snippets, words
 from test_language_server import ROOT, Server
 
 MAPPINGS = mappings()
-KINDS = [choice["required"][0] for choice in SCHEMA["$defs"]["StageSpec"]["oneOf"]]
+KINDS = kinds(SCHEMA["$defs"]["StageSpec"])
 
 
 @pytest.fixture(scope="module", name="server")
@@ -62,6 +62,9 @@ def test_keys_are_explained_with_default_and_examples(server: Server, mapping: M
                 assert (said if isinstance(default, (str, list)) else said.lower()) in bare(hover), where
             shown = examples_in(hover)
             assert [it for it in schema.get("examples", []) if it not in shown] == [], where
+            offered = [*snippets(schema).values()]
+            assert offered == [] or any(it in shown for it in offered), where
+            assert "millpond pipeline" not in hover, where
             described = [word for word in words(schema) if f"`{word}`" not in hover]
             assert described == [] or value not in words(schema), where
 
@@ -105,6 +108,19 @@ def test_keys_and_words_are_completed(server: Server, mapping: Mapping) -> None:
             text = document(mapping, key, Raw("|")).text
             offered = server.complete(f"words-{mapping}-{key}.yaml", text)
             assert expected <= offered.keys(), (text, sorted(offered))
+
+
+@pytest.mark.parametrize("mapping", MAPPINGS, ids=str)
+def test_values_are_offered_as_they_would_be_written(server: Server, mapping: Mapping) -> None:
+    for key, schema in mapping.keys().items():
+        place = document(mapping, key, Raw("|"))
+        offered = server.complete(f"values-{mapping}-{key}.yaml", place.text)
+        assert not any("[object" in label for label in offered), (place.text, sorted(offered))
+        for label, value in snippets(schema).items():
+            assert label in offered, (place.text, label, sorted(offered))
+            # As the editor puts it in, with the indentation of the line.
+            text = re.sub(r"\\(.)", r"\1", offered[label]).replace("\n", "\n" + " " * place.character)
+            assert YAML(typ="safe").load(f"{' ' * place.character}{key}: {text}\n") == {key: value}, text
 
 
 @pytest.mark.parametrize("kind", KINDS)

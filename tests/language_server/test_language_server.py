@@ -185,10 +185,20 @@ def test_a_sound_file_is_not_marked(server: Server) -> None:
 def test_mistakes_are_marked_where_they_are(server: Server) -> None:
     found = server.diagnose("wrong.yaml", WRONG)
     lines = sorted({line for line, _ in found})
-    assert lines == [4, 7, 8, 9, 10, 11, 14], found
+    assert lines == [4, 7, 8, 9, 10, 11, 16], found
     by_line = {line: message for line, message in found}
     assert "formt" in by_line[4], by_line
     assert "pandas" in by_line[7], by_line
+    # The kind that is missing, and the one that is too many.
+    assert all("exactly one of `read`" in by_line[line] for line in [11, 16]), by_line
+
+
+def test_a_value_of_another_kind_is_told_what_is_expected(server: Server) -> None:
+    stages = ["read", "{ read: x.csv, retry: 3 }", "{ from: 3, sql: SELECT 1 }", "{ from: a, write: 3 }"]
+    lines = "".join(f"  s{at}: {stage}\n" for at, stage in enumerate(stages))
+    found = server.diagnose("kinds.yaml", f"version: 1\nstages:\n  a: {{ read: x.csv }}\n{lines}")
+    expected = ["mapping (stage)", "mapping (retry)", "string | array | mapping", "string | mapping (write)"]
+    assert sorted(found) == [(at + 4, f'Incorrect type. Expected "{it}".') for at, it in enumerate(expected)]
 
 
 TEXT = """\
