@@ -301,7 +301,8 @@ fn outputs_are_all_old_or_all_new_whenever_the_coordinator_dies() {
         assert_eq!(text(&store, "bucket/one.csv"), expected, "{point}");
         assert_eq!(store.inner().objects.contains_key("bucket/two.jsonl"), is_new, "{point}");
         assert_eq!(scene.exists("here.csv"), is_new, "{point}");
-        assert_eq!(store.inner().uploads.len(), 0, "uploads are left: {point}");
+        // It may have died between the beginning of one and the note of it.
+        assert!(store.inner().uploads.values().all(|(_, parts)| parts.is_empty()), "uploads are left: {point}");
         scene.assert_clean();
     }
 }
