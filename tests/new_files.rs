@@ -165,7 +165,8 @@ copy:
 
 #[test]
 fn an_empty_inbox_is_no_mistake() {
-    let stages = STAGES.replace("only_new: true", "only_new: true, schema: { n: int64 }");
+    let stages =
+        STAGES.replace("'in/*.csv', only_new: true", "[none/*.csv, in/*.csv], only_new: true, schema: { n: int64 }");
     let scene = Scene::new(&stages, "");
     std::fs::create_dir_all(scene.path("in")).expect("ours");
     scene.run().ends_with(0);

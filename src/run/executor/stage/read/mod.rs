@@ -107,10 +107,7 @@ impl Source {
         opening: Opening,
     ) -> Result<(Self, Option<NewFiles>), ReadError> {
         let Opening { scratch, known, canceller } = opening;
-        let mut all = match paths::expand(read, canceller.interrupt()) {
-            Err(ReadError::NoMatch { .. } | ReadError::EmptyFolder { .. }) if known.is_some() => Vec::new(),
-            found => found?,
-        };
+        let mut all = paths::expand(read, canceller.interrupt())?;
         let last = all.last().cloned();
         let new = known.map(|known| known.leave_out(&mut all)).transpose()?;
         let has_none = new.is_some() && all.is_empty();

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use super::error::ReadError;
 use crate::format::Format;
-use crate::plan::{Location, Read, StoreUrl};
+use crate::plan::{Location, Read, StoreUrl, WhichFiles};
 use crate::run::executor::glob::{self, GlobError, is_pattern, sort};
 use crate::run::store::{Interrupt, Object, Store};
 
@@ -35,23 +35,35 @@ impl Found {
 /// Replaces patterns by the files that match them and folders by their files of the format, each sorted bytewise. Of folders that stand for
 /// values, those below them count, too. `interrupt` ends the wait for stores.
 pub(super) fn expand(read: &Read, interrupt: &Interrupt) -> Result<Vec<Found>, ReadError> {
-    let is_deep = read.partitions.is_some();
     let mut files = Vec::new();
     for location in &read.paths {
-        match location {
-            Location::Local(path) => files.extend(on_this_machine(path, read, is_deep)?.into_iter().map(Found::local)),
-            Location::Store(url) => {
-                let name = location.as_path();
-                let store = Store::open(url).map_err(|error| ReadError::store(&name, error))?;
-                let objects = in_store(&store, &name, read.format, is_deep, interrupt)?;
-                files.extend(objects.into_iter().map(|object| Found {
-                    name: PathBuf::from(url.at(object.path.clone()).to_string()),
-                    object: Some((store.clone(), object)),
-                }));
-            }
+        match (at(location, read, interrupt), location) {
+            (Ok(found), _) => files.extend(found),
+            // What is not there may come to be before the next run. In a store there are no folders without files.
+            (Err(ReadError::NoMatch { .. } | ReadError::EmptyFolder { .. }), _) if read.which != WhichFiles::All => {}
+            (Err(ReadError::Missing { .. }), Location::Store(_)) if read.which != WhichFiles::All => {}
+            (Err(error), _) => return Err(error),
         }
     }
     Ok(files)
+}
+
+fn at(location: &Location, read: &Read, interrupt: &Interrupt) -> Result<Vec<Found>, ReadError> {
+    let is_deep = read.partitions.is_some();
+    let url = match location {
+        Location::Local(path) => {
+            return Ok(on_this_machine(path, read, is_deep)?.into_iter().map(Found::local).collect());
+        }
+        Location::Store(url) => url,
+    };
+    let name = location.as_path();
+    let store = Store::open(url).map_err(|error| ReadError::store(&name, error))?;
+    let objects = in_store(&store, &name, read.format, is_deep, interrupt)?;
+    let found = |object: Object| Found {
+        name: PathBuf::from(url.at(object.path.clone()).to_string()),
+        object: Some((store.clone(), object)),
+    };
+    Ok(objects.into_iter().map(found).collect())
 }
 
 fn on_this_machine(path: &Path, read: &Read, is_deep: bool) -> Result<Vec<PathBuf>, ReadError> {
