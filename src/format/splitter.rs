@@ -67,6 +67,11 @@ impl Splitter {
         }
     }
 
+    /// Whether what comes next is a header, or the rest of one; it stays so if that is malformed.
+    pub fn is_at_header(&self) -> bool {
+        matches!(self, Self::Csv(csv) if csv.at_header)
+    }
+
     /// The columns that the header names; `None` for other text or before the header of the first file.
     pub fn header(&self) -> Option<&[String]> {
         match self {
@@ -200,8 +205,8 @@ impl CsvSplitter {
         self.quotes = 0;
         self.is_past_first = true;
         if self.at_header {
-            self.at_header = false;
             let found = header(record, ends)?;
+            self.at_header = false;
             return match &self.header {
                 Some(expected) if *expected == found => Ok(()),
                 Some(expected) => Err(Problem::Header { expected: expected.clone(), found }),

@@ -30,7 +30,7 @@ pub enum PublishError {
         "{source}: a run that has died has left it there; remove it yourself, or give this run another `--state-dir`"
     )]
     Leftover { source: Box<PublishError> },
-    #[error("the output {} is there already, or has come there while the run went on, and is not to be replaced", path.display())]
+    #[error("the output {} is there already, or has come there while the run went on, and stays as it is", path.display())]
     Exists { path: PathBuf },
     #[error(
         "the output {} was changed by somebody else while the run went on, and nothing can be appended to it as it was to be; run it again",

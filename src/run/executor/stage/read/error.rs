@@ -31,6 +31,8 @@ pub enum ReadError {
     Record { path: PathBuf, row: u64, problem: Problem },
     #[error("{}: {problem}", path.display())]
     Columns { path: PathBuf, problem: Problem },
+    #[error("{}, in the header: {problem}", path.display())]
+    Header { path: PathBuf, problem: Problem },
     /// The rows of the batch that does not fit; the first may be of an earlier file.
     #[error("{} has no folder `{column}=…` in its path, which `partitions` asks for", path.display())]
     NoPartition { path: PathBuf, column: String },

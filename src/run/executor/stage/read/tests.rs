@@ -236,6 +236,16 @@ fn binary_is_a_row_for_each_file_as_it_is() {
 }
 
 #[test]
+fn what_is_wrong_with_a_header_is_in_no_row() {
+    let folder = Folder::new(&[("quote.csv", "n,\"m\n1,2\n"), ("row.csv", "n,m\n1,\"2\n")]);
+    std::fs::write(folder.path("bytes.csv"), b"n,\xff\n1,2\n").unwrap();
+    let told = |name: &str| folder.bare(&error(&read(Format::Csv, &[folder.path(name)])));
+    assert_eq!(told("quote.csv"), "quote.csv, in the header: a quoted field is not closed");
+    assert_eq!(told("bytes.csv"), "bytes.csv, in the header: the text is not valid UTF-8");
+    assert_eq!(told("row.csv"), "row.csv, row 1: a quoted field is not closed");
+}
+
+#[test]
 fn errors_of_what_is_read_ahead_come_in_order() {
     let good = mixed_rows(5000);
     let folder = Folder::new(&[("a.csv", &format!("n,s\n{}{}x,y\n{}1,2,3\n", good, good, good))]);

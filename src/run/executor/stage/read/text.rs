@@ -398,7 +398,7 @@ impl Current {
         let before = (chunk.records.len(), chunk.records.malformed().len());
         let taken = splitter.push(self.input.bytes(), &mut chunk.records, limit);
         self.count(chunk, before);
-        self.input.consume(taken.map_err(|problem| self.malformed(problem))?);
+        self.input.consume(taken.map_err(|problem| self.malformed(problem, splitter))?);
         Ok(())
     }
 
@@ -406,7 +406,7 @@ impl Current {
         let before = (chunk.records.len(), chunk.records.malformed().len());
         let finished = splitter.finish(&mut chunk.records);
         self.count(chunk, before);
-        finished.map_err(|problem| self.malformed(problem))
+        finished.map_err(|problem| self.malformed(problem, splitter))
     }
 
     /// Numbers what has come since there were so many records, and so many malformed ones.
@@ -425,10 +425,11 @@ impl Current {
         self.row += rows as u64;
     }
 
-    fn malformed(&self, problem: Problem) -> ReadError {
+    fn malformed(&self, problem: Problem, splitter: &Splitter) -> ReadError {
         let path = self.input.path().to_owned();
         match problem {
             Problem::Header { .. } | Problem::DuplicateColumn { .. } => ReadError::Columns { path, problem },
+            problem if splitter.is_at_header() => ReadError::Header { path, problem },
             problem => ReadError::Record { path, row: self.row, problem },
         }
     }
