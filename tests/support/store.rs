@@ -226,9 +226,11 @@ impl Inner {
                 let prefix = request.query("prefix").unwrap_or_default();
                 let mut body = String::from("<EnumerationResults><Blobs>");
                 for (key, object) in &self.objects {
-                    let Some(name) = key.strip_prefix(&container).filter(|name| name.starts_with(prefix)) else {
+                    let Some(name) = key.strip_prefix(&container) else { continue };
+                    let Some(rest) = name.strip_prefix(prefix) else { continue };
+                    if request.query("delimiter").is_some() && rest.contains('/') {
                         continue;
-                    };
+                    }
                     let (size, tag) = (object.len(), tag(object).replace('"', "&quot;"));
                     body += &format!(
                         "<Blob><Name>{name}</Name><Properties><Last-Modified>Tue, 01 Jul 2025 12:00:00 GMT</Last-Modified>\
@@ -266,7 +268,11 @@ impl Inner {
         let prefix = request.query("prefix").unwrap_or_default();
         let after = request.query("continuation-token").unwrap_or_default();
         let below = self.objects.iter().filter_map(|(key, object)| Some((key.strip_prefix(&bucket)?, object)));
-        let mut found = below.filter(|(key, _)| key.starts_with(prefix) && *key > after).peekable();
+        // Of what would be folders nobody needs to be told.
+        let is_flat = request.query("delimiter").is_some();
+        let is_asked_for =
+            |key: &str| key.strip_prefix(prefix).is_some_and(|rest| !(is_flat && rest.contains('/'))) && key > after;
+        let mut found = below.filter(|(key, _)| is_asked_for(key)).peekable();
         let mut body = String::from("<ListBucketResult>");
         let mut last = "";
         for (key, object) in found.by_ref().take(2) {

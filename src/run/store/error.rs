@@ -46,6 +46,9 @@ impl StoreError {
         let reason = reason(error);
         // Not of every request the crate says what its status means.
         let check = match (error, reason.split(' ').next()) {
+            (E::InvalidPath { .. }, _) => {
+                "the names of the objects there: a part between two `/` may not be empty".to_owned()
+            }
             (E::PermissionDenied { .. } | E::Unauthenticated { .. }, _) | (_, Some("401" | "403")) => {
                 format!("{who}, and the rights to read, write, list and remove objects there")
             }

@@ -139,7 +139,21 @@ impl Store {
         };
         let listed = self.background.run(interrupt.unless(listed)).ok_or(StoreError::Interrupted)?;
         let mut found = listed.map_err(|error| self.error(&error))?;
-        found.sort_by(|one, other| one.path.as_ref().as_bytes().cmp(other.path.as_ref().as_bytes()));
+        sort(&mut found);
+        Ok(found)
+    }
+
+    /// As [`Store::list`], of those alone that have one part more.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn list_folder(&self, path: &Path, interrupt: &Interrupt) -> Result<Vec<Object>, StoreError> {
+        // It asks for as many pages as there are, each of which has its own limit.
+        let listed = interrupt.unless(self.objects.list_with_delimiter(Some(path)));
+        let listed = self.background.run(listed).ok_or(StoreError::Interrupted)?;
+        let mut found: Vec<Object> =
+            listed.map_err(|error| self.error(&error))?.objects.into_iter().map(Object::from).collect();
+        sort(&mut found);
         Ok(found)
     }
 
@@ -181,6 +195,11 @@ impl Store {
     fn wait_for<T>(&self, request: impl Future<Output = object_store::Result<T>>) -> object_store::Result<T> {
         self.background.run(timely(request))
     }
+}
+
+/// Bytewise by name.
+fn sort(objects: &mut [Object]) {
+    objects.sort_by(|one, other| one.path.as_ref().as_bytes().cmp(other.path.as_ref().as_bytes()));
 }
 
 /// What a request gives within [`LIMIT`].

@@ -138,12 +138,19 @@ fn in_store(
     if is_pattern(Path::new(path.as_ref())) {
         let pattern = glob::Names::new(path.as_ref())
             .map_err(|message| ReadError::Pattern { pattern: name.to_owned(), message: message.to_owned() })?;
-        let before = path.parts().take_while(|part| !is_pattern(Path::new(part.as_ref()))).collect();
-        let listed = store.list(&before, interrupt).map_err(failed)?;
+        let is_plain = |part: &str| !is_pattern(Path::new(part));
+        let parts: Vec<_> = path.parts().collect();
+        let plain = parts.iter().take_while(|part| is_plain(part.as_ref())).count();
+        let before = parts[..plain].iter().cloned().collect();
+        // Of deep trees no more is asked for than may match.
+        let is_flat = plain + 1 == parts.len() && parts[plain].as_ref() != "**";
+        let listed = if is_flat { store.list_folder(&before, interrupt) } else { store.list(&before, interrupt) };
+        let listed = listed.map_err(failed)?;
         let found: Vec<Object> = listed.into_iter().filter(|object| pattern.match_name(object.path.as_ref())).collect();
         return if found.is_empty() { Err(ReadError::NoMatch { pattern: name.to_owned() }) } else { Ok(found) };
     }
-    let listed = store.list(path, interrupt).map_err(failed)?;
+    let listed = if is_deep { store.list(path, interrupt) } else { store.list_folder(path, interrupt) };
+    let listed = listed.map_err(failed)?;
     if listed.is_empty() {
         return Err(ReadError::Missing { path: name.to_owned() });
     }
