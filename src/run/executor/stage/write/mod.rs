@@ -314,7 +314,11 @@ impl Sink {
     fn failure(&self, source: EncodeError) -> WriteError {
         let path = shown(&self.write.target);
         match source {
-            EncodeError::Io(source) => io_error(&path, &self.write.target, source),
+            EncodeError::Io(source) => {
+                // What goes to a store lies on this machine until then.
+                let place = self.objects.as_ref().map_or(path, |objects| objects.local().to_owned());
+                io_error(&place, &self.write.target, source)
+            }
             source => WriteError::Encode { path, source },
         }
     }
