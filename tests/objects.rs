@@ -357,6 +357,21 @@ fn a_run_that_waits_for_a_store_can_be_interrupted() {
 }
 
 #[test]
+fn a_run_that_asks_a_store_before_it_begins_can_be_interrupted() {
+    let store = Store::start();
+    store.inner().delay = std::time::Duration::from_secs(50);
+    let scene = three("error");
+    let going = with_store(scene.run(), &store).start();
+    until("the store is asked", support::PATIENCE, || store.inner().most_at_once > 0);
+    going.signal(Signal::INT);
+    let ran = going.end();
+    assert_eq!(ran.code(), Some(130), "{}", ran.stderr);
+    assert!(ran.took < std::time::Duration::from_secs(20), "it took {:?}", ran.took);
+    assert!(!scene.exists("here.csv"));
+    scene.assert_clean();
+}
+
+#[test]
 fn validate_and_plan_ask_no_store() {
     let store = Store::start();
     let scene = three("error");

@@ -230,8 +230,14 @@ fn carry_out(args: &RunArgs, plan: Plan, record: &RunRecord, surroundings: Surro
         Err(error) => return complain(&RunError::System(error)),
     };
     let mut tell = |event| reporter.tell(event);
-    let mut run = match run::open(&plan, &state_dir, record, &surroundings, &mut tell) {
+    let opened =
+        run::ask_stores(&plan, signals).and_then(|()| run::open(&plan, &state_dir, record, &surroundings, &mut tell));
+    let mut run = match opened {
         Ok(run) => run,
+        Err(RunError::Interrupted) => {
+            output::complain(&RunError::Interrupted.to_string());
+            return Exit::of_signal(signals);
+        }
         Err(error) => return complain(&error),
     };
     let began = Instant::now();
@@ -323,6 +329,7 @@ fn exit_of_error(error: &RunError) -> Exit {
         RunError::Publish(_) | RunError::Checkpoints(_) => Exit::InputOutput,
         RunError::System(error) if is_shortage(error) => Exit::InputOutput,
         RunError::System(_) => Exit::Internal,
+        RunError::Interrupted => Exit::Interrupted,
     }
 }
 

@@ -14,8 +14,9 @@ use std::io::{self, Read as _};
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, mpsc};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -44,6 +45,8 @@ pub enum RunError {
     Checkpoints(#[from] CheckpointError),
     #[error("the run cannot go on: {0}")]
     System(#[from] io::Error),
+    #[error("interrupted before the run began")]
+    Interrupted,
 }
 
 /// Signals that end a run, watched from the moment this is made.
@@ -98,6 +101,34 @@ impl Signals {
         }
     }
 
+    /// What comes of work that may wait for long; `None` if a signal comes before. Then nobody waits for it any more.
+    fn unless<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> io::Result<Option<T>> {
+        let (ours, theirs) = UnixStream::pair()?;
+        let (sender, receiver) = mpsc::channel();
+        let body = move || {
+            // Nobody may be there to hear it.
+            let _ = sender.send(work());
+            drop(theirs);
+        };
+        thread::Builder::new().name("millpond-asking".to_owned()).spawn(body)?;
+        loop {
+            let mut waited = [PollFd::new(&self.pipe, PollFlags::IN), PollFd::new(&ours, PollFlags::IN)];
+            match poll(&mut waited, None) {
+                Err(Errno::INTR) => continue,
+                result => result?,
+            };
+            if !waited[0].revents().is_empty() {
+                return Ok(None);
+            }
+            if !waited[1].revents().is_empty() {
+                return receiver
+                    .recv()
+                    .map(Some)
+                    .map_err(|_| io::Error::other("a thread that asked a store has panicked"));
+            }
+        }
+    }
+
     /// How many signals have come since this was asked last.
     fn take(&self) -> usize {
         let mut bytes = [0; 64];
@@ -131,6 +162,25 @@ impl OpenRun {
     }
 }
 
+/// Asks stores whether a run may write what its sinks are to write there. That may take long; a signal ends it.
+///
+/// # Errors
+/// If it may not, or a store does not tell.
+pub fn ask_stores(plan: &Plan, signals: &Signals) -> Result<(), RunError> {
+    let sinks = plan.stages.iter().filter_map(|stage| match &stage.kind {
+        StageKind::Write(write) => Some((write.published()?.store()?.clone(), write)),
+        _ => None,
+    });
+    let places: Vec<_> = sinks
+        .map(|(url, write)| (url, matches!(write.target, WriteTarget::Folder(_)), object_mode(write.mode)))
+        .collect();
+    if places.is_empty() {
+        return Ok(());
+    }
+    let ask = move || places.iter().try_for_each(|(url, is_folder, mode)| publish::check_place(url, *is_folder, *mode));
+    Ok(signals.unless(ask)?.ok_or(RunError::Interrupted)??)
+}
+
 /// Finishes or undoes what dead runs have left, and makes the folder of a new one.
 ///
 /// # Errors
@@ -148,7 +198,6 @@ pub fn open(
         let StageKind::Write(write) = &stage.kind else { continue };
         let is_folder = matches!(write.target, WriteTarget::Folder(_));
         match (write.published(), write.mode) {
-            (Some(Location::Store(url)), mode) => publish::check_place(url, is_folder, object_mode(mode))?,
             (Some(Location::Local(path)), WriteMode::New) => publish::check_new(path)?,
             (Some(Location::Local(path)), WriteMode::Overwrite) if is_folder => publish::check_replaceable(path)?,
             _ => {}
